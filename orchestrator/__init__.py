@@ -1,0 +1,1 @@
+"""The ablation around SAGA-SR: grid, plan, execution, tracking, analysis, report."""

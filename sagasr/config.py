@@ -1,0 +1,389 @@
+"""Every setting that can change a number, as strict, frozen models. Loads without torch.
+
+A configuration file is a tree of these keys; defaults are the values of the SAGA-SR paper and its released code
+(arXiv 2509.24924), a file states what differs. Settings that cannot change a result (workers, devices, logging) are
+not here but in ``Runtime``, which is never fingerprinted.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sagasr.errors import ConfigError, did_you_mean
+
+SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
+NYQUIST = SAMPLE_RATE / 2
+
+# width, layers, heads and condition width of the diffusion transformer; what the factor `size` patches
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"embed_dim": 128, "depth": 4, "num_heads": 2, "cond_dim": 128},
+    "small": {"embed_dim": 512, "depth": 8, "num_heads": 8, "cond_dim": 512},
+    "medium": {"embed_dim": 768, "depth": 16, "num_heads": 12, "cond_dim": 768},
+    "full": {"embed_dim": 1536, "depth": 24, "num_heads": 24, "cond_dim": 768},
+}
+
+
+class Strict(BaseModel):
+    """Base of all file formats: unknown keys, wrong types and NaN are errors; values never change once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Data(Strict):
+    """Manifests (CSV, Parquet or JSON lines). Where a manifest has a ``split`` column, only its train / val rows count."""
+
+    train: str
+    val: str
+
+
+class Audio(Strict):
+    channels: Literal[1, 2] = 1
+    segment: int = Field(65_536, ge=4_096, description="samples of one training example (paper: 262,144)")
+
+
+class Wavelet(Strict):
+    """Wavelet packets (stable-audio-tools): exact, channels * 2**levels latents at 44,100 / 2**levels Hz."""
+
+    kind: Literal["wavelet"]
+    levels: int = Field(6, ge=1, le=10)
+    wavelet: Literal["bior2.2", "bior2.4", "bior2.6", "bior2.8", "bior4.4", "bior6.8"] = "bior4.4"
+    companding: float = Field(0.5, gt=0, le=1, description="latents are sign(x) |x|**companding; 1 is linear")
+
+
+class Pqmf(Strict):
+    """Pseudo-quadrature mirror filter bank (stable-audio-tools): latents ordered by frequency, about 50 dB exact."""
+
+    kind: Literal["pqmf"]
+    bands: Literal[8, 16, 32, 64, 128] = 64
+    attenuation: int = Field(100, ge=40, le=140, description="stop-band attenuation in dB")
+    companding: float = Field(0.5, gt=0, le=1)
+
+
+class Patched(Strict):
+    """Samples folded into channels (stable-audio-tools): exact and free, no frequency meaning."""
+
+    kind: Literal["patched"]
+    patch: Literal[16, 32, 64, 128, 256] = 64
+    companding: float = Field(0.5, gt=0, le=1)
+
+
+class StableAudio(Strict):
+    """The Oobleck autoencoder of Stable Audio Open: 64 latents at 21.5 Hz. ``checkpoint`` holds it and ``config`` shapes it."""
+
+    kind: Literal["stable-audio"]
+    checkpoint: str
+    config: str = Field(description="the model_config.json or vae_model_config.json published with the checkpoint")
+
+
+Codec = Annotated[Wavelet | Pqmf | Patched | StableAudio, Field(discriminator="kind")]
+
+FilterFamily = Literal["chebyshev1", "butterworth", "bessel", "elliptic"]
+
+
+class Degradation(Strict):
+    """How low is made from high (paper section 3.1): zero-phase low-pass, then down to 2 x cutoff and up again."""
+
+    filters: tuple[FilterFamily, ...] = ("chebyshev1", "butterworth", "bessel", "elliptic")
+    order: tuple[int, int] = (2, 10)
+    cutoff_hz: tuple[float, float] = (2_000.0, 16_000.0)
+    rolloff_cap: float = Field(0.94, gt=0, le=1, description="a cutoff never exceeds this share of the clip's roll-off")
+    variants: int = Field(4, ge=1, le=64, description="different low versions made of each training recording")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for name, (low, high), (least, most) in (
+            ("order", self.order, (1, 20)),
+            ("cutoff_hz", self.cutoff_hz, (500, NYQUIST)),
+        ):
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} [{low:g}, {high:g}] must ascend within [{least:g}, {most:g}]")
+        if not self.filters:
+            raise ValueError("filters is empty; name at least one")
+        return self
+
+
+class Words(Strict):
+    """One learned vector per word of the training captions; needs no download. Unknown words count as absent."""
+
+    kind: Literal["words"]
+    max_tokens: int = Field(16, ge=1, le=128)
+
+
+class T5(Strict):
+    """A frozen T5 encoder: a folder, or a model name that transformers finds in its cache."""
+
+    kind: Literal["t5"]
+    model: str = "t5-base"
+    max_tokens: int = Field(128, ge=1, le=512)
+
+
+class Text(Strict):
+    source: Literal["off", "transcript", "caption"] = "caption"
+    encoder: Annotated[Words | T5, Field(discriminator="kind")] = T5(kind="t5")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of training examples whose cross-attention is nulled")
+
+
+class LowLatents(Strict):
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of training examples whose low latents are nulled")
+    null: Literal["zero", "minus5"] = "minus5"
+
+
+class Conditions(Strict):
+    text: Text = Text()
+    low: LowLatents = LowLatents()
+    rolloff: Literal["off", "on"] = "on"
+    rolloff_route: Literal["global", "prepend"] = Field(
+        "global", description="global: added to the time token (paper); prepend: a token of its own (seed plan)"
+    )
+    seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
+
+
+class Model(Strict):
+    """The diffusion transformer of stable-audio-tools; every other width follows from these."""
+
+    embed_dim: int = Field(512, ge=8)
+    depth: int = Field(8, ge=1)
+    num_heads: int = Field(8, ge=1)
+    cond_dim: int = Field(512, ge=8, description="width of text and roll-off tokens")
+    time_route: Literal["prepend", "adaLN"] = Field("prepend", description="how the time + global vector enters")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
+        head = self.embed_dim // self.num_heads
+        if head % 2 or head < 32:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} / num_heads {self.num_heads} = {head} wide heads; "
+                "the rotary embedding needs an even width of at least 32"
+            )
+        if self.cond_dim % head or self.num_heads % (self.cond_dim // head):
+            raise ValueError(
+                f"cond_dim {self.cond_dim} gives {self.cond_dim / head:g} key/value heads of {head}, "
+                f"which must divide num_heads {self.num_heads}"
+            )
+        return self
+
+
+class Ema(Strict):
+    beta: float = Field(0.9999, ge=0, lt=1)
+    power: float = Field(0.75, gt=0, le=1, description="decay = min(beta, 1 - (1 + step)**-power)")
+
+
+class InverseLR(Strict):
+    """Multiplier (1 + step / gamma)**-power * (1 - warmup**(step + 1)) (stable-audio-tools; paper section 4.2)."""
+
+    gamma: float = Field(1e6, gt=0)
+    power: float = Field(0.5, ge=0)
+    warmup: float = Field(0.99, ge=0, lt=1)
+
+
+class Training(Strict):
+    steps: int = Field(26_000, ge=1)
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: InverseLR = InverseLR()
+    cooldown: float = Field(0.0, ge=0, le=1, description="share of the steps at the end over which the rate falls to 0")
+    clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip (paper)")
+    time_sampler: Literal["uniform", "logit-normal"] = "logit-normal"
+    ema: Ema = Ema()
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+
+class Validation(Strict):
+    """What is scored, and when; frozen, so that a score is a function of the weights alone."""
+
+    every: int = Field(1_000, ge=1, description="training steps between two validations")
+    clips: int = Field(64, ge=1, description="at most so many, spread evenly over the domains")
+    segment: int = Field(65_536, ge=8_192, description="samples scored of each recording, its loudest stretch")
+    filter: FilterFamily = "chebyshev1"
+    order: int = Field(8, ge=1, le=20)
+    cutoff_hz: float = Field(4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training")
+
+
+class Guidance(Strict):
+    """Strengths s_a and s_t (paper eq. 5). A branch whose null the model never saw in training is not guided."""
+
+    audio: float = Field(1.4, ge=0)
+    text: float = Field(1.2, ge=0)
+
+
+class Sampler(Strict):
+    steps: int = Field(100, ge=1, le=1_000)
+    schedule: Literal["linear", "linear-quadratic"] = "linear-quadratic"
+    guidance: Guidance = Guidance()
+
+
+class Evaluation(Strict):
+    """How a trained model is used: the eval stage. Nothing here touches training."""
+
+    sampler: Sampler = Sampler()
+    weights: Literal["ema", "raw"] = "ema"
+    lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
+    rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
+        "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"
+    )
+    rolloff_fixed: float = Field(0.9, ge=0, le=1, description="the constant, as a share of 22,050 Hz")
+
+
+class Config(Strict):
+    """One training with its evaluation: everything that can change a number."""
+
+    data: Data
+    seed: int = Field(0, ge=0)
+    audio: Audio = Audio()
+    codec: Codec
+    degradation: Degradation = Degradation()
+    conditions: Conditions = Conditions()
+    model: Model = Model()
+    training: Training = Training()
+    validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        ratio = downsampling_ratio(self.codec)
+        for key, segment in (("audio", self.audio.segment), ("validation", self.validation.segment)):
+            if segment % ratio:
+                raise ValueError(f"{key}.segment {segment} is not a multiple of the codec's {ratio} samples per frame")
+        return self
+
+
+class Runtime(Strict):
+    """Where and how a training runs; changes nothing that is measured, so it never enters a fingerprint."""
+
+    workers: int = Field(1, ge=1, description="data-parallel processes")
+    gpus_per_worker: float = Field(0.0, ge=0)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(500, ge=1, description="training steps between two checkpoints")
+
+
+def downsampling_ratio(codec: Wavelet | Pqmf | Patched | StableAudio) -> int:
+    """Return the samples per latent frame."""
+    match codec:
+        case Wavelet(levels=levels):
+            return int(2**levels)
+        case Pqmf(bands=bands):
+            return int(bands)
+        case Patched(patch=patch):
+            return int(patch)
+        case StableAudio():
+            return 2_048
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
+    """Return ``tree`` as ``model``. Raises ConfigError: one line per fault, each with file, key and remedy."""
+    try:
+        # Through JSON: strict types, and lists become tuples.
+        return model.model_validate_json(json.dumps(tree, allow_nan=False))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(model, tree, error))) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def patch(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deep copy of ``tree`` with dotted paths set, e.g. ``{"evaluation.sampler.steps": 25}``.
+
+    Paths and nested sub-trees may be mixed; a mapping value is merged into what stands there, unless it names another
+    ``kind``, which replaces it.
+    """
+    result = json.loads(json.dumps(tree))
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        node = result
+        for key in parents:
+            child = node.get(key)
+            if not isinstance(child, dict):
+                child = node[key] = {}
+            node = child
+        old = node.get(leaf)
+        if isinstance(value, Mapping):
+            keep = old if isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind") else {}
+            node[leaf] = patch(keep, value)
+        else:
+            node[leaf] = json.loads(json.dumps(value))
+    return result
+
+
+def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a patch as ``{dotted path: value}`` with all sub-trees opened."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{path}.")
+        else:
+            found[path] = value
+    return found
+
+
+def set_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return ``patch(tree, {path: value})``; what ``--set a.b=c`` does."""
+    return patch(tree, {path: value})
+
+
+def read_config(path: Path) -> Config:
+    """Return the configuration in a YAML file; manifest paths in it are relative to the file. Raises ConfigError."""
+    from sagasr.files import read_yaml
+
+    tree = read_yaml(path)
+    data = tree.get("data")
+    if isinstance(data, dict):
+        tree["data"] = {
+            key: str((path.parent / value).resolve()) if isinstance(value, str) else value for key, value in data.items()
+        }
+    return parse(Config, tree, str(path))
+
+
+def train_stage(config: Config) -> dict[str, Any]:
+    """Return the part of a configuration that decides the trained weights and what is scored (no paths, no eval stage)."""
+    return config.model_dump(mode="json", exclude={"data", "evaluation"})
+
+
+def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors():
+        location = [part for part in fault["loc"] if not _is_union_tag(part, tree, fault["loc"])]
+        path = ".".join(map(str, location)) or "(top level)"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key {path!r}{did_you_mean(str(location[-1]), _siblings(model, location))}")
+        elif fault["type"] == "missing":
+            lines.append(f"{path} is missing; add it")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            given = fault["input"]
+            shown = f" (found {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
+            lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
+    return lines
+
+
+def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> bool:
+    """Discriminated unions add their tag to the location; it is not a key of the file."""
+    node: Any = tree
+    for key in location[: location.index(part)]:  # type: ignore[arg-type]
+        node = node.get(key, node) if isinstance(node, Mapping) else node
+    return isinstance(node, Mapping) and node.get("kind") == part and part not in node
+
+
+def _siblings(model: type[BaseModel], location: list[int | str]) -> list[str]:
+    """Return the keys that were allowed where an unknown one stood."""
+    here: list[type[BaseModel]] = [model]
+    for key in location[:-1]:
+        annotations = [m.model_fields[str(key)].annotation for m in here if str(key) in m.model_fields]
+        here = [found for annotation in annotations for found in _models_in(annotation)] or here
+    return [name for m in here for name in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]

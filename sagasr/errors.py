@@ -1,0 +1,25 @@
+"""What a user can mend. Every command prints these as one line and exits with code 2; anything else is a bug and keeps its traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SagasrError(Exception):
+    """Base of all errors that name a file or key and a remedy."""
+
+
+class ConfigError(SagasrError):
+    """A grid, configuration or manifest says something that cannot be meant."""
+
+
+class DataError(SagasrError):
+    """A recording, checkpoint or encoded store cannot be used."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a clause such as ``; did you mean 'rolloff'?``, or the list of what would have been accepted."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

@@ -1,0 +1,124 @@
+"""Reading and writing files: every file appears whole or not at all, and YAML means what a person reads in it."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from sagasr.errors import ConfigError, DataError
+
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_NODES = 100_000  # an alias bomb of nine lines expands to 4e8
+MAX_YAML_DEPTH = 50
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write(temporary)`` beside ``path``, flush it to disk and rename it into place.
+
+    A reader never sees half a file, and a full disk leaves the old one untouched. Raises DataError when the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DataError(f"{path}: no space left on the disk; free some or choose another --storage") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole (see ``write_whole``)."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write ``tree`` as indented JSON, whole. NaN is refused: nothing missing may look like a number."""
+    write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the parsed JSON file. Raises DataError naming the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML 1.2 file: ``off`` is a word, ``1e-4`` a number, duplicate keys an error.
+
+    Raises ConfigError with file and line for everything a person can get wrong.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_YAML_BYTES} bytes; this is not a configuration file")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {type(tree).__name__}")
+    return tree
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the tree in YAML 1.2 ``text``; ``source`` names it in errors. Raises ConfigError."""
+    try:
+        tree = YAML(typ="safe", pure=True).load(text)
+        _check_size(tree)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = (error.problem or "duplicate key").splitlines()[0].replace("found duplicate key", "duplicate key")
+        raise ConfigError(f"{source}: line {line}: {problem}; remove one of the two") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{source}: line {line}: not valid YAML: {error.problem or error.context}") from error
+    except (YAMLError, ValueError, RecursionError, TypeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{source}: not valid YAML: {first}") from error
+    return tree
+
+
+def dump_yaml(tree: Any) -> str:
+    """Return ``tree`` as block-style YAML that ``parse_yaml`` reads back equal."""
+    import io
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def _check_size(tree: Any) -> None:
+    """Raise ValueError when the tree, with its aliases expanded, is deeper or larger than any configuration."""
+    nodes = 0
+    stack = [(tree, 0)]
+    while stack:
+        node, depth = stack.pop()
+        nodes += 1
+        if nodes > MAX_YAML_NODES or depth > MAX_YAML_DEPTH:
+            raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
+        if isinstance(node, dict):
+            stack.extend((child, depth + 1) for pair in node.items() for child in pair)
+        elif isinstance(node, list):
+            stack.extend((child, depth + 1) for child in node)
