@@ -1,0 +1,67 @@
+"""Short-time spectra and the roll-off: one convention for metrics, conditions and low-frequency replacement.
+
+Periodic Hann window of 2,048 samples, centred on multiples of the hop, zeros beyond the ends (as librosa does), so T samples
+give 1 + T // hop frames. Frames come before frequencies: [..., N, F] with F = 1,025.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sagasr.config import SAMPLE_RATE
+
+N_FFT = 2_048
+HOP = 512
+NUM_BINS = N_FFT // 2 + 1
+BIN_HZ = SAMPLE_RATE / N_FFT
+ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
+
+_BLOCK = 1 << 22  # samples transformed at once; an hour of audio would need gigabytes
+
+
+def stft(audio: Tensor, hop: int = HOP) -> Tensor:
+    """Return the complex spectrum [..., N, F] of audio [..., T]."""
+    padded = torch.nn.functional.pad(audio, (N_FFT // 2, N_FFT // 2))
+    window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
+    return torch.fft.rfft(padded.unfold(-1, N_FFT, hop) * window)
+
+
+def stft_power(audio: Tensor, hop: int = HOP) -> Tensor:
+    """Return the squared magnitudes [..., N, F] of audio [..., T]."""
+    spectrum = torch.view_as_real(stft(audio, hop))
+    return spectrum[..., 0].square().addcmul_(spectrum[..., 1], spectrum[..., 1])
+
+
+def stft_magnitude(audio: Tensor, hop: int = HOP) -> Tensor:
+    """Return the magnitudes [..., N, F] of audio [..., T]."""
+    return stft_power(audio, hop).sqrt_()
+
+
+def cutoff_bin(cutoff_hz: float) -> int:
+    """Return the first bin at or above a frequency: bins below it are the low band, the others the high band."""
+    return max(0, min(math.ceil(cutoff_hz / BIN_HZ - 1e-6), NUM_BINS))
+
+
+def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] = "reached") -> float:
+    """Return the frequency below which 98.5 % of the magnitude of audio [C, T] lies, summed over its frames; 0 for silence.
+
+    ``reached``: the first bin where the sum is reached, as librosa's spectral_rolloff. ``released``: the last bin where it
+    is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
+    """
+    mono = torch.as_tensor(audio, dtype=torch.float32).mean(0)
+    padded = torch.nn.functional.pad(mono, (N_FFT // 2, N_FFT // 2))
+    window = torch.hann_window(N_FFT)
+    summed = torch.zeros(NUM_BINS, dtype=torch.float64)
+    for frames in padded.unfold(-1, N_FFT, HOP).split(_BLOCK // N_FFT):
+        summed += torch.fft.rfft(frames * window).abs().sum(0)
+    return BIN_HZ * rolloff_bin(summed, rule)
+
+
+def rolloff_bin(summed: Tensor, rule: Literal["reached", "released"] = "reached") -> int:
+    """Return the roll-off as a bin of the magnitudes summed over time, [F]; 0 for silence."""
+    cumulative = summed.double().cumsum(0)
+    reached = int(torch.searchsorted(cumulative, ROLLOFF_SHARE * cumulative[-1]))
+    return max(0, reached - (rule == "released"))
