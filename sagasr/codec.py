@@ -1,0 +1,122 @@
+"""Audio to latents and back, behind one interface: weight-free transforms or the Stable Audio autoencoder.
+
+Latents here are companded but not normalised; ``LatentNorm`` brings each channel to zero mean and unit variance, with
+statistics that the encoded store measures over the training set.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sagasr import config as settings
+from sagasr.config import SAMPLE_RATE, downsampling_ratio
+from sagasr.errors import DataError
+from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, latent_channels
+
+__all__ = ["Codec", "LatentNorm", "build_codec", "latent_channels", "missing_weights"]
+
+
+class LatentNorm(NamedTuple):
+    """Mean and standard deviation of each latent channel, both [D]."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def identity(cls, channels: int) -> "LatentNorm":
+        """Return the norm that changes nothing."""
+        return cls(torch.zeros(channels), torch.ones(channels))
+
+    def apply(self, latents: Tensor) -> Tensor:
+        """Return latents [B, D, N] with zero mean and unit variance per channel."""
+        return (latents - self.mean[:, None]) / self.std[:, None]
+
+    def invert(self, latents: Tensor) -> Tensor:
+        """Return what ``apply`` was given."""
+        return latents * self.std[:, None] + self.mean[:, None]
+
+
+class Codec(nn.Module):
+    """A frozen pair of ``encode`` and ``decode``; equal audio always gives equal latents."""
+
+    def __init__(self, transform: nn.Module, channels: int, latent_channels: int, ratio: int, companding: float) -> None:
+        super().__init__()
+        self.transform = transform
+        self.channels = channels
+        self.latent_channels = latent_channels
+        self.ratio = ratio
+        self.companding = companding
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Codec":
+        """Stay in evaluation mode: the codec is never trained."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Return latents [B, D, ceil(T / ratio)] of audio [B, C, T]; the end is padded with silence."""
+        padded = F.pad(audio, (0, -audio.shape[-1] % self.ratio))
+        try:
+            return _compand(self.transform.encode(padded), self.companding)  # type: ignore[operator]
+        except RuntimeError as error:
+            if "Padding size" in str(error):
+                raise DataError(f"audio of {audio.shape[-1]} samples is too short for this codec") from error
+            raise
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, length: int) -> Tensor:
+        """Return audio [B, C, length] of latents [B, D, N]; ``length`` is at most N * ratio."""
+        audio: Tensor = self.transform.decode(_compand(latents, 1 / self.companding))  # type: ignore[operator]
+        if length > audio.shape[-1]:
+            raise ValueError(f"{latents.shape[-1]} frames decode to {audio.shape[-1]} samples, not {length}")
+        return audio[..., :length]
+
+
+class _MeanAutoencoder(nn.Module):
+    """The Stable Audio autoencoder without its sampling: the mean of the bottleneck. Mono audio goes in twice."""
+
+    def __init__(self, model: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.model = model
+        self.channels = channels
+
+    def encode(self, audio: Tensor) -> Tensor:
+        stereo = audio.expand(-1, self.model.in_channels, -1) if audio.shape[1] == 1 else audio
+        mean, _ = self.model.encode(stereo, skip_bottleneck=True).chunk(2, dim=1)  # type: ignore[operator]
+        return mean  # type: ignore[no-any-return]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        audio: Tensor = self.model.decode(latents)  # type: ignore[operator]
+        return audio.mean(dim=1, keepdim=True) if self.channels == 1 else audio
+
+
+def build_codec(codec: settings.Codec, channels: int) -> Codec:
+    """Return the codec of a configuration for audio of 1 or 2 channels. Raises DataError when its weights are unusable."""
+    expected = latent_channels(codec, channels), downsampling_ratio(codec)
+    if not isinstance(codec, settings.StableAudio):
+        return Codec(build_transform(codec, channels), channels, *expected, codec.companding)
+    model = build_autoencoder(Path(codec.checkpoint), Path(codec.config))
+    found = model.latent_dim, model.downsampling_ratio
+    if found != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
+        raise DataError(
+            f"{codec.config}: {found[0]} latents every {found[1]} samples of {model.in_channels}-channel audio at "
+            f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; {STABLE_AUDIO_REMEDY}"
+        )
+    return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0)
+
+
+def missing_weights(codec: settings.Codec) -> str | None:
+    """Return one line saying which file of the codec is absent and how to get it; nothing is loaded."""
+    if isinstance(codec, settings.StableAudio):
+        for key, path in (("checkpoint", codec.checkpoint), ("config", codec.config)):
+            if not Path(path).is_file():
+                return f"{path}: codec.{key} is not there; {STABLE_AUDIO_REMEDY}"
+    return None
+
+
+def _compand(values: Tensor, power: float) -> Tensor:
+    """Return sign(x) |x|**power: below 1, quiet latents are brought closer to loud ones."""
+    return values if power == 1 else values.sign() * values.abs() ** power

@@ -1,0 +1,129 @@
+"""What the transformer is told besides the low latents: text, roll-off and seconds; and how each is left out.
+
+Roll-off enters twice (SAGA-SR section 3.2): as one token each for low and high in the cross-attention, and through a
+global vector beside the time (or a prepended token of its own). Switched-off conditions keep their slots, filled with
+zeros, so that the transformer has the same parameters in every cell. The nulls are the released code's: low latents
+of -5 (or 0), a cross-attention tensor of zeros, roll-off tokens included.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sagasr.config import NYQUIST, Config
+from sagasr.fingerprint import seed_of
+from sagasr.text import build_text_encoder
+
+FREQUENCIES = 128
+LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
+
+
+class ConditionInputs(NamedTuple):
+    """The conditions of a batch: prepared text, roll-off of (low, high) in Hz [B, 2], seconds (start, total) [B, 2]."""
+
+    text: Tensor
+    rolloff_hz: Tensor
+    seconds: Tensor
+
+
+class Conditioning(NamedTuple):
+    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended token [B, 1, E]."""
+
+    cross: Tensor
+    global_: Tensor | None
+    prepend: Tensor | None
+
+
+class NumberEmbedding(nn.Module):
+    """A number in [0, 1] as x, sines and cosines of 128 learned frequencies, projected (as Stable Audio does)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.randn(FREQUENCIES))
+        self.project = nn.Linear(2 * FREQUENCIES + 1, width)
+
+    def forward(self, number: Tensor) -> Tensor:
+        """Return embeddings [B, width] of numbers [B]."""
+        number = number.clamp(0, 1)[:, None]
+        angle = 2 * math.pi * number * self.frequencies
+        embedded: Tensor = self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))
+        return embedded
+
+
+class Conditioner(nn.Module):
+    """Learned embeddings of text, roll-off and seconds, routed as the configuration says."""
+
+    def __init__(self, config: Config, vocabulary: Sequence[str] = ()) -> None:
+        super().__init__()
+        conditions, width, seed = config.conditions, config.model.cond_dim, config.seed
+        self.width = width
+        self.embed_dim = config.model.embed_dim
+        self.route = conditions.rolloff_route
+        with seeded(seed, "text"):
+            self.text = build_text_encoder(conditions.text, width, vocabulary)
+        with seeded(seed, "rolloff"):
+            on = conditions.rolloff == "on"
+            self.rolloff_low = NumberEmbedding(width) if on else None
+            self.rolloff_high = NumberEmbedding(width) if on else None
+            self.rolloff_token = nn.Linear(2 * width, self.embed_dim) if on and self.route == "prepend" else None
+        with seeded(seed, "seconds"):
+            on = conditions.seconds == "on"
+            self.seconds_start = NumberEmbedding(width) if on else None
+            self.seconds_total = NumberEmbedding(width) if on else None
+
+    def forward(self, inputs: ConditionInputs) -> Conditioning:
+        """Return the conditioning of a batch, nothing dropped."""
+        rolloff = self._rolloff(inputs.rolloff_hz)
+        cross = torch.cat([self.text(inputs.text), rolloff.unflatten(1, (2, self.width))], dim=1)
+        vectors = [rolloff] if self.route == "global" else []
+        if self.seconds_start is not None and self.seconds_total is not None:
+            seconds = inputs.seconds / LONGEST_SECONDS
+            vectors += [self.seconds_start(seconds[:, 0]), self.seconds_total(seconds[:, 1])]
+        return Conditioning(cross, torch.cat(vectors, dim=1) if vectors else None, self._prepend(rolloff))
+
+    def _rolloff(self, rolloff_hz: Tensor) -> Tensor:
+        """Return the embeddings of low and high side by side [B, 2 * cond_dim], zeros where roll-off is off."""
+        if self.rolloff_low is None or self.rolloff_high is None:
+            return rolloff_hz.new_zeros(len(rolloff_hz), 2 * self.width)
+        low, high = (rolloff_hz / NYQUIST).unbind(dim=1)
+        return torch.cat([self.rolloff_low(low), self.rolloff_high(high)], dim=1)
+
+    def _prepend(self, rolloff: Tensor) -> Tensor | None:
+        if self.route == "global":
+            return None
+        if self.rolloff_token is None:
+            return rolloff.new_zeros(len(rolloff), 1, self.embed_dim)
+        token: Tensor = self.rolloff_token(rolloff)[:, None]
+        return token
+
+
+def null_cross(cross: Tensor) -> Tensor:
+    """Return the cross-attention tensor that stands for "no text": zeros, roll-off tokens included."""
+    return torch.zeros_like(cross)
+
+
+def null_low(low: Tensor, kind: Literal["zero", "minus5"]) -> Tensor:
+    """Return the normalised low latents that stand for "no input"."""
+    return torch.full_like(low, -5.0 if kind == "minus5" else 0.0)
+
+
+def drop(values: Tensor, null: Tensor, dropped: Tensor | None) -> Tensor:
+    """Return ``values`` [B, ...] with the rows where ``dropped`` [B] is true taken from ``null``."""
+    if dropped is None:
+        return values
+    return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), null, values)
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Initialise what is built inside from ``parts`` alone, and leave the global generator as it was."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed_of(*parts))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)

@@ -1,0 +1,238 @@
+"""SAGA-SR: the diffusion transformer with its conditions, its training loss and its sampler.
+
+All latents here are normalised (``LatentNorm``). The model draws nothing itself: noise, times and dropout masks come in.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sagasr import codec as codecs
+from sagasr import flow, text
+from sagasr.codec import LatentNorm
+from sagasr.conditions import ConditionInputs, Conditioner, Conditioning, drop, null_cross, null_low, seeded
+from sagasr.config import Conditions, Config, Guidance, Sampler, downsampling_ratio
+from sagasr.host import build_transformer, latent_channels
+
+
+class Branch(NamedTuple):
+    """One evaluation of the network per sampling step: its weight, and which conditions it sees."""
+
+    weight: float
+    low: bool
+    text: bool
+
+
+class SagaModel(nn.Module):
+    """Predicts the velocity of high latents from noisy ones, given the low latents and the conditions."""
+
+    def __init__(
+        self, config: Config, latent_channels: int, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.conditions = config.conditions
+        self.checkpointing = False  # recompute activations in the backward pass: less memory, about a third slower
+        with seeded(config.seed, "transformer"):
+            self.transformer = build_transformer(config, latent_channels)
+        self.conditioner = Conditioner(config, vocabulary)
+        mean, std = norm or LatentNorm.identity(latent_channels)
+        self.register_buffer("latent_mean", mean.clone())
+        self.register_buffer("latent_std", std.clone())
+
+    @property
+    def norm(self) -> LatentNorm:
+        """The latents' normalisation; part of the checkpoint."""
+        return LatentNorm(self.latent_mean, self.latent_std)  # type: ignore[arg-type]
+
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return captions as ``ConditionInputs.text``, on the CPU."""
+        return self.conditioner.text.prepare(captions)
+
+    def velocity(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        low: Tensor,
+        inputs: ConditionInputs,
+        drop_low: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> Tensor:
+        """Return the velocity [B, D, N] at ``noisy`` and time ``t`` [B], with the conditions of masked rows [B] nulled.
+
+        Without text there is nothing to drop: ``drop_text`` then has no effect.
+        """
+        conditioning = self.conditioner(inputs)
+        if self.conditions.text.source != "off":
+            cross = drop(conditioning.cross, null_cross(conditioning.cross), drop_text)
+            conditioning = conditioning._replace(cross=cross)
+        return self._transform(noisy, t, drop(low, null_low(low, self.conditions.low.null), drop_low), conditioning)
+
+    def loss(
+        self,
+        high: Tensor,
+        low: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        inputs: ConditionInputs,
+        drop_low: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean squared error of the velocity: the training loss, unweighted as in the paper."""
+        noisy = flow.interpolate(high, noise, t)
+        return F.mse_loss(self.velocity(noisy, t, low, inputs, drop_low, drop_text), flow.velocity(high, noise))
+
+    forward = loss  # what DistributedDataParallel calls
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        low: Tensor,
+        inputs: ConditionInputs,
+        noise: Tensor,
+        sampler: Sampler,
+        on_step: Callable[[], object] | None = None,
+    ) -> Tensor:
+        """Return normalised high latents [B, D, N]: Euler steps from ``noise`` under guidance, in float32.
+
+        Conditions are embedded once and all guidance branches share one batch.
+        """
+        with torch.autocast(low.device.type, enabled=False):
+            low, noise = low.float(), noise.float()
+            branches = guidance_branches(self.conditions, sampler.guidance)
+            weights = torch.tensor([branch.weight for branch in branches], device=low.device)
+            lows, conditioning = self._stack(low, self.conditioner(inputs), branches)
+
+            def velocity_at(point: Tensor, moment: float) -> Tensor:
+                points = point.repeat(len(branches), 1, 1)
+                t = point.new_full((len(points),), moment)
+                velocities = self._transform(points, t, lows, conditioning)
+                if on_step is not None:
+                    on_step()
+                if len(branches) == 1:
+                    return velocities
+                return torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
+
+            return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
+
+    def _stack(
+        self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
+    ) -> tuple[Tensor, Conditioning]:
+        """Return low latents and conditioning of all branches, one after the other along the batch."""
+        cross, global_, prepend = conditioning
+        empty_low, empty_cross = null_low(low, self.conditions.low.null), null_cross(cross)
+        count = len(branches)
+        return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
+            torch.cat([cross if branch.text else empty_cross for branch in branches]),
+            None if global_ is None else global_.repeat(count, 1),
+            None if prepend is None else prepend.repeat(count, 1, 1),
+        )
+
+    def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
+        prepend = conditioning.prepend
+        velocity: Tensor = self.transformer(
+            noisy,
+            t,
+            cross_attn_cond=conditioning.cross,
+            input_concat_cond=low,
+            global_embed=conditioning.global_,
+            prepend_cond=prepend,
+            prepend_cond_mask=None if prepend is None else prepend.new_ones(prepend.shape[:2], dtype=torch.bool),
+            use_checkpointing=self.checkpointing,
+        )
+        return velocity
+
+
+def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:
+    """Return the model of a configuration, initialised from its seed."""
+    return SagaModel(config, latent_channels(config.codec, config.audio.channels), norm, vocabulary)
+
+
+def effective_guidance(config: Config) -> Guidance:
+    """Return the guidance that takes effect: a scale counts as 1 where its null was never seen in training."""
+    return _effective(config.conditions, config.evaluation.sampler.guidance)
+
+
+def guidance_branches(conditions: Conditions, guidance: Guidance) -> tuple[Branch, ...]:
+    """Return the network evaluations that guidance needs: equal ones merged, those without weight left out.
+
+    A null that was never trained is replaced by the condition itself, in every branch.
+    """
+    low_null, text_null = _trained_nulls(conditions)
+    effective = _effective(conditions, guidance)
+    null, low, full = flow.guidance_weights(effective.audio, effective.text)
+    weights: dict[tuple[bool, bool], float] = {}
+    for weight, sees_low, sees_text in ((null, False, False), (low, True, False), (full, True, True)):
+        seen = (sees_low or not low_null, sees_text or not text_null)
+        weights[seen] = weights.get(seen, 0.0) + weight
+    return tuple(Branch(weight, *seen) for seen, weight in weights.items() if weight)
+
+
+def missing_weights(config: Config) -> list[str]:
+    """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
+    lines = codecs.missing_weights(config.codec), text.missing_weights(config.conditions.text)
+    return [line for line in lines if line is not None]
+
+
+def shapes(config: Config, words: int = 100) -> dict[str, Any]:
+    """Run one training step on the meta device and return its shapes, parameter counts and bytes.
+
+    Allocates nothing. ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
+    """
+    batch, frames = config.training.batch_size, config.audio.segment // downsampling_ratio(config.codec)
+    channels = latent_channels(config.codec, config.audio.channels)
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=tuple(map(str, range(words))))
+        latents = torch.empty(batch, channels, frames)
+        inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
+        mask = torch.empty(batch, dtype=torch.bool)
+        saved: dict[int, int] = {}
+        own = {id_of(weight) for weight in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: _count(kept, saved, own), lambda kept: kept):
+            loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
+        loss.backward()
+        conditioning = model.conditioner(inputs)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    size = 4 * parameters
+    return {
+        "latents": [batch, channels, frames],
+        "transformer_input": [batch, 2 * channels, frames],
+        "cross_attention": list(conditioning.cross.shape),
+        "global": None if conditioning.global_ is None else list(conditioning.global_.shape),
+        "prepend": None if conditioning.prepend is None else list(conditioning.prepend.shape),
+        "parameters": parameters,
+        "transformer_parameters": sum(weight.numel() for weight in model.transformer.parameters()),
+        "weight_bytes": size,
+        "training_bytes": 5 * size,  # weights, gradients, two AdamW moments, EMA
+        "activation_bytes": sum(saved.values()),
+    }
+
+
+def id_of(tensor: Tensor) -> int:
+    """Return what identifies a tensor's storage, on the meta device too."""
+    return tensor.untyped_storage()._cdata
+
+
+def _count(kept: Tensor, saved: dict[int, int], own: set[int]) -> Tensor:
+    if id_of(kept) not in own:
+        saved[id_of(kept)] = kept.untyped_storage().nbytes()
+    return kept
+
+
+def _meta_text(model: SagaModel, batch: int) -> Tensor:
+    encoder = model.conditioner.text
+    if isinstance(encoder, text.T5Encoder):
+        return torch.empty(batch, encoder.max_tokens, encoder.width)
+    return torch.empty(batch, encoder.max_tokens, dtype=torch.int64)
+
+
+def _trained_nulls(conditions: Conditions) -> tuple[bool, bool]:
+    """Return whether training shows the model null low latents, and null text."""
+    return conditions.low.dropout > 0, conditions.text.source != "off" and conditions.text.dropout > 0
+
+
+def _effective(conditions: Conditions, guidance: Guidance) -> Guidance:
+    low_null, text_null = _trained_nulls(conditions)
+    return Guidance(audio=guidance.audio if low_null else 1.0, text=guidance.text if text_null else 1.0)

@@ -1,0 +1,236 @@
+"""Captions to tokens for cross-attention, behind one interface: words learned from the captions, or a frozen T5.
+
+``prepare`` turns strings into a tensor once, outside the training loop; ``forward`` turns that into tokens
+[B, L, cond_dim] in which unused positions are exactly zero.
+"""
+
+import contextlib
+import logging
+import re
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor, nn
+
+from sagasr import config as settings
+from sagasr.errors import DataError
+
+WORD = re.compile(r"\w+(?:['’]\w+)*")
+# Widths of the encoders that Hugging Face publishes, so that a plan needs none of them.
+T5_WIDTHS = {
+    "t5-small": 512,
+    "t5-base": 768,
+    "t5-large": 1024,
+    "google/flan-t5-small": 512,
+    "google/flan-t5-base": 768,
+    "google/flan-t5-large": 1024,
+}
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+
+class TextEncoder(nn.Module):
+    """Base of the text encoders."""
+
+    def __init__(self, max_tokens: int, cond_dim: int) -> None:
+        super().__init__()
+        self.max_tokens = max_tokens
+        self.cond_dim = cond_dim
+
+    @abstractmethod
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return what ``forward`` takes, one row per caption, on the CPU."""
+
+    @abstractmethod
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Return tokens [B, max_tokens, cond_dim]; positions without text are exactly zero."""
+
+
+class NoText(TextEncoder):
+    """Text switched off: the token slots stay, filled with zeros, so that the transformer is the same in every cell."""
+
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return indices [B, L], all of them empty slots."""
+        return torch.zeros(len(captions), self.max_tokens, dtype=torch.int64)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros(prepared.shape[0], self.max_tokens, self.cond_dim, device=prepared.device)
+
+
+class WordEncoder(TextEncoder):
+    """One learned vector per word of the training captions; words it does not know are skipped."""
+
+    def __init__(self, vocabulary: Sequence[str], max_tokens: int, cond_dim: int) -> None:
+        super().__init__(max_tokens, cond_dim)
+        self.index = {word: position for position, word in enumerate(vocabulary, start=1)}
+        self.embedding = nn.Embedding(len(vocabulary) + 1, cond_dim, padding_idx=0)
+
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return word indices [B, L], 0 where there is no word; captions longer than L known words are cut."""
+        rows = torch.zeros(len(captions), self.max_tokens, dtype=torch.int64)
+        for row, caption in zip(rows, captions, strict=True):
+            known = [self.index[word] for word in words_of(caption) if word in self.index][: self.max_tokens]
+            row[: len(known)] = torch.tensor(known, dtype=torch.int64)
+        return rows
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Return the words' vectors."""
+        tokens: Tensor = self.embedding(prepared)
+        return tokens
+
+
+class T5Encoder(TextEncoder):
+    """A frozen T5 encoder, loaded at the first ``prepare`` and kept out of parameters and checkpoints.
+
+    Its features are projected only where its width differs from ``cond_dim``, as in stable-audio-tools.
+    """
+
+    def __init__(self, model: str, max_tokens: int, cond_dim: int) -> None:
+        super().__init__(max_tokens, cond_dim)
+        self.model = model
+        self.width = T5_WIDTHS.get(model) or int(_read_t5_config(model).d_model)
+        self.project = nn.Identity() if self.width == cond_dim else nn.Linear(self.width, cond_dim)
+        self.register_buffer("_device", torch.zeros(()), persistent=False)  # follows the model to its device
+        self._loaded: tuple[Any, Any] | None = None
+        self._features: dict[str, Tensor] = {}
+
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return features [B, L, width], zero where a caption has ended. Each caption is encoded once."""
+        new = sorted(set(captions) - self._features.keys())
+        for start in range(0, len(new), 32):
+            self._encode(new[start : start + 32])
+        prepared = torch.zeros(len(captions), self.max_tokens, self.width)
+        for row, caption in zip(prepared, captions, strict=True):
+            features = self._features[caption]
+            row[: len(features)] = features
+        return prepared
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        """Return the features, projected, with ended positions zero."""
+        tokens: Tensor = self.project(prepared) * prepared.ne(0).any(dim=-1, keepdim=True)
+        return tokens
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> None:
+        if self._loaded is None:
+            self._loaded = _load_t5(self.model, self.width)
+        tokenizer, encoder = self._loaded
+        device = self._device.device
+        batch = tokenizer(
+            captions, truncation=True, max_length=self.max_tokens, padding="max_length", return_tensors="pt"
+        ).to(device)
+        features = encoder.to(device)(**batch).last_hidden_state.float().cpu()
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        for caption, row, length in zip(captions, features, lengths, strict=True):
+            self._features[caption] = row[:length].clone()
+
+
+def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[str]) -> TextEncoder:
+    """Return the encoder of a configuration; ``vocabulary`` matters to words alone. Raises DataError without its files."""
+    encoder = text.encoder
+    if text.source == "off":
+        return NoText(encoder.max_tokens, cond_dim)
+    match encoder:
+        case settings.Words(max_tokens=max_tokens):
+            return WordEncoder(vocabulary, max_tokens, cond_dim)
+        case settings.T5(model=model, max_tokens=max_tokens):
+            return T5Encoder(model, max_tokens, cond_dim)
+        case unknown:
+            assert_never(unknown)
+
+
+def words_of(caption: str) -> list[str]:
+    """Return the words of a caption in order, in lower case."""
+    return WORD.findall(caption.lower())
+
+
+def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
+    """Return every word of the captions once, sorted."""
+    return tuple(sorted({word for caption in captions for word in words_of(caption)}))
+
+
+def missing_weights(text: settings.Text) -> str | None:
+    """Return one line saying what of the text encoder is absent and how to get it; nothing is loaded."""
+    if text.source != "off" and isinstance(text.encoder, settings.T5):
+        try:
+            _read_t5_config(text.encoder.model)
+            _check_tokenizer(text.encoder.model)
+        except DataError as error:
+            return str(error)
+    return None
+
+
+def _remedy(model: str) -> str:
+    return (
+        f"download it once where there is a network (hf download {model}), or name a folder with config.json, "
+        "model.safetensors and tokenizer.json (or spiece.model) in conditions.text.encoder.model"
+    )
+
+
+def _read_t5_config(model: str) -> Any:
+    """Return the published configuration of a T5 from a folder or the local cache; never from the network."""
+    from transformers import AutoConfig
+
+    with _quietly():
+        try:
+            config = AutoConfig.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{model}: no T5 model in this folder or in the Hugging Face cache; {_remedy(model)}") from error
+    if not hasattr(config, "d_model"):
+        raise DataError(f"{model}: a {config.model_type!r} model, not a T5; {_remedy(model)}")
+    return config
+
+
+def _check_tokenizer(model: str) -> None:
+    """Raise DataError without tokenizer files: transformers would read every word as unknown and say nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).is_dir():
+        found = any((Path(model) / name).is_file() for name in TOKENIZER_FILES)
+    else:
+        found = any(isinstance(try_to_load_from_cache(model, name), str) for name in TOKENIZER_FILES)
+    if not found:
+        raise DataError(f"{model}: has neither {' nor '.join(TOKENIZER_FILES)}; {_remedy(model)}")
+
+
+def _load_t5(model: str, width: int) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    if _read_t5_config(model).d_model != width:
+        raise DataError(f"{model}: its width is not the {width} published under this name; {_remedy(model)}")
+    _check_tokenizer(model)
+    with _quietly():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+            encoder = T5EncoderModel.from_pretrained(
+                model, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            raise DataError(f"{model}: the T5 model cannot be read ({first}); {_remedy(model)}") from error
+    return tokenizer, encoder.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
