@@ -1,0 +1,68 @@
+"""Every path of a sweep folder, in one place. Names of files are ids or fixed words, never text a user wrote."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """``<storage>/<name>/``. Nothing is made by asking for a path."""
+
+    root: Path
+
+    @property
+    def grid(self) -> Path:
+        return self.root / "grid.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def owner(self) -> Path:
+        """Who holds the lock: host, pid and start time."""
+        return self.root / ".owner.json"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    def trial(self, trial: str) -> Path:
+        """Return the folder that ``sagasr.train.train`` writes."""
+        return self.trials / trial
+
+    def record(self, trial: str) -> Path:
+        """Return where the trial's plan entry is kept beside its results, so that a folder explains itself."""
+        return self.trial(trial) / "trial.json"
+
+    def status(self, trial: str) -> Path:
+        return self.trial(trial) / "status.json"
+
+    def history(self, trial: str) -> Path:
+        return self.trial(trial) / "history.jsonl"
+
+    def scores(self, trial: str, variant: str) -> Path:
+        return self.trial(trial) / "scores" / f"{variant}.parquet"
+
+    def trial_audio(self, trial: str, variant: str) -> Path:
+        return self.trial(trial) / "audio" / variant
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def table(self, name: str) -> Path:
+        """Return a results table: replicates, clips, curves, references or effects."""
+        return self.results / f"{name}.parquet"
+
+    @property
+    def audio(self) -> Path:
+        return self.root / "audio"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"

@@ -1,0 +1,325 @@
+"""What a sweep will do: cells x seeds folded into trials with their variants, as plan.json and as text.
+
+A trial is identified by what decides its weights (configuration without the eval stage, contents of the recordings and
+of frozen weights, ``RESULT_VERSION``), a variant by the eval stage, a replicate by both. Loads neither torch nor ray.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from orchestrator.factors import METRICS
+from orchestrator.paths import SweepPaths
+from orchestrator.space import Cell, Levels, SearchSpace, expand, holds
+from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, train_stage
+from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr.files import dump_yaml, write_json, write_text
+from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint, short
+
+
+class Variant(Strict):
+    """One eval-stage combination scored inside a trial. ``levels``: the eval-stage factors."""
+
+    id: str
+    fingerprint: str
+    levels: Levels
+    evaluation: Evaluation
+
+
+class Replicate(Strict):
+    """A cell with a seed: one row of the results, one MLflow run. ``levels``: every factor."""
+
+    id: str
+    fingerprint: str
+    cell: str
+    levels: Levels
+    seed: int
+    trial: str
+    variant: str
+
+
+class Trial(Strict):
+    """One training. ``levels``: the train-stage factors; ``config.evaluation`` is that of the first variant."""
+
+    id: str
+    fingerprint: str
+    seed: int
+    levels: Levels
+    size: str
+    resources: Runtime
+    config: Config
+    data: str  # fingerprint of the recordings
+    version: int = RESULT_VERSION
+    variants: tuple[Variant, ...]
+    replicates: tuple[Replicate, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, resolved. ``trials`` is all of it in run order (seed by seed), ``selected`` what is asked for now."""
+
+    space: SearchSpace
+    cells: tuple[Cell, ...]
+    trials: tuple[Trial, ...]
+    selected: tuple[Trial, ...]
+    folder: Path
+    tracking_uri: str
+
+    @property
+    def name(self) -> str:
+        return self.space.name
+
+    @property
+    def question(self) -> str:
+        return self.space.question
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.space.seeds
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides, as results columns call it."""
+        return self.space.early_stopping.metric.removeprefix("val/")
+
+    @property
+    def paths(self) -> SweepPaths:
+        return SweepPaths(self.folder)
+
+    @cached_property
+    def replicates(self) -> tuple[Replicate, ...]:
+        return tuple(replicate for trial in self.trials for replicate in trial.replicates)
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return _tree(self)
+
+    @property
+    def hash(self) -> str:
+        return str(self.tree["plan_hash"])
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a plan; changes nothing that is measured."""
+
+    address: str | None = None
+    max_concurrent: int | None = None
+    quiet: bool = False
+
+
+# --------------------------------------------------------------------------------------------------------------- making
+
+
+def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] = ()) -> Plan:
+    """Return the plan of a grid; ``only`` selects the cells to run now (any of the conditions; none selects all).
+
+    Reads the manifests and every recording. Raises SagasrError naming all faults found.
+    """
+    cells = expand(space)
+    data = _fingerprint_data({cell.config.data for cell in cells})
+    trials = fold(space, cells, data)
+    selected = tuple(kept for trial in trials if (kept := _select(trial, only)) is not None)
+    if not selected:
+        known = "\n".join(f"  {cell.name}" for cell in cells[:8])
+        raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
+    folder = storage_path(space.storage) / space.name
+    uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    return Plan(space, cells, trials, selected, folder, uri)
+
+
+def fold(space: SearchSpace, cells: Sequence[Cell], data: Mapping[Data, str]) -> tuple[Trial, ...]:
+    """Return the trainings of cells x seeds: cells that differ only in the eval stage share one. Raises ConfigError."""
+    stages = {name: factor.stage for name, factor in space.factors.items()}
+    identities = [identity(cell.config) for cell in cells]
+    evaluations = [_variant(cell, stages) for cell in cells]
+    trials: dict[str, Trial] = {}
+    taken: dict[str, str] = {}
+    for seed in space.seeds:
+        for cell, train, variant in zip(cells, identities, evaluations, strict=True):
+            content = {"config": {**train, "seed": seed}, "data": data[cell.config.data], "version": RESULT_VERSION}
+            digest = fingerprint(content)
+            both = fingerprint([digest, variant.fingerprint])
+            if both in taken:
+                raise ConfigError(
+                    f"{space.source}: cells '{taken[both]}' and '{cell.name}' are the same training and evaluation; "
+                    "remove one of the two levels"
+                )
+            if seed == space.seeds[0]:
+                taken[both] = cell.name
+            row = Replicate(
+                id=short(both), fingerprint=both, cell=cell.name, levels=cell.levels, seed=seed, trial=short(digest),
+                variant=variant.id,
+            )  # fmt: skip
+            if digest in trials:
+                trial = trials[digest]
+                update = {"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
+                trials[digest] = trial.model_copy(update=update)
+                continue
+            size = size_of(cell)
+            trials[digest] = Trial(
+                id=short(digest),
+                fingerprint=digest,
+                seed=seed,
+                levels={name: level for name, level in cell.levels.items() if stages[name] == "train"},
+                size=size,
+                resources=space.resources.get(size) or space.resources.get("default") or Runtime(),
+                config=cell.config.model_copy(update={"seed": seed}),
+                data=data[cell.config.data],
+                variants=(variant,),
+                replicates=(row,),
+            )
+    return tuple(trials.values())
+
+
+def _variant(cell: Cell, stages: Mapping[str, str]) -> Variant:
+    digest = fingerprint(cell.config.evaluation.model_dump(mode="json"))
+    levels = {name: level for name, level in cell.levels.items() if stages[name] == "eval"}
+    return Variant(id=short(digest), fingerprint=digest, levels=levels, evaluation=cell.config.evaluation)
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what decides the trained weights: the train stage, with files of frozen weights by their content."""
+    tree = train_stage(config)
+    for section, key in (
+        (tree["codec"], "checkpoint"),
+        (tree["codec"], "config"),
+        (tree["conditions"]["text"]["encoder"], "model"),
+    ):
+        if key in section:
+            section[key] = _content(section[key])
+    return tree
+
+
+@cache
+def _content(name: str) -> str:
+    """Return the sha256 of a file, or of a folder's files; the name itself for a model that is neither."""
+    path = Path(name)
+    if path.is_file():
+        return file_sha256(path)
+    if path.is_dir():
+        return fingerprint(
+            {str(file.relative_to(path)): file_sha256(file) for file in path.rglob("*") if file.is_file()}
+        )
+    if path.is_absolute():
+        raise DataError(f"{path}: no such file; give the path of the frozen weights")
+    return name
+
+
+def size_of(cell: Cell) -> str:
+    """Return the cell's level of ``size``, or the standard size its model has, or ``custom``."""
+    if "size" in cell.levels:
+        return cell.levels["size"]
+    model = cell.config.model.model_dump()
+    return next((size for size, widths in SIZES.items() if widths.items() <= model.items()), "custom")
+
+
+def storage_path(storage: str) -> Path:
+    """Return the local folder a storage names. Raises ConfigError for other kinds of URI."""
+    scheme, colon, rest = storage.partition("://")
+    if not colon:
+        return Path(storage).expanduser()
+    if scheme == "file":
+        return Path(rest)
+    raise ConfigError(f"storage {storage!r}: only folders are supported yet; give a path that every node can reach")
+
+
+def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial | None:
+    kept = tuple(row for row in trial.replicates if not only or any(holds(condition, row.levels) for condition in only))
+    if not kept:
+        return None
+    used = {row.variant for row in kept}
+    variants = tuple(variant for variant in trial.variants if variant.id in used)
+    return trial.model_copy(update={"replicates": kept, "variants": variants})
+
+
+def _fingerprint_data(used: set[Data]) -> dict[Data, str]:
+    """Return the content fingerprint of each pair of manifests. Raises DataError naming every fault of all of them."""
+    from sagasr.data.manifest import manifest_fingerprint, problems_of, rows_for
+
+    faults: list[str] = []
+    found: dict[Data, str] = {}
+    for data in sorted(used, key=lambda data: (data.train, data.val)):
+        digests = []
+        for split, manifest in (("train", data.train), ("val", data.val)):
+            try:
+                rows = rows_for(Path(manifest), split)
+            except SagasrError as error:
+                faults.extend(str(error).splitlines())
+                continue
+            problems = problems_of(rows)
+            faults.extend(problems)
+            if not problems:
+                digests.append(manifest_fingerprint(rows))
+        found[data] = fingerprint(digests)
+    if faults:
+        raise DataError("\n".join(dict.fromkeys(faults)))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_plan(plan: Plan) -> None:
+    """Write grid.yaml (as resolved) and plan.json into the sweep folder."""
+    write_text(plan.paths.grid, dump_yaml(dict(plan.space.tree)))
+    write_json(plan.paths.plan, plan.tree)
+
+
+def _tree(plan: Plan) -> dict[str, Any]:
+    space = plan.space
+    tree: dict[str, Any] = {
+        "name": space.name,
+        "question": space.question,
+        "metric": {"name": plan.metric, "better": METRICS[plan.metric], "delta": space.early_stopping.delta},
+        "factors": {
+            name: {"baseline": factor.baseline, "levels": list(factor.levels), "stage": factor.stage}
+            for name, factor in space.factors.items()
+        },
+        "design": {"kind": space.design},
+        "ladder": [step._asdict() for step in space.ladder],
+        "seeds": list(space.seeds),
+        "early_stopping": space.early_stopping.model_dump(mode="json"),
+        "expected_replicates": len(plan.replicates),
+    }
+    if space.fraction:
+        tree["design"] |= {
+            "resolution": space.resolution or 4,
+            "generators": {name: list(parents) for name, parents in space.fraction.generators.items()},
+            "relation": list(space.fraction.relation()),
+        }
+        tree["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
+    rows: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in plan.cells}
+    for row in plan.replicates:
+        rows[row.cell].append({"seed": row.seed, "replicate": row.id, "trial": row.trial, "variant": row.variant})
+    tree["cells"] = [{"cell": cell.name, "levels": cell.levels, "replicates": rows[cell.name]} for cell in plan.cells]
+    tree["trials"] = [_trial_tree(trial) for trial in plan.trials]
+    tree["plan_hash"] = fingerprint(
+        {
+            **{key: value for key, value in tree.items() if key not in ("question", "trials")},
+            "trials": {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials},
+        }
+    )
+    return tree
+
+
+def _trial_tree(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.id,
+        "fingerprint": trial.fingerprint,
+        "seed": trial.seed,
+        "levels": trial.levels,
+        "size": trial.size,
+        "config_fingerprint": fingerprint(identity(trial.config)),
+        "data_fingerprint": trial.data,
+        "version": trial.version,
+        "resources": trial.resources.model_dump(mode="json"),
+        "variants": [
+            {"variant": variant.id, "fingerprint": variant.fingerprint, "levels": variant.levels}
+            for variant in trial.variants
+        ],
+        "config": trial.config.model_dump(mode="json"),
+    }

@@ -1,0 +1,676 @@
+"""A grid file as a checked ``SearchSpace``, and its expansion into cells. Loads neither torch nor ray.
+
+The stage of a factor is never declared: a factor whose patches stay under ``evaluation`` belongs to the eval stage, any
+other to the train stage. ``where`` is a list of rules that every cell of the design must keep::
+
+    where:
+      - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
+      - {not: {text: off, rolloff: off}}                           # never both off
+      - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import Field
+
+from orchestrator.designs import Fraction, fraction
+from orchestrator.factors import METRICS, STANDARD, Patch, level_name
+from sagasr.config import SIZES, Config, Data, Runtime, Strict, leaves, parse, patch
+from sagasr.errors import ConfigError, did_you_mean
+from sagasr.files import read_yaml
+
+MAX_CELLS = 10_000
+MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out
+SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
+DATA_KEYS = ("data.train", "data.val")
+FILE_KEYS = ("codec.checkpoint", "codec.config", "conditions.text.encoder.model")
+# columns of the results tables and keys of a ladder step, which no factor may be called
+RESERVED = frozenset(
+    """audio clip cell config domain fingerprint fingerprints gpu_seconds metric mlflow_run_id reason replicate seed
+    status step stopped_at_step subject sweep trial unit value variant versus wall_seconds""".split()
+) | frozenset(METRICS)
+
+T = TypeVar("T")
+Stage = Literal["train", "eval"]
+Levels = dict[str, str]
+
+
+# --------------------------------------------------------------------------------------------- what the file may say
+
+
+class EarlyStopping(Strict):
+    """When to stop: ``blocks`` launches no more seeds once every question is decided; ``asha`` is a search."""
+
+    policy: Literal["blocks", "asha", "none"] = "blocks"
+    metric: str = "val/lsd"
+    delta: float = Field(0.05, gt=0, description="smallest difference of the metric that matters")
+    spending: Literal["pocock", "obrien-fleming"] = "pocock"
+    grace: int = Field(3, ge=0, description="validations of a trial before any rule may stop it")
+    margin: float = Field(
+        0.5, ge=0, description="a trial fails when its metric stays this much worse than the low input's …"
+    )
+    patience: int = Field(3, ge=1, description="… for so many validations in a row")
+    reduction: float = Field(4, gt=1, description="asha: one in so many trials goes on at each rung")
+
+
+class Budget(Strict):
+    max_gpu_hours: float = Field(gt=0, description="refuse, or ask, before spending more")
+
+
+class Tracking(Strict):
+    uri: str = Field(min_length=1, description="MLflow tracking URI; by default a sqlite file beside the storage")
+
+
+class GridFile(Strict):
+    """The typed part of a grid file; what speaks of levels (factors, ladder, where, promote) is read below."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    question: str = ""
+    base: str
+    data: Data | None = None
+    factors: dict[str, Any] = Field(min_length=1)
+    design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
+    resolution: int | None = Field(None, ge=3, le=8)
+    ladder: tuple[dict[str, Any], ...] = ()
+    where: tuple[dict[str, Any], ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
+    early_stopping: EarlyStopping = EarlyStopping()
+    resources: dict[str, Runtime] = {}
+    budget: Budget | None = None
+    tracking: Tracking | None = None
+    storage: str = "./sweeps"
+    promote: dict[str, Any] | None = None
+
+
+# ------------------------------------------------------------------------------------------------ what the file means
+
+
+@dataclass(frozen=True)
+class Factor:
+    name: str
+    baseline: str
+    levels: Mapping[str, Patch]
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The configuration paths that some level decides. A level that names a ``kind`` decides the whole section."""
+        return frozenset(path.removesuffix(".kind") for changes in self.levels.values() for path in leaves(changes))
+
+    @property
+    def stage(self) -> Stage:
+        return "eval" if all(path.startswith("evaluation.") for path in self.paths) else "train"
+
+
+class Rule(NamedTuple):
+    """One entry of ``where``: where ``given`` holds, ``wanted`` must hold too (None: must not hold at all)."""
+
+    given: Mapping[str, frozenset[str]]
+    wanted: Mapping[str, frozenset[str]] | None
+
+    def allows(self, levels: Mapping[str, str]) -> bool:
+        if not holds(self.given, levels):
+            return True
+        return self.wanted is not None and holds(self.wanted, levels)
+
+
+class Step(NamedTuple):
+    """A named cell of the ladder and the step it is compared with (None: the first)."""
+
+    step: str
+    levels: Levels
+    versus: str | None
+
+
+class Promote(NamedTuple):
+    """Which cells to run anew, and where, once a factor is found to matter."""
+
+    when: str
+    source: Levels
+    target: Levels
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A grid file that is known to be sound. ``tree`` is the file as resolved, with overrides and absolute paths."""
+
+    source: Path
+    tree: Mapping[str, Any]
+    base: Mapping[str, Any]
+    name: str
+    question: str
+    factors: Mapping[str, Factor]
+    design: str
+    resolution: int | None
+    ladder: tuple[Step, ...]
+    where: tuple[Rule, ...]
+    seeds: tuple[int, ...]
+    early_stopping: EarlyStopping
+    resources: Mapping[str, Runtime]
+    budget: Budget | None
+    tracking: Tracking | None
+    storage: str
+    promote: Promote | None
+
+    @property
+    def baseline(self) -> Levels:
+        return {name: factor.baseline for name, factor in self.factors.items()}
+
+    @cached_property
+    def fraction(self) -> Fraction | None:
+        """The generators and aliases of a fractional design."""
+        return fraction(tuple(self.factors), self.resolution or 4) if self.design == "fractional" else None
+
+    def resolve(self, levels: Mapping[str, str]) -> dict[str, Any]:
+        """Return the configuration tree of a cell, not yet validated."""
+        tree = dict(self.base)
+        for name, level in levels.items():
+            tree = patch(tree, self.factors[name].levels[level])
+        return tree
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One level for every factor, and the configuration they resolve to (with the seed of the first block)."""
+
+    levels: Levels
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return cell_name(self.levels)
+
+
+def cell_name(levels: Mapping[str, str]) -> str:
+    """Return e.g. ``text=caption rolloff=on``."""
+    return " ".join(f"{factor}={level}" for factor, level in levels.items())
+
+
+def holds(condition: Mapping[str, frozenset[str]], levels: Mapping[str, str]) -> bool:
+    """Return whether every factor named in ``condition`` stands at one of its levels."""
+    return all(levels[factor] in wanted for factor, wanted in condition.items())
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a file shipped in search_spaces/, beside the package or inside it. Raises ConfigError."""
+    package = Path(__file__).parent
+    folders = (package.parent / "search_spaces", package / "search_spaces")
+    for folder in folders:
+        for candidate in (folder / name, folder / f"{name}.yaml"):
+            if Path(name).name == name and candidate.is_file():
+                return candidate
+    known = {path.name for folder in folders for path in folder.glob("*.yaml")}
+    raise ConfigError(f"{name}: no such file, and none of that name is shipped{did_you_mean(name, known)}")
+
+
+def find_grid(name: str) -> Path:
+    """Return the grid file a user means: a path, or the name of a shipped one. Raises ConfigError."""
+    path = Path(name)
+    return path if path.exists() or path.name != name else shipped(name)
+
+
+def read_space(
+    path: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    storage: str | None = None,
+) -> SearchSpace:
+    """Return the grid in ``path``. Raises ConfigError with one line per fault, all of them at once.
+
+    ``settings`` are dotted paths of the grid or of the base configuration that replace what the files say.
+    """
+    tree = _with_settings(read_yaml(path), settings or {}, path)
+    if seeds is not None:
+        tree["seeds"] = list(seeds)
+    if storage is not None:
+        tree["storage"] = storage
+    faults = _Faults(str(path))
+    grid = faults.collect(lambda: parse(GridFile, tree, str(path)))
+    factors = _read_factors(tree.get("factors"), path.parent, faults)
+    base = _read_base(tree, settings or {}, path, faults)
+    _check_overlap(factors, settings or {}, faults)
+    if grid is not None:
+        _check_typed(grid, factors, faults)
+        ladder = _read_ladder(grid.ladder, factors, faults)
+        where = tuple(
+            rule for i, entry in enumerate(grid.where) if (rule := _read_rule(entry, factors, f"where.{i}", faults))
+        )
+        promote = _read_promote(grid.promote, factors, faults) if grid.promote is not None else None
+    faults.raise_all()
+    if grid is None or base is None:
+        raise AssertionError("a fault was found but not raised")
+    return SearchSpace(
+        source=path,
+        tree=tree,
+        base=base,
+        name=grid.name,
+        question=grid.question,
+        factors=factors,
+        design=grid.design,
+        resolution=grid.resolution,
+        ladder=ladder,
+        where=where,
+        seeds=grid.seeds,
+        early_stopping=grid.early_stopping,
+        resources=grid.resources,
+        budget=grid.budget,
+        tracking=grid.tracking,
+        storage=grid.storage,
+        promote=promote,
+    )
+
+
+class _Faults:
+    """Lines of what is wrong, gathered so that a user mends them in one go."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: list[str] = []
+
+    def add(self, fault: str) -> None:
+        self.lines.append(f"{self.source}: {fault}")
+
+    def collect(self, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except ConfigError as error:
+            self.lines.extend(str(error).splitlines())
+            return None
+
+    def raise_all(self) -> None:
+        if self.lines:
+            raise ConfigError("\n".join(dict.fromkeys(self.lines)))
+
+
+def _with_settings(tree: dict[str, Any], settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the grid's tree with the settings that are keys of the grid, and the design in its plain form."""
+    design = tree.get("design")
+    if isinstance(design, Mapping) and list(design) == ["fractional"]:
+        inner = design["fractional"] or {}
+        tree = {**tree, "design": "fractional", **(inner if isinstance(inner, Mapping) else {"resolution": inner})}
+    grid_keys, config_keys = set(GridFile.model_fields), set(Config.model_fields)
+    for key, value in settings.items():
+        first = key.split(".")[0]
+        if key == "seed":
+            raise ConfigError("--set seed: the grid's seeds decide it; use --seeds")
+        if first not in grid_keys | config_keys:
+            raise ConfigError(f"--set {key}: unknown key {first!r}{did_you_mean(first, grid_keys | config_keys)}")
+        if first in grid_keys:
+            if first == "data" and isinstance(value, str):
+                value = value if value == SHIPPED_RECORDINGS else str(Path(value).resolve())
+            tree = patch(tree, {key: value})
+    return dict(tree)
+
+
+def _read_base(
+    grid: Mapping[str, Any], settings: Mapping[str, Any], path: Path, faults: _Faults
+) -> Mapping[str, Any] | None:
+    """Return the base configuration's tree with the grid's data, the settings and absolute paths; checked alone."""
+    name = grid.get("base")
+    if not isinstance(name, str) or not name:
+        return None
+    beside = path.parent / name
+    file = beside if beside.exists() or Path(name).name != name else faults.collect(lambda: shipped(name))
+    tree = faults.collect(lambda: read_yaml(file)) if file else None
+    if file is None or tree is None:
+        return None
+    tree = _absolute(tree, file.parent)
+    if isinstance(grid.get("data"), Mapping):
+        tree = {**tree, **_absolute({"data": grid["data"]}, path.parent)}
+    if "data" not in tree:
+        faults.add(
+            f"data is missing; add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"
+        )
+        return None
+    chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GridFile.model_fields}
+    tree = patch(tree, _absolute(chosen, Path.cwd()))
+    source = " with ".join([str(file), *(f"--set {key}={level_name(value)}" for key, value in chosen.items())])
+    faults.collect(lambda: parse(Config, tree, source))
+    return tree
+
+
+def _absolute(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Return ``tree`` with the paths in it made absolute, as every process of a sweep has its own working directory."""
+    return {
+        key: _absolute(value, folder, f"{prefix}{key}.")
+        if isinstance(value, Mapping)
+        else _located(prefix + key, value, folder)
+        for key, value in tree.items()
+    }
+
+
+def _located(key: str, value: Any, folder: Path) -> Any:
+    if key not in (*DATA_KEYS, *FILE_KEYS) or not isinstance(value, str) or not value:
+        return value
+    if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
+        return str(shipped_recordings())
+    if key == FILE_KEYS[2] and not (folder / value).exists():
+        return value  # the name of a published model
+    return str((folder / value).resolve())
+
+
+def shipped_recordings() -> Path:
+    """Return the manifest of the recordings that come with sagasr."""
+    import sagasr
+
+    return Path(sagasr.__file__).parent / "recordings" / "manifest.csv"
+
+
+# ------------------------------------------------------------------------------------- reading what speaks of levels
+
+
+def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]:
+    """Return the factors of a grid file that can be understood; what cannot is added to ``faults``."""
+    found: dict[str, Factor] = {}
+    for name, entry in tree.items() if isinstance(tree, Mapping) else ():
+        name = str(name)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+            faults.add(
+                f"factors.{name}: a factor's name has letters, digits and _ only, and does not begin with a digit"
+            )
+        elif name in RESERVED:
+            faults.add(f"factors.{name}: that is a column of the results tables; choose another name")
+        elif isinstance(entry, Mapping):
+            factor = _own_factor(name, entry, folder, faults)
+            if factor:
+                found[name] = factor
+        elif isinstance(entry, list):
+            factor = _standard_factor(name, entry, faults)
+            if factor:
+                found[name] = factor
+        else:
+            faults.add(f"factors.{name}: expected a list of levels, or 'baseline:' and 'levels:' (found {entry!r})")
+    return found
+
+
+def _standard_factor(name: str, entry: list[Any], faults: _Faults) -> Factor | None:
+    if name not in STANDARD:
+        faults.add(
+            f"factors.{name}: not a standard factor{did_you_mean(name, STANDARD)} "
+            f"(a factor of your own needs 'baseline:' and 'levels:')"
+        )
+        return None
+    if not entry:
+        faults.add(f"factors.{name} is empty; list at least two levels, or remove it")
+        return None
+    standard, levels = STANDARD[name], {}
+    for level in map(level_name, entry):
+        changes = standard.levels.get(level) or standard.other(level)
+        if changes is None:
+            hint = f" ({standard.hint})" if standard.hint else ""
+            faults.add(f"factors.{name}: unknown level {level!r}{did_you_mean(level, standard.levels)}{hint}")
+        elif level in levels:
+            faults.add(f"factors.{name}: level {level!r} is listed twice; remove one")
+        else:
+            levels[level] = changes
+    if not levels:
+        return None
+    return Factor(name, standard.baseline if standard.baseline in levels else next(iter(levels)), levels)
+
+
+def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faults) -> Factor | None:
+    for key in entry:
+        if key not in ("baseline", "levels"):
+            faults.add(f"factors.{name}: unknown key {key!r}{did_you_mean(key, ('baseline', 'levels'))}")
+    given = entry.get("levels")
+    if not isinstance(given, Mapping) or not given:
+        faults.add(f"factors.{name} is empty; give 'levels:' with at least two levels, each with what it changes")
+        return None
+    levels: dict[str, Patch] = {}
+    for key, changes in given.items():
+        level = level_name(key)
+        if not level.strip() or re.search(r"[,=\x00-\x1f\x7f]", level) or len(level) > 60:
+            faults.add(f"factors.{name}: level {level!r} must be 1 to 60 characters without ',' and '='")
+        elif level in levels:
+            faults.add(f"factors.{name}: level {level!r} is listed twice; remove one")
+        elif isinstance(changes, Mapping):
+            levels[level] = _absolute(changes, folder)
+        else:
+            faults.add(
+                f"factors.{name}.levels.{level}: expected 'path: value' lines, or {{}} (found {changes!r})"
+            )
+    if "baseline" not in entry:
+        faults.add(f"factors.{name}.baseline is missing; name one of: {', '.join(levels)}")
+        return None
+    baseline = level_name(entry["baseline"])
+    if baseline not in levels:
+        faults.add(f"factors.{name}.baseline: unknown level {baseline!r}{did_you_mean(baseline, levels)}")
+        return None
+    if "seed" in (first.split(".")[0] for changes in levels.values() for first in changes):
+        faults.add(f"factors.{name}: the seed is not a factor; list it in 'seeds'")
+    return Factor(name, baseline, levels)
+
+
+def _check_overlap(factors: Mapping[str, Factor], settings: Mapping[str, Any], faults: _Faults) -> None:
+    """Two factors on one path would overwrite each other, and so would a setting that a factor decides."""
+    seen: list[tuple[str, str]] = []
+    for name, factor in factors.items():
+        for path in sorted(factor.paths):
+            for other, taken in seen:
+                if other != name and _nested(path, taken):
+                    faults.add(
+                        f"factors.{name} and factors.{other} both change {min(path, taken, key=len)}; join the two"
+                    )
+            seen.append((name, path))
+    for key in settings:
+        for name in {name for name, path in seen if _nested(key, path)}:
+            faults.lines.append(f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'")
+
+
+def _nested(path: str, other: str) -> bool:
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+
+
+def _check_typed(grid: GridFile, factors: Mapping[str, Factor], faults: _Faults) -> None:
+    if len(set(grid.seeds)) < len(grid.seeds):
+        faults.add(f"seeds: {list(grid.seeds)} names a seed twice; remove one")
+    sizes = set(SIZES) | set(factors["size"].levels if "size" in factors else ()) | {"default"}
+    for size in grid.resources:
+        if size not in sizes:
+            faults.add(f"resources: unknown size {size!r}{did_you_mean(size, sizes)}")
+    metric = grid.early_stopping.metric
+    if metric.removeprefix("val/") not in METRICS or not metric.startswith("val/"):
+        faults.add(
+            f"early_stopping.metric: unknown metric {metric!r}{did_you_mean(metric, [f'val/{m}' for m in METRICS])}"
+        )
+    if grid.design == "ladder":
+        if not grid.ladder:
+            faults.add("ladder is missing; 'design: ladder' needs its steps")
+        if grid.where:
+            faults.add("where has no effect with 'design: ladder'; remove it")
+    if grid.design == "fractional":
+        for name, factor in factors.items():
+            if len(factor.levels) != 2:
+                faults.add(
+                    f"factors.{name} has {len(factor.levels)} levels; a fractional design needs two for every factor"
+                )
+        if len(factors) > 16:
+            faults.add(f"{len(factors)} factors are more than the 16 a fractional design can have")
+    elif grid.resolution is not None:
+        faults.add(f"resolution has no effect with 'design: {grid.design}'; remove it, or choose 'design: fractional'")
+
+
+def _read_levels(given: Mapping[str, Any], factors: Mapping[str, Factor], where: str, faults: _Faults) -> Levels:
+    """Return the known ``factor: level`` pairs of ``given``."""
+    found: Levels = {}
+    for name, value in given.items():
+        level = level_name(value)
+        if name not in factors:
+            faults.add(f"{where}: unknown factor {name!r}{did_you_mean(name, factors)}")
+        elif level not in factors[name].levels:
+            faults.add(f"{where}: factor {name!r} has no level {level!r}{did_you_mean(level, factors[name].levels)}")
+        else:
+            found[name] = level
+    return found
+
+
+def _read_ladder(
+    entries: Sequence[Mapping[str, Any]], factors: Mapping[str, Factor], faults: _Faults
+) -> tuple[Step, ...]:
+    baseline = {name: factor.baseline for name, factor in factors.items()}
+    steps: dict[str, Step] = {}
+    for position, entry in enumerate(entries):
+        here = f"ladder.{position}"
+        if "step" not in entry:
+            faults.add(f'{here}: step is missing; name it, e.g. step: "{position}"')
+            continue
+        step = level_name(entry["step"])
+        given = {key: value for key, value in entry.items() if key not in ("step", "versus")}
+        levels = baseline | _read_levels(given, factors, f"{here} (step {step})", faults)
+        versus = level_name(entry["versus"]) if "versus" in entry else next(reversed(steps), None)
+        if step in steps:
+            faults.add(f"{here}: step {step!r} is named twice; rename one")
+        elif versus is not None and versus not in steps:
+            faults.add(f"{here} (step {step}): versus names no earlier step {versus!r}{did_you_mean(versus, steps)}")
+        elif versus is not None and steps[versus].levels == levels:
+            faults.add(f"{here}: step {step!r} changes nothing against step {versus!r}; both are {cell_name(levels)}")
+        steps.setdefault(step, Step(step, levels, versus))
+    return tuple(steps.values())
+
+
+def _read_rule(entry: Mapping[str, Any], factors: Mapping[str, Factor], here: str, faults: _Faults) -> Rule | None:
+    keys = set(entry)
+    if keys not in ({"if", "then"}, {"not"}) or not all(isinstance(entry[key], Mapping) and entry[key] for key in keys):
+        faults.add(f"{here}: expected {{if: {{FACTOR: LEVEL}}, then: {{FACTOR: LEVEL}}}} or {{not: {{FACTOR: LEVEL}}}}")
+        return None
+    given = _read_condition(entry["if" if "if" in entry else "not"], factors, here, faults)
+    wanted = _read_condition(entry["then"], factors, here, faults) if "then" in entry else None
+    return Rule(given, wanted)
+
+
+def _read_condition(
+    given: Mapping[str, Any], factors: Mapping[str, Factor], here: str, faults: _Faults
+) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for name, value in given.items():
+        for level in value if isinstance(value, list) else [value]:
+            for factor, known in _read_levels({name: level}, factors, here, faults).items():
+                found.setdefault(factor, set()).add(known)
+    return {name: frozenset(levels) for name, levels in found.items()}
+
+
+def _read_promote(entry: Mapping[str, Any], factors: Mapping[str, Factor], faults: _Faults) -> Promote | None:
+    example = "promote: {when: improves, from: {size: small}, to: {size: full}}"
+    keys = ("when", "from", "to")
+    if set(entry) != set(keys) or not all(isinstance(entry[key], Mapping) and entry[key] for key in keys[1:]):
+        faults.add(f"promote: expected when, from and to, as in '{example}'")
+        return None
+    if entry["when"] != "improves":
+        faults.add(f"promote.when: unknown word {entry['when']!r}; known: improves")
+    source = _read_levels(entry["from"], factors, "promote.from", faults)
+    target = _read_levels(entry["to"], factors, "promote.to", faults)
+    if set(entry["from"]) != set(entry["to"]) or source == target:
+        faults.add(f"promote: from and to must name the same factors at different levels, as in '{example}'")
+    return Promote(str(entry["when"]), source, target)
+
+
+def parse_only(texts: Sequence[str], factors: Mapping[str, Factor]) -> tuple[Mapping[str, frozenset[str]], ...]:
+    """Return the conditions of ``--only``: a comma means and, several texts mean or. Raises ConfigError."""
+    faults = _Faults("--only")
+    conditions = []
+    for text in texts:
+        given: dict[str, Any] = {}
+        for part in text.replace(" ", ",").split(","):
+            name, equals, level = part.partition("=")
+            if part and not equals:
+                faults.add(f"expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {part!r})")
+            elif part:
+                given.setdefault(name.strip(), []).append(level.strip())
+        conditions.append(_read_condition(given, factors, text, faults))
+    faults.raise_all()
+    return tuple(conditions)
+
+
+# ---------------------------------------------------------------------------------------------------------- expansion
+
+
+def expand(space: SearchSpace) -> tuple[Cell, ...]:
+    """Return the cells of a grid, each once: the design's, then the ladder's. Raises ConfigError naming the faulty."""
+    faults = _Faults(str(space.source))
+    _check_levels(space, faults)
+    chosen = {cell_name(levels): levels for levels in _design(space, faults)}
+    chosen |= {cell_name(step.levels): step.levels for step in space.ladder}
+    if not chosen:
+        faults.add("where leaves no cell; relax one of its rules")
+    if len(chosen) > MAX_CELLS:
+        faults.add(f"{len(chosen)} cells are more than {MAX_CELLS}; use fewer levels, 'where', or another design")
+    faults.raise_all()
+    cells = []
+    failed: dict[str, list[Levels]] = {}
+    for levels in chosen.values():
+        try:
+            cells.append(Cell(levels, parse(Config, space.resolve(levels) | {"seed": space.seeds[0]}, "")))
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                failed.setdefault(line.removeprefix(": "), []).append(levels)
+    for fault, where in failed.items():
+        faults.add(f"{_blame(space, chosen.values(), where)}: {fault}")
+    faults.raise_all()
+    return tuple(cells)
+
+
+def _design(space: SearchSpace, faults: _Faults) -> Iterator[Levels]:
+    """Yield the cells of the design that ``where`` allows; the first factor changes slowest."""
+    names, all_levels = list(space.factors), [list(factor.levels) for factor in space.factors.values()]
+    match space.design:
+        case "full":
+            count = 1
+            for levels in all_levels:
+                count *= len(levels)
+            if count > MAX_PRODUCT:
+                faults.add(f"the full design has {count} cells; use fewer levels or 'design: one-at-a-time'")
+                return
+            cells: Iterator[Levels] = (dict(zip(names, levels, strict=True)) for levels in product(*all_levels))
+        case "one-at-a-time":
+            changes = [{}, *({name: level} for name in names for level in space.factors[name].levels)]
+            cells = (space.baseline | change for change in changes)
+        case "fractional":
+            if space.fraction is None:
+                raise AssertionError("a fractional design has a fraction")
+            pairs = [
+                (f.baseline, next(level for level in f.levels if level != f.baseline)) for f in space.factors.values()
+            ]
+            cells = (
+                {name: pair[bit] for name, pair, bit in zip(names, pairs, bits, strict=True)}
+                for bits in space.fraction.cells()
+            )
+        case _:
+            cells = iter(())
+    yield from (levels for levels in cells if all(rule.allows(levels) for rule in space.where))
+
+
+def _check_levels(space: SearchSpace, faults: _Faults) -> None:
+    """A level that resolves to the configuration of another of its factor would be a question without an answer."""
+    for name, factor in space.factors.items():
+        seen: dict[Config, str] = {}
+        for level in (factor.baseline, *(level for level in factor.levels if level != factor.baseline)):
+            try:
+                config = parse(Config, space.resolve(space.baseline | {name: level}), "")
+            except ConfigError:
+                continue  # the cells that have it will say so
+            other = seen.setdefault(config, level)
+            if other == level:
+                continue
+            role = f"baseline {other!r}" if other == factor.baseline else f"level {other!r}"
+            faults.add(f"factors.{name}: level {level!r} changes nothing against {role}; remove it or give it a patch")
+
+
+def _blame(space: SearchSpace, cells: Any, failed: Sequence[Levels]) -> str:
+    """Return what to name for a fault of several cells: the one level they share and others lack, or the cells."""
+    cells = list(cells)
+    more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    shown = f"cell '{cell_name(failed[0])}'{more}"
+    for name, factor in space.factors.items():
+        for level in factor.levels:
+            if len(factor.levels) > 1 and failed == [levels for levels in cells if levels[name] == level]:
+                return f"factors.{name}.levels.{level} ({shown})"
+    return shown
