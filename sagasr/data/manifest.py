@@ -1,0 +1,311 @@
+"""Manifests: which recordings there are, what is said of them, which of them train and which are scored.
+
+CSV, Parquet or JSON lines with the columns ``path`` (relative to the manifest), and optionally ``text`` (transcript or
+caption), ``caption`` and ``transcript`` (where both are known), ``split``, ``domain``, ``licence``, ``sha256``; others
+are kept. All faults of a manifest are reported at once, each with its line. Loads without torch.
+"""
+
+import csv
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
+
+from sagasr.errors import ConfigError, DataError, did_you_mean
+from sagasr.fingerprint import file_sha256, fingerprint
+
+Split = Literal["train", "val"]
+Source = Literal["off", "transcript", "caption"]
+
+SPLITS = ("train", "val", "test")
+KNOWN = ("path", "text", "caption", "transcript", "split", "domain", "licence", "sha256")
+NO_DOMAIN = "unknown"  # of rows without one
+MAX_TEXT = 10_000  # characters; no caption is longer, a mis-quoted file easily is
+MAX_PATH = 1_024
+MAX_FAULTS = 100  # lines shown; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recording. ``path`` is as written, ``file`` where it lies; texts are "" where there is none."""
+
+    line: int
+    path: str
+    file: Path
+    caption: str = ""
+    transcript: str = ""
+    split: str = ""
+    domain: str = NO_DOMAIN
+    licence: str = ""
+    sha256: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, source: Source) -> str:
+        """Return what a model with this text source is told."""
+        return {"off": "", "caption": self.caption, "transcript": self.transcript}[source]
+
+
+def read_manifest(path: Path) -> tuple[Row, ...]:
+    """Return all rows. Raises ConfigError listing every fault with its line."""
+    readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}")
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; data.train and data.val name manifests")
+    faults: list[str] = []
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+
+    def report(line: int | None, fault: str) -> None:
+        faults.append(f"{path}: {fault}" if line is None else f"{path}: line {line}: {fault}")
+
+    for line, record in reader(path, report):
+        row = _row(path, line, record, report)
+        if row is None:
+            continue
+        same = posixpath.normpath(row.path)
+        if same in lines:
+            report(line, f"path {_shown(row.path)} stands in line {lines[same]} already; remove one of the two")
+        lines.setdefault(same, line)
+        rows.append(row)
+    if not faults and not rows:
+        report(None, "holds no rows; list at least one recording")
+    if faults:
+        more = [f"{path}: … and {len(faults) - MAX_FAULTS} faults more"] if len(faults) > MAX_FAULTS else []
+        raise ConfigError("\n".join(faults[:MAX_FAULTS] + more))
+    return tuple(rows)
+
+
+def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
+    """Return the rows of one split; all rows where the manifest has no ``split`` column. Raises ConfigError."""
+    rows = read_manifest(path)
+    chosen = tuple(row for row in rows if row.split in (split, ""))
+    if not chosen:
+        found = ", ".join(sorted({row.split for row in rows}))
+        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); mark some, or name another manifest as data.{split}")
+    return chosen
+
+
+def problems_of(rows: Iterable[Row]) -> list[str]:
+    """Return one line per recording that is missing or has no readable header, in the order of the rows.
+
+    Quick enough for planning: contents are checked when they are encoded.
+    """
+    with ThreadPoolExecutor() as pool:
+        return [problem for problem in pool.map(_header_problem, rows) if problem]
+
+
+def content_hashes(rows: Iterable[Row]) -> list[str]:
+    """Return the sha256 of each recording's file, in the order of the rows.
+
+    Raises DataError naming every file that cannot be read, or that is not what the manifest's ``sha256`` says.
+    """
+    rows = list(rows)
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(_hash_or_problem, rows))
+    problems = [problem for _, problem in found if problem]
+    if problems:
+        raise DataError("\n".join(problems))
+    return [digest for digest, _ in found]
+
+
+def manifest_fingerprint(rows: Iterable[Row]) -> str:
+    """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
+    rows = list(rows)
+    return fingerprint(
+        sorted([digest, row.caption, row.transcript, row.domain] for row, digest in zip(rows, content_hashes(rows), strict=True))
+    )
+
+
+Report = Callable[[int | None, str], None]
+Record = Mapping[str, str]
+
+
+def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = next(reader, [])
+            if not _header_is_good(header, report):
+                return
+            start = reader.line_num + 1
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not any(cells):
+                    continue
+                if len(cells) != len(header):
+                    report(line, f"{len(cells)} columns where the header has {len(header)}; quote texts that hold commas")
+                    continue
+                yield line, dict(zip(header, cells, strict=True))
+    except UnicodeDecodeError as error:
+        report(None, f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
+    except csv.Error as error:
+        report(reader.line_num, f"not valid CSV ({error}); is a quotation mark unclosed?")
+
+
+def _header_is_good(header: list[str], report: Report) -> bool:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        report(1, f"column {_shown(twice[0])} stands twice; remove or rename one")
+    if "path" not in header:
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+            hint = "; separate columns by commas"
+        else:
+            hint = did_you_mean("path", (name[:80] for name in header[:20])).replace("did you mean", "rename")
+        report(1, f"no column 'path'{hint}")
+    return not twice and "path" in header
+
+
+def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
+        return
+    if not _header_is_good(table.column_names, report):
+        return
+    for line, record in enumerate(table.to_pylist(), start=1):
+        yield line, {name: _as_text(value) for name, value in record.items()}
+
+
+def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
+    with path.open("rb") as handle:
+        for line, raw in enumerate(handle, start=1):
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+            except (ValueError, RecursionError) as error:
+                report(line, f"not valid JSON ({str(error)[:200]})")
+                continue
+            if not isinstance(record, dict):
+                report(line, f"expected one object such as {{\"path\": …}}, found {type(record).__name__}")
+            elif "path" not in record:
+                report(line, f"no key 'path'{did_you_mean('path', record).replace('did you mean', 'rename')}")
+            else:
+                yield line, {name: _as_text(value) for name, value in record.items()}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key stands twice")
+    return record
+
+
+def _as_text(value: Any) -> str:
+    """Return a cell of a typed format as CSV would hold it."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | None:
+    """Return the record as a Row, or None after reporting all that is wrong with it."""
+    faults: list[str] = []
+    cells = {name: record.get(name, "").strip() for name in KNOWN}
+    path = cells["path"]
+    faults += _path_faults(path)
+    for name in ("text", "caption", "transcript", "domain", "licence"):
+        if len(cells[name]) > MAX_TEXT:
+            faults.append(f"{name} is {len(cells[name]):,} characters long, at most {MAX_TEXT:,}; is a quotation mark unclosed?")
+        elif _has_control_characters(cells[name]):
+            faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
+    if "split" in record and cells["split"] not in SPLITS:
+        faults.append(f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], SPLITS)}")
+    if cells["domain"] == "all":
+        faults.append("domain 'all' means all domains together in the results; choose another word")
+    if cells["sha256"] and not (len(cells["sha256"]) == 64 and set(cells["sha256"].lower()) <= set("0123456789abcdef")):
+        faults.append(f"sha256 {_shown(cells['sha256'])} is not 64 hexadecimal digits")
+    for fault in faults:
+        report(line, fault)
+    if faults:
+        return None
+    return Row(
+        line=line,
+        path=path,
+        file=manifest.parent / path,
+        caption=_one_line(cells["caption"] if "caption" in record else cells["text"]),
+        transcript=_one_line(cells["transcript"] if "transcript" in record else cells["text"]),
+        split=cells["split"],
+        domain=cells["domain"] or NO_DOMAIN,
+        licence=cells["licence"],
+        sha256=cells["sha256"].lower(),
+        extra={name: value for name, value in record.items() if name not in KNOWN},
+    )
+
+
+def _path_faults(path: str) -> list[str]:
+    """Return why a path does not name a file below the manifest's folder."""
+    if not path:
+        return ["path is empty"]
+    if len(path) > MAX_PATH:
+        return [f"path is {len(path):,} characters long; is a quotation mark unclosed?"]
+    if _has_control_characters(path) or "\n" in path or "\r" in path:
+        return [f"path {_shown(path)} holds control characters"]
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or PureWindowsPath(path).drive:
+        return [f"path {_shown(path)} is absolute; write it relative to the manifest, so that the data can move"]
+    if "\\" in path:
+        return [f"path {_shown(path)} holds a backslash; separate folders by /"]
+    if ".." in PurePosixPath(path).parts:
+        return [f"path {_shown(path)} leaves the manifest's folder; move the manifest above all recordings"]
+    return []
+
+
+def _has_control_characters(text: str) -> bool:
+    """Whether a text holds what no file name or caption does: NUL, escape codes, lone surrogates. Line ends are fine."""
+    return any((mark < " " and mark not in "\t\r\n") or mark == "\x7f" or "\ud800" <= mark <= "\udfff" for mark in text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shown(text: str) -> str:
+    """Return a value quoted for one line of a terminal."""
+    return ascii(text if len(text) <= 80 else text[:77] + "…") if _has_control_characters(text) else repr(text[:80])
+
+
+def _header_problem(row: Row) -> str | None:
+    import soundfile
+
+    try:
+        if row.file.stat().st_size == 0:
+            return f"{row.file}: the file is empty"
+        if soundfile.info(row.file).frames <= 0:
+            return f"{row.file}: holds no samples"
+    except FileNotFoundError:
+        return f"{row.file}: no such file (named in line {row.line} of the manifest)"
+    except OSError as error:
+        return f"{row.file}: cannot be read ({error.strerror or error})"
+    except (soundfile.SoundFileError, TypeError) as error:
+        return f"{row.file}: not readable as audio ({str(getattr(error, 'error_string', error)).strip().rstrip('.')})"
+    return None
+
+
+def _hash_or_problem(row: Row) -> tuple[str, str | None]:
+    try:
+        status = os.stat(row.file)
+        digest = _hash_of(row.file, status.st_size, status.st_mtime_ns)
+    except FileNotFoundError:
+        return "", f"{row.file}: no such file (named in line {row.line} of the manifest)"
+    except OSError as error:
+        return "", f"{row.file}: cannot be read ({error.strerror or error})"
+    if row.sha256 and digest != row.sha256:
+        return digest, f"{row.file}: is not the recording of the manifest (sha256 {digest[:12]}…, line {row.line} says {row.sha256[:12]}…)"
+    return digest, None
+
+
+@lru_cache(maxsize=None)
+def _hash_of(file: Path, size: int, changed_ns: int) -> str:
+    """Return the file's hash, computed once per process as long as its size and time of change stand."""
+    return file_sha256(file)
