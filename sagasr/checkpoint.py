@@ -1,0 +1,169 @@
+"""Checkpoints that are complete and verified, or do not exist.
+
+A checkpoint is a folder ``step-00000500`` with tensors in safetensors, everything else in JSON, and a manifest of
+hashes written last. It is staged beside its target and renamed whole; nothing in it is ever unpickled.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sagasr.errors import DataError
+from sagasr.files import read_json, write_json
+from sagasr.fingerprint import file_sha256
+
+KEEP = 2
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lets Lightning save and restore its whole state as safetensors and JSON instead of a pickle."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save(tree: Mapping[str, Any], folder: Path) -> None:
+    """Write ``tree`` (nested containers, numbers, texts, tensors) as one committed checkpoint folder.
+
+    Raises TypeError for a value that is none of these, DataError when the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
+    try:
+        tensors: dict[str, torch.Tensor] = {}
+        state = _flatten(tree, tensors)
+        save_file(tensors, staged / TENSORS)
+        write_json(staged / STATE, state)
+        hashes = {name: file_sha256(staged / name) for name in (TENSORS, STATE)}
+        _sync(staged / TENSORS)
+        write_json(staged / MANIFEST, {"files": hashes})
+        staged.chmod(0o755)
+        if folder.exists():  # left by an attempt that died after the rename: the newer one is at least as good
+            shutil.rmtree(folder)
+        staged.replace(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        if "No space left" in str(error):
+            raise DataError(f"{folder}: no space left on the disk for a checkpoint; the previous one is intact") from error
+        raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Return the tree of a committed checkpoint. Raises DataError naming the file when anything differs from its hash."""
+    if problem := problem_of(folder):
+        raise DataError(f"{folder}: {problem}")
+    tree = _unflatten(read_json(folder / STATE), load_file(folder / TENSORS))
+    assert isinstance(tree, dict)
+    return tree
+
+
+def problem_of(folder: Path) -> str | None:
+    """Return why a checkpoint folder cannot be used, or None when every byte is as written."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        for name, digest in manifest["files"].items():
+            if file_sha256(folder / name) != digest:
+                return f"{name} does not match its hash"
+    except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
+        return f"incomplete ({type(error).__name__})"
+    return None
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """Return the folder of one step's checkpoint."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step a checkpoint folder is named after."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that verifies, passing over broken ones; None when there is none.
+
+    Raises DataError when checkpoints exist and not one can be used: starting anew silently would hide the loss.
+    """
+    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    problems = []
+    for folder in found:
+        problem = problem_of(folder)
+        if problem is None:
+            return folder
+        problems.append(f"{folder.name}: {problem}")
+    if problems:
+        raise DataError(
+            f"{checkpoints}: no usable checkpoint ({'; '.join(problems)}); remove this folder to train the trial anew"
+        )
+    return None
+
+
+def prune(checkpoints: Path, keep: int = KEEP) -> None:
+    """Delete all but the newest ``keep`` checkpoints, once the newest verifies, and what dead attempts left staged."""
+    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    if found and problem_of(found[0]) is None:
+        for folder in found[keep:]:
+            shutil.rmtree(folder, ignore_errors=True)
+    for stale in checkpoints.glob(".staged-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number."""
+    if isinstance(node, torch.Tensor):
+        key = str(len(tensors))
+        tensors[key] = node.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(node, Mapping):
+        return {"items": [[_flatten(key, tensors), _flatten(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, tuple):
+        return {"tuple": [_flatten(value, tensors) for value in node]}
+    if isinstance(node, list):
+        return [_flatten(value, tensors) for value in node]
+    if node is None or isinstance(node, (bool, int, str)):
+        return node
+    if isinstance(node, float):
+        return {"float": node.hex()}  # exact, and NaN or infinity survive
+    raise TypeError(f"a checkpoint holds numbers, texts and tensors, not {type(node).__name__}")
+
+
+def _unflatten(node: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_unflatten(value, tensors) for value in node]
+    if isinstance(node, dict):
+        ((kind, value),) = node.items()
+        match kind:
+            case "tensor":
+                return tensors[value]
+            case "items":
+                return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in value}
+            case "tuple":
+                return tuple(_unflatten(item, tensors) for item in value)
+            case "float":
+                return float.fromhex(value)
+    return node
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""Scores of a model on the validation clips, for every evaluation setting asked for.
+
+A score is a function of the weights alone: clips, degradation and starting noise are frozen. Settings that differ only in
+low-frequency replacement share one sampling; those that differ only in weights share the rest.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sagasr.codec import Codec
+from sagasr.conditions import ConditionInputs
+from sagasr.config import NYQUIST, Evaluation
+from sagasr.data.draws import Validation
+from sagasr.ema import Ema
+from sagasr.flow import interpolate, velocity
+from sagasr.lfr import replace_low_band
+from sagasr.metrics import Scores, score_many
+from sagasr.model import SagaModel
+
+BATCH = 32  # clips sampled at once
+LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools
+
+
+class Prediction(NamedTuple):
+    """What a model makes of the validation clips under one setting: audio [n, C, T] and scores per clip."""
+
+    audio: Tensor
+    scores: list[Scores]
+
+
+def evaluate(
+    model: SagaModel,
+    ema: Ema,
+    codec: Codec,
+    clips: Validation,
+    variants: Mapping[str, Evaluation],
+    on_step: Callable[[], object] | None = None,
+) -> dict[str, Prediction]:
+    """Return a prediction per variant. ``on_step`` is called after each sampling step, so that a caller can show life."""
+    found: dict[str, Prediction] = {}
+    for members in _samplings(variants).values():
+        evaluation = variants[members[0]]
+        with ema.swap() if evaluation.weights == "ema" else nullcontext():
+            generated = generate(model, codec, clips, evaluation, on_step)
+        for name in members:
+            audio = replace_low_band(generated, clips.low, clips.splice_hz, variants[name].lfr)
+            found[name] = Prediction(audio, score_many(clips.references, audio))
+    return {name: found[name] for name in variants}
+
+
+def generate(
+    model: SagaModel,
+    codec: Codec,
+    clips: Validation,
+    evaluation: Evaluation,
+    on_step: Callable[[], object] | None = None,
+) -> Tensor:
+    """Return high audio [n, C, T] sampled from the clips' frozen noise, before low-frequency replacement."""
+    device = model.latent_mean.device
+    parts = []
+    for start in range(0, len(clips.names), BATCH):
+        part = slice(start, start + BATCH)
+        inputs = ConditionInputs(
+            model.prepare(clips.text[part]).to(device),
+            torch.stack([clips.rolloff_low_hz[part], target_rolloff_hz(clips, evaluation)[part]], 1).to(device),
+            clips.seconds[part].to(device),
+        )
+        latents = model.sample(
+            model.norm.apply(clips.low_latents[part].to(device)), inputs, clips.noise[part].to(device), evaluation.sampler, on_step
+        )
+        audio = codec.to(device).decode(model.norm.invert(latents), clips.low.shape[-1])
+        parts.append((audio / clips.gain[part, None, None].to(device)).cpu())
+    return torch.cat(parts)
+
+
+def target_rolloff_hz(clips: Validation, evaluation: Evaluation) -> Tensor:
+    """Return the roll-off [n] in Hz that the model is asked for."""
+    match evaluation.rolloff_target:
+        case "oracle":
+            return clips.rolloff_high_hz
+        case "estimated":
+            return clips.rolloff_estimated_hz
+        case "fixed":
+            return torch.full_like(clips.rolloff_high_hz, evaluation.rolloff_fixed * NYQUIST)
+
+
+@torch.inference_mode()
+def validation_loss(model: SagaModel, clips: Validation) -> float:
+    """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped."""
+    device = model.latent_mean.device
+    total = 0.0
+    for start in range(0, len(clips.names), BATCH):
+        part = slice(start, start + BATCH)
+        high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
+        noise = clips.noise[part].to(device)
+        inputs = ConditionInputs(
+            model.prepare(clips.text[part]).to(device),
+            torch.stack([clips.rolloff_low_hz[part], clips.rolloff_high_hz[part]], 1).to(device),
+            clips.seconds[part].to(device),
+        )
+        for moment in LOSS_TIMES:
+            t = torch.full((len(high),), moment, device=device)
+            predicted = model.velocity(interpolate(high, noise, t), t, low, inputs)
+            total += float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES)
+    return total / len(clips.names)
+
+
+def means(scores: Iterable[Scores]) -> dict[str, float]:
+    """Return each metric's mean over the clips where it is defined; metrics defined nowhere are left out."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in scores:
+        for name, value in row.items():
+            if value is not None:
+                values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _samplings(variants: Mapping[str, Evaluation]) -> dict[str, list[str]]:
+    """Return the variants' names grouped by what they share: everything but low-frequency replacement."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, evaluation in variants.items():
+        groups[evaluation.model_copy(update={"lfr": "off"}).model_dump_json()].append(name)
+    return groups

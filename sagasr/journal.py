@@ -1,0 +1,81 @@
+"""The record a training leaves beside its checkpoints: an append-only history and a small status. Loads without torch."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sagasr.config import Strict, parse
+from sagasr.files import read_json, write_json, write_text
+
+State = Literal["waiting", "running", "done", "failed", "stopped", "interrupted"]
+
+
+class Status(Strict):
+    """What a trial is doing, or how it ended. ``updated`` (seconds since 1970) is its heartbeat."""
+
+    state: State
+    reason: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    val_lsd: float | None = None
+    attempt: int = 1
+    started: float = 0.0
+    updated: float = 0.0
+    wall_seconds: float = Field(0.0, ge=0, description="training and scoring, summed over attempts")
+    gpu_seconds: float = Field(0.0, ge=0, description="wall seconds times GPUs held")
+
+
+def read_status(folder: Path) -> Status | None:
+    """Return the status of a trial folder, or None when it never started."""
+    path = folder / "status.json"
+    return parse(Status, read_json(path), str(path)) if path.exists() else None
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Replace the status of a trial folder, whole."""
+    write_json(folder / "status.json", status.model_dump(mode="json"))
+
+
+class History:
+    """``history.jsonl``: one line per record ``{"step", "time", "metrics", "variant"?}``; only ever appended to.
+
+    ``resume(step)`` drops what lies behind a checkpoint, so that a step trained twice is recorded once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "history.jsonl"
+
+    def append(self, step: int, metrics: Mapping[str, float], variant: str | None = None) -> None:
+        """Add one record and flush it; metrics that are not finite are left out, never turned into numbers."""
+        finite = {name: value for name, value in metrics.items() if value is not None and abs(value) < float("inf")}
+        record: dict[str, Any] = {"step": step, "time": round(time.time(), 3), "metrics": finite}
+        if variant is not None:
+            record["variant"] = variant
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record, allow_nan=False) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the complete records; a line cut short by a crash is not one."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8", errors="replace") as handle:
+                for line in handle:
+                    try:
+                        record = json.loads(line)
+                    except ValueError:
+                        continue
+                    if line.endswith("\n") and isinstance(record, dict):
+                        yield record
+
+    def resume(self, step: int) -> None:
+        """Keep only the records up to and including ``step``."""
+        if self.path.exists():
+            kept = [json.dumps(record) + "\n" for record in self if record["step"] <= step]
+            write_text(self.path, "".join(kept))
