@@ -7,7 +7,6 @@ not here but in ``Runtime``, which is never fingerprinted.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -324,24 +323,6 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[path] = value
     return found
-
-
-def set_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Return ``patch(tree, {path: value})``; what ``--set a.b=c`` does."""
-    return patch(tree, {path: value})
-
-
-def read_config(path: Path) -> Config:
-    """Return the configuration in a YAML file; manifest paths in it are relative to the file. Raises ConfigError."""
-    from sagasr.files import read_yaml
-
-    tree = read_yaml(path)
-    data = tree.get("data")
-    if isinstance(data, dict):
-        tree["data"] = {
-            key: str((path.parent / value).resolve()) if isinstance(value, str) else value for key, value in data.items()
-        }
-    return parse(Config, tree, str(path))
 
 
 def train_stage(config: Config) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from sagasr.evaluate import Prediction
 from sagasr.files import write_whole
 from sagasr.metrics import METRICS, Scores
 
-SUBJECTS = ("model", "untrained", "low", "shaped_noise")
 LISTENING_CLIPS = 8
 
 
@@ -72,3 +71,12 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     texts = [(name, pa.string()) for name in ("clip", "domain", "subject")]
     schema = pa.schema(texts + [(name, pa.float64()) for name in METRICS])
     write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, schema), temporary))
+
+
+def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
+    """Return the per-clip metrics of each subject: model, untrained, low and shaped_noise."""
+    found: dict[str, list[Scores]] = {}
+    for name in (variant, f"references-{variant}"):
+        for row in pq.read_table(trial / "scores" / f"{name}.parquet").to_pylist():
+            found.setdefault(row["subject"], []).append({metric: row[metric] for metric in METRICS})
+    return found
