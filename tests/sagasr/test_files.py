@@ -1,0 +1,89 @@
+"""Files are whole or absent, and YAML means what a person reads in it."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from sagasr.errors import ConfigError, DataError
+from sagasr.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text, write_whole
+from sagasr.fingerprint import fingerprint, seed_of
+
+
+def test_yaml_reads_words_and_numbers_as_a_person_does() -> None:
+    tree = parse_yaml("a: off\nb: 1e-4\nc: 0.1\nd: 12:30\ne: no\nf: 010\n", "x")
+    assert tree == {"a": "off", "b": 1e-4, "c": 0.1, "d": "12:30", "e": "no", "f": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\na: 2\n", "line 2: duplicate key"),
+        ("a:\n\t- 1\n", "line 2"),
+        ("a: [1, 2\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("[" * 1_000 + "]" * 1_000, "not valid YAML"),
+        ("\n".join(["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]), "large"),
+        ("just text", "expected 'key: value'"),
+    ],
+)
+def test_yaml_that_cannot_be_meant_is_one_line_without_traceback(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(str(path))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_or_binary_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, expected in (("none.yaml", "no such file"), ("binary.yaml", "cannot be read as text"), (".", "cannot be")):
+        with pytest.raises(ConfigError, match=expected):
+            read_yaml(tmp_path / name)
+
+
+def test_dumped_yaml_reads_back_equal() -> None:
+    tree = {"name": "off", "levels": {"100": {}, "0.1": {"a.b": 0.1}}, "list": [1, "1", True, None, 1e-5]}
+    assert parse_yaml(dump_yaml(tree), "x") == tree
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    write_json(path, {"step": 1})
+
+    def broken(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_whole(path, broken)
+    with pytest.raises(ValueError):
+        write_json(path, {"loss": math.nan})
+    assert read_json(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["status.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    def fill(temporary: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            full.write("x" * 100_000)
+
+    with pytest.raises(DataError, match="no space left"):
+        write_whole(tmp_path / "file", fill)
+
+
+def test_written_text_survives_a_round_trip(tmp_path: Path) -> None:
+    write_text(tmp_path / "deep" / "note.txt", "Füße\n")
+    assert (tmp_path / "deep" / "note.txt").read_text(encoding="utf-8") == "Füße\n"
+
+
+def test_fingerprints_depend_on_content_and_not_on_order_or_number_format() -> None:
+    assert fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": (2,), "a": 1.0})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    # Frozen: these may never change, or finished work would be run again.
+    assert fingerprint({"a": 1, "b": ["off", 0.1]}).startswith("e6ad1386fac5")
+    assert seed_of("draws", 0, 1) == 8425467556700223068
