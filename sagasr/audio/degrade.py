@@ -45,14 +45,14 @@ def draw_degradation(config: Degradation, rolloff_hz: float, seed: int) -> Draw:
 
 
 def frozen_degradation(validation: Validation, degradation: Degradation, rolloff_hz: float) -> Draw:
-    """Return the one degradation of a validation clip: the configured one, its cutoff capped and floored as in training."""
+    """Return the one degradation of a validation clip, as configured, its cutoff capped and floored as in training."""
     cap = max(degradation.rolloff_cap * rolloff_hz, degradation.cutoff_hz[0])
     cutoff_hz = float(CUTOFF_STEP_HZ * _steps(min(validation.cutoff_hz, cap)))
     return Draw(validation.filter, validation.order, cutoff_hz)
 
 
 def degrade(high: np.ndarray, draw: Draw) -> np.ndarray:
-    """Return low, float32 [C, T], of high [C, T]: same length, no delay, nothing left above the cutoff. T must exceed 63."""
+    """Return low, float32 [C, T], of high [C, T], T > 63: same length, no delay, nothing left above the cutoff."""
     filtered = signal.sosfiltfilt(_filter(draw), high, axis=-1)
     ratio = Fraction(int(2 * draw.cutoff_hz), SAMPLE_RATE)
     down = signal.resample_poly(filtered, ratio.numerator, ratio.denominator, axis=-1)

@@ -3,15 +3,16 @@
 A recording is used whole and as it was meant, or refused with one line that names it. Decoders are more lenient: they
 read a WAV or OGG file cut in half as a shorter recording, without a word. What is refused: files that are missing,
 empty, not audio, broken or cut off, that hold NaN, infinite or absurdly large samples, more than two channels, more
-than an hour, less than one analysis window, or a sample rate outside 4 to 384 kHz. Silence, a constant offset, clipped
-and 8-bit recordings are read as they are.
+than an hour, less than one analysis window, a sample rate outside 4 to 384 kHz, or a format whose end cannot be
+checked. Silence, a constant offset, clipped and 8-bit recordings are read as they are. Not noticed: wrong bytes inside
+the samples of a WAV or AIFF file, which hold no checksum, and a cut MP3 file without a length in its header.
 """
 
 import io
 import math
-import struct
+import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -26,7 +27,10 @@ MAX_SECONDS = 3_600
 MAX_CHANNELS = 2
 RATES = (4_000, 384_000)  # Hz
 MAX_LEVEL = 100.0  # full scale is 1; integers stored as floats reach 32,768
-OGG_PAGE_MAX = 65_307  # bytes of the largest page
+MAX_SAMPLES = 400_000_000  # over all channels, 1.6 GB decoded; silence compresses to almost nothing
+FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3")
+
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def read_audio(path: Path, channels: int) -> np.ndarray:
@@ -64,13 +68,9 @@ def write_flac(path: Path, audio: np.ndarray) -> None:
 def _decode(path: Path) -> tuple[np.ndarray, int]:
     """Return float32 [C, T] and its rate in Hz as stored. Raises DataError."""
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty")
-        cut = _cut_off(path)
-        if cut:
-            raise DataError(f"{path}: {cut}")
+        _refuse(path, "the file is empty" if path.stat().st_size == 0 else _container_problem(path))
         with soundfile.SoundFile(path) as sound:
-            _check_header(path, sound)
+            _refuse(path, _header_problem(sound))
             samples = sound.read(dtype="float32", always_2d=True).T
             declared, rate = sound.frames, sound.samplerate
     except FileNotFoundError as error:
@@ -78,71 +78,94 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless file, known by its suffix
-        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
         raise DataError(f"{path}: not readable as audio ({reason})") from error
-    if samples.shape[1] < declared:
-        raise DataError(f"{path}: cut off; the header declares {declared:,} samples, {samples.shape[1]:,} are there")
-    _check_samples(path, samples)
+    _refuse(path, _sample_problem(samples, declared))
     return samples, rate
 
 
-def _check_header(path: Path, sound: soundfile.SoundFile) -> None:
-    """Raise DataError for what must not even be decoded, or is too short to be analysed."""
-    seconds = sound.frames / sound.samplerate
-    if sound.frames <= 0:
-        raise DataError(f"{path}: holds no samples")
-    if not RATES[0] <= sound.samplerate <= RATES[1]:
-        raise DataError(f"{path}: sampled at {sound.samplerate:,} Hz; {RATES[0]:,} to {RATES[1]:,} Hz are read")
+def _refuse(path: Path, problem: str | None) -> None:
+    if problem:
+        raise DataError(f"{path}: {problem}")
+
+
+def _header_problem(sound: soundfile.SoundFile) -> str | None:
+    """Return why a recording need not be decoded at all, or None."""
+    rate, seconds = sound.samplerate, sound.frames / sound.samplerate
+    if sound.format not in FORMATS:
+        return f"{sound.format} files are not read; convert it to FLAC or WAV"
+    if sound.frames <= 0 or sound.frames >= 2**62:  # the latter stands for an unknown length
+        return "its header declares no samples; write it again with a program that fills in the length"
+    if not RATES[0] <= rate <= RATES[1]:
+        return f"sampled at {rate:,} Hz; {RATES[0]:,} to {RATES[1]:,} Hz are read"
     if sound.channels > MAX_CHANNELS:
-        raise DataError(f"{path}: {sound.channels} channels; mono or stereo is read, so mix it down first")
-    if seconds > MAX_SECONDS:
-        raise DataError(f"{path}: declares {seconds / 3600:,.1f} hours; split it into parts of at most one hour")
+        return f"{sound.channels} channels; mono or stereo is read, so mix it down first"
+    if seconds > MAX_SECONDS or sound.frames * sound.channels > MAX_SAMPLES:
+        return f"{seconds / 60:,.0f} minutes at {rate:,} Hz is too long; split it into parts"
     if seconds * SAMPLE_RATE < MIN_SAMPLES:
-        raise DataError(f"{path}: {1000 * seconds:.1f} ms long; at least {1000 * MIN_SAMPLES / SAMPLE_RATE:.1f} ms needed")
-
-
-def _check_samples(path: Path, samples: np.ndarray) -> None:
-    peak = float(np.abs(samples).max())
-    if not math.isfinite(peak):
-        raise DataError(f"{path}: holds {np.count_nonzero(~np.isfinite(samples)):,} NaN or infinite samples")
-    if peak > MAX_LEVEL:
-        raise DataError(f"{path}: samples reach {peak:g} where full scale is 1; were integers stored as floats?")
-
-
-def _cut_off(path: Path) -> str | None:
-    """Return why a container says that its end is missing, for those whose decoder would not notice, or None."""
-    with path.open("rb") as handle:
-        size = path.stat().st_size
-        head = handle.read(12)
-        if head[:4] in (b"RIFF", b"RF64", b"FORM"):
-            declared = _declared_bytes(handle, ">" if head[:4] == b"FORM" else "<")
-            if declared is not None and declared > (present := max(size - handle.tell(), 0)):
-                return f"cut off; the header declares {declared:,} bytes of audio, {present:,} are there"
-        if head[:4] == b"OggS":
-            handle.seek(max(size - OGG_PAGE_MAX, 0))
-            tail = handle.read()
-            if not _ends_ogg_stream(tail[max(tail.rfind(b"OggS"), 0) :]):
-                return "cut off; it does not end with the last page of an Ogg stream"
+        return f"{1000 * seconds:.1f} ms long; at least {1000 * MIN_SAMPLES / SAMPLE_RATE:.1f} ms are needed"
     return None
 
 
-def _declared_bytes(handle: BinaryIO, order: str) -> int | None:
-    """Return the size that a WAV or AIFF file gives its samples, the handle standing at the first of them; None if absent."""
+def _sample_problem(samples: np.ndarray, declared: int) -> str | None:
+    """Return why decoded samples [C, T] cannot be used, or None."""
+    present = samples.shape[1]
+    if present < declared:
+        return f"cut off; its header declares {declared:,} samples, {present:,} are there"
+    peak = float(np.abs(samples).max())
+    if not math.isfinite(peak):
+        return f"holds {np.count_nonzero(~np.isfinite(samples)):,} NaN or infinite samples"
+    if peak > MAX_LEVEL:
+        return f"samples reach {peak:g} where full scale is 1; were integers stored as floats?"
+    return None
+
+
+def _container_problem(path: Path) -> str | None:
+    """Return how a container shows that samples are missing or wrong, where its decoder would not tell, or None."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        match handle.read(12)[:4]:
+            case b"RIFF" | b"RF64" | b"FORM" as name:
+                declared = _declared_bytes(handle, "big" if name == b"FORM" else "little")
+                present = max(size - handle.tell(), 0)
+                if declared is not None and declared > present:
+                    return f"cut off; its header declares {declared:,} bytes of audio, {present:,} are there"
+            case b"OggS":
+                handle.seek(0)
+                return _ogg_problem(handle)
+    return None
+
+
+def _declared_bytes(handle: BinaryIO, order: Literal["big", "little"]) -> int | None:
+    """Return the bytes that a WAV or AIFF file gives its samples, the handle then at the first of them; None if absent."""
     large = None  # RF64 keeps the true size in its first chunk
     while len(header := handle.read(8)) == 8:
-        name, length = header[:4], struct.unpack(f"{order}I", header[4:])[0]
+        name, length = header[:4], int.from_bytes(header[4:], order)
         if name in (b"data", b"SSND"):
             return large if large is not None and length == 0xFFFFFFFF else length
         body = handle.tell()
         if name == b"ds64" and len(sizes := handle.read(16)) == 16:
-            large = struct.unpack("<QQ", sizes)[1]
+            large = int.from_bytes(sizes[8:], "little")
         handle.seek(body + length + length % 2)
     return None
 
 
-def _ends_ogg_stream(page: bytes) -> bool:
-    """Return whether bytes are one whole Ogg page (RFC 3533) that is marked as the last of its stream."""
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    segments = page[27 : 27 + page[26]]
-    return bool(page[5] & 4) and len(page) >= 27 + len(segments) + sum(segments)
+def _ogg_problem(handle: BinaryIO) -> str | None:
+    """Return what is wrong with the pages of an Ogg file (RFC 3533): a checksum, or that the last one is missing."""
+    pages, ended = 0, False
+    while (header := handle.read(27))[:4] == b"OggS" and len(header) == 27:
+        segments = handle.read(header[26])
+        body = handle.read(sum(segments))
+        if len(segments) < header[26] or len(body) < sum(segments):
+            return "cut off within a page of its Ogg stream"
+        pages, ended = pages + 1, bool(header[5] & 4)
+        checksum = _ogg_checksum(header[:22] + bytes(4) + header[26:] + segments + body)
+        if checksum != int.from_bytes(header[22:26], "little"):
+            return f"damaged; page {pages} of its Ogg stream fails its checksum"
+    return None if ended else "cut off or damaged; its Ogg stream does not end with a last page"
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Return the CRC-32 of a page whose own is zeroed; unlike zlib's it starts and ends plain, most significant bit first."""
+    crc = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)

@@ -1,7 +1,7 @@
 """Short-time spectra and the roll-off: one convention for metrics, conditions and low-frequency replacement.
 
-Periodic Hann window of 2,048 samples, centred on multiples of the hop, zeros beyond the ends (as librosa does), so T samples
-give 1 + T // hop frames. Frames come before frequencies: [..., N, F] with F = 1,025.
+Periodic Hann window of 2,048 samples, centred on multiples of the hop, zeros beyond the ends (as librosa does), so T
+samples give 1 + T // hop frames. Frames come before frequencies: [..., N, F] with F = 1,025.
 """
 
 import math
@@ -19,14 +19,12 @@ NUM_BINS = N_FFT // 2 + 1
 BIN_HZ = SAMPLE_RATE / N_FFT
 ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
 
-_BLOCK = 1 << 22  # samples transformed at once; an hour of audio would need gigabytes
+_BLOCK = 2_048  # frames transformed at once; an hour of audio would need gigabytes
 
 
 def stft(audio: Tensor, hop: int = HOP) -> Tensor:
     """Return the complex spectrum [..., N, F] of audio [..., T]."""
-    padded = torch.nn.functional.pad(audio, (N_FFT // 2, N_FFT // 2))
-    window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
-    return torch.fft.rfft(padded.unfold(-1, N_FFT, hop) * window)
+    return _spectrum(_frames(audio, hop))
 
 
 def stft_power(audio: Tensor, hop: int = HOP) -> Tensor:
@@ -46,17 +44,16 @@ def cutoff_bin(cutoff_hz: float) -> int:
 
 
 def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] = "reached") -> float:
-    """Return the frequency below which 98.5 % of the magnitude of audio [C, T] lies, summed over its frames; 0 for silence.
+    """Return the frequency below which 98.5 % of the magnitude of audio [C, T], summed over time, lies; 0 for silence.
 
-    ``reached``: the first bin where the sum is reached, as librosa's spectral_rolloff. ``released``: the last bin where it
-    is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
+    ``reached``: the first bin where the share is reached, as librosa's spectral_rolloff. ``released``: the last bin where
+    it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
     """
     mono = torch.as_tensor(audio, dtype=torch.float32).mean(0)
-    padded = torch.nn.functional.pad(mono, (N_FFT // 2, N_FFT // 2))
-    window = torch.hann_window(N_FFT)
+    frames = _frames(mono, HOP)
     summed = torch.zeros(NUM_BINS, dtype=torch.float64)
-    for frames in padded.unfold(-1, N_FFT, HOP).split(_BLOCK // N_FFT):
-        summed += torch.fft.rfft(frames * window).abs().sum(0)
+    for start in range(0, len(frames), _BLOCK):
+        summed += _spectrum(frames[start : start + _BLOCK]).abs().sum(0)
     return BIN_HZ * rolloff_bin(summed, rule)
 
 
@@ -65,3 +62,13 @@ def rolloff_bin(summed: Tensor, rule: Literal["reached", "released"] = "reached"
     cumulative = summed.double().cumsum(0)
     reached = int(torch.searchsorted(cumulative, ROLLOFF_SHARE * cumulative[-1]))
     return max(0, reached - (rule == "released"))
+
+
+def _frames(audio: Tensor, hop: int) -> Tensor:
+    """Return overlapping windows [..., N, 2048] of audio [..., T], a view."""
+    return torch.nn.functional.pad(audio, (N_FFT // 2, N_FFT // 2)).unfold(-1, N_FFT, hop)
+
+
+def _spectrum(frames: Tensor) -> Tensor:
+    spectrum: Tensor = torch.fft.rfft(frames * torch.hann_window(N_FFT, dtype=frames.dtype, device=frames.device))
+    return spectrum
