@@ -1,0 +1,234 @@
+"""Rows of results/*.parquet made comparable: levels as words, one row per replicate, clips tied to theirs."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis.metrics import Metric, column_of, names_declared
+from sagasr.errors import DataError
+
+DONE = {"done", "finished", "completed", "complete", "ok", "success"}
+FAILED = {"failed", "error", "diverged", "crashed", "nan"}
+STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
+KEYS = {
+    "sweep",
+    "cell",
+    "trial",
+    "variant",
+    "seed",
+    "status",
+    "reason",
+    "steps",
+    "gpu_seconds",
+    "wall_seconds",
+    "replicate",
+    "stopped_at_step",
+    "mlflow_run_id",
+    "clip",
+    "domain",
+    "subject",
+    "order",
+    "block",
+    "attempt",
+    "parameters",
+}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One design choice: its levels as words, the baseline first."""
+
+    name: str
+    levels: tuple[str, ...]
+    stage: str
+
+    @property
+    def baseline(self) -> str:
+        return self.levels[0]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A replicate that has no final value: ``kind`` is failed, stopped or missing."""
+
+    cell: str
+    levels: Mapping[str, str]
+    seed: str
+    kind: str
+    reason: str
+
+
+def cell_name(levels: Mapping[str, str]) -> str:
+    """Return the readable name of a cell: ``text=caption rolloff=on``."""
+    return " ".join(f"{factor}={level}" for factor, level in levels.items())
+
+
+def word_of(value: object) -> str:
+    """Return a level as the plan writes it: 0.10 -> 0.1, 100.0 -> 100, True -> on."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def level_of(value: object, levels: tuple[str, ...]) -> str:
+    """Return the level that ``value`` means, or its own word when it is none of them."""
+    if value in levels:
+        return str(value)
+    words = [str(value), word_of(value)]
+    if isinstance(value, bool) or words[0] in ("True", "False"):
+        words += ["on" if words[0] == "True" else "off", words[0].lower()]
+    for word in words:
+        if word in levels:
+            return word
+    try:
+        return next(level for level in levels if float(level) == float(words[0]))
+    except (ValueError, StopIteration):
+        return words[0]
+
+
+def with_levels(
+    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], path: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table with a word column ``@factor`` for each factor and a seed word, without rows of other plans."""
+    table = table.copy()
+    if "seed" not in table:
+        raise DataError(f"{path}: no column 'seed'; every replicate is a cell with a seed")
+    table["seed"] = [word_of(seed) for seed in table["seed"]]
+    planned = {str(cell["cell"]): cell["levels"] for cell in plan.get("cells") or [] if "levels" in cell}
+    by_cell = planned if "cell" in table and set(map(str, table["cell"])) <= set(planned) else {}
+    for factor in factors:
+        if by_cell:  # a factor may share its name with a results column (`steps`); the cell is never ambiguous
+            values = [by_cell[str(cell)].get(factor.name, factor.baseline) for cell in table["cell"]]
+        elif factor.name in table:
+            values = list(table[factor.name])
+        else:
+            raise DataError(f"{path}: no column {factor.name!r} for the factor of that name in plan.json")
+        meaning = {value: level_of(value, factor.levels) for value in set(values)}
+        table["@" + factor.name] = [meaning[value] for value in values]
+    kept = pd.Series(True, index=table.index)
+    for factor in factors:
+        kept &= table["@" + factor.name].isin(factor.levels)
+    notes = (
+        (f"{int((~kept).sum())} replicates of cells that the plan no longer has are left out",)
+        if not kept.all()
+        else ()
+    )
+    return table[kept].reset_index(drop=True), notes
+
+
+def status_words(table: pd.DataFrame) -> list[str]:
+    """Return done, failed, stopped or missing for every row; stopped before its budget is stopped, whatever it says."""
+    words = table["status"].astype(str).str.lower() if "status" in table else pd.Series("done", index=table.index)
+    kinds = []
+    stopped_at = table.get("stopped_at_step", pd.Series(float("nan"), index=table.index))
+    budget = table.get("steps", pd.Series(float("nan"), index=table.index))
+    for word, stop, steps in zip(
+        words, pd.to_numeric(stopped_at, errors="coerce"), pd.to_numeric(budget, errors="coerce"), strict=True
+    ):
+        cut = pd.notna(stop) and not (pd.notna(steps) and stop >= steps)
+        if word in FAILED:
+            kinds.append("failed")
+        elif word in STOPPED or (word in DONE and cut):
+            kinds.append("stopped")
+        else:
+            kinds.append("done" if word in DONE else "missing")
+    return kinds
+
+
+def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> pd.DataFrame:
+    """Return the table where a replicate that was retried counts once, by its finished row."""
+    keys = ["seed", *("@" + factor.name for factor in factors)]
+    done = table["status"] == "done"
+    finished = pd.MultiIndex.from_frame(table.loc[done, keys])
+    again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)
+    twice = ~done & table.duplicated(keys, keep="last")
+    return table[~again & ~twice].reset_index(drop=True)
+
+
+def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
+    """Return every replicate without a final value, by name where the plan lets one name it."""
+    lost, seen = [], set()
+    reasons = table["reason"] if "reason" in table else pd.Series("", index=table.index)
+    names = table["cell"] if "cell" in table else pd.Series(None, index=table.index)
+    for index, row in zip(table.index, table[["@" + f.name for f in factors]].itertuples(index=False), strict=True):
+        levels = dict(zip((factor.name for factor in factors), map(str, row), strict=True))
+        seed, kind = str(table.at[index, "seed"]), str(table.at[index, "status"])
+        seen.add((tuple(levels.values()), seed))
+        if kind != "done":
+            reason = "" if pd.isna(reasons[index]) else str(reasons[index])
+            lost.append(Lost(str(names[index] or cell_name(levels)), levels, seed, kind, reason))
+    blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
+    started = set(table["seed"])
+    for name, levels, seed in _planned(plan, factors):
+        unlaunched = blocks and seed not in started  # `blocks` stops launching seeds once the answer is in
+        if (tuple(levels.values()), seed) not in seen and not unlaunched:
+            lost.append(Lost(name, levels, seed, "missing", "no result yet"))
+    return tuple(lost)
+
+
+def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:
+    """Return (cell, levels, seed) of every planned replicate that can be named; [] when only the number is known."""
+    if plan.get("cells"):
+        found = []
+        for cell in plan["cells"]:
+            levels = {f.name: level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in factors}
+            seeds = [word_of(one["seed"]) for one in cell.get("replicates") or []] or [
+                word_of(s) for s in plan.get("seeds", [])
+            ]
+            found += [(str(cell.get("cell") or cell_name(levels)), levels, seed) for seed in seeds]
+        return found
+    seeds = [word_of(seed) for seed in plan.get("seeds") or []]
+    grid = list(itertools.product(*(factor.levels for factor in factors)))
+    if len(grid) * len(seeds) != plan.get("expected_replicates"):
+        return []
+    cells = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
+    return [(cell_name(levels), levels, seed) for levels in cells for seed in seeds]
+
+
+def metric_columns(
+    plan: Mapping[str, Any], table: pd.DataFrame, clips: pd.DataFrame | None, factors: tuple[Factor, ...]
+) -> list[str]:
+    """Return the metric columns of the results: known by name, or numbers that both tables hold."""
+    taken = KEYS | {factor.name for factor in factors}
+    known = names_declared(plan) | {
+        column_of(plan["metric"]["name"] if isinstance(plan["metric"], Mapping) else plan["metric"])
+    }
+    scored = set(clips.select_dtypes("number").columns) - taken if clips is not None else set()
+    numbers = list(table.select_dtypes("number").columns)
+    return [
+        name for name in numbers if not name.startswith("@") and name not in taken and (name in known or name in scored)
+    ]
+
+
+def linked_clips(
+    clips: pd.DataFrame | None, runs: pd.DataFrame, factors: tuple[Factor, ...], metrics: tuple[Metric, ...]
+) -> pd.DataFrame | None:
+    """Return the clip rows of finished replicates with ``row``, their place in ``runs``; None if they cannot be tied."""
+    if clips is None or clips.empty or "clip" not in clips or runs.empty:
+        return None
+    names = [factor.name for factor in factors]
+    for keys in (["replicate"], ["cell", "seed"], ["trial", "variant"], [*names, "seed"]):
+        if set(keys) <= set(clips) and set(keys) <= set(runs) and not runs.duplicated(keys).any():
+            break
+    else:
+        return None
+    index = pd.MultiIndex.from_frame(runs[keys].astype(object).map(word_of))
+    wanted = pd.MultiIndex.from_frame(_words(clips[keys]))
+    row = index.get_indexer(wanted)
+    columns = ["clip", *(["domain"] if "domain" in clips else []), *(m.name for m in metrics if m.name in clips)]
+    linked = clips[columns].assign(row=row)[row >= 0]
+    return linked.reset_index(drop=True) if len(linked) else None
+
+
+def _words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the key columns as words, converting each distinct value once."""
+    out = {}
+    for name in frame:
+        values = frame[name].astype(object)
+        meaning = {value: word_of(value) for value in values.unique()}
+        out[name] = values.map(meaning)
+    return pd.DataFrame(out)

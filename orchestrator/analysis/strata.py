@@ -1,0 +1,190 @@
+"""The two strata of a sweep: trainings, blocked by seed, and the evaluation variants inside each training.
+
+A factor of stage eval is judged by differences inside trainings, which share the training's noise; every other factor
+by differences between trainings. A contrast is a weight per replicate, in two parts, because each has its own error.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.analysis.design import Array, Codes, Fit, Term, block_means, fit, pairs
+from orchestrator.analysis.sweep import Sweep
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One contrast: weights ``rows`` [replicates]; its parts ``between`` [trainings] and ``within`` [replicates]."""
+
+    rows: Array
+    between: Array
+    within: Array
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The finished replicates of one metric, arranged. ``common`` marks the variants a training is averaged over."""
+
+    codes: Codes  # [replicates, factors]
+    sizes: tuple[int, ...]
+    run: Index  # [replicates], the training of each
+    seed: Index  # [replicates], the block of each
+    common: NDArray[np.bool_]
+    whole: Index  # trainings with every common variant: the ones averaged
+    between_factors: tuple[int, ...]
+    within_factors: tuple[int, ...]
+    blocked: bool
+    between: Fit
+    within: Fit | None
+    inner: Index  # replicates that enter the within fit
+
+    @property
+    def num_common(self) -> float:
+        """How many variants a training's mean is over."""
+        return len(self._members()[0]) / max(len(self.whole), 1)
+
+    def training_means(self, values: Array) -> Array:
+        """Return [trainings, ...] means of ``values`` [replicates, ...] over the common variants."""
+        picked, place = self._members()
+        sums = np.zeros((len(self.whole), *values.shape[1:]))
+        np.add.at(sums, place, values[picked])
+        return np.asarray(sums / np.bincount(place).reshape(-1, *[1] * (values.ndim - 1)))
+
+    def inner_values(self, values: Array) -> Array:
+        """Return [inner replicates, ...] values as deviations from their training's mean."""
+        rows = values[self.inner]
+        return rows - block_means(rows, np.unique(self.run[self.inner], return_inverse=True)[1])
+
+    def spread(self, between: Array) -> Array:
+        """Return weights per replicate of weights per training."""
+        picked, place = self._members()
+        rows = np.zeros(len(self.run))
+        rows[picked] = between[place] / np.bincount(place)[place]
+        return rows
+
+    def split(self, rows: Array) -> Weights | None:
+        """Return the two parts of any row weights; None when a training they need was not averaged."""
+        total: Array = np.zeros(int(self.run.max()) + 1)
+        np.add.at(total, self.run, rows)
+        if np.abs(np.delete(total, self.whole)).max(initial=0.0) > 1e-12:
+            return None
+        between = np.asarray(total[self.whole])
+        return Weights(rows, between, rows - self.spread(between))
+
+    def _members(self) -> tuple[Index, Index]:
+        picked = np.flatnonzero(self.common & np.isin(self.run, self.whole))
+        return picked, np.searchsorted(self.whole, self.run[picked])
+
+
+def codes_of(sweep: Sweep) -> tuple[Codes, tuple[int, ...]]:
+    """Return the level index of every finished replicate [replicates, factors], and each factor's number of levels."""
+    sizes = tuple(len(factor.levels) for factor in sweep.factors)
+    found = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
+    return np.asarray(found, dtype=np.int64).reshape(len(sizes), -1).T, sizes
+
+
+def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
+    """Return the arrangement of the replicates marked in ``kept`` (they have a value of the metric)."""
+    codes = codes[kept]
+    frame = sweep.runs[kept]
+    seed = np.unique(frame["seed"].to_numpy().astype(str), return_inverse=True)[1].astype(np.int64)
+    stage = [factor.stage for factor in sweep.factors]
+    training = [index for index, name in enumerate(stage) if name != "eval"]
+    keys = np.column_stack([codes[:, training], seed])
+    if "trial" in frame and len(np.unique(np.column_stack([codes, seed]), axis=0)) < len(codes):
+        keys = np.column_stack([keys, np.unique(frame["trial"].astype(str), return_inverse=True)[1]])
+    run = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    varying = [index for index, name in enumerate(stage) if name == "eval" and _varies_inside(codes[:, index], run)]
+    within = tuple(varying)
+    between = tuple(index for index in range(len(stage)) if index not in within)
+    common, whole = _common_variants(codes[:, list(within)], run)
+    first = _first(run)[whole]
+    blocks = np.unique(seed[first], return_inverse=True)[1].astype(np.int64)
+    blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
+    if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
+        blocks = np.zeros(len(first), dtype=np.int64)
+    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between))
+    inner = np.flatnonzero(np.bincount(run)[run] > 1)
+    within_fit = None
+    if within:
+        mixed = [tuple(sorted(pair)) for pair in pairs(range(len(stage))) if set(pair) & set(within)]
+        own = np.unique(run[inner], return_inverse=True)[1].astype(np.int64)
+        within_fit = fit(codes[inner], sizes, own, [(one,) for one in within], mixed)
+    return Layout(codes, sizes, run, seed, common, whole, between, within, blocked, between_fit, within_fit, inner)
+
+
+def refit(plan: Layout, term: Term, stratum: str) -> Fit:
+    """Return the stratum's fit with ``term`` put first among the interactions, for one that an alias had pushed out."""
+    first = _first(plan.run)[plan.whole]
+    if stratum == "between":
+        mains = [(one,) for one in plan.between_factors]
+        return fit(plan.codes[first], plan.sizes, plan.between.blocks, mains, [term])
+    assert plan.within is not None
+    mains = [(one,) for one in plan.within_factors]
+    return fit(plan.codes[plan.inner], plan.sizes, plan.within.blocks, mains, [term])
+
+
+def contrast(
+    plan: Layout, coefficients: Mapping[Term, Array], fits: tuple[Fit, Fit | None] | None = None
+) -> Weights | None:
+    """Return the weights of a combination of effects; None when these data do not determine it."""
+    between_fit, within_fit = fits or (plan.between, plan.within)
+    inside = {term: values for term, values in coefficients.items() if set(term) & set(plan.within_factors)}
+    outside = {term: values for term, values in coefficients.items() if term not in inside}
+    between, within = np.zeros(len(plan.whole)), np.zeros(len(plan.run))
+    if outside:
+        if not between_fit.estimable(outside):
+            return None
+        between = between_fit.weights(outside)
+    if inside:
+        if within_fit is None or not within_fit.estimable(inside):
+            return None
+        within[plan.inner] = within_fit.weights(inside)
+    return Weights(plan.spread(between) + within, between, within)
+
+
+def _varies_inside(codes: Index, run: Index) -> bool:
+    return len(np.unique(np.column_stack([run, codes]), axis=0)) > len(np.unique(run))
+
+
+def _first(run: Index) -> Index:
+    """Return the first row of every training."""
+    return np.unique(run, return_index=True)[1].astype(np.int64)
+
+
+def _common_variants(variants: Codes, run: Index) -> tuple[NDArray[np.bool_], Index]:
+    """Return the rows to average and the trainings that have them all.
+
+    The variants that more than half of the trainings have are common; where none is, each training's own are averaged.
+    """
+    label = (
+        np.unique(variants, axis=0, return_inverse=True)[1].reshape(-1)
+        if variants.shape[1]
+        else np.zeros(len(run), int)
+    )
+    seen = np.unique(np.column_stack([run, label]), axis=0)
+    count = np.bincount(seen[:, 1]) if len(seen) else np.zeros(1)
+    trainings = np.unique(run)
+    shared = np.flatnonzero(count * 2 > len(trainings))
+    if not len(shared):
+        return np.ones(len(run), dtype=bool), trainings
+    common = np.isin(label, shared)
+    have = np.bincount(seen[np.isin(seen[:, 1], shared), 0], minlength=int(run.max()) + 1)
+    return common, np.flatnonzero(have == len(shared)).astype(np.int64)
+
+
+def seeds_of(plan: Layout, weights: Array) -> int:
+    """Return how many seeds carry weight."""
+    return len(np.unique(plan.seed[np.abs(weights) > 1e-12]))
+
+
+def members(codes: Codes, wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
+    """Return the rows in the cell given as (factor, level) pairs."""
+    mask = np.ones(len(codes), dtype=bool)
+    for factor, level in wanted:
+        mask &= codes[:, factor] == level
+    return mask

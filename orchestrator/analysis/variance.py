@@ -1,0 +1,150 @@
+"""How sure: the run variance, the clip variance and their sum, with Satterthwaite degrees of freedom.
+
+Two intervals. *These clips* (run variance alone): would new seeds agree? *Population* (run + clip): would new seeds and
+new clips agree? The residual that both count is taken off once (Owen 2007, 10.1214/07-AOAS122).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from orchestrator.analysis.design import Array
+from orchestrator.analysis.strata import Layout, Weights
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Response:
+    """One metric on one domain: ``values`` [replicates], and ``clips`` [replicates, clips] if two or more."""
+
+    values: Array
+    clips: Array | None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Pooled error of each stratum: mean square of the run means, and of the clip residuals behind them."""
+
+    between: float
+    between_df: int
+    within: float
+    within_df: int
+    clip_between: float
+    clip_within: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One contrast judged. Variances split as in the module text; NaN where the design leaves no error."""
+
+    value: float
+    variance_run: float
+    df_run: float
+    variance: float
+    df: float
+    leverage: float  # variance_run in units of the pooled error: 4 / n for an on-off contrast of n runs
+    clips_up: float  # shares of clips with a positive and with a negative difference
+    clips_down: float
+    num_clips: int
+
+    @property
+    def se_run(self) -> float:
+        return float(np.sqrt(self.variance_run))
+
+    @property
+    def se(self) -> float:
+        return float(np.sqrt(self.variance))
+
+    def p(self) -> float:
+        """Return the two-sided p value of no effect, for new seeds and clips."""
+        return p_value(self.value, self.se, self.df)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the population interval at ``level`` (0.95 for 95 %)."""
+        return interval(self.value, self.se, self.df, level)
+
+    def interval_runs(self, level: float) -> tuple[float, float]:
+        """Return the interval for new seeds on these clips."""
+        return interval(self.value, self.se_run, self.df_run, level)
+
+
+def p_value(value: float, se: float, df: float) -> float:
+    """Return the two-sided t p value; NaN without an error estimate."""
+    if not (np.isfinite(se) and df > 0):
+        return NAN
+    if se == 0:
+        return 1.0 if value == 0 else NAN
+    return float(2 * stats.t.sf(abs(value) / se, df))
+
+
+def interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
+    """Return the t interval; (NaN, NaN) without an error estimate."""
+    if not (np.isfinite(se) and df > 0):
+        return NAN, NAN
+    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
+    return value - half, value + half
+
+
+def errors(plan: Layout, response: Response) -> Errors:
+    """Return the pooled errors of both strata: residual mean squares after factors, two-way interactions and blocks."""
+    means = plan.training_means(response.values)
+    between, df = _mean_square(plan.between.residuals(means), plan.between.df)
+    within, within_df = NAN, 0
+    if plan.within is not None:
+        within, within_df = _mean_square(plan.within.residuals(response.values[plan.inner]), plan.within.df)
+    clip_between = clip_within = 0.0
+    if response.clips is not None:
+        clip_between = _clip_residual(plan.between.residuals(plan.training_means(response.clips)), df)
+        if plan.within is not None:
+            clip_within = _clip_residual(plan.within.residuals(response.clips[plan.inner]), within_df)
+    return Errors(between, df, within, within_df, clip_between, clip_within)
+
+
+def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
+    """Return the estimate of one contrast with both variances."""
+    value = float(weights.rows @ response.values)
+    between, within = float(weights.between @ weights.between), float(weights.within @ weights.within)
+    parts = [
+        (size * error, df, size * clip)
+        for size, error, df, clip in (
+            (between, pooled.between, pooled.between_df, pooled.clip_between),
+            (within, pooled.within, pooled.within_df, pooled.clip_within),
+        )
+        if size > 1e-14
+    ]
+    run = sum(part for part, _, _ in parts) if all(df > 0 for _, df, _ in parts) else NAN
+    df_run = _satterthwaite(run, [(part, df) for part, df, _ in parts])
+    reference = pooled.between if between > 1e-14 else pooled.within
+    leverage = run / reference if np.isfinite(run) and reference > 0 else between + within
+    if response.clips is None:
+        return Estimate(value, run, df_run, run, df_run, leverage, NAN, NAN, 1)
+    clips = weights.rows @ response.clips
+    count = len(clips)
+    clip = float(np.var(clips, ddof=1)) / count
+    total = max(run + clip - sum(both for _, _, both in parts) / count, run, clip) if np.isfinite(run) else NAN
+    df = _satterthwaite(total, [(run, df_run), (clip, count - 1)])
+    return Estimate(
+        value, run, df_run, total, df, leverage, float(np.mean(clips > 0)), float(np.mean(clips < 0)), count
+    )
+
+
+def _mean_square(residuals: Array, df: int) -> tuple[float, int]:
+    return (float((residuals**2).sum()) / df, df) if df > 0 else (NAN, 0)
+
+
+def _clip_residual(residuals: Array, df: int) -> float:
+    """Return the mean square of what neither run nor clip explains, of the residuals [runs, clips] of each clip."""
+    if df <= 0:
+        return 0.0
+    centred = residuals - residuals.mean(axis=1, keepdims=True)
+    return float((centred**2).sum() / (df * (residuals.shape[1] - 1)))
+
+
+def _satterthwaite(total: float, parts: list[tuple[float, float]]) -> float:
+    """Return the degrees of freedom of a sum of variances, each with its own."""
+    if not np.isfinite(total):
+        return 0.0
+    below = sum(part**2 / df for part, df in parts if df > 0)
+    return total**2 / below if below > 0 else float(min((df for _, df in parts), default=0.0))

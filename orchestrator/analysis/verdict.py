@@ -1,0 +1,91 @@
+"""From an estimate to a word: families of tests, equivalence, e-values and the five verdicts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from orchestrator.analysis.metrics import Metric
+from orchestrator.analysis.variance import Estimate
+
+ALPHA = 0.05
+MORE_SEEDS_SHOWN = 50  # beyond this, seeds are not the remedy
+HOLM = ("primary", "ladder")  # families whose claims are confirmatory; the others are exploratory
+
+
+def adjust(p: Sequence[float], family: str) -> list[float]:
+    """Return p values corrected over one family: Holm where it is confirmatory, Benjamini-Hochberg where exploratory.
+
+    Comparisons without a p value (NaN) keep none and do not count.
+    """
+    values = np.asarray(p, dtype=float)
+    out = np.full(len(values), np.nan)
+    known = np.isfinite(values)
+    if known.any():
+        out[known] = multipletests(values[known], method="holm" if family in HOLM else "fdr_bh")[1]
+    return [float(value) for value in out]
+
+
+def e_value(t: float, df: float, leverage: float, tau: float = 1.0) -> float:
+    """Return the evidence against no effect, valid however often one looks (Lindon et al., arXiv 2210.08589).
+
+    ``leverage`` is the estimate's variance in units of the error variance (4 / n for an on-off contrast of n runs).
+    Above 20 it rejects at 5 %, whatever was done before. NaN without an error estimate.
+    """
+    if not (np.isfinite(t) and df > 0 and leverage > 0):
+        return float("nan")
+    share = leverage / (leverage + tau**2)
+    ratio = np.log1p(share * t**2 / df) - np.log1p(t**2 / df)
+    return float(np.exp(np.clip(0.5 * np.log(share) - (df + 1) / 2 * ratio, -700, 700)))
+
+
+def inside(estimate: Estimate, delta: float | None) -> bool:
+    """Return whether the 90 % population interval lies within +-delta (two one-sided tests at 5 %)."""
+    if delta is None:
+        return False
+    low, high = estimate.interval(1 - 2 * ALPHA)
+    return bool(-delta < low and high < delta)
+
+
+def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num_seeds: int) -> str:
+    """Return the word for an estimate; undecided says what would decide. ``tests`` is the size of the family."""
+    if not np.isfinite(estimate.p()):
+        if np.isfinite(estimate.se_run) and estimate.se_run == 0:
+            return "not estimable (runs of different seeds are identical, so nothing says how sure this is)"
+        why = "one seed leaves" if num_seeds == 1 else f"{num_seeds} seeds leave"
+        return f"undecided ({why} no error to judge by; at least 1 more seed)"
+    if inside(estimate, metric.delta):
+        return "no relevant effect"
+    if adjusted <= ALPHA:
+        return "improves" if estimate.value * metric.sign > 0 else "harms"
+    more = seeds_needed(estimate, metric.delta, tests, num_seeds)
+    return f"undecided ({_remedy(more, num_seeds, estimate)})"
+
+
+def seeds_needed(estimate: Estimate, delta: float | None, tests: int, num_seeds: int, power: float = 0.8) -> int | None:
+    """Return how many seeds in all would decide with ``power`` were the estimate true; None when seeds never would.
+
+    The run variance falls with the number of seeds; the clip variance stays until clips are added.
+    """
+    fixed = max(estimate.variance - estimate.variance_run, 0.0)
+    for seeds in range(num_seeds + 1, num_seeds + MORE_SEEDS_SHOWN + 1):
+        run = estimate.variance_run * num_seeds / seeds
+        df = max(estimate.df_run, 1.0) * seeds / num_seeds
+        df = (run + fixed) ** 2 / (
+            run**2 / df + (fixed**2 / (estimate.num_clips - 1) if estimate.num_clips > 1 else 0.0)
+        )
+        se = float(np.sqrt(run + fixed))
+        reach = stats.t.ppf(power, df)
+        if (stats.t.ppf(1 - ALPHA / (2 * max(tests, 1)), df) + reach) * se <= abs(estimate.value):
+            return seeds
+        if delta is not None and (stats.t.ppf(1 - ALPHA, df) + reach) * se <= delta - abs(estimate.value):
+            return seeds
+    return None
+
+
+def _remedy(seeds: int | None, have: int, estimate: Estimate) -> str:
+    if seeds is None:
+        clips = " and more clips" if estimate.variance > 2 * estimate.variance_run else ""
+        return f"more than {MORE_SEEDS_SHOWN} more seeds{clips}"
+    return f"about {seeds - have} more seed{'s' if seeds - have > 1 else ''}"

@@ -1,0 +1,71 @@
+"""`sagasr-report SWEEP_DIR`: results in, effects.parquet and tables out. Needs neither torch nor Ray nor a server."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis.effects import effects, write_effects
+from orchestrator.analysis.sweep import Sweep, read_sweep
+from orchestrator.report.terminal import print_report
+from sagasr.errors import SagasrError
+
+
+def report(folder: Path) -> tuple[Sweep, pd.DataFrame]:
+    """Analyse the sweep in ``folder``, write results/effects.parquet and return what was read and found.
+
+    The page is written here too, from the same two values.
+    """
+    sweep = read_sweep(folder)
+    table = effects(sweep)
+    write_effects(table, folder / "results" / "effects.parquet")
+    return sweep, table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sweep, table = report(arguments.sweep_dir)
+    except SagasrError as error:
+        sys.stderr.write(f"sagasr-report: {error}\n")
+        return 2
+    if arguments.json:
+        sys.stdout.write(json.dumps(summary(sweep, table), indent=2, allow_nan=False) + "\n")
+    else:
+        print_report(sweep, table)
+    return exit_code(sweep)
+
+
+def exit_code(sweep: Sweep) -> int:
+    """Return 0 when every replicate asked for has its values, else 1."""
+    unnamed = not sweep.lost and sweep.early_stopping.get("policy") != "blocks" and len(sweep.runs) < sweep.expected
+    return 1 if sweep.lost or unnamed else 0
+
+
+def summary(sweep: Sweep, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the answer as plain JSON values."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {
+        "name": sweep.name,
+        "question": sweep.question,
+        "metric": {"name": sweep.metric.name, "better": sweep.metric.better, "delta": sweep.metric.delta},
+        "replicates": {"done": len(sweep.runs), "expected": sweep.expected},
+        "lost": [{"cell": one.cell, "seed": one.seed, "kind": one.kind, "reason": one.reason} for one in sweep.lost],
+        "effects": rows,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sagasr-report",
+        description="Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
+        epilog="example: sagasr-report sweeps/demo",
+    )
+    parser.add_argument("sweep_dir", type=Path, help="folder with plan.json and results/")
+    parser.add_argument("--json", action="store_true", help="print the effects as JSON instead of tables")
+    return parser

@@ -1,0 +1,171 @@
+"""The answer in 80 columns: verdicts per factor, the ladder, what the numbers mean beside trivial answers, failures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.analysis.replicates import cell_name
+from orchestrator.analysis.sweep import Sweep
+
+WIDTH = 80
+STYLES = {
+    "improves": "green",
+    "harms": "red",
+    "no relevant effect": "cyan",
+    "undecided": "yellow",
+    "not estimable": "magenta",
+}
+LOST_SHOWN = 20
+REFERENCES = (("low", "low input"), ("shaped_noise", "low + shaped noise"), ("untrained", "untrained model"))
+
+
+def print_report(
+    sweep: Sweep, effects: pd.DataFrame, console: Console | None = None, notes: Sequence[str] = ()
+) -> None:
+    """Print every table of the sweep."""
+    (console or Console(width=WIDTH, highlight=False)).print(render(sweep, effects, notes))
+
+
+def render(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str] = ()) -> Group:
+    """Return the tables, headed by the question and n of N."""
+    parts: list[RenderableType] = [_heading(sweep)]
+    if len(sweep.runs):
+        parts += [_verdicts(sweep, effects)]
+        if (effects["family"] == "ladder").any():
+            parts += [_ladder(sweep, effects)]
+        parts += [_levels(sweep)]
+    parts += [Text(f"note: {note}") for note in (*sweep.notes, *notes)]
+    parts += _lost(sweep)
+    return Group(*parts)
+
+
+def _heading(sweep: Sweep) -> Text:
+    done = len(sweep.runs)
+    text = Text()
+    text.append(f"{sweep.name}", style="bold")
+    if sweep.question:
+        text.append(f": {sweep.question}")
+    part = "all" if done == sweep.expected else "partial:"
+    text.append(f"\n{part} {done} of {sweep.expected} replicates, {sweep.runs['seed'].nunique()} seeds. ")
+    metric = sweep.metric
+    delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
+    text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
+    if sweep.early_stopping.get("policy") == "asha":
+        text.append("\nSearch mode (asha): made to pick a cell, not to compare factors.", style="bold")
+    return text
+
+
+def _verdicts(sweep: Sweep, effects: pd.DataFrame) -> Table:
+    table = _table(f"What each factor does to {sweep.metric.name} (95 % interval: new seeds and clips)", "factor")
+    for _, row in effects[effects["family"] == "primary"].iterrows():
+        _add(table, f"{row['factor']}: {row['baseline']} → {row['level']}", row)
+    return table
+
+
+def _ladder(sweep: Sweep, effects: pd.DataFrame) -> Table:
+    steps = {step.step: step for step in sweep.ladder}
+    table = _table(f"The ladder, step by step ({sweep.metric.name})", "step")
+    for _, row in effects[effects["family"] == "ladder"].iterrows():
+        step, before = steps[row["level"]], steps.get(row["baseline"])
+        changed = {k: v for k, v in step.levels.items() if before is None or before.levels[k] != v}
+        _add(table, f"{row['baseline']} → {row['level']}  {cell_name(changed)}", row)
+    return table
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
+    table.add_column(first, ratio=3, overflow="fold")
+    table.add_column("effect", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("p adj", justify="right", no_wrap=True)
+    table.add_column("verdict", ratio=2, overflow="fold")
+    return table
+
+
+def _add(table: Table, name: str, row: pd.Series) -> None:
+    interval = "-" if _missing(row["low"]) else f"{row['low']:+.3g} … {row['high']:+.3g}"
+    words = str(row["verdict"])
+    if not _missing(row["confounded_with"]):
+        words += f" [with {row['confounded_with']}]"
+    style = next((style for word, style in STYLES.items() if words.startswith(word)), "")
+    table.add_row(
+        Text(name), _number(row["estimate"], "+.3g"), interval, p_text(row["p_adjusted"]), Text(words, style=style)
+    )
+
+
+def _levels(sweep: Sweep) -> Table:
+    """Return the reference rows and the best cell: what the metric means in this sweep."""
+    metrics = [metric for metric in sweep.metrics if metric.name in ("lsd", "lsd_hf", sweep.metric.name)][:3]
+    table = Table(
+        title="Beside trivial answers (mean over clips)",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("what", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric.name, justify="right", no_wrap=True)
+    references = sweep.references
+    for subject, title in REFERENCES:
+        if references is not None and "subject" in references and (references["subject"] == subject).any():
+            rows = references[references["subject"] == subject]
+            table.add_row(title, *(_number(rows[m.name].mean() if m.name in rows else None, ".4g") for m in metrics))
+    for title, rows in _notable_cells(sweep):
+        table.add_row(Text(title), *(_number(rows[metric.name].mean(), ".4g") for metric in metrics))
+    return table
+
+
+def _notable_cells(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
+    """Return the cell at every baseline and the best complete cell, each with its finished replicates."""
+    names = ["@" + factor.name for factor in sweep.factors]
+    groups = sweep.runs.groupby(names, sort=False)
+    means = groups[sweep.metric.name].mean()
+    most = groups.size()
+    complete = means[most == most.max()].dropna()
+    found = []
+    baseline = tuple(factor.baseline for factor in sweep.factors)
+    key = baseline if len(names) > 1 else baseline[0]
+    if key in means.index:
+        found.append(("trained, all baselines", groups.get_group(baseline)))
+    if len(complete):
+        best = complete.idxmin() if sweep.metric.better == "lower" else complete.idxmax()
+        best = best if isinstance(best, tuple) else (best,)
+        levels = dict(zip((factor.name for factor in sweep.factors), best, strict=True))
+        found.append((f"trained, best: {cell_name(levels)}", groups.get_group(best)))
+    return found
+
+
+def _lost(sweep: Sweep) -> list[RenderableType]:
+    """Return a line for every replicate without a value, with its reason."""
+    if not sweep.lost:
+        missing = sweep.expected - len(sweep.runs)
+        return [Text(f"missing: {missing} replicates the plan expects and does not name")] if missing > 0 else []
+    lines = [
+        Text(f"{one.kind}: {one.cell} seed {one.seed}" + (f" ({one.reason})" if one.reason else ""))
+        for one in sorted(sweep.lost, key=lambda one: one.kind)[:LOST_SHOWN]
+    ]
+    if len(sweep.lost) > LOST_SHOWN:
+        lines.append(Text(f"… and {len(sweep.lost) - LOST_SHOWN} more"))
+    return [Text("Without a result (they enter no average):", style="bold"), *lines]
+
+
+def p_text(value: object) -> str:
+    """Return a p value as it is read: ``< .001``, ``.024``, or ``-``."""
+    if _missing(value):
+        return "-"
+    number = float(value)  # type: ignore[arg-type]
+    return "< .001" if number < 0.001 else f"{number:.3f}".lstrip("0") if number < 1 else "1"
+
+
+def _number(value: object, form: str) -> str:
+    return "-" if _missing(value) else format(float(value), form)  # type: ignore[arg-type]
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, (float, np.floating)) and not np.isfinite(value)) or value is pd.NA
