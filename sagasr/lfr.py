@@ -1,8 +1,8 @@
 """Low-frequency replacement: what the low input already knew is put back after generation (SAGA-SR section 3.4).
 
 A post-process, so it needs no training of its own. Bins of the short-time spectrum below the cutoff come from low, the
-others from the generated clip. The released code also divides low by a gain read at a single bin, which breaks the exact
-passage of low; that is not done here.
+others from the generated clip. The released code also divides low by a gain read at a single bin, which breaks the
+exact passage of low; that is not done here.
 """
 
 import math
@@ -18,7 +18,7 @@ CROSSFADE = (0.9, 1.1)  # x cutoff: all low below, all generated above
 
 
 def replace_low_band(generated: Tensor, low: Tensor, cutoff_hz: Tensor, kind: Kind) -> Tensor:
-    """Return generated [B, C, T] with the band below cutoff_hz [B] taken from low [B, C, T]; a cutoff of 0 takes nothing."""
+    """Return generated [B, C, T] with the band below cutoff_hz [B] taken from low [B, C, T]; none at cutoff 0."""
     if kind == "off":
         return generated
     share = low_share(cutoff_hz.to(generated), kind)

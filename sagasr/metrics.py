@@ -1,6 +1,6 @@
-"""How far an estimate is from the high clip: one registry of metrics, each a number per clip or None where it has no meaning.
+"""How far an estimate is from the high clip: one registry of metrics, each a number per clip, or None without meaning.
 
-The spectra of a high clip are computed once (``Reference``) and serve every estimate of it. All logarithms of power ratios
+The spectra of a high clip are computed once (``Reference``) and serve every estimate of it. Logarithms of power ratios
 are base 10 without a factor, as the field does, so an LSD is near 1 and never near 30.
 """
 
@@ -120,8 +120,9 @@ def _si_sdr(pair: Pair) -> float | None:
         return None
     target = ((high * estimate).sum(-1) / energy)[:, None] * high
     wanted, rest = target.square().sum(-1), (estimate - target).square().sum(-1)
-    tiny = 10 ** (-SI_SDR_LIMIT_DB / 10)
-    return float(10 * ((wanted + tiny * rest) / (rest + tiny * wanted)).nan_to_num(tiny).log10().mean())
+    least = 10 ** (-SI_SDR_LIMIT_DB / 10)
+    ratio = ((wanted + least * rest) / (rest + least * wanted)).nan_to_num(least)  # 0 / 0 is a silent estimate
+    return float(10 * ratio.log10().mean())
 
 
 def _rolloff_error(pair: Pair) -> float | None:
@@ -152,8 +153,8 @@ METRICS: dict[str, Metric] = {
         Metric("lsd_hf", "log10 power", "lower", "lsd over the bins at or above the cutoff of the low input", _lsd_hf),
         Metric(
             "lsd_ssr", "log10 power", "lower",
-            "log-spectral distance as ssr_eval defines it: log10(T^2 / (E + 1e-12)^2 + 1e-12), Hann 2048/441, mono mix; "
-            "not 0 for identical clips where they are digitally silent",
+            "log-spectral distance as ssr_eval defines it: log10(T^2 / (E + 1e-12)^2 + 1e-12), Hann 2048/441, mono "
+            "mix; not 0 for identical clips where they are digitally silent",
             _lsd_ssr,
         ),
         Metric(
@@ -164,15 +165,15 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "rolloff_error", "Hz", "lower",
-            "distance of the roll-offs (98.5 % of the magnitude) of estimate and high clip; a silent estimate reads 0 Hz, "
-            "none for a silent high clip",
+            "distance of the roll-offs (98.5 % of the magnitude) of estimate and high clip; a silent estimate reads "
+            "0 Hz, none for a silent high clip",
             _rolloff_error,
         ),
         Metric(
             "seam", "dB", "lower",
-            "line or step at the splice: D(f), the mean over frames of 10 log10(P_estimate / P_high), is averaged over three "
-            "adjoining bands of 86 Hz just below, across and just above the splice; the score is the largest of the "
-            "three minus the smallest",
+            "line or step at the splice: D(f), the mean over frames of 10 log10(P_estimate / P_high), powers clipped "
+            "at 1e-8, is averaged over three adjoining bands of 86 Hz just below, across and just above the splice; the "
+            "score is the largest of the three minus the smallest, 0 for identical clips",
             _seam,
         ),
     )
@@ -182,7 +183,7 @@ METRICS: dict[str, Metric] = {
 class Reference:
     """A high clip [C, T] against which estimates are scored; its spectra are computed once.
 
-    ``cutoff_hz`` divides lsd_lf from lsd_hf; ``splice_hz`` is where low-frequency replacement joins (default: the cutoff).
+    ``cutoff_hz`` divides lsd_lf from lsd_hf; ``splice_hz`` is where low-frequency replacement joins, by default there.
     """
 
     def __init__(self, high: Tensor, cutoff_hz: float, splice_hz: float | None = None) -> None:
@@ -191,7 +192,7 @@ class Reference:
         self._splice = cutoff_bin(cutoff_hz if splice_hz is None else splice_hz)
 
     def score(self, estimate: Tensor) -> Scores:
-        """Return every metric by name for an estimate [C, T]; None where undefined, all None where samples are not finite."""
+        """Return every metric by name for an estimate [C, T]; None where undefined, which all are if it is not finite."""
         if estimate.shape != self._high.audio.shape:
             raise ValueError(f"estimate {list(estimate.shape)} and high {list(self._high.audio.shape)} differ in shape")
         pair = Pair(self._high, Spectra(estimate), self._cutoff, self._splice)

@@ -137,7 +137,7 @@ def _container_problem(path: Path) -> str | None:
 
 
 def _declared_bytes(handle: BinaryIO, order: Literal["big", "little"]) -> int | None:
-    """Return the bytes that a WAV or AIFF file gives its samples, the handle then at the first of them; None if absent."""
+    """Return the bytes that a WAV or AIFF file gives its samples, leaving the handle at the first; None if absent."""
     large = None  # RF64 keeps the true size in its first chunk
     while len(header := handle.read(8)) == 8:
         name, length = header[:4], int.from_bytes(header[4:], order)
@@ -166,6 +166,6 @@ def _ogg_problem(handle: BinaryIO) -> str | None:
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """Return the CRC-32 of a page whose own is zeroed; unlike zlib's it starts and ends plain, most significant bit first."""
+    """Return the CRC-32 of a page whose own is zeroed: most significant bit first, nothing inverted, unlike zlib's."""
     crc = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2)

@@ -46,8 +46,8 @@ def cutoff_bin(cutoff_hz: float) -> int:
 def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] = "reached") -> float:
     """Return the frequency below which 98.5 % of the magnitude of audio [C, T], summed over time, lies; 0 for silence.
 
-    ``reached``: the first bin where the share is reached, as librosa's spectral_rolloff. ``released``: the last bin where
-    it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
+    ``reached``: the first bin where the share is reached, as librosa's spectral_rolloff. ``released``: the last bin
+    where it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
     """
     mono = torch.as_tensor(audio, dtype=torch.float32).mean(0)
     frames = _frames(mono, HOP)
