@@ -15,6 +15,11 @@ class SweepPaths:
         return self.root / "grid.yaml"
 
     @property
+    def base(self) -> Path:
+        """The base configuration as resolved, which ``grid`` names."""
+        return self.root / "base.yaml"
+
+    @property
     def plan(self) -> Path:
         return self.root / "plan.json"
 

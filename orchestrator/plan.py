@@ -120,14 +120,14 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     Reads the manifests and every recording. Raises SagasrError naming all faults found.
     """
     cells = expand(space)
-    data = _fingerprint_data({cell.config.data for cell in cells})
+    data = _fingerprint_data(cells)
     trials = fold(space, cells, data)
     selected = tuple(kept for trial in trials if (kept := _select(trial, only)) is not None)
     if not selected:
         known = "\n".join(f"  {cell.name}" for cell in cells[:8])
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
-    folder = storage_path(space.storage) / space.name
-    uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    folder = storage_path(space.storage).resolve() / space.name
+    uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent / 'mlflow.db'}"
     return Plan(space, cells, trials, selected, folder, uri)
 
 
@@ -236,24 +236,31 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
     return trial.model_copy(update={"replicates": kept, "variants": variants})
 
 
-def _fingerprint_data(used: set[Data]) -> dict[Data, str]:
+def _fingerprint_data(cells: Sequence[Cell]) -> dict[Data, str]:
     """Return the content fingerprint of each pair of manifests. Raises DataError naming every fault of all of them."""
     from sagasr.data.manifest import manifest_fingerprint, problems_of, rows_for
 
     faults: list[str] = []
     found: dict[Data, str] = {}
-    for data in sorted(used, key=lambda data: (data.train, data.val)):
+    for data in dict.fromkeys(cell.config.data for cell in cells):
         digests = []
         for split, manifest in (("train", data.train), ("val", data.val)):
             try:
-                rows = rows_for(Path(manifest), split)
+                rows = rows_for(Path(manifest), split)  # type: ignore[arg-type]
+                problems = problems_of(rows)
+                faults.extend(problems)
+                if not problems:
+                    digests.append(manifest_fingerprint(rows))
             except SagasrError as error:
                 faults.extend(str(error).splitlines())
                 continue
-            problems = problems_of(rows)
-            faults.extend(problems)
-            if not problems:
-                digests.append(manifest_fingerprint(rows))
+            sources = {cell.config.conditions.text.source for cell in cells if cell.config.data == data}
+            for source in sorted(sources - {"off"}):
+                if not any(row.text(source) for row in rows):
+                    faults.append(
+                        f"{manifest}: no {split} recording has a {source}; "
+                        f"add the column {source!r}, or leave text={source} out"
+                    )
         found[data] = fingerprint(digests)
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
@@ -264,7 +271,8 @@ def _fingerprint_data(used: set[Data]) -> dict[Data, str]:
 
 
 def write_plan(plan: Plan) -> None:
-    """Write grid.yaml (as resolved) and plan.json into the sweep folder."""
+    """Write the grid as resolved (grid.yaml, base.yaml) and plan.json into the sweep folder."""
+    write_text(plan.paths.base, dump_yaml(dict(plan.space.base)))
     write_text(plan.paths.grid, dump_yaml(dict(plan.space.tree)))
     write_json(plan.paths.plan, plan.tree)
 

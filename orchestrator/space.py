@@ -28,13 +28,27 @@ from sagasr.files import read_yaml
 MAX_CELLS = 10_000
 MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
+BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
 DATA_KEYS = ("data.train", "data.val")
 FILE_KEYS = ("codec.checkpoint", "codec.config", "conditions.text.encoder.model")
 # columns of the results tables and keys of a ladder step, which no factor may be called
 RESERVED = frozenset(
-    """audio clip cell config domain fingerprint fingerprints gpu_seconds metric mlflow_run_id reason replicate seed
-    status step stopped_at_step subject sweep trial unit value variant versus wall_seconds""".split()
-) | frozenset(METRICS)
+    {
+        "audio",
+        "clip",
+        "cell",
+        "config",
+        "domain",
+        "fingerprint",
+        "fingerprints",
+        "gpu_seconds",
+        "metric",
+        "mlflow_run_id",
+    }
+    | {"reason", "replicate", "seed", "status", "step", "stopped_at_step", "subject", "sweep", "trial", "unit", "value"}
+    | {"variant", "versus", "wall_seconds"}
+    | set(METRICS)
+)
 
 T = TypeVar("T")
 Stage = Literal["train", "eval"]
@@ -81,7 +95,7 @@ class GridFile(Strict):
     where: tuple[dict[str, Any], ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
     early_stopping: EarlyStopping = EarlyStopping()
-    resources: dict[str, Runtime] = {}
+    resources: dict[str, Runtime] = Field(default_factory=dict)
     budget: Budget | None = None
     tracking: Tracking | None = None
     storage: str = "./sweeps"
@@ -137,7 +151,7 @@ class Promote(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A grid file that is known to be sound. ``tree`` is the file as resolved, with overrides and absolute paths."""
+    """A grid file known to be sound. ``tree`` and ``base`` are the files as resolved: overrides, absolute paths."""
 
     source: Path
     tree: Mapping[str, Any]
@@ -250,7 +264,8 @@ def read_space(
         raise AssertionError("a fault was found but not raised")
     return SearchSpace(
         source=path,
-        tree=tree,
+        tree=tree
+        | {"base": BASE_NAME, "data": base["data"], "factors": _absolute_factors(tree["factors"], path.parent)},
         base=base,
         name=grid.name,
         question=grid.question,
@@ -305,9 +320,7 @@ def _with_settings(tree: dict[str, Any], settings: Mapping[str, Any], path: Path
         if first not in grid_keys | config_keys:
             raise ConfigError(f"--set {key}: unknown key {first!r}{did_you_mean(first, grid_keys | config_keys)}")
         if first in grid_keys:
-            if first == "data" and isinstance(value, str):
-                value = value if value == SHIPPED_RECORDINGS else str(Path(value).resolve())
-            tree = patch(tree, {key: value})
+            tree = patch(tree, {key: _located(key, value, Path.cwd())})
     return dict(tree)
 
 
@@ -358,6 +371,19 @@ def _located(key: str, value: Any, folder: Path) -> Any:
     return str((folder / value).resolve())
 
 
+def _absolute_factors(factors: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the factors of a grid file with absolute paths in the patches of its own factors."""
+    return {
+        name: {
+            **entry,
+            "levels": {level: _absolute(changes, folder) for level, changes in entry["levels"].items()},
+        }
+        if isinstance(entry, Mapping)
+        else entry
+        for name, entry in factors.items()
+    }
+
+
 def shipped_recordings() -> Path:
     """Return the manifest of the recordings that come with sagasr."""
     import sagasr
@@ -371,8 +397,8 @@ def shipped_recordings() -> Path:
 def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]:
     """Return the factors of a grid file that can be understood; what cannot is added to ``faults``."""
     found: dict[str, Factor] = {}
-    for name, entry in tree.items() if isinstance(tree, Mapping) else ():
-        name = str(name)
+    for key, entry in tree.items() if isinstance(tree, Mapping) else ():
+        name = str(key)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
             faults.add(
                 f"factors.{name}: a factor's name has letters, digits and _ only, and does not begin with a digit"
@@ -435,9 +461,7 @@ def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faul
         elif isinstance(changes, Mapping):
             levels[level] = _absolute(changes, folder)
         else:
-            faults.add(
-                f"factors.{name}.levels.{level}: expected 'path: value' lines, or {{}} (found {changes!r})"
-            )
+            faults.add(f"factors.{name}.levels.{level}: expected 'path: value' lines, or {{}} (found {changes!r})")
     if "baseline" not in entry:
         faults.add(f"factors.{name}.baseline is missing; name one of: {', '.join(levels)}")
         return None

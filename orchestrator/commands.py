@@ -1,0 +1,163 @@
+"""The commands ``sagasr-sweep`` and ``sagasr-report``. What is heavy is imported when it is needed."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sagasr.errors import ConfigError, SagasrError
+
+DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+EXAMPLES = """\
+examples:
+  sagasr-sweep demo.yaml                        run the demo: minutes on two CPU cores
+  sagasr-sweep my.yaml --plan                   what would run, and what it would cost
+  sagasr-sweep my.yaml --only 'text=caption,lfr=hard' --seeds 0,1
+  sagasr-sweep my.yaml --set training.steps=2000 --address auto
+
+The same command again resumes: what is finished is kept, the rest goes on from its last checkpoint.
+exit codes: 0 all there, 1 some replicates failed, 2 bad input (nothing started), 130 interrupted (resumable)
+"""
+
+
+def sweep(arguments: Sequence[str] | None = None) -> int:
+    """Run ``sagasr-sweep`` and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _sweep(options)
+    except SagasrError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def report(arguments: Sequence[str] | None = None) -> int:
+    """Run ``sagasr-report`` and return its exit code."""
+    from orchestrator.report.command import main
+
+    return int(main(arguments) or 0)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from orchestrator import space as spaces
+    from orchestrator.ledger import scan
+    from orchestrator.overview import show_cost, show_plan, show_summary
+    from orchestrator.plan import Options, make_plan
+    from orchestrator.preflight import costs_of, preflight, total
+
+    settings = dict(_setting(text) for text in options.set)
+    if options.tracking_uri:
+        settings["tracking.uri"] = options.tracking_uri
+    grid = spaces.find_grid(options.grid)
+    space = spaces.read_space(grid, settings=settings, seeds=options.seeds, storage=options.storage)
+    plan = make_plan(space, spaces.parse_only(options.only, space.factors))
+    ledger = scan(plan)
+    shapes = preflight(plan.cells, str(grid))
+    costs = costs_of(plan.trials, shapes)
+    console = Console(quiet=options.quiet, highlight=False)
+    if options.json:
+        print(json.dumps(plan.tree, indent=2, allow_nan=False))
+        return DONE
+    if options.plan:
+        show_plan(plan, ledger, shapes, costs, console)
+        return DONE
+    show_summary(plan, ledger, console)
+    show_cost(plan, ledger, costs, console)
+    todo = total(costs[trial.id] for trial in plan.selected if not ledger.finished(trial))
+    _check_budget(space.budget.max_gpu_hours if space.budget else None, todo.gpu_hours, options.yes)
+
+    from orchestrator.execute import run
+
+    outcome = run(plan, Options(options.address, options.max_concurrent, options.quiet))
+    if outcome.interrupted:
+        return INTERRUPTED
+    return SOME_FAILED if outcome.failed else DONE
+
+
+def _check_budget(limit: float | None, needed: float, agreed: bool) -> None:
+    """Ask, or refuse, before more is spent than the grid allows. Raises ConfigError."""
+    if limit is None or needed <= limit or agreed:
+        return
+    question = f"This may take {needed:.3g} GPU-hours; the grid's budget is {limit:g}. Go on? [y/N] "
+    if not (sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")):
+        raise ConfigError(
+            f"budget.max_gpu_hours: about {needed:.3g} GPU-hours are needed and {limit:g} are allowed; "
+            "raise it, select less with --only or --seeds, or agree with --yes"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sagasr-sweep",
+        description="Which design choices really matter? Plan, run and resume an ablation sweep from one grid file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("grid", metavar="GRID", help="the grid file, or the name of one that is shipped (demo, grid, ladder)")
+    add("--plan", action="store_true", help="print what would be done, its shapes, memory and cost, and stop")
+    add("--json", action="store_true", help="print plan.json and stop")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a setting, e.g. training.steps=2000")
+    add("--seeds", type=_seeds, metavar="0,1,2", help="run these seeds in place of the grid's")
+    add(
+        "--only",
+        metavar="FACTOR=LEVEL",
+        action="append",
+        default=[],
+        help="run only such cells; a comma means and, again means or",
+    )
+    add(
+        "--storage",
+        metavar="DIR",
+        help="folder for all sweeps, seen by every node (default: the grid's, else ./sweeps)",
+    )
+    add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
+    add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto (default: start a local one)")
+    add("--max-concurrent", type=_positive, metavar="N", help="most trainings at once (default: as many as fit)")
+    add("--yes", action="store_true", help="go on without asking, whatever the budget")
+    add("--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return the path and value of one ``--set``. Raises ConfigError."""
+    from sagasr.files import parse_yaml
+
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(key.split(".")):
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. training.steps=2000")
+    return key, parse_yaml(value, f"--set {key}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [_whole(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2 (found {text!r})") from error
+
+
+def _positive(text: str) -> int:
+    try:
+        number = _whole(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1 (found {text!r})")
+    return number
+
+
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(text)
+    return int(text)

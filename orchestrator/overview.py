@@ -1,0 +1,156 @@
+"""The plan as a person reads it: cells, trainings, what is done, shapes, memory, cost. Fits 80 columns."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.factors import METRICS
+from orchestrator.ledger import FINISHED, Entry, Ledger
+from orchestrator.plan import Plan, Trial
+from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
+from orchestrator.space import cell_name
+
+
+def show_plan(
+    plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes], costs: Mapping[str, Cost], console: Console
+) -> None:
+    """Print all that ``--plan`` promises."""
+    show_summary(plan, ledger, console)
+    console.print(_factors(plan))
+    console.print(_cells(plan, ledger, shapes))
+    if plan.space.ladder:
+        console.print(_ladder(plan))
+    _show_differences(plan, ledger, console)
+    if plan.space.fraction and plan.tree["confounded_with"]:
+        console.print("Confounded (this fraction cannot tell them apart):")
+        for effect, others in plan.tree["confounded_with"].items():
+            console.print(escape(f"  {effect} = {', '.join(others)}"))
+    show_cost(plan, ledger, costs, console)
+    if plan.space.promote:
+        console.print("promote: noted, not acted on yet; run the promoted cells with a rule in 'where'.")
+
+
+def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
+    """Print what is asked, how much of it there is, and where it stands."""
+    space = plan.space
+    console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
+    stopping = space.early_stopping
+    console.print(
+        f"design {space.design}, judged by {plan.metric} ({METRICS[plan.metric]} is better, "
+        f"{stopping.delta:g} matters), early stopping: {stopping.policy}"
+    )
+    trainings, replicates = len(plan.trials), len(plan.replicates)
+    saved = replicates - trainings
+    folded = f"; {saved} more are read from the same trainings" if saved else ""
+    console.print(f"{len(plan.cells)} cells x {_count(len(plan.seeds), 'seed')} = {replicates} replicates")
+    console.print(f"{_count(trainings, 'training')}{folded}")
+    states = Counter(entry.state for entry in ledger.entries.values())
+    console.print("state: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    if sum(len(trial.replicates) for trial in plan.selected) < replicates:
+        console.print(
+            f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
+        )
+    console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
+
+
+def show_cost(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console) -> None:
+    """Print what remains and what it may cost, and how roughly that is known."""
+    todo = [trial for trial in plan.selected if not ledger.finished(trial)]
+    if not todo:
+        console.print("Nothing is left to do.")
+        return
+    sum_ = total(costs[trial.id] for trial in todo)
+    device = f"{GPU_NAME}" if sum_.gpu_hours else "a CPU core of 100 GFLOP/s"
+    hours = f"{sum_.gpu_hours:.3g} GPU-hours, " if sum_.gpu_hours else ""
+    console.print(
+        f"To do: {_count(len(todo), 'training')}. Estimate: {hours}{_time(sum_.seconds)} one after another "
+        f"(from parameters, tokens and steps at {SHARE:.0%} of {device}; not measured)."
+    )
+
+
+def _factors(plan: Plan) -> Table:
+    table = _table("Factors", "factor", "stage", "levels (baseline first)")
+    for name, factor in plan.space.factors.items():
+        others = [level for level in factor.levels if level != factor.baseline]
+        table.add_row(escape(name), factor.stage, escape(", ".join([factor.baseline, *others])))
+    return table
+
+
+def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes]) -> Table:
+    """One line per cell: levels, shapes of a training step, parameters, memory of one worker, how much is done."""
+    names = list(plan.space.factors)
+    table = _table("Cells", *names, "latents", "tokens", "param", "memory", "done")
+    workers = {row.cell: trial.resources.workers for trial in plan.trials for row in trial.replicates}
+    rows: dict[str, list[Entry]] = {}
+    for row in plan.replicates:
+        rows.setdefault(row.cell, []).append(ledger.entries[row.id])
+    for cell in plan.cells:
+        shape = shapes[cell.name]
+        done = sum(entry.state in FINISHED for entry in rows[cell.name])
+        table.add_row(
+            *(escape(cell.levels[name]) for name in names),
+            "x".join(map(str, shape.latents)),
+            "x".join(map(str, shape.tokens[1:])),
+            _number(shape.parameters),
+            _number(shape.memory_bytes(workers[cell.name])) + "B",
+            f"{done}/{len(rows[cell.name])}",
+        )
+    table.caption = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker in float32"
+    return table
+
+
+def _ladder(plan: Plan) -> Table:
+    table = _table("Ladder", "step", "against", "what is different")
+    steps = {step.step: step for step in plan.space.ladder}
+    for step in steps.values():
+        before = steps[step.versus].levels if step.versus is not None else plan.space.baseline
+        new = {name: level for name, level in step.levels.items() if before[name] != level}
+        table.add_row(escape(step.step), escape(step.versus or "-"), escape(cell_name(new) or "the baseline"))
+    return table
+
+
+def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
+    """Print, once per training, why a replicate is neither done nor simply missing, and what the grid no longer has."""
+    marks = {"stale": "~ stale", "failed": "! failed", "interrupted": "> interrupted", "missing": "+ missing"}
+    for trial in plan.trials:
+        notes = {(entry.state, entry.reason) for row in trial.replicates if (entry := ledger.entries[row.id]).reason}
+        for state, reason in sorted(notes):
+            console.print(escape(f"{marks.get(state, '= ' + state)}  {_label(trial)}: {reason}"), soft_wrap=True)
+    for left in ledger.left:
+        name = escape(f"{cell_name(left.levels)} seed={left.seed}".strip())
+        console.print(f"- no longer in the grid, kept  {name} (trials/{left.trial})", soft_wrap=True)
+
+
+def _label(trial: Trial) -> str:
+    return f"{cell_name(trial.levels)} seed={trial.seed}".strip()
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for column in columns:
+        table.add_column(escape(column), overflow="fold", header_style="bold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(value: float) -> str:
+    """Return e.g. ``44.1M``."""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1_000:
+            return f"{value:.3g}{unit}"
+        value /= 1_000
+    return f"{value:.3g}P"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 3_600:
+        return f"{max(seconds / 60, 1):.0f} min"
+    return f"{seconds / 3_600:.3g} h"

@@ -1,0 +1,169 @@
+"""Try every cell before anything starts: one training step on the meta device, and what the cell will cost.
+
+The layers of the transformer are alike, so two shallow copies of a model give the counts of the deep one exactly, and a
+step of each stands for the whole. torch is imported here alone, when a function is called.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Trial
+from orchestrator.space import Cell
+from sagasr.config import Config, Evaluation, downsampling_ratio
+from sagasr.errors import ConfigError, SagasrError
+
+# peak operations per second and the share of them that is assumed; the plan says so beside the estimate
+GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}
+GPU_NAME = "an H100-class GPU"
+CPU_PEAK = 100e9
+SHARE = 0.3
+START_SECONDS = 12.0  # of one trial: processes, imports, store
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Of one training step on the whole batch: latents [B, D, N], cross-attention tokens [B, L, C]."""
+
+    latents: tuple[int, int, int]
+    tokens: tuple[int, int, int]
+    parameters: int
+    state_bytes: int  # weights, gradients, AdamW moments, EMA
+    activation_bytes: int  # of the whole batch, in float32
+
+    def memory_bytes(self, workers: int) -> int:
+        """Return the most that one of ``workers`` processes holds."""
+        return self.state_bytes + self.activation_bytes // workers
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    gpu_hours: float
+
+
+def preflight(cells: Iterable[Cell], source: str) -> dict[str, Shapes]:
+    """Return the shapes of each cell by its name. Raises ConfigError naming every cell whose step cannot run."""
+    from sagasr.model import missing_weights
+
+    cells = list(cells)
+    words = {config: _vocabulary(config) for config in {(cell.config.data, _text(cell.config)) for cell in cells}}
+    tried: dict[Config, Shapes | str] = {}
+    found: dict[str, Shapes] = {}
+    faults: dict[str, list[str]] = {}
+    for cell in cells:
+        relevant = _relevant(cell.config)
+        if relevant not in tried:
+            absent = missing_weights(cell.config)
+            count = words[cell.config.data, _text(cell.config)]
+            tried[relevant] = "\n".join(absent) if absent else _measure(relevant, count)
+        result = tried[relevant]
+        if isinstance(result, Shapes):
+            found[cell.name] = result
+        else:
+            faults.setdefault(result, []).append(cell.name)
+    if faults:
+        lines: list[str] = []
+        for fault, names in faults.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
+        raise ConfigError("\n".join(lines))
+    return found
+
+
+def cost(trial: Trial, shapes: Shapes) -> Cost:
+    """Return a rough estimate of a trial: multiplications by parameters, tokens and steps over an assumed speed."""
+    from sagasr.model import guidance_branches
+
+    config, workers = trial.config, trial.resources.workers
+    training = 3 * config.training.batch_size * config.training.steps * _pass(config, shapes, config.audio.segment)
+    validations = -(-config.training.steps // config.validation.every)
+    once = config.validation.clips * _pass(config, shapes, config.validation.segment)
+    scoring = sum(
+        evaluation.sampler.steps * len(guidance_branches(config.conditions, evaluation.sampler.guidance))
+        for evaluation in _samplings(variant.evaluation for variant in trial.variants)
+    )
+    gpus = trial.resources.gpus_per_worker
+    speed = GPU_PEAK[config.training.precision] * gpus if gpus else CPU_PEAK * trial.resources.cpus_per_worker
+    seconds = START_SECONDS + (training / workers + validations * scoring * once) / (SHARE * speed)
+    return Cost(seconds, seconds * workers * gpus / 3_600)
+
+
+def _samplings(evaluations: Iterable[Evaluation]) -> set[Evaluation]:
+    """Return the evaluations that need their own sampling; replacing low frequencies afterwards needs none."""
+    return {evaluation.model_copy(update={"lfr": "off"}) for evaluation in evaluations}
+
+
+def _pass(config: Config, shapes: Shapes, segment: int) -> float:
+    """Return the operations of one forward pass over one example: two per weight and token, and attention."""
+    tokens = segment // downsampling_ratio(config.codec) + 1
+    return float(2 * shapes.parameters * tokens + 4 * tokens**2 * config.model.embed_dim * config.model.depth)
+
+
+def _text(config: Config) -> tuple[str, str]:
+    return config.conditions.text.source, config.conditions.text.encoder.kind
+
+
+def _vocabulary(key: tuple[Any, tuple[str, str]]) -> int:
+    """Return how many words the training captions have, for the encoder that learns them."""
+    from sagasr.data.manifest import rows_for
+    from sagasr.text import vocabulary_of
+
+    data, (source, kind) = key
+    if source == "off" or kind != "words":
+        return 0
+    return len(vocabulary_of(row.text(source) for row in rows_for(Path(data.train), "train")))  # type: ignore[arg-type]
+
+
+def _relevant(config: Config) -> Config:
+    """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
+    plain = Config(data=config.data, codec=config.codec)
+    conditions = config.conditions
+    text, low = type(conditions.text)(), plain.conditions.low
+    text = text.model_copy(update={"source": conditions.text.source, "encoder": conditions.text.encoder})
+    return plain.model_copy(
+        update={
+            "audio": config.audio,
+            "model": config.model,
+            "conditions": conditions.model_copy(update={"text": text, "low": low}),
+            "training": plain.training.model_copy(update={"batch_size": config.training.batch_size}),
+        }
+    )
+
+
+def _measure(config: Config, words: int) -> Shapes | str:
+    """Return the shapes of one training step, or why it fails."""
+    from sagasr.model import shapes
+
+    try:
+        one, two = (
+            shapes(config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})}), words)
+            for depth in (1, 2)
+        )
+    except SagasrError as error:
+        return str(error)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
+
+    def at_depth(key: str) -> int:
+        return int(one[key] + (config.model.depth - 1) * (two[key] - one[key]))
+
+    return Shapes(
+        latents=tuple(one["latents"]),
+        tokens=tuple(one["cross_attention"]),
+        parameters=at_depth("parameters"),
+        state_bytes=at_depth("training_bytes"),
+        activation_bytes=at_depth("activation_bytes"),
+    )
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Return the sum."""
+    costs = list(costs)
+    return Cost(sum(cost.seconds for cost in costs), sum(cost.gpu_hours for cost in costs))
+
+
+def costs_of(trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> dict[str, Cost]:
+    """Return the cost of each trial by its id."""
+    return {trial.id: cost(trial, shapes[trial.replicates[0].cell]) for trial in trials}
