@@ -5,7 +5,7 @@ statistics that the encoded store measures over the training set.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,9 @@ class LatentNorm(NamedTuple):
 class Codec(nn.Module):
     """A frozen pair of ``encode`` and ``decode``; equal audio always gives equal latents."""
 
-    def __init__(self, transform: nn.Module, channels: int, latent_channels: int, ratio: int, companding: float) -> None:
+    def __init__(
+        self, transform: nn.Module, channels: int, latent_channels: int, ratio: int, companding: float
+    ) -> None:
         super().__init__()
         self.transform = transform
         self.channels = channels
@@ -78,23 +80,23 @@ class Codec(nn.Module):
 class _MeanAutoencoder(nn.Module):
     """The Stable Audio autoencoder without its sampling: the mean of the bottleneck. Mono audio goes in twice."""
 
-    def __init__(self, model: nn.Module, channels: int) -> None:
+    def __init__(self, model: Any, channels: int) -> None:
         super().__init__()
         self.model = model
         self.channels = channels
 
     def encode(self, audio: Tensor) -> Tensor:
         stereo = audio.expand(-1, self.model.in_channels, -1) if audio.shape[1] == 1 else audio
-        mean, _ = self.model.encode(stereo, skip_bottleneck=True).chunk(2, dim=1)  # type: ignore[operator]
+        mean, _ = self.model.encode(stereo, skip_bottleneck=True).chunk(2, dim=1)
         return mean  # type: ignore[no-any-return]
 
     def decode(self, latents: Tensor) -> Tensor:
-        audio: Tensor = self.model.decode(latents)  # type: ignore[operator]
+        audio: Tensor = self.model.decode(latents)
         return audio.mean(dim=1, keepdim=True) if self.channels == 1 else audio
 
 
 def build_codec(codec: settings.Codec, channels: int) -> Codec:
-    """Return the codec of a configuration for audio of 1 or 2 channels. Raises DataError when its weights are unusable."""
+    """Return the codec of a configuration for audio of 1 or 2 channels. Raises DataError without usable weights."""
     expected = latent_channels(codec, channels), downsampling_ratio(codec)
     if not isinstance(codec, settings.StableAudio):
         return Codec(build_transform(codec, channels), channels, *expected, codec.companding)
@@ -103,7 +105,8 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
     if found != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
         raise DataError(
             f"{codec.config}: {found[0]} latents every {found[1]} samples of {model.in_channels}-channel audio at "
-            f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; {STABLE_AUDIO_REMEDY}"
+            f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; "
+            f"{STABLE_AUDIO_REMEDY}"
         )
     return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0)
 

@@ -31,7 +31,7 @@ class ConditionInputs(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended token [B, 1, E]."""
+    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended [B, 1, E]."""
 
     cross: Tensor
     global_: Tensor | None

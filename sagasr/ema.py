@@ -1,4 +1,4 @@
-"""Exponential moving average of a module's parameters, as in stable-audio-tools: a decay that grows with the updates."""
+"""Exponential moving average of a module's parameters, as in stable-audio-tools: its decay grows with the updates."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ UPDATES = "_updates"
 
 def decay_at(updates: int, beta: float, power: float) -> float:
     """Return the share kept of the old average after ``updates`` updates: 0 at first, then towards ``beta``."""
-    return min(beta, 1 - (1 + updates) ** -power)
+    return min(beta, 1 - float((1 + updates) ** -power))
 
 
 class Ema:

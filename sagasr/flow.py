@@ -1,10 +1,11 @@
 """The straight path between data (t = 0) and noise (t = 1), and ways along it. Velocity is noise - data.
 
-This is the clock of stable-audio-tools and of SAGA-SR's released code; the paper (arXiv 2509.24924) writes 1 - t and the
-opposite velocity. Pure functions, no randomness of their own.
+This is the clock of stable-audio-tools and of SAGA-SR's released code; the paper (arXiv 2509.24924) writes 1 - t and
+the opposite velocity. Pure functions, no randomness of their own.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, assert_never
 
 import torch
@@ -31,7 +32,8 @@ def time_of(uniform: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor
         case "uniform":
             return uniform
         case "logit-normal":
-            return torch.special.ndtri(uniform).sigmoid()
+            normal: Tensor = torch.special.ndtri(uniform)
+            return normal.sigmoid()
         case unknown:
             assert_never(unknown)
 
@@ -39,7 +41,7 @@ def time_of(uniform: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor
 def schedule(kind: Literal["linear", "linear-quadratic"], steps: int) -> Tensor:
     """Return the ``steps + 1`` times of a sampler, strictly falling from 1 to 0, as float64.
 
-    Linear-quadratic: the first half of the steps are the first steps of a grid of 1,000, the rest fall quadratically to 0.
+    Linear-quadratic: the first half are the first steps of a grid of 1,000, the rest fall quadratically to 0.
     """
     match kind:
         case "linear":
@@ -65,9 +67,8 @@ def guided_velocity(null: Tensor, low: Tensor, full: Tensor, *, audio: float, te
 
 
 def euler(velocity_at: Callable[[Tensor, float], Tensor], noise: Tensor, times: Tensor) -> Tensor:
-    """Return the end of the path that starts at ``noise`` [B, D, N] and follows ``velocity_at(point, t)`` along ``times``."""
+    """Return the end of the path that starts at ``noise`` [B, D, N] and follows ``velocity_at(point, t)``."""
     point = noise
-    moments = times.tolist()
-    for now, then in zip(moments, moments[1:], strict=False):
+    for now, then in pairwise(times.tolist()):
         point = point + (then - now) * velocity_at(point, now)
     return point

@@ -1,8 +1,8 @@
 """The one door to stable-audio-tools: its transformer, weight-free transforms and Stable Audio autoencoder.
 
-Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion for
-samplers that we do not use, casts attention to float16 where flash-attn happens to be installed (results would depend on
-the machine), and its PQMF calls functions that SciPy removed in 1.13 and 1.14. Imports happen inside the functions.
+Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion
+for samplers that we do not use, casts attention to float16 where flash-attn happens to be installed (results would
+depend on the machine), and its PQMF calls functions that SciPy has removed. Imports happen inside the functions.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import logging
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,7 +72,7 @@ def build_transformer(config: Config, latent_channels: int) -> nn.Module:
 
 
 def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:
-    """Return a weight-free transform with ``encode`` [B, C, T] -> [B, D, N] and ``decode``; T a multiple of the ratio."""
+    """Return a weight-free transform: ``encode`` [B, C, T] -> [B, D, N], and ``decode``; T a multiple of the ratio."""
     module = _load("stable_audio_tools.models.pretransforms")
     transform: nn.Module
     match codec:
@@ -91,11 +91,11 @@ def latent_channels(codec: Codec, channels: int) -> int:
     return STABLE_AUDIO_LATENTS if isinstance(codec, StableAudio) else channels * downsampling_ratio(codec)
 
 
-def build_autoencoder(checkpoint: Path, config: Path) -> nn.Module:
+def build_autoencoder(checkpoint: Path, config: Path) -> Any:
     """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
 
-    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with one
-    line unless at least 99 % of the weights are found with their shapes.
+    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
+    one line unless at least 99 % of the weights are found with their shapes.
     """
     autoencoder = _empty_autoencoder(config)
     load_matching(autoencoder, checkpoint, AUTOENCODER_PREFIXES, STABLE_AUDIO_REMEDY)
@@ -108,21 +108,17 @@ def load_matching(module: nn.Module, checkpoint: Path, prefixes: tuple[str, ...]
     Returns how many keys were matched, missing and unexpected (under that prefix). Raises DataError under 99 %.
     """
     wanted = module.state_dict()
-    with _open_weights(checkpoint, remedy) as (shapes, read):
-        prefix = max(prefixes, key=lambda p: sum(shapes.get(p + key) == w.shape for key, w in wanted.items()))
-        matched = {key for key, weight in wanted.items() if shapes.get(prefix + key) == weight.shape}
-        counts = {
-            "matched": len(matched),
-            "missing": len(wanted) - len(matched),
-            "unexpected": sum(name.startswith(prefix) and name[len(prefix) :] not in matched for name in shapes),
-        }
-        line = f"{counts['matched']} of {len(wanted)} weights matched, {counts['unexpected']} unexpected"
-        if len(matched) < LEAST_MATCH * len(wanted):
-            absent = next(key for key in wanted if key not in matched)
-            raise DataError(f"{checkpoint}: {line} (first without a match: {absent}); {remedy}")
-        module.load_state_dict({key: read(prefix + key) for key in matched}, strict=False)
+    shapes, read = _open_weights(checkpoint, remedy)
+    prefix = max(prefixes, key=lambda p: sum(shapes.get(p + key) == weight.shape for key, weight in wanted.items()))
+    matched = [key for key, weight in wanted.items() if shapes.get(prefix + key) == weight.shape]
+    missing = [key for key in wanted if key not in set(matched)]
+    unexpected = {name for name in shapes if name.startswith(prefix)} - {prefix + key for key in matched}
+    line = f"{len(matched)} of {len(wanted)} weights matched, {len(unexpected)} unexpected"
+    if len(matched) < LEAST_MATCH * len(wanted):
+        raise DataError(f"{checkpoint}: {line} (first without a match: {missing[0]}); {remedy}")
+    module.load_state_dict({key: read(prefix + key) for key in matched}, strict=False)
     logger.info("%s: %s", checkpoint, line)
-    return counts
+    return {"matched": len(matched), "missing": len(missing), "unexpected": len(unexpected)}
 
 
 def _empty_autoencoder(config: Path) -> nn.Module:
@@ -133,10 +129,10 @@ def _empty_autoencoder(config: Path) -> nn.Module:
         raise DataError(f"{config}: codec.config cannot be read; {STABLE_AUDIO_REMEDY}") from error
     except ValueError as error:
         raise DataError(f"{config}: codec.config is not JSON ({error}); {STABLE_AUDIO_REMEDY}") from error
-    model = tree.get("model", {}) if isinstance(tree, dict) else {}
-    if isinstance(model.get("pretransform"), dict):  # a whole diffusion model: its autoencoder is nested
-        model = model["pretransform"].get("config", {})
-    if model.get("bottleneck", {}).get("type") != "vae" or "encoder" not in model or "decoder" not in model:
+    model = _within(tree, "model")
+    if "pretransform" in model:  # a whole diffusion model: its autoencoder is nested
+        model = _within(model, "pretransform", "config")
+    if _within(model, "bottleneck").get("type") != "vae" or not {"encoder", "decoder"} <= model.keys():
         raise DataError(f"{config}: describes no autoencoder with a vae bottleneck; {STABLE_AUDIO_REMEDY}")
     try:
         module = _load("stable_audio_tools.models.autoencoders")
@@ -149,27 +145,30 @@ def _empty_autoencoder(config: Path) -> nn.Module:
     return autoencoder
 
 
-@contextlib.contextmanager
-def _open_weights(path: Path, remedy: str) -> Iterator[tuple[Mapping[str, torch.Size], Any]]:
-    """Yield the shapes of all tensors in a checkpoint and a function that reads one; the rest stays on disk."""
+def _within(tree: Any, *keys: str) -> dict[str, Any]:
+    """Return the mapping under ``keys``, empty where there is none."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _open_weights(path: Path, remedy: str) -> tuple[Mapping[str, torch.Size], Callable[[str], Tensor]]:
+    """Return the shapes of all tensors in a checkpoint and a function that reads one; the rest stays on disk."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint; {remedy}")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt", device="cpu") as file:
-                shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-                yield shapes, file.get_tensor
-        else:
-            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            weights: dict[str, Tensor] = {
-                name: value for name, value in tree.get("state_dict", tree).items() if isinstance(value, Tensor)
-            }
-            yield {name: value.shape for name, value in weights.items()}, weights.__getitem__
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+            file = safe_open(path, framework="pt", device="cpu")
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}, file.get_tensor  # noqa: SIM118
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = tree.get("state_dict", tree)
+        weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
+    return {name: value.shape for name, value in weights.items()}, weights.__getitem__
 
 
 @cache

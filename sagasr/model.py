@@ -1,6 +1,6 @@
 """SAGA-SR: the diffusion transformer with its conditions, its training loss and its sampler.
 
-All latents here are normalised (``LatentNorm``). The model draws nothing itself: noise, times and dropout masks come in.
+All latents here are normalised (``LatentNorm``). The model draws nothing: noise, times and dropout masks come in.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sagasr import codec as codecs
 from sagasr import flow, text
 from sagasr.codec import LatentNorm
-from sagasr.conditions import ConditionInputs, Conditioner, Conditioning, drop, null_cross, null_low, seeded
+from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
 from sagasr.config import Conditions, Config, Guidance, Sampler, downsampling_ratio
 from sagasr.host import build_transformer, latent_channels
 
@@ -177,48 +178,67 @@ def missing_weights(config: Config) -> list[str]:
 
 
 def shapes(config: Config, words: int = 100) -> dict[str, Any]:
-    """Run one training step on the meta device and return its shapes, parameter counts and bytes.
+    """Run a training step on the meta device and return its shapes, parameter counts and bytes.
 
-    Allocates nothing. ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
+    Allocates nothing. Layers are alike, so the step runs with one and with two of them, and the rest is counted on.
+    ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
     """
+    one, two = (_meta_step(_with_depth(config, depth), words) for depth in (1, 2))
+    more = config.model.depth - 1
+    counts = {key: one[key] + more * (two[key] - one[key]) for key in one if isinstance(one[key], int)}
+    size = 4 * counts["parameters"]
+    # Training holds weights, gradients, two AdamW moments and the average.
+    return one | counts | {"weight_bytes": size, "training_bytes": 5 * size}
+
+
+def _with_depth(config: Config, depth: int) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})})
+
+
+def _meta_step(config: Config, words: int) -> dict[str, Any]:
     batch, frames = config.training.batch_size, config.audio.segment // downsampling_ratio(config.codec)
     channels = latent_channels(config.codec, config.audio.channels)
+    saved: dict[int, int] = {}
     with torch.device("meta"):
         model = build_model(config, vocabulary=tuple(map(str, range(words))))
+        own = {_storage(weight) for weight in model.parameters()}
         latents = torch.empty(batch, channels, frames)
         inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
         mask = torch.empty(batch, dtype=torch.bool)
-        saved: dict[int, int] = {}
-        own = {id_of(weight) for weight in model.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(lambda kept: _count(kept, saved, own), lambda kept: kept):
+
+        def keep(tensor: Tensor) -> Tensor:
+            if _storage(tensor) not in own:
+                saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), _FusedAttention():
             loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
         loss.backward()
         conditioning = model.conditioner(inputs)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    size = 4 * parameters
     return {
-        "latents": [batch, channels, frames],
-        "transformer_input": [batch, 2 * channels, frames],
-        "cross_attention": list(conditioning.cross.shape),
-        "global": None if conditioning.global_ is None else list(conditioning.global_.shape),
-        "prepend": None if conditioning.prepend is None else list(conditioning.prepend.shape),
-        "parameters": parameters,
+        "latents": (batch, channels, frames),
+        "transformer_input": (batch, 2 * channels, frames),
+        "cross_attention": tuple(conditioning.cross.shape),
+        "global": None if conditioning.global_ is None else tuple(conditioning.global_.shape),
+        "prepend": None if conditioning.prepend is None else tuple(conditioning.prepend.shape),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
         "transformer_parameters": sum(weight.numel() for weight in model.transformer.parameters()),
-        "weight_bytes": size,
-        "training_bytes": 5 * size,  # weights, gradients, two AdamW moments, EMA
         "activation_bytes": sum(saved.values()),
     }
 
 
-def id_of(tensor: Tensor) -> int:
-    """Return what identifies a tensor's storage, on the meta device too."""
-    return tensor.untyped_storage()._cdata
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device attention falls back to its plain form; count the fused form that CPUs and GPUs run."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs or {})[0]
+        return function(*args, **kwargs or {})
 
 
-def _count(kept: Tensor, saved: dict[int, int], own: set[int]) -> Tensor:
-    if id_of(kept) not in own:
-        saved[id_of(kept)] = kept.untyped_storage().nbytes()
-    return kept
+def _storage(tensor: Tensor) -> int:
+    """Return what tells storages apart on the meta device, where all addresses are 0."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _meta_text(model: SagaModel, batch: int) -> Tensor:

@@ -130,7 +130,7 @@ class T5Encoder(TextEncoder):
 
 
 def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[str]) -> TextEncoder:
-    """Return the encoder of a configuration; ``vocabulary`` matters to words alone. Raises DataError without its files."""
+    """Return the encoder of a configuration; ``vocabulary`` is for words. Raises DataError without a T5's files."""
     encoder = text.encoder
     if text.source == "off":
         return NoText(encoder.max_tokens, cond_dim)
@@ -179,7 +179,7 @@ def _read_t5_config(model: str) -> Any:
         try:
             config = AutoConfig.from_pretrained(model, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{model}: no T5 model in this folder or in the Hugging Face cache; {_remedy(model)}") from error
+            raise DataError(f"{model}: no T5 in this folder or in the Hugging Face cache; {_remedy(model)}") from error
     if not hasattr(config, "d_model"):
         raise DataError(f"{model}: a {config.model_type!r} model, not a T5; {_remedy(model)}")
     return config
@@ -198,6 +198,7 @@ def _check_tokenizer(model: str) -> None:
 
 
 def _load_t5(model: str, width: int) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer, T5EncoderModel
 
     if _read_t5_config(model).d_model != width:
@@ -206,12 +207,14 @@ def _load_t5(model: str, width: int) -> tuple[Any, Any]:
     with _quietly():
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-            encoder = T5EncoderModel.from_pretrained(
-                model, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            encoder, report = T5EncoderModel.from_pretrained(
+                model, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[0]
             raise DataError(f"{model}: the T5 model cannot be read ({first}); {_remedy(model)}") from error
+    if absent := sorted(report["missing_keys"]):  # transformers would leave these at random
+        raise DataError(f"{model}: {len(absent)} weights are missing, the first {absent[0]}; {_remedy(model)}")
     return tokenizer, encoder.requires_grad_(False).eval()
 
 

@@ -1,0 +1,269 @@
+"""Codecs: audio comes back, latents mean what they should, a Stable Audio checkpoint is really loaded or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sagasr import host
+from sagasr.codec import LatentNorm, build_codec, latent_channels, missing_weights
+from sagasr.config import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio
+from sagasr.errors import DataError
+
+LENGTH = 65_536
+
+
+def noise(channels: int, length: int = LENGTH) -> Tensor:
+    return 0.1 * torch.randn(2, channels, length, generator=torch.Generator().manual_seed(length))
+
+
+def snr_db(reference: Tensor, estimate: Tensor) -> float:
+    error = (reference - estimate).double().square().mean()
+    return float(10 * torch.log10(reference.double().square().mean() / error))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "codec", [Wavelet(kind="wavelet", levels=5), Pqmf(kind="pqmf", bands=32), Patched(kind="patched", patch=32)]
+)
+def test_latents_have_the_promised_channels_and_rate(codec: Codec, channels: int) -> None:
+    built = build_codec(codec, channels)
+    latents = built.encode(noise(channels))
+    assert latents.shape == (2, 32 * channels, LENGTH // 32)
+    assert (built.latent_channels, built.ratio) == (latent_channels(codec, channels), downsampling_ratio(codec))
+    assert (built.latent_channels, built.ratio) == (32 * channels, 32)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1, LENGTH - 17])
+@pytest.mark.parametrize(
+    ("codec", "least_db", "edge"),
+    [
+        (Wavelet(kind="wavelet", companding=1.0), 120, 0),
+        (Wavelet(kind="wavelet", companding=0.5), 100, 0),
+        (Wavelet(kind="wavelet", levels=8, wavelet="bior2.2", companding=1.0), 110, 0),
+        (Pqmf(kind="pqmf", companding=1.0), 40, 600),
+        (Pqmf(kind="pqmf", companding=0.5), 40, 600),
+        (Patched(kind="patched", companding=1.0), 200, 0),
+    ],
+)
+def test_audio_of_any_length_comes_back(codec: Codec, least_db: float, edge: int, length: int, channels: int) -> None:
+    audio, built = noise(channels, length), build_codec(codec, channels)
+    decoded = built.decode(built.encode(audio), length)
+    assert decoded.shape == audio.shape
+    inside = slice(edge, length - edge)
+    assert snr_db(audio[..., inside], decoded[..., inside]) > least_db
+
+
+def test_pqmf_latents_are_ordered_by_frequency() -> None:
+    codec, time = build_codec(Pqmf(kind="pqmf", bands=64), 1), torch.arange(LENGTH) / 44_100
+    for hertz, band in [(1_000, 2), (5_000, 14), (10_000, 29), (18_000, 52)]:
+        latents = codec.encode(torch.sin(2 * torch.pi * hertz * time)[None, None])
+        assert int(latents[0].abs().mean(dim=1).argmax()) == band
+
+
+def test_companding_brings_quiet_latents_closer_to_loud_ones() -> None:
+    audio = noise(1)
+    linear = build_codec(Patched(kind="patched", companding=1.0), 1).encode(audio)
+    companded = build_codec(Patched(kind="patched", companding=0.5), 1).encode(audio)
+    torch.testing.assert_close(companded, linear.sign() * linear.abs().sqrt())
+
+
+def test_codec_learns_nothing_and_equal_audio_gives_equal_latents() -> None:
+    codec = build_codec(Wavelet(kind="wavelet"), 1).train()
+    assert not codec.training
+    assert not list(codec.parameters())
+    assert not codec.encode(noise(1).requires_grad_()).requires_grad
+    assert torch.equal(codec.encode(noise(1)), codec.encode(noise(1)))
+
+
+def test_too_short_audio_is_refused_by_name_of_its_length() -> None:
+    with pytest.raises(DataError, match="audio of 100 samples is too short"):
+        build_codec(Wavelet(kind="wavelet", levels=8), 1).encode(noise(1, 100))
+
+
+def test_decoding_more_than_was_encoded_is_a_bug_not_silence() -> None:
+    codec = build_codec(Patched(kind="patched", patch=64), 1)
+    with pytest.raises(ValueError, match="not 129"):
+        codec.decode(codec.encode(noise(1, 128)), 129)
+
+
+def test_norm_measured_on_latents_gives_zero_mean_and_unit_variance_and_inverts() -> None:
+    latents = 3 + 5 * torch.randn(4, 8, 1_000, generator=torch.Generator().manual_seed(0))
+    norm = LatentNorm(latents.mean(dim=(0, 2)), latents.std(dim=(0, 2)))
+    flat = norm.apply(latents)
+    assert flat.mean(dim=(0, 2)).abs().max() < 1e-5
+    torch.testing.assert_close(flat.std(dim=(0, 2)), torch.ones(8))
+    torch.testing.assert_close(norm.invert(flat), latents)
+
+
+# --- Stable Audio -------------------------------------------------------------------------------------------------
+
+
+def autoencoder_tree() -> dict[str, Any]:
+    """The ``model`` part of the published vae_model_config.json, with 8 instead of 128 channels."""
+    shape = {"channels": 8, "c_mults": [1, 2, 4, 8, 16], "strides": [2, 4, 4, 8, 8], "use_snake": True}
+    return {
+        "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 128, **shape}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": 2, "latent_dim": 64, "final_tanh": False, **shape}},
+        "bottleneck": {"type": "vae"},
+        "latent_dim": 64,
+        "downsampling_ratio": 2048,
+        "io_channels": 2,
+    }
+
+
+def autoencoder_config() -> dict[str, Any]:
+    return {"model_type": "autoencoder", "sample_size": 65_536, "sample_rate": 44_100, "model": autoencoder_tree()}
+
+
+def whole_config() -> dict[str, Any]:
+    """The layout of stable-audio-open-1.0's model_config.json: the autoencoder is the pretransform."""
+    pretransform = {"type": "autoencoder", "iterate_batch": True, "config": autoencoder_tree()}
+    model = {"pretransform": pretransform, "conditioning": {}, "diffusion": {}, "io_channels": 64}
+    return {"model_type": "diffusion_cond", "sample_size": 2_097_152, "sample_rate": 44_100, "model": model}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """The library's own autoencoder with random weights."""
+    config = tmp_path_factory.mktemp("config") / "config.json"
+    config.write_text(json.dumps(autoencoder_config()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return host._empty_autoencoder(config).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(reference: nn.Module) -> dict[str, Tensor]:
+    """Its weights, under the names of the real checkpoint."""
+    return reference.state_dict()
+
+
+def stable_audio(folder: Path, tree: dict[str, Any], tensors: dict[str, Tensor], name: str) -> StableAudio:
+    (folder / "config.json").write_text(json.dumps(tree))
+    if name.endswith("ckpt"):
+        torch.save({"state_dict": tensors, "pytorch-lightning_version": "2.1.0", "global_step": 5}, folder / name)
+    else:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
+    return StableAudio(kind="stable-audio", checkpoint=str(folder / name), config=str(folder / "config.json"))
+
+
+def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    others = {"model.model.transformer.layers.0.pre_norm.gamma": torch.ones(3), "conditioner.x": torch.ones(1)}
+    return {prefix + key: value for key, value in weights.items()} | (others if prefix else {})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vae.ckpt"])
+@pytest.mark.parametrize("prefix", ["", "autoencoder.", "pretransform.model.", "model.pretransform.model."])
+def test_autoencoder_read_back_from_the_real_layouts_gives_the_same_latents(
+    reference: nn.Module, tmp_path: Path, prefix: str, name: str
+) -> None:
+    tree = whole_config() if "pretransform" in prefix else autoencoder_config()
+    codec = build_codec(stable_audio(tmp_path, tree, prefixed(reference.state_dict(), prefix), name), 2)
+    audio = noise(2, 4_096)
+    with torch.no_grad():
+        encoded = reference.encoder(audio)  # type: ignore[operator]
+        decoded = reference.decoder(encoded[:, :64])  # type: ignore[operator]
+    latents = codec.encode(audio)
+    assert latents.shape == (2, 64, 2)
+    assert torch.equal(latents, encoded[:, :64])  # the mean of the bottleneck, not a sample
+    assert torch.equal(latents, codec.encode(audio))
+    assert torch.equal(codec.decode(latents, 4_096), decoded)
+    assert not any(weight.requires_grad for weight in codec.parameters())
+
+
+def test_mono_audio_enters_the_stereo_autoencoder_twice(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    settings = stable_audio(tmp_path, autoencoder_config(), weights, "model.safetensors")
+    mono, stereo, audio = build_codec(settings, 1), build_codec(settings, 2), noise(1, 4_000)
+    latents = mono.encode(audio)
+    assert torch.equal(latents, stereo.encode(audio.repeat(1, 2, 1)))
+    assert latents.shape == (2, 64, 2)
+    torch.testing.assert_close(mono.decode(latents, 4_000), stereo.decode(latents, 4_000).mean(dim=1, keepdim=True))
+
+
+def test_matched_missing_and_unexpected_weights_are_counted(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    first, *_ = weights
+    tensors = {key: value for key, value in weights.items() if key != first} | {"extra": torch.ones(1)}
+    settings = stable_audio(tmp_path, autoencoder_config(), prefixed(tensors, "autoencoder."), "model.safetensors")
+    counts = host.load_matching(
+        host._empty_autoencoder(Path(settings.config)), Path(settings.checkpoint), host.AUTOENCODER_PREFIXES, "remedy"
+    )
+    assert counts == {"matched": len(weights) - 1, "missing": 1, "unexpected": 1}
+    assert len(weights) > 100  # so that one missing is within the tolerance
+
+
+def test_checkpoint_that_fits_less_than_99_percent_is_refused_with_the_way_to_get_it(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    few = dict(list(weights.items())[: len(weights) // 2])
+    with pytest.raises(DataError, match=r"of \d+ weights matched.*stable-audio-open-1\.0.*licence") as caught:
+        build_codec(stable_audio(tmp_path, autoencoder_config(), few, "model.safetensors"), 2)
+    assert "\n" not in str(caught.value)
+    wider = {key: torch.cat([value, value]) for key, value in weights.items()}
+    with pytest.raises(DataError, match="0 of"):
+        build_codec(stable_audio(tmp_path, autoencoder_config(), wider, "model.safetensors"), 2)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+@pytest.mark.parametrize("content", [b"", b"broken", None])
+def test_broken_or_missing_checkpoint_is_one_line(tmp_path: Path, name: str, content: bytes | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(autoencoder_config()))
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    settings = StableAudio(kind="stable-audio", checkpoint=str(tmp_path / name), config=str(tmp_path / "config.json"))
+    with pytest.raises(DataError, match=r"stable-audio-open-1\.0") as caught:
+        build_codec(settings, 2)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+    assert (missing_weights(settings) is None) == (content is not None)
+
+
+class Evil:
+    """A pickled object that would run code when loaded."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return print, ("code ran",)
+
+
+def test_checkpoint_with_code_inside_is_refused_and_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(autoencoder_config()))
+    torch.save({"state_dict": {}, "callbacks": Evil()}, tmp_path / "model.ckpt")
+    settings = StableAudio(
+        kind="stable-audio", checkpoint=str(tmp_path / "model.ckpt"), config=str(tmp_path / "config.json")
+    )
+    with pytest.raises(DataError, match="not a readable checkpoint"):
+        build_codec(settings, 2)
+    assert "code ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"model": {"encoder": {}}}',
+        '{"model": {"pretransform": {"type": "wavelet", "config": null}}}',
+        json.dumps({"model": autoencoder_tree() | {"encoder": {"type": "x"}}}),
+    ],
+)
+def test_broken_configuration_of_the_autoencoder_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    settings = StableAudio(
+        kind="stable-audio", checkpoint=str(tmp_path / "m.safetensors"), config=str(tmp_path / "config.json")
+    )
+    with pytest.raises(DataError, match=r"config\.json.*stable-audio-open-1\.0") as caught:
+        build_codec(settings, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_autoencoder_of_another_shape_is_refused_with_both_shapes(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    tree = autoencoder_config()
+    tree["sample_rate"] = 48_000
+    with pytest.raises(DataError, match=r"48000 Hz; wanted 64 every 2048 at 44100 Hz"):
+        build_codec(stable_audio(tmp_path, tree, weights, "model.safetensors"), 2)

@@ -1,0 +1,26 @@
+"""The door to stable-audio-tools: silent, late, and leaving no stand-ins behind."""
+
+import subprocess
+import sys
+
+PROBE = """
+import sys
+import sagasr.host, sagasr.codec, sagasr.model
+assert "stable_audio_tools" not in sys.modules, "imported before it is needed"
+assert "transformers" not in sys.modules, "imported before it is needed"
+from sagasr.config import Pqmf, Wavelet
+from sagasr.host import build_transform, _load
+build_transform(Wavelet(kind="wavelet"), 1)
+build_transform(Pqmf(kind="pqmf"), 1)
+_load("stable_audio_tools.models.autoencoders")
+transformer = _load("stable_audio_tools.models.transformer")
+assert transformer.flash_attn_func is None, "attention must be torch's own on every machine"
+assert "k_diffusion" not in sys.modules and "flash_attn" not in sys.modules
+import scipy.signal
+assert not hasattr(scipy.signal, "kaiser")
+"""
+
+
+def test_importing_and_using_the_host_is_silent_and_leaves_nothing_behind() -> None:
+    ran = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", PROBE], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
