@@ -7,12 +7,11 @@ are kept. All faults of a manifest are reported at once, each with its line. Loa
 
 import csv
 import json
-import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -55,9 +54,12 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ConfigError(f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}")
+        raise ConfigError(
+            f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}"
+        )
     if not path.is_file():
-        raise ConfigError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; data.train and data.val name manifests")
+        reason = "is not a file" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: {reason}; data.train and data.val name manifests")
     faults: list[str] = []
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -88,7 +90,8 @@ def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
     chosen = tuple(row for row in rows if row.split in (split, ""))
     if not chosen:
         found = ", ".join(sorted({row.split for row in rows}))
-        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); mark some, or name another manifest as data.{split}")
+        remedy = f"mark some, or name another manifest as data.{split}"
+        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); {remedy}")
     return chosen
 
 
@@ -119,7 +122,10 @@ def manifest_fingerprint(rows: Iterable[Row]) -> str:
     """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
     rows = list(rows)
     return fingerprint(
-        sorted([digest, row.caption, row.transcript, row.domain] for row, digest in zip(rows, content_hashes(rows), strict=True))
+        sorted(
+            [digest, row.caption, row.transcript, row.domain]
+            for row, digest in zip(rows, content_hashes(rows), strict=True)
+        )
     )
 
 
@@ -140,7 +146,9 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 if not any(cells):
                     continue
                 if len(cells) != len(header):
-                    report(line, f"{len(cells)} columns where the header has {len(header)}; quote texts that hold commas")
+                    report(
+                        line, f"{len(cells)} columns where the header has {len(header)}; quote texts that hold commas"
+                    )
                     continue
                 yield line, dict(zip(header, cells, strict=True))
     except UnicodeDecodeError as error:
@@ -188,7 +196,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 report(line, f"not valid JSON ({str(error)[:200]})")
                 continue
             if not isinstance(record, dict):
-                report(line, f"expected one object such as {{\"path\": …}}, found {type(record).__name__}")
+                report(line, f'expected one object such as {{"path": …}}, found {type(record).__name__}')
             elif "path" not in record:
                 report(line, f"no key 'path'{did_you_mean('path', record).replace('did you mean', 'rename')}")
             else:
@@ -217,11 +225,15 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
     faults += _path_faults(path)
     for name in ("text", "caption", "transcript", "domain", "licence"):
         if len(cells[name]) > MAX_TEXT:
-            faults.append(f"{name} is {len(cells[name]):,} characters long, at most {MAX_TEXT:,}; is a quotation mark unclosed?")
+            faults.append(
+                f"{name} is {len(cells[name]):,} characters long, at most {MAX_TEXT:,}; is a quotation mark unclosed?"
+            )
         elif _has_control_characters(cells[name]):
             faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
     if "split" in record and cells["split"] not in SPLITS:
-        faults.append(f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], SPLITS)}")
+        faults.append(
+            f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], SPLITS)}"
+        )
     if cells["domain"] == "all":
         faults.append("domain 'all' means all domains together in the results; choose another word")
     if cells["sha256"] and not (len(cells["sha256"]) == 64 and set(cells["sha256"].lower()) <= set("0123456789abcdef")):
@@ -262,7 +274,7 @@ def _path_faults(path: str) -> list[str]:
 
 
 def _has_control_characters(text: str) -> bool:
-    """Whether a text holds what no file name or caption does: NUL, escape codes, lone surrogates. Line ends are fine."""
+    """Whether a text holds what no name or caption does: NUL, escape codes, lone surrogates. Line ends are fine."""
     return any((mark < " " and mark not in "\t\r\n") or mark == "\x7f" or "\ud800" <= mark <= "\udfff" for mark in text)
 
 
@@ -294,18 +306,19 @@ def _header_problem(row: Row) -> str | None:
 
 def _hash_or_problem(row: Row) -> tuple[str, str | None]:
     try:
-        status = os.stat(row.file)
+        status = row.file.stat()
         digest = _hash_of(row.file, status.st_size, status.st_mtime_ns)
     except FileNotFoundError:
         return "", f"{row.file}: no such file (named in line {row.line} of the manifest)"
     except OSError as error:
         return "", f"{row.file}: cannot be read ({error.strerror or error})"
     if row.sha256 and digest != row.sha256:
-        return digest, f"{row.file}: is not the recording of the manifest (sha256 {digest[:12]}…, line {row.line} says {row.sha256[:12]}…)"
+        told = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
+        return digest, f"{row.file}: is not the recording that was meant ({told})"
     return digest, None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash_of(file: Path, size: int, changed_ns: int) -> str:
     """Return the file's hash, computed once per process as long as its size and time of change stand."""
     return file_sha256(file)
