@@ -1,0 +1,439 @@
+"""Runs what a plan still lacks: Ray Tune trials, each starting its own Ray Train workers.
+
+Ray schedules, starts and stops processes; it remembers nothing for us. Which trials are missing is read from their
+folders, each training resumes by itself from its own checkpoints, and what Ray writes is deleted at the end.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from orchestrator.ledger import FINISHED, one_writer, record, scan
+from orchestrator.plan import Options, Plan, Trial, write_plan
+from orchestrator.progress import View, watching
+from orchestrator.results import collect
+from orchestrator.tracking import Tracker, Undelivered, environment_tags
+from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode, free_resources, run_trial
+from sagasr.errors import ConfigError, SagasrError
+from sagasr.files import write_text
+from sagasr.fingerprint import fingerprint, seed_of
+from sagasr.journal import Status, read_status, write_status
+
+TRIAL_RETRIES = 1  # new starts of a trial whose driver was lost
+SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a trial may wait for its turn; 60 s by default, then an error
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a log is there twice
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else one trial without a report ends the whole sweep
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's returns as if all were well
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are never read
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
+    "PYTHONWARNINGS": "ignore",
+}
+# On one machine no node is preempted, and no dashboard is needed to know who is alive.
+LOCAL_SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+class Outcome(NamedTuple):
+    """How a sweep ended. ``failed``: reason by trial id; ``undelivered``: what the tracking server still lacks."""
+
+    failed: Mapping[str, str]
+    interrupted: bool
+    undelivered: Undelivered
+
+
+def run(plan: Plan, options: Options) -> Outcome:
+    """Run the selected trials that are not finished, and bring results tables and tracking up to date.
+
+    Raises SagasrError when nothing could be started.
+    """
+    console = Console(quiet=options.quiet, highlight=False)
+    with one_writer(plan.paths):
+        write_plan(plan)
+        ledger = scan(plan)
+        waiting = [trial for trial in plan.selected if not ledger.finished(trial)]
+        tracker = Tracker(plan, tracked(plan), environment_tags())
+        tracker.start()
+        interrupted = False
+        try:
+            if waiting:
+                interrupted = _run_waiting(plan, waiting, options, console)
+        finally:
+            undelivered = tracker.close()
+            collect(plan, tracker.run_ids)
+        entries = scan(plan).entries
+    failed = {
+        trial.id: entries[row.id].reason
+        for trial in plan.selected
+        for row in trial.replicates
+        if entries[row.id].state not in FINISHED and not (interrupted and entries[row.id].state != "failed")
+    }
+    _tell(plan, failed, interrupted, undelivered, console)
+    return Outcome(failed, interrupted, undelivered)
+
+
+def tracked(plan: Plan) -> list[Trial]:
+    """Return the plan's trials with the replicates that are asked for now, or were scored before."""
+    asked = {row.id for trial in plan.selected for row in trial.replicates}
+    kept = []
+    for trial in plan.trials:
+        rows = tuple(
+            row for row in trial.replicates if row.id in asked or plan.paths.scores(trial.id, row.variant).exists()
+        )
+        if rows:
+            kept.append(trial.model_copy(update={"replicates": rows}))
+    return kept
+
+
+def schedule(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
+    """Yield the trials in batches; one batch ends before the next begins, so that a look at the results fits between.
+
+    Whole blocks, seed by seed, are one batch for now. A search by ``asha`` judges a trial by those before it, so the
+    order is drawn, from a seed that the plan decides.
+    """
+    trials = list(waiting)
+    if plan.space.early_stopping.policy == "asha":
+        random.Random(seed_of("order", plan.hash)).shuffle(trials)
+    yield trials
+
+
+# ------------------------------------------------------------------------------------------------------------- the run
+
+
+def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console: Console) -> bool:
+    """Run the trials; return whether a signal ended the run early."""
+    launch = secrets.token_hex(8)
+    token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_text(token, launch)  # from here on, what is left of an earlier run ends itself
+    for trial in waiting:
+        record(plan.paths, next(full for full in plan.trials if full.id == trial.id))
+    view = View(plan, waiting)
+    stopped: dict[str, int] = {}
+    try:
+        with watching(view, console), _ray(waiting, options) as concurrent, _signals():
+            view.phase = "encoding recordings"
+            stores, broken = _encode(plan, waiting)
+            for name, reason in broken.items():
+                _end(plan, name, "failed", reason)
+            tasks = {
+                trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
+                for trial in waiting
+                if trial.id in stores
+            }
+            view.phase = "starting trials"
+            for batch in schedule(plan, [trial for trial in waiting if trial.id in tasks]):
+                _fit(plan, batch, tasks, concurrent, scratch, stopped)
+    except KeyboardInterrupt:
+        _settle(plan, waiting, stopped, "interrupted", "interrupted; the same command goes on")
+        return True
+    else:
+        _settle(plan, waiting, stopped, "failed", "its processes were lost")
+        return False
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path, *, lean: bool) -> str:
+    stopping = plan.space.early_stopping
+    return Task(
+        trial=trial.id,
+        folder=str(plan.paths.trial(trial.id).resolve()),
+        scratch=str(scratch),
+        store=store,
+        sweep=str(plan.paths.root.resolve() / ".launch"),
+        launch=launch,
+        lean=lean,
+        config=trial.config,
+        variants={variant.id: variant.evaluation for variant in trial.variants},
+        runtime=trial.resources,
+        grace=stopping.grace,
+        margin=stopping.margin,
+        patience=stopping.patience,
+    ).model_dump_json()
+
+
+def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the encoded store of each trial, each made once, and why it could not be made where it could not."""
+    import ray
+
+    root = str((plan.folder.parent / "encoded").resolve())
+    kinds = {trial.id: fingerprint(_decides_store(trial)) for trial in trials}
+    remote = ray.remote(max_calls=1)(encode)
+    pending = {}
+    for trial in trials:
+        if kinds[trial.id] not in pending:
+            gpus = trial.resources.gpus_per_worker
+            pending[kinds[trial.id]] = remote.options(num_cpus=1, num_gpus=gpus).remote(
+                trial.config.model_dump_json(), root
+            )
+    stores: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for kind, reference in pending.items():
+        try:
+            stores[kind] = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            problems[kind] = (
+                str(cause) if isinstance(cause, SagasrError) else f"encoding: {type(cause).__name__}: {cause}"
+            )
+    return (
+        {trial: stores[kind] for trial, kind in kinds.items() if kind in stores},
+        {trial: problems[kind] for trial, kind in kinds.items() if kind in problems},
+    )
+
+
+def _decides_store(trial: Trial) -> dict[str, Any]:
+    sections = {"data", "audio", "codec", "degradation", "validation"}
+    return trial.config.model_dump(mode="json", include=sections)
+
+
+def _fit(
+    plan: Plan,
+    batch: Sequence[Trial],
+    tasks: Mapping[str, str],
+    concurrent: int | None,
+    scratch: Path,
+    stopped: dict[str, int],
+) -> None:
+    """Run one batch as a Tune experiment. A trial that cannot run does not end the others."""
+    from ray import tune
+
+    if not batch:
+        return
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, tasks={trial.id: tasks[trial.id] for trial in batch}), {DRIVER: 1}
+        ),
+        param_space={"trial": tune.grid_search([trial.id for trial in batch])},
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            scheduler=_scheduler(plan, batch),
+            max_concurrent_trials=concurrent,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            callbacks=[_stop_watch(plan, stopped)],
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
+    for trial, result in zip(batch, results, strict=True):
+        if result.error is not None:
+            _end(plan, trial.id, "failed", f"its driver was lost: {str(result.error).strip().splitlines()[-1]}")
+
+
+def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
+    """Return ASHA on the validation curve, or None to run every trial to its end."""
+    rule = plan.space.early_stopping
+    if rule.policy != "asha":
+        return None
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    return AsyncHyperBandScheduler(
+        time_attr=TIME,
+        grace_period=max(1, rule.grace * min(trial.config.validation.every for trial in batch)),
+        max_t=max(trial.config.training.steps for trial in batch) + 1,  # one that reaches it is killed, unscored
+        reduction_factor=rule.reduction,
+        stop_last_trials=False,
+    )
+
+
+def _stop_watch(plan: Plan, stopped: dict[str, int]) -> Any:
+    """Return a Tune callback that notes which trials the scheduler ended: killed, they cannot say so themselves."""
+    from ray.tune import Callback
+
+    class StopWatch(Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            name, last = trial.config["trial"], trial.last_result or {}
+            free_resources(plan.paths.trial(name))
+            if not last.get("ended"):
+                stopped[name] = int(last.get(TIME, 0))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            free_resources(plan.paths.trial(trial.config["trial"]))
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            for name in list(stopped):
+                _end_stopped(plan, name, stopped, wait_s=0)
+
+    return StopWatch()
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+# --------------------------------------------------------------------------------------------------------------- ending
+
+
+def _settle(plan: Plan, trials: Sequence[Trial], stopped: dict[str, int], state: str, reason: str) -> None:
+    """Give every trial that Ray left without an end the one it had, once its worker is gone."""
+    for name in list(stopped):
+        _end_stopped(plan, name, stopped, wait_s=SETTLE_S)
+    for trial in trials:
+        status = _status(plan, trial.id)
+        if status is not None and status.state in ("running", "waiting"):
+            _let_go(plan, trial.id, SETTLE_S)
+            _end(plan, trial.id, state, reason)
+        elif status is None and state == "failed":
+            _end(plan, trial.id, state, reason)
+
+
+def _end_stopped(plan: Plan, trial: str, stopped: dict[str, int], wait_s: float) -> None:
+    """Record an early stop as soon as the trial's worker, which may live a few steps more, has let go of its folder."""
+    if _let_go(plan, trial, wait_s) or wait_s:
+        step = stopped.pop(trial)
+        _end(plan, trial, "stopped", f"asha: behind the others at step {step}")
+
+
+def _let_go(plan: Plan, trial: str, wait_s: float) -> bool:
+    """Return whether no worker holds the trial's folder (any more)."""
+    try:
+        with FileLock(plan.paths.trial(trial) / ".worker.lock", timeout=wait_s):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _end(plan: Plan, trial: str, state: str, reason: str) -> None:
+    status = _status(plan, trial) or Status(state="waiting")
+    if status.state != "done":
+        end = {"state": state, "reason": reason, "updated": time.time()}
+        write_status(plan.paths.trial(trial), Status.model_validate(status.model_dump() | end))
+
+
+def _status(plan: Plan, trial: str) -> Status | None:
+    with contextlib.suppress(SagasrError):
+        return read_status(plan.paths.trial(trial))
+    return None
+
+
+def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered: Undelivered, console: Console) -> None:
+    for trial, reason in failed.items():
+        log = plan.paths.trial(trial) / "log.txt"
+        console.print(escape(f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else "")), soft_wrap=True)
+    if undelivered.replicates:
+        console.print(
+            escape(
+                f"tracking: {undelivered.replicates} replicates are not (fully) in {plan.tracking_uri}"
+                f"{': ' + undelivered.reason if undelivered.reason else ''}; the same command sends what is missing"
+            ),
+            soft_wrap=True,
+        )
+    if interrupted:
+        console.print("interrupted; the same command goes on where this one stopped")
+
+
+# -------------------------------------------------------------------------------------------------------------- the Ray
+
+
+@contextlib.contextmanager
+def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
+    """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
+    os.environ.update(SETTINGS if options.address else SETTINGS | LOCAL_SETTINGS)
+    if not options.address and "RAY_AUTH_MODE" not in os.environ:  # a secret of this sweep alone, in no file
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray  # reads the environment when it is imported
+
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if options.address:
+        try:
+            ray.init(address=options.address, runtime_env={"env_vars": dict(SETTINGS)}, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"--address {options.address}: no Ray cluster answers there ({_first_line(error)})"
+            ) from error
+        if DRIVER not in ray.cluster_resources():
+            ray.shutdown()
+            raise ConfigError(
+                f"--address {options.address}: the cluster has no resource '{DRIVER}'; start its head with "
+                f"--resources='{json.dumps({DRIVER: 64})}'"
+            )
+        concurrent = options.max_concurrent
+    else:
+        cpus = float(max(len(os.sched_getaffinity(0)), *(_demand(trial)["CPU"] for trial in trials)))
+        ray.init(
+            num_cpus=int(cpus + 0.999),
+            resources={DRIVER: 256},
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            **quiet,
+        )
+        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources())
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        yield concurrent
+    finally:
+        ray.shutdown()
+
+
+def _demand(trial: Trial) -> dict[str, float]:
+    """Return the resources a trial's workers take together."""
+    runtime = trial.resources
+    return {"CPU": runtime.workers * runtime.cpus_per_worker, "GPU": runtime.workers * runtime.gpus_per_worker}
+
+
+def _fits(trials: Sequence[Trial], available: Mapping[str, float]) -> int:
+    """Return how many of the smallest trials run at once. Raises ConfigError for one that can never run."""
+    counts = []
+    for trial in trials:
+        for name, amount in _demand(trial).items():
+            if amount > available.get(name, 0):
+                raise ConfigError(
+                    f"resources: size {trial.size} needs {amount:g} {name}, this machine has "
+                    f"{available.get(name, 0):g}; lower it in the grid's resources, or join a cluster with --address"
+                )
+        counts.append(min(int(available[name] / amount + 1e-9) for name, amount in _demand(trial).items() if amount))
+    return max(1, *counts)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt; a second one ends the process at once.
+
+    To be entered after Ray, which installs handlers of its own.
+    """
+    count = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            os._exit(130)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
