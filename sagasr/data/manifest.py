@@ -65,6 +65,7 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
     lines: dict[str, int] = {}
 
     def report(line: int | None, fault: str) -> None:
+        fault = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in fault)  # it goes to a terminal
         faults.append(f"{path}: {fault}" if line is None else f"{path}: line {line}: {fault}")
 
     for line, record in reader(path, report):
@@ -283,8 +284,8 @@ def _one_line(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a value quoted for one line of a terminal."""
-    return ascii(text if len(text) <= 80 else text[:77] + "…") if _has_control_characters(text) else repr(text[:80])
+    """Return a value quoted, and cut to what fits a line."""
+    return f"'{text if len(text) <= 80 else text[:79] + '…'}'"
 
 
 def _header_problem(row: Row) -> str | None:
