@@ -1,7 +1,7 @@
 """What is done, by looking at the disk: the trial folders are the truth, no snapshot of any scheduler is read.
 
 A replicate is done when its training ended and its variant is scored. A trial folder that no trial of the plan claims
-is never deleted: where it held a cell that now resolves otherwise, that cell is stale, and the changed fields are named.
+is never deleted: where it held a cell that now resolves otherwise, that cell is stale and the changed fields named.
 """
 
 import json

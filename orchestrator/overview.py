@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.factors import METRICS
-from orchestrator.ledger import FINISHED, Entry, Ledger
+from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
 from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
 from orchestrator.space import cell_name
@@ -113,18 +113,21 @@ def _ladder(plan: Plan) -> Table:
 
 
 def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
-    """Print, once per training, why a replicate is neither done nor simply missing, and what the grid no longer has."""
-    marks = {"stale": "~ stale", "failed": "! failed", "interrupted": "> interrupted", "missing": "+ missing"}
+    """Print, once per reason, which trainings are neither done nor simply missing, and what the grid no longer has."""
+    marks = {"stale": "~", "failed": "!", "interrupted": ">", "missing": "+"}
+    found: dict[tuple[str, str], list[str]] = {}
     for trial in plan.trials:
-        notes = {(entry.state, entry.reason) for row in trial.replicates if (entry := ledger.entries[row.id]).reason}
-        for state, reason in sorted(notes):
-            console.print(escape(f"{marks.get(state, '= ' + state)}  {_label(trial)}: {reason}"), soft_wrap=True)
+        for entry in {entry for row in trial.replicates if (entry := ledger.entries[row.id]).reason}:
+            found.setdefault((entry.state, entry.reason), []).append(_label(trial))
     for left in ledger.left:
-        name = escape(f"{cell_name(left.levels)} seed={left.seed}".strip())
-        console.print(f"- no longer in the grid, kept  {name} (trials/{left.trial})", soft_wrap=True)
+        found.setdefault(("no longer in the grid", "kept"), []).append(_label(left))
+    for (state, reason), labels in found.items():
+        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+        line = f"{marks.get(state, '-')} {state} ({reason}): {'; '.join(labels[:3])}{more}"
+        console.print(escape(line), soft_wrap=True)
 
 
-def _label(trial: Trial) -> str:
+def _label(trial: Trial | Left) -> str:
     return f"{cell_name(trial.levels)} seed={trial.seed}".strip()
 
 

@@ -194,19 +194,23 @@ def identity(config: Config) -> dict[str, Any]:
     return tree
 
 
-@cache
 def _content(name: str) -> str:
     """Return the sha256 of a file, or of a folder's files; the name itself for a model that is neither."""
     path = Path(name)
     if path.is_file():
-        return file_sha256(path)
+        return _hash(path, path.stat().st_size, path.stat().st_mtime_ns)
     if path.is_dir():
-        return fingerprint(
-            {str(file.relative_to(path)): file_sha256(file) for file in path.rglob("*") if file.is_file()}
-        )
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return fingerprint({str(file.relative_to(path)): _content(str(file)) for file in files})
     if path.is_absolute():
         raise DataError(f"{path}: no such file; give the path of the frozen weights")
     return name
+
+
+@cache
+def _hash(path: Path, size: int, changed_ns: int) -> str:
+    """Return a file's hash, computed once per process as long as its size and time of change stand."""
+    return file_sha256(path)
 
 
 def size_of(cell: Cell) -> str:

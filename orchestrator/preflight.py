@@ -1,7 +1,6 @@
 """Try every cell before anything starts: one training step on the meta device, and what the cell will cost.
 
-The layers of the transformer are alike, so two shallow copies of a model give the counts of the deep one exactly, and a
-step of each stands for the whole. torch is imported here alone, when a function is called.
+torch is imported here alone, when a function is called.
 """
 
 from collections.abc import Iterable, Mapping
@@ -137,24 +136,17 @@ def _measure(config: Config, words: int) -> Shapes | str:
     from sagasr.model import shapes
 
     try:
-        one, two = (
-            shapes(config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})}), words)
-            for depth in (1, 2)
-        )
+        found = shapes(config, words)
     except SagasrError as error:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
-
-    def at_depth(key: str) -> int:
-        return int(one[key] + (config.model.depth - 1) * (two[key] - one[key]))
-
     return Shapes(
-        latents=tuple(one["latents"]),
-        tokens=tuple(one["cross_attention"]),
-        parameters=at_depth("parameters"),
-        state_bytes=at_depth("training_bytes"),
-        activation_bytes=at_depth("activation_bytes"),
+        latents=found["latents"],
+        tokens=found["cross_attention"],
+        parameters=found["parameters"],
+        state_bytes=found["training_bytes"],
+        activation_bytes=found["activation_bytes"],
     )
 
 

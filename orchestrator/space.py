@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from orchestrator.designs import Fraction, fraction
 from orchestrator.factors import METRICS, STANDARD, Patch, level_name
@@ -84,22 +84,36 @@ class Tracking(Strict):
 class GridFile(Strict):
     """The typed part of a grid file; what speaks of levels (factors, ladder, where, promote) is read below."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: str
     question: str = ""
     base: str
     data: Data | None = None
-    factors: dict[str, Any] = Field(min_length=1)
+    factors: dict[str, Any]
     design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
     resolution: int | None = Field(None, ge=3, le=8)
     ladder: tuple[dict[str, Any], ...] = ()
     where: tuple[dict[str, Any], ...] = ()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     early_stopping: EarlyStopping = EarlyStopping()
     resources: dict[str, Runtime] = Field(default_factory=dict)
     budget: Budget | None = None
     tracking: Tracking | None = None
     storage: str = "./sweeps"
     promote: dict[str, Any] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+            raise ValueError("use 1 to 63 of the characters a-z, 0-9 and -")
+        return name
+
+    @field_validator("factors", "seeds")
+    @classmethod
+    def _is_not_empty(cls, given: Any) -> Any:
+        if not given:
+            raise ValueError("is empty; list at least one")
+        return given
 
 
 # ------------------------------------------------------------------------------------------------ what the file means
@@ -221,7 +235,8 @@ def shipped(name: str) -> Path:
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if Path(name).name == name and candidate.is_file():
                 return candidate
-    known = {path.name for folder in folders for path in folder.glob("*.yaml")}
+    files = [path for folder in folders for path in folder.glob("*.yaml")]
+    known = {path.name if "." in name else path.stem for path in files}
     raise ConfigError(f"{name}: no such file, and none of that name is shipped{did_you_mean(name, known)}")
 
 
@@ -294,11 +309,11 @@ class _Faults:
     def add(self, fault: str) -> None:
         self.lines.append(f"{self.source}: {fault}")
 
-    def collect(self, read: Callable[[], T]) -> T | None:
+    def collect(self, read: Callable[[], T], prefix: str = "") -> T | None:
         try:
             return read()
         except ConfigError as error:
-            self.lines.extend(str(error).splitlines())
+            self.lines.extend(f"{self.source}: {prefix}{line}" if prefix else line for line in str(error).splitlines())
             return None
 
     def raise_all(self) -> None:
@@ -332,13 +347,14 @@ def _read_base(
     if not isinstance(name, str) or not name:
         return None
     beside = path.parent / name
-    file = beside if beside.exists() or Path(name).name != name else faults.collect(lambda: shipped(name))
+    file = beside if beside.exists() or Path(name).name != name else faults.collect(lambda: shipped(name), "base: ")
     tree = faults.collect(lambda: read_yaml(file)) if file else None
     if file is None or tree is None:
         return None
     tree = _absolute(tree, file.parent)
     if isinstance(grid.get("data"), Mapping):
-        tree = {**tree, **_absolute({"data": grid["data"]}, path.parent)}
+        given = _absolute({"data": grid["data"]}, path.parent)["data"]  # its own faults are told by the grid's check
+        tree = {**tree, "data": {key: str(given.get(key, "")) for key in Data.model_fields}}
     if "data" not in tree:
         faults.add(
             f"data is missing; add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"

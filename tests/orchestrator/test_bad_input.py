@@ -1,0 +1,178 @@
+"""What a user gets wrong ends with one clear line per fault, exit code 2, and nothing written."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.commands import sweep
+from orchestrator.plan import make_plan
+from orchestrator.space import read_space
+from sagasr.files import MAX_YAML_BYTES, parse_yaml
+
+COMMAND = "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """Run the command in ``folder`` and return its single complaint, after checking that it left nothing behind."""
+    before = sorted(folder.rglob("*"))
+    done = run(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before
+    assert done.stdout == ""
+    return done.stderr.strip()
+
+
+GRID = """\
+name: study
+base: base.yaml
+data: {train: manifest.csv, val: manifest.csv}
+factors:
+  text: [off, caption]
+"""
+TRAPS = {
+    "not a grid": ("just words\n", "grid.yaml: expected 'key: value' lines at the top level, found str"),
+    "empty": ("", "grid.yaml: expected 'key: value' lines at the top level, found NoneType"),
+    "duplicate keys": (GRID + "name: other\n", 'line 6: duplicate key "name"'),
+    "duplicate factors": (GRID + "  text: [off]\n", 'duplicate key "text"'),
+    "tabs": (GRID + "\tlfr: [off, hard]\n", "line 6: not valid YAML"),
+    "unsafe tag": (GRID + "question: !!python/object/apply:os.system ['touch hacked']\n", "not valid YAML"),
+    "alias bomb": (
+        "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "too deeply nested or too large",
+    ),
+    "deep nest": ("name: " + "[" * 2_000 + "]" * 2_000 + "\n", "not valid YAML"),
+    "huge": ("# " + "x" * MAX_YAML_BYTES + "\n", "larger than"),
+    "unclosed": (GRID + "seeds: [0, 1\n", "not valid YAML"),
+    "not a number": (GRID + "early_stopping: {delta: .nan}\n", "grid.yaml"),
+    "number as a word": (GRID + 'early_stopping: {delta: "1e-4"}\n', "early_stopping.delta"),
+    "unknown key": (GRID + "desing: full\n", "unknown key 'desing'; did you mean 'design'?"),
+    "unknown level": (GRID.replace("caption", "captoin"), "unknown level 'captoin'; did you mean 'caption'?"),
+    "unknown factor": (GRID.replace("text", "txt"), "factors.txt: not a standard factor; did you mean 'text'?"),
+    "empty factor": (GRID.replace("[off, caption]", "[]"), "factors.text is empty"),
+    "wrong type": (GRID + "seeds: 3\n", "seeds: "),
+    "missing base": (GRID.replace("base.yaml", "nowhere/base.yaml"), "nowhere/base.yaml: no such file"),
+    "missing manifest": (GRID.replace("manifest.csv", "absent.csv"), "absent.csv: no such file"),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_faulty_grid_is_refused_in_one_line(make_grid, trap):
+    content, expected = TRAPS[trap]
+    grid = make_grid()
+    grid.write_text(content)
+    lines = refused(grid.parent, "grid.yaml", "--plan").splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert "grid.yaml" in lines[0] or trap.startswith("missing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["absent.yaml"], "absent.yaml: no such file"),
+        (["demmo"], "did you mean 'demo'?"),
+        (["."], "cannot be read"),
+        (["grid.yaml", "--set", "training.step=3"], "unknown key 'training.step'; did you mean 'steps'?"),
+        (["grid.yaml", "--set", "training.steps"], "--set training.steps: expected KEY=VALUE"),
+        (
+            ["grid.yaml", "--set", "training.steps=many"],
+            "training.steps: input should be a valid integer (found 'many')",
+        ),
+        (["grid.yaml", "--set", "training.steps=[1"], "--set training.steps: line 1: not valid YAML"),
+        (["grid.yaml", "--only", "text=captoin"], "did you mean 'caption'?"),
+        (["grid.yaml", "--only", "caption"], "expected 'FACTOR=LEVEL'"),
+        (["grid.yaml", "--seeds", "0,0"], "names a seed twice"),
+        (["grid.yaml", "--storage", "s3://bucket/path"], "only folders are supported yet"),
+    ],
+)
+def test_a_faulty_option_is_refused_in_one_line(make_grid, arguments, expected):
+    lines = refused(make_grid().parent, *arguments).splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["grid.yaml", "--sedes", "1"], ["grid.yaml", "--seeds", "a"], []])
+def test_a_faulty_command_line_shows_how_it_is_used(make_grid, arguments):
+    assert "usage: sagasr-sweep" in refused(make_grid().parent, *arguments)
+
+
+def test_all_broken_recordings_are_named_at_once(make_grid):
+    grid = make_grid()
+    (grid.parent / "a.flac").unlink()
+    (grid.parent / "b.flac").write_bytes(b"")
+    (grid.parent / "c.flac").write_bytes(b"RIFF not audio")
+    lines = refused(grid.parent, "grid.yaml").splitlines()
+    assert [Path(line.split(":")[0]).name for line in lines] == ["a.flac", "b.flac", "c.flac"]
+
+
+def test_an_unreadable_grid_is_refused(make_grid):
+    grid = make_grid()
+    grid.write_bytes(b"\xff\xfe\x00name")
+    assert "cannot be read as text" in refused(grid.parent, "grid.yaml", "--plan")
+
+
+def test_off_and_small_numbers_mean_what_they_look_like(make_grid):
+    """YAML 1.1 would read ``off`` as false and ``1e-1`` as a word."""
+    grid = make_grid()
+    grid.write_text(GRID.replace("caption]", "caption]\n  latent_dropout: [off, 1e-1]"))
+    rate = parse_yaml("1e-4", "--set")
+    plan = make_plan(read_space(grid, settings={"training.learning_rate": rate}))
+    assert plan.tree["factors"]["latent_dropout"]["levels"] == ["off", "0.1"]
+    assert {trial.config.training.learning_rate for trial in plan.trials} == {1e-4}
+
+
+def test_planning_writes_nothing_and_shows_fewer_trainings_than_cells(make_grid, monkeypatch, capsys):
+    grid = make_grid()
+    before = sorted(grid.parent.rglob("*"))
+    monkeypatch.chdir(grid.parent)
+    assert sweep(["grid.yaml", "--plan", "--seeds", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(grid.parent.rglob("*")) == before
+    assert "4 cells" in shown
+    assert "2 trainings" in shown
+    assert "2x64x128" in shown
+    assert max(map(len, shown.replace(str(grid.parent), "").splitlines())) <= 80
+    assert sweep(["grid.yaml", "--json", "--seeds", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["expected_replicates"] == 4
+
+
+def test_heads_that_do_not_divide_are_refused_with_the_cell_and_both_numbers(make_grid):
+    heads = {"baseline": "2", "levels": {"2": {}, "3": {"model.num_heads": 3}}}
+    lines = refused(make_grid(factors={"heads": heads}).parent, "grid.yaml", "--plan").splitlines()
+    assert len(lines) == 1
+    assert "cell 'heads=3'" in lines[0]
+    assert "num_heads 3 does not divide embed_dim 64" in lines[0]
+
+
+def test_more_gpu_hours_than_the_budget_are_refused_unless_agreed(make_grid, monkeypatch, capsys):
+    grid = make_grid(budget={"max_gpu_hours": 1e-6}, resources={"default": {"gpus_per_worker": 1}})
+    before = sorted(grid.parent.rglob("*"))
+    monkeypatch.chdir(grid.parent)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert sweep(["grid.yaml", "--quiet"]) == 2
+    assert "budget.max_gpu_hours" in capsys.readouterr().err
+    assert sorted(grid.parent.rglob("*")) == before
+
+
+def test_help_is_quick_and_shows_an_example():
+    seconds = []
+    for _ in range(3):
+        begin = time.monotonic()
+        done = run(Path.cwd(), "--help")
+        seconds.append(time.monotonic() - begin)
+    assert min(seconds) < 1
+    assert done.returncode == 0
+    assert "sagasr-sweep demo.yaml" in done.stdout
