@@ -46,7 +46,7 @@ RESERVED = frozenset(
         "mlflow_run_id",
     }
     | {"reason", "replicate", "seed", "status", "step", "stopped_at_step", "subject", "sweep", "trial", "unit", "value"}
-    | {"variant", "versus", "wall_seconds"}
+    | {"variant", "versus", "wall_seconds", "config_fingerprint", "data_fingerprint", "trial_fingerprint"}
     | set(METRICS)
 )
 
