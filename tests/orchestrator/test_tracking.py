@@ -1,0 +1,163 @@
+"""MLflow follows the trial folders: read back through its own client, on a real sqlite file."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.ledger import record
+from orchestrator.plan import make_plan, write_plan
+from orchestrator.space import read_space
+from orchestrator.tracking import Tracker, connect
+from sagasr.files import write_json
+from sagasr.journal import History, Status, write_status
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory):
+    """An MLflow sqlite file, made once: its migrations take seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def plan(make_grid, tmp_path, empty_database):
+    (tmp_path / "sweeps").mkdir()
+    shutil.copy(empty_database, tmp_path / "sweeps" / "mlflow.db")
+    made = make_plan(read_space(make_grid(seeds=[0]), storage=str(tmp_path / "sweeps")))
+    write_plan(made)
+    return made
+
+
+def journal(plan, trial, steps, state="running", checkpoint=None, **status):
+    """Write what a training leaves behind: a loss every step, scores of each variant every other one."""
+    folder = plan.paths.trial(trial.id)
+    record(plan.paths, trial)
+    history = History(folder)
+    done = max((r["step"] for r in history), default=0)
+    for step in range(done + 1, steps + 1):
+        history.append(step, {"train/loss": 1 / step})
+        if step % 2 == 0:
+            for number, variant in enumerate(trial.variants):
+                history.append(step, {"val/lsd": 3 - step / 10 + number, "val/si_sdr": 1.0}, variant=variant.id)
+    if checkpoint is not None:
+        path = folder / "checkpoints" / f"step-{checkpoint:08d}" / "manifest.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {})
+    write_status(folder, Status(state=state, step=steps, steps=8, started=1e9, updated=1e9 + steps, **status))
+
+
+def runs_of(plan):
+    client = connect(plan.tracking_uri)
+    experiment = client.get_experiment_by_name(plan.name)
+    found = client.search_runs([experiment.experiment_id])
+    by_replicate = {run.data.tags["sagasr.replicate"]: run for run in found if "sagasr.replicate" in run.data.tags}
+    parents = [run for run in found if "sagasr.replicate" not in run.data.tags]
+    assert len(by_replicate) + len(parents) == len(found), "a replicate has more than one run"
+    return client, by_replicate, parents
+
+
+def curve(client, run, name):
+    return [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run.info.run_id, name)]
+
+
+def test_every_replicate_has_one_run_with_its_factors_its_scores_and_the_training_it_shares(plan):
+    for trial in plan.trials:
+        journal(plan, trial, 8, "done")
+    Tracker(plan).sync()
+    client, runs, parents = runs_of(plan)
+    assert len(parents) == 1
+    assert set(runs) == {row.id for row in plan.replicates}
+    for trial in plan.trials:
+        for number, row in enumerate(trial.replicates):
+            run = runs[row.id]
+            assert run.data.params == {**row.levels, "seed": "0"}
+            assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+            assert run.info.status == "FINISHED"
+            assert [step for step, *_ in curve(client, run, "train/loss")] == list(range(1, 9))
+            expected = [(step, 3 - step / 10 + number) for step in (2, 4, 6, 8)]
+            assert [(step, pytest.approx(value)) for step, value, _ in curve(client, run, "val/lsd")] == expected
+            assert run.data.metrics["lsd"] == pytest.approx(2.2 + number)
+            names = [file.path for file in client.list_artifacts(run.info.run_id)]
+            assert "config.json" in names
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["offsets kept", "offsets lost"])
+def test_sending_twice_adds_nothing(plan, forgotten):
+    trial = plan.trials[0]
+    journal(plan, trial, 8, "done")
+    Tracker(plan).sync()
+    client, before, _ = runs_of(plan)
+    if forgotten:
+        (plan.folder / ".tracking.json").unlink()
+    Tracker(plan).sync()
+    _, after, parents = runs_of(plan)
+    assert len(parents) == 1
+    assert set(before) == set(after)
+    for name in ("train/loss", "val/lsd", "lsd"):
+        for row in trial.replicates:
+            points = curve(client, after[row.id], name)
+            assert len(points) == len(set(points)) == {"train/loss": 8, "val/lsd": 4, "lsd": 1}[name]
+
+
+def test_steps_behind_the_last_checkpoint_are_sent_only_once_they_are_final(plan):
+    trial = plan.trials[0]
+    folder = plan.paths.trial(trial.id)
+    journal(plan, trial, 6, checkpoint=4)
+    tracker = Tracker(plan)
+    tracker.sync()
+    client, runs, _ = runs_of(plan)
+    run = runs[trial.replicates[0].id]
+    assert [step for step, *_ in curve(client, run, "train/loss")] == [1, 2, 3, 4]
+    assert run.info.status == "RUNNING"
+
+    History(folder).resume(4)  # killed: steps 5 and 6 are trained again
+    journal(plan, trial, 8, "done", checkpoint=8)
+    tracker.sync()
+    assert [step for step, *_ in curve(client, run, "train/loss")] == list(range(1, 9))
+    assert [step for step, *_ in curve(client, run, "val/lsd")] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [("failed", "FAILED"), ("stopped", "KILLED"), ("interrupted", "KILLED")]
+)
+def test_a_run_says_how_its_training_ended(plan, state, expected):
+    trial = plan.trials[0]
+    journal(plan, trial, 4, state, reason="training loss is nan at step 4", checkpoint=4)
+    tracker = Tracker(plan)
+    tracker.sync()
+    _, runs, _ = runs_of(plan)
+    assert {run.info.status for run in runs.values()} == {expected}
+    if state == "interrupted":
+        journal(plan, trial, 8, "done")
+        tracker.sync()
+        _, runs, _ = runs_of(plan)
+        assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    else:
+        assert {run.data.tags["sagasr.reason"] for run in runs.values()} == {"training loss is nan at step 4"}
+
+
+def test_a_dead_server_delays_nothing_and_what_it_missed_is_sent_later(plan):
+    trial = plan.trials[0]
+    journal(plan, trial, 8, "done")
+    dead = Tracker(replace(plan, tracking_uri="http://127.0.0.1:9"))
+    dead.start()
+    left = dead.close(timeout_s=30)
+    assert left.replicates == len(trial.replicates)
+    assert left.reason
+
+    alive = Tracker(plan)
+    alive.start()
+    assert alive.close(timeout_s=60).replicates == 0
+    client, runs, _ = runs_of(plan)
+    assert all(len(curve(client, run, "train/loss")) == 8 for run in runs.values())
+
+
+def test_no_password_of_a_tracking_uri_reaches_the_sweep_folder(plan):
+    journal(plan, plan.trials[0], 8, "done")
+    tracker = Tracker(replace(plan, tracking_uri="postgresql+psycopg2://user:canary@host/db"))
+    tracker._offsets.write(plan.replicates[0], {"run": "x", "records": 1, "state": "running"})
+    assert "canary" not in (plan.folder / ".tracking.json").read_text()
