@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 PROBE = """
-import sys
+import sys, types
+installed = sys.modules["flash_attn"] = types.ModuleType("flash_attn")
+installed.flash_attn_func = print
 import sagasr.host, sagasr.codec, sagasr.model
 assert "stable_audio_tools" not in sys.modules, "imported before it is needed"
 assert "transformers" not in sys.modules, "imported before it is needed"
@@ -15,7 +17,8 @@ build_transform(Pqmf(kind="pqmf"), 1)
 _load("stable_audio_tools.models.autoencoders")
 transformer = _load("stable_audio_tools.models.transformer")
 assert transformer.flash_attn_func is None, "attention must be torch's own on every machine"
-assert "k_diffusion" not in sys.modules and "flash_attn" not in sys.modules
+assert sys.modules["flash_attn"] is installed
+assert "k_diffusion" not in sys.modules
 import scipy.signal
 assert not hasattr(scipy.signal, "kaiser")
 """
