@@ -70,9 +70,8 @@ def generate(
             torch.stack([clips.rolloff_low_hz[part], target_rolloff_hz(clips, evaluation)[part]], 1).to(device),
             clips.seconds[part].to(device),
         )
-        latents = model.sample(
-            model.norm.apply(clips.low_latents[part].to(device)), inputs, clips.noise[part].to(device), evaluation.sampler, on_step
-        )
+        low, noise = model.norm.apply(clips.low_latents[part].to(device)), clips.noise[part].to(device)
+        latents = model.sample(low, inputs, noise, evaluation.sampler, on_step)
         audio = codec.to(device).decode(model.norm.invert(latents), clips.low.shape[-1])
         parts.append((audio / clips.gain[part, None, None].to(device)).cpu())
     return torch.cat(parts)

@@ -42,7 +42,8 @@ class SagaModule(pl.LightningModule):
             fused=True,
         )
         schedule = LambdaLR(
-            optimizer, lambda step: rate_at(step, training.schedule) * cooldown_at(step, training.steps, training.cooldown)
+            optimizer,
+            lambda step: rate_at(step, training.schedule) * cooldown_at(step, training.steps, training.cooldown),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -37,12 +37,12 @@ class ScoreFile:
         write_rows(self.path, score_rows(clips, prediction.scores, "model"))
 
 
-def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction], variants: Mapping[str, Any]) -> None:
+def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:
     """Write, per variant, the scores of low, shaped noise and the untrained model, and the shared high and low audio."""
     low = score_rows(clips, clips.score(clips.low), "low")
     noise = score_rows(clips, clips.score(clips.shaped_noise()), "shaped_noise")
-    for variant in variants:
-        rows = low + noise + score_rows(clips, untrained[variant].scores, "untrained")
+    for variant, prediction in untrained.items():
+        rows = low + noise + score_rows(clips, prediction.scores, "untrained")
         write_rows(trial / "scores" / f"references-{variant}.parquet", rows)
     for index in listening_set(clips):
         for kind, audio in (("high", clips.high), ("low", clips.low)):

@@ -26,8 +26,7 @@ from sagasr.data.store import Store
 from sagasr.evaluate import Prediction, evaluate, means, validation_loss
 from sagasr.files import dump_yaml, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
-from sagasr.metrics import METRICS
-from sagasr.model import SagaModel, build_model
+from sagasr.model import build_model
 from sagasr.module import SagaModule
 from sagasr.scores import ScoreFile, write_references
 
@@ -89,13 +88,13 @@ def train(
     variants = variants or {"default": config.evaluation}
     runtime, harness = runtime or Runtime(), harness or Harness()
     _quieten()
+    torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
 
     encoded = Store.open(store)
     clips = Validation.of(encoded, config)
-    model = build_model(config, encoded.norm, encoded.vocabulary)
-    module = SagaModule(config, model)
+    module = _initial(config, encoded)
     codec = build_codec(config.codec, config.audio.channels)
     watch = _Watch(config, out, variants, runtime, harness, clips, codec)
     newest = checkpoint.newest(out / "checkpoints")
@@ -121,12 +120,17 @@ def train(
     )
     try:
         trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
-        watch.finish(trainer, module)
+        watch.finish(trainer, module, encoded)
     except Diverged as outcome:
         return watch.end("failed", str(outcome))
     except Stopped as outcome:
         return watch.end("stopped", str(outcome))
     return watch.end("done", "")
+
+
+def _initial(config: Config, store: Store) -> SagaModule:
+    """Return the untrained module: a function of configuration, seed and store."""
+    return SagaModule(config, build_model(config, store.norm, store.vocabulary(config.conditions.text.source)))
 
 
 class DrawnData(pl.LightningDataModule):
@@ -186,7 +190,7 @@ class _Watch(pl.Callback):
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
             self.validate(trainer, pl_module)
-            write_references(self.out, self.clips, self.predictions, self.variants)
+            write_references(self.out, self.clips, self.predictions)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -261,7 +265,7 @@ class _Watch(pl.Callback):
         if trainer.is_global_zero:
             checkpoint.prune(self.checkpoints)
 
-    def finish(self, trainer: pl.Trainer, module: SagaModule) -> None:
+    def finish(self, trainer: pl.Trainer, module: SagaModule, store: Store) -> None:
         """Write final scores and audio of every variant that lacks them; validate anew only what is missing."""
         if not trainer.is_global_zero:
             return
@@ -271,7 +275,7 @@ class _Watch(pl.Callback):
             absent, self.predictions = missing, {}
         if absent:
             self._load_newest(module)
-            self.predictions |= self._score_late(module, absent)
+            self.predictions |= self._score_late(module, _initial(self.config, store), absent)
         for name in missing:
             ScoreFile(self.out, name).write(self.clips, self.predictions[name])
 
@@ -283,7 +287,7 @@ class _Watch(pl.Callback):
         module.load_state_dict(state["state_dict"])
         module.on_load_checkpoint(state)
 
-    def _score_late(self, module: SagaModule, absent: Variants) -> dict[str, Prediction]:
+    def _score_late(self, module: SagaModule, fresh: SagaModule, absent: Variants) -> dict[str, Prediction]:
         """Score variants that were added after the training, trained and untrained."""
         step = self.config.training.steps
         module.eval()
@@ -291,9 +295,9 @@ class _Watch(pl.Callback):
         for name, prediction in found.items():
             scores = {f"val/{metric}": value for metric, value in means(prediction.scores).items()}
             self.history.append(step, scores, variant=name)
-        fresh = SagaModule(self.config, build_model(self.config, module.model.norm, self.clips.vocabulary)).eval()
+        fresh.eval()
         untrained = evaluate(fresh.model, fresh.ema, self.codec, self.clips, absent, lambda: self.beat(step))
-        write_references(self.out, self.clips, untrained, absent)
+        write_references(self.out, self.clips, untrained)
         return found
 
     def beat(self, step: int, force: bool = False) -> None:
