@@ -38,8 +38,10 @@ class Line:
         return any(all(lost.levels.get(name) in levels for name, levels in cell.items()) for cell in self.involved)
 
 
-def lines(sweep: Sweep, plan: Layout) -> list[Line]:
+def lines(sweep: Sweep, plan: Layout, primary_only: bool = False) -> list[Line]:
     """Return every comparison of the sweep, primary ones first."""
+    if primary_only:
+        return list(_mains(sweep, plan))
     found = [*_mains(sweep, plan), *_ladder(sweep, plan)]
     for second in range(len(sweep.factors)):
         for first in range(second):

@@ -1,8 +1,7 @@
-"""The table of effects: every comparison on every metric and domain, judged and corrected; results/effects.parquet."""
+"""The table of effects: every finding corrected over its family and said in a word; writes results/effects.parquet."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,97 +9,38 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import stats
 
-from orchestrator.analysis.contrasts import Line, lines
-from orchestrator.analysis.design import Array
-from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.strata import Layout, codes_of, layout, seeds_of
+from orchestrator.analysis.findings import Finding, findings
+from orchestrator.analysis.looks import Sequence, sequence_of
 from orchestrator.analysis.sweep import Sweep
-from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 from orchestrator.analysis.verdict import adjust, e_value, verdict
 from sagasr.files import write_whole
 
-WORDS = (
-    "family",
-    "contrast",
-    "factor",
-    "level",
-    "baseline",
-    "with",
-    "metric",
-    "domain",
-    "unit",
-    "verdict",
-    "confounded_with",
-    "stopped",
-    "plan_hash",
-)
+# fmt: off
+WORDS = ("family", "contrast", "factor", "level", "baseline", "with", "metric", "domain", "unit", "verdict",
+         "confounded_with", "stopped", "plan_hash")
 COUNTS = ("df_num", "n_runs", "n_seeds", "n_clips", "n_failed", "n_missing")
-COLUMNS = (
-    "family",
-    "contrast",
-    "factor",
-    "level",
-    "baseline",
-    "with",
-    "metric",
-    "domain",
-    "estimate",
-    "unit",
-    "se_run",
-    "se_total",
-    "df",
-    "low",
-    "high",
-    "low_runs",
-    "high_runs",
-    "p",
-    "p_adjusted",
-    "e_value",
-    "verdict",
-    "delta",
-    "ss",
-    "f",
-    "df_num",
-    "df_error",
-    "f_p",
-    "share_clips_better",
-    "n_runs",
-    "n_seeds",
-    "n_clips",
-    "n_failed",
-    "n_missing",
-    "confounded_with",
-    "stopped",
-    "plan_hash",
-)
+COLUMNS = ("family", "contrast", "factor", "level", "baseline", "with", "metric", "domain", "estimate", "unit",
+           "se_run", "se_total", "df", "low", "high", "low_runs", "high_runs", "p", "p_adjusted", "e_value", "verdict",
+           "delta", "ss", "f", "df_num", "df_error", "f_p", "share_clips_better", "n_runs", "n_seeds", "n_clips",
+           "n_failed", "n_missing", "confounded_with", "stopped", "plan_hash")
+# fmt: on
 SCHEMA = pa.schema(
     [(name, pa.string() if name in WORDS else pa.int64() if name in COUNTS else pa.float64()) for name in COLUMNS]
 )
-SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison on one metric and domain, before its family is corrected."""
-
-    line: Line
-    metric: Metric
-    domain: str
-    estimate: Estimate | None
-    reason: str
-    anova: dict[str, float]
-    n_runs: int
-    n_seeds: int
 
 
 def effects(sweep: Sweep) -> pd.DataFrame:
-    """Return the table of design section 6, one row per comparison, metric and domain."""
-    findings = [_in_family(sweep, finding) for finding in _findings(sweep)]
-    adjusted = _adjusted(findings)
-    sizes = Counter(one.line.family for one in findings if one.estimate is not None and np.isfinite(one.estimate.p()))
-    rows = [_row(sweep, one, p, sizes[one.line.family]) for one, p in zip(findings, adjusted, strict=True)]
+    """Return the table of design section 6, one row per comparison, metric and domain.
+
+    Under ``policy: blocks`` the looks taken decide the primary family, on complete seed blocks alone.
+    """
+    sequence = sequence_of(sweep)
+    sweep = sequence.sweep if sequence else sweep
+    found = [_in_family(sweep, finding) for finding in findings(sweep)]
+    adjusted = _adjusted(found, sequence)
+    sizes = Counter(one.line.family for one in found if one.estimate is not None and np.isfinite(one.estimate.p()))
+    rows = [_row(sweep, one, p, sizes[one.line.family], sequence) for one, p in zip(found, adjusted, strict=True)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -111,72 +51,6 @@ def write_effects(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, lambda temporary: pq.write_table(arrow, temporary))
 
 
-def responses(sweep: Sweep) -> Iterator[tuple[Metric, str, Response]]:
-    """Yield (metric, domain, values) of the finished replicates; a value that cannot be had is NaN."""
-    for metric in sweep.metrics:
-        means = sweep.runs[metric.name].to_numpy(dtype=float, na_value=np.nan)
-        if sweep.clips is None or metric.name not in sweep.clips:
-            yield metric, "all", Response(_finite(means), None)
-            continue
-        clips, domains = _clip_matrix(sweep, metric.name)
-        yield metric, "all", _response(means, clips)
-        for domain in sorted(set(domains) - {""}):
-            yield metric, domain, _response(np.full(len(means), np.nan), clips[:, domains == domain])
-
-
-def _findings(sweep: Sweep) -> Iterator[Finding]:
-    codes, sizes = codes_of(sweep)
-    plans: dict[bytes, tuple[Layout, list[Line]]] = {}
-    for metric, domain, response in responses(sweep):
-        kept = np.isfinite(response.values)
-        if not kept.any():
-            continue
-        if kept.tobytes() not in plans:
-            plan = layout(sweep, codes, sizes, kept)
-            plans[kept.tobytes()] = plan, lines(sweep, plan)
-        plan, found = plans[kept.tobytes()]
-        clips = response.clips[kept] if response.clips is not None else None
-        if clips is not None and not np.isfinite(clips).all():
-            clips = None
-        offset = response.values[kept][0]  # contrasts ignore a constant; taking it off keeps the digits of large values
-        shifted = Response(response.values[kept] - offset, None if clips is None else clips - offset)
-        pooled = errors(plan, shifted)
-        for line in found:
-            yield _finding(sweep, plan, line, metric, domain, shifted, pooled)
-
-
-def _finding(
-    sweep: Sweep, plan: Layout, line: Line, metric: Metric, domain: str, response: Response, pooled: Errors
-) -> Finding:
-    searched = sweep.early_stopping.get("policy") == "asha" and any(one.kind == "stopped" for one in sweep.lost)
-    if line.weights is None or searched:
-        return Finding(line, metric, domain, None, SEARCH if searched else line.reason, {}, 0, 0)
-    weighed = np.abs(line.weights.rows) > 1e-12
-    estimate = judge(line.weights, response, pooled)
-    anova = _anova(plan, line, response, pooled) if line.term else {}
-    return Finding(
-        line, metric, domain, estimate, "", anova, len(np.unique(plan.run[weighed])), seeds_of(plan, line.weights.rows)
-    )
-
-
-def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict[str, float]:
-    """Return the ANOVA line of the comparison's term with the error of its stratum."""
-    assert line.term is not None
-    if set(line.term) & set(plan.within_factors):
-        assert plan.within is not None
-        ss, df = plan.within.sum_of_squares(line.term, plan.inner_values(response.values))
-        error, df_error = pooled.within, pooled.within_df
-    else:
-        variants = plan.num_common  # published sums of squares count every scored variant
-        ss, df = plan.between.sum_of_squares(line.term, plan.training_means(response.values))
-        ss, error, df_error = ss * variants, pooled.between * variants, pooled.between_df
-    if not df:
-        return {"df_error": df_error}
-    f = ss / df / error if df_error and error > 0 else float("nan")
-    f_p = float(stats.f.sf(f, df, df_error)) if np.isfinite(f) else float("nan")
-    return {"ss": ss, "f": f, "df_num": df, "df_error": df_error, "f_p": f_p}
-
-
 def _in_family(sweep: Sweep, finding: Finding) -> Finding:
     """Return the finding in its family of tests: only the plan's metric over all clips is confirmatory."""
     if finding.metric is sweep.metric and finding.domain == "all":
@@ -184,16 +58,19 @@ def _in_family(sweep: Sweep, finding: Finding) -> Finding:
     return replace(finding, line=replace(finding.line, family="exploratory"))
 
 
-def _adjusted(findings: list[Finding]) -> list[float]:
-    p = np.array([one.estimate.p() if one.estimate else np.nan for one in findings])
-    families = np.array([one.line.family for one in findings])
+def _adjusted(found: list[Finding], sequence: Sequence | None) -> list[float]:
+    p = np.array([one.estimate.p() if one.estimate else np.nan for one in found])
+    if sequence:
+        for place, one in enumerate(found):
+            p[place] = sequence.p(one.line.contrast) if one.line.family == "primary" else p[place]
+    families = np.array([one.line.family for one in found])
     out = np.full(len(p), np.nan)
     for family in set(families):
         out[families == family] = adjust(list(p[families == family]), str(family))
     return [float(value) for value in out]
 
 
-def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int) -> dict[str, Any]:
+def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequence | None) -> dict[str, Any]:
     line, estimate, delta = one.line, one.estimate, one.metric.delta
     lost = [each.kind for each in sweep.lost if line.concerns(each)]
     row: dict[str, Any] = {
@@ -221,6 +98,10 @@ def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int) -> dict[str, A
         return row | {"verdict": f"not estimable ({one.reason})"}
     low, high = estimate.interval(0.95)
     low_runs, high_runs = estimate.interval_runs(0.95)
+    word = verdict(estimate, adjusted, one.metric, tests, one.n_seeds)
+    if sequence and line.family == "primary":
+        row["stopped"] = "repeated"
+        low, high, word = sequence.said(line.contrast, one.metric, word)
     t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")
     better = estimate.clips_up if one.metric.better == "higher" else estimate.clips_down
     return row | {
@@ -236,36 +117,5 @@ def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int) -> dict[str, A
         "p_adjusted": adjusted,
         "e_value": e_value(t, estimate.df_run, estimate.leverage),
         "share_clips_better": better,
-        "verdict": verdict(estimate, adjusted, one.metric, tests, one.n_seeds),
+        "verdict": word,
     }
-
-
-def _finite(values: Array) -> Array:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _clip_matrix(sweep: Sweep, metric: str) -> tuple[Array, Any]:
-    """Return [replicates, clips] values (NaN where not scored) and the domain of each clip ('' when there is none)."""
-    assert sweep.clips is not None
-    clip, names = pd.factorize(sweep.clips["clip"])
-    matrix = np.full((len(sweep.runs), len(names)), np.nan)
-    matrix[sweep.clips["row"].to_numpy(), clip] = sweep.clips[metric].to_numpy(dtype=float, na_value=np.nan)
-    domains = np.full(len(names), "", dtype=object)
-    if "domain" in sweep.clips:
-        domains[clip] = sweep.clips["domain"].fillna("").astype(str).to_numpy()
-    return _finite(matrix), domains
-
-
-def _response(means: Array, clips: Array) -> Response:
-    """Return means over the clips that every scored replicate has; the replicate's own value where none is shared."""
-    scored = np.isfinite(clips)
-    usable = scored.mean(axis=1) > 0.5
-    if (
-        usable.any() and not usable[np.isfinite(means)].all()
-    ):  # some finished replicate has no clip rows: run level alone
-        return Response(_finite(means), None)
-    shared = scored[usable].all(axis=0) if usable.any() else np.zeros(clips.shape[1], dtype=bool)
-    if not shared.any():
-        return Response(_finite(means), None)
-    values = np.where(usable, clips[:, shared].mean(axis=1), np.nan)
-    return Response(values, clips[:, shared] if shared.sum() > 1 else None)

@@ -207,7 +207,7 @@ def metric_columns(
 def linked_clips(
     clips: pd.DataFrame | None, runs: pd.DataFrame, factors: tuple[Factor, ...], metrics: tuple[Metric, ...]
 ) -> pd.DataFrame | None:
-    """Return the clip rows of finished replicates with ``row``, their place in ``runs``; None if they cannot be tied."""
+    """Return the clip rows of finished replicates with their ``row`` in ``runs``; None if they cannot be tied."""
     if clips is None or clips.empty or "clip" not in clips or runs.empty:
         return None
     names = [factor.name for factor in factors]

@@ -7,7 +7,7 @@ new clips agree? The residual that both count is taken off once (Owen 2007, 10.1
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from orchestrator.analysis.design import Array
 from orchestrator.analysis.strata import Layout, Weights
@@ -61,6 +61,10 @@ class Estimate:
         """Return the two-sided p value of no effect, for new seeds and clips."""
         return p_value(self.value, self.se, self.df)
 
+    def p_runs(self) -> float:
+        """Return the two-sided p value of no effect, for new seeds on these clips."""
+        return p_value(self.value, self.se_run, self.df_run)
+
     def interval(self, level: float) -> tuple[float, float]:
         """Return the population interval at ``level`` (0.95 for 95 %)."""
         return interval(self.value, self.se, self.df, level)
@@ -76,14 +80,14 @@ def p_value(value: float, se: float, df: float) -> float:
         return NAN
     if se == 0:
         return 1.0 if value == 0 else NAN
-    return float(2 * stats.t.sf(abs(value) / se, df))
+    return float(2 * special.stdtr(df, -abs(value) / se))
 
 
 def interval(value: float, se: float, df: float, level: float) -> tuple[float, float]:
     """Return the t interval; (NaN, NaN) without an error estimate."""
     if not (np.isfinite(se) and df > 0):
         return NAN, NAN
-    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
+    half = float(special.stdtrit(df, 0.5 + level / 2)) * se
     return value - half, value + half
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from statsmodels.stats.multitest import multipletests
 
 from orchestrator.analysis.metrics import Metric
@@ -68,20 +68,17 @@ def seeds_needed(estimate: Estimate, delta: float | None, tests: int, num_seeds:
 
     The run variance falls with the number of seeds; the clip variance stays until clips are added.
     """
+    seeds = np.arange(num_seeds + 1, num_seeds + MORE_SEEDS_SHOWN + 1)
     fixed = max(estimate.variance - estimate.variance_run, 0.0)
-    for seeds in range(num_seeds + 1, num_seeds + MORE_SEEDS_SHOWN + 1):
-        run = estimate.variance_run * num_seeds / seeds
-        df = max(estimate.df_run, 1.0) * seeds / num_seeds
-        df = (run + fixed) ** 2 / (
-            run**2 / df + (fixed**2 / (estimate.num_clips - 1) if estimate.num_clips > 1 else 0.0)
-        )
-        se = float(np.sqrt(run + fixed))
-        reach = stats.t.ppf(power, df)
-        if (stats.t.ppf(1 - ALPHA / (2 * max(tests, 1)), df) + reach) * se <= abs(estimate.value):
-            return seeds
-        if delta is not None and (stats.t.ppf(1 - ALPHA, df) + reach) * se <= delta - abs(estimate.value):
-            return seeds
-    return None
+    run = estimate.variance_run * num_seeds / seeds
+    clips = fixed**2 / (estimate.num_clips - 1) if estimate.num_clips > 1 else 0.0
+    df = (run + fixed) ** 2 / (run**2 / (max(estimate.df_run, 1.0) * seeds / num_seeds) + clips)
+    reach = special.stdtrit(df, power)
+    wanted = (special.stdtrit(df, 1 - ALPHA / (2 * max(tests, 1))) + reach) * np.sqrt(run + fixed)
+    decided = wanted <= abs(estimate.value)
+    if delta is not None:
+        decided |= (special.stdtrit(df, 1 - ALPHA) + reach) * np.sqrt(run + fixed) <= delta - abs(estimate.value)
+    return int(seeds[decided.argmax()]) if decided.any() else None
 
 
 def _remedy(seeds: int | None, have: int, estimate: Estimate) -> str:

@@ -1,0 +1,132 @@
+"""Every comparison on every metric and domain, estimated: from the tables of a sweep to numbers with their errors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from orchestrator.analysis.contrasts import Line, lines
+from orchestrator.analysis.design import Array
+from orchestrator.analysis.metrics import Metric
+from orchestrator.analysis.strata import Layout, codes_of, layout, seeds_of
+from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
+
+SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison on one metric and domain, before its family is corrected."""
+
+    line: Line
+    metric: Metric
+    domain: str
+    estimate: Estimate | None
+    reason: str
+    anova: dict[str, float]
+    n_runs: int
+    n_seeds: int
+
+
+def responses(sweep: Sweep) -> Iterator[tuple[Metric, str, Response]]:
+    """Yield (metric, domain, values) of the finished replicates; a value that cannot be had is NaN."""
+    for metric in sweep.metrics:
+        means = sweep.runs[metric.name].to_numpy(dtype=float, na_value=np.nan)
+        if sweep.clips is None or metric.name not in sweep.clips:
+            yield metric, "all", Response(_finite(means), None)
+            continue
+        clips, domains = _clip_matrix(sweep, metric.name)
+        yield metric, "all", _response(means, clips)
+        for domain in sorted(set(domains) - {""}):
+            yield metric, domain, _response(np.full(len(means), np.nan), clips[:, domains == domain])
+
+
+def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
+    """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
+    codes, sizes = codes_of(sweep)
+    plans: dict[bytes, tuple[Layout, list[Line]]] = {}
+    for metric, domain, response in responses(sweep):
+        if primary_only and not (metric is sweep.metric and domain == "all"):
+            break
+        kept = np.isfinite(response.values)
+        if not kept.any():
+            continue
+        if kept.tobytes() not in plans:
+            plan = layout(sweep, codes, sizes, kept)
+            plans[kept.tobytes()] = plan, lines(sweep, plan, primary_only)
+        plan, found = plans[kept.tobytes()]
+        clips = response.clips[kept] if response.clips is not None else None
+        if clips is not None and not np.isfinite(clips).all():
+            clips = None
+        offset = response.values[kept][0]  # contrasts ignore a constant; taking it off keeps the digits of large values
+        shifted = Response(response.values[kept] - offset, None if clips is None else clips - offset)
+        pooled = errors(plan, shifted)
+        for line in found:
+            yield _finding(sweep, plan, line, metric, domain, shifted, pooled)
+
+
+def _finding(
+    sweep: Sweep, plan: Layout, line: Line, metric: Metric, domain: str, response: Response, pooled: Errors
+) -> Finding:
+    searched = sweep.early_stopping.get("policy") == "asha" and any(one.kind == "stopped" for one in sweep.lost)
+    if line.weights is None or searched:
+        return Finding(line, metric, domain, None, SEARCH if searched else line.reason, {}, 0, 0)
+    weighed = np.abs(line.weights.rows) > 1e-12
+    estimate = judge(line.weights, response, pooled)
+    anova = _anova(plan, line, response, pooled) if line.term else {}
+    return Finding(
+        line, metric, domain, estimate, "", anova, len(np.unique(plan.run[weighed])), seeds_of(plan, line.weights.rows)
+    )
+
+
+def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict[str, float]:
+    """Return the ANOVA line of the comparison's term with the error of its stratum."""
+    assert line.term is not None
+    if set(line.term) & set(plan.within_factors):
+        assert plan.within is not None
+        ss, df = plan.within.sum_of_squares(line.term, plan.inner_values(response.values))
+        error, df_error = pooled.within, pooled.within_df
+    else:
+        variants = plan.num_common  # published sums of squares count every scored variant
+        ss, df = plan.between.sum_of_squares(line.term, plan.training_means(response.values))
+        ss, error, df_error = ss * variants, pooled.between * variants, pooled.between_df
+    if not df:
+        return {"df_error": df_error}
+    f = ss / df / error if df_error and error > 0 else float("nan")
+    f_p = float(stats.f.sf(f, df, df_error)) if np.isfinite(f) else float("nan")
+    return {"ss": ss, "f": f, "df_num": df, "df_error": df_error, "f_p": f_p}
+
+
+def _finite(values: Array) -> Array:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _clip_matrix(sweep: Sweep, metric: str) -> tuple[Array, Any]:
+    """Return [replicates, clips] values (NaN where not scored) and the domain of each clip ('' when there is none)."""
+    assert sweep.clips is not None
+    clip, names = pd.factorize(sweep.clips["clip"])
+    matrix = np.full((len(sweep.runs), len(names)), np.nan)
+    matrix[sweep.clips["row"].to_numpy(), clip] = sweep.clips[metric].to_numpy(dtype=float, na_value=np.nan)
+    domains = np.full(len(names), "", dtype=object)
+    if "domain" in sweep.clips:
+        domains[clip] = sweep.clips["domain"].fillna("").astype(str).to_numpy()
+    return _finite(matrix), domains
+
+
+def _response(means: Array, clips: Array) -> Response:
+    """Return means over the clips that every scored replicate has; the replicate's own value where none is shared."""
+    scored = np.isfinite(clips)
+    usable = scored.mean(axis=1) > 0.5
+    if (
+        usable.any() and not usable[np.isfinite(means)].all()
+    ):  # some finished replicate has no clip rows: run level alone
+        return Response(_finite(means), None)
+    shared = scored[usable].all(axis=0) if usable.any() else np.zeros(clips.shape[1], dtype=bool)
+    if not shared.any():
+        return Response(_finite(means), None)
+    values = np.where(usable, clips[:, shared].mean(axis=1), np.nan)
+    return Response(values, clips[:, shared] if shared.sum() > 1 else None)
