@@ -59,6 +59,7 @@ from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint, seed_of
 from sagasr.text import vocabulary_of
 
 SILENCE_RMS = 1e-5  # -100 dBFS, after removing a constant offset
+FADE = 220  # samples, 5 ms
 GROUP_BYTES = 64 << 20  # records written together
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 
@@ -404,11 +405,11 @@ def _load_val(config: Config, recording: Recording) -> _Loaded:
 
 def _checked(config: Config, recording: Recording, audio: np.ndarray, start: int, length: int, segment: int) -> _Loaded:
     """Return a stretch of audio [C, T]. Raises DataError when there is nothing in it to learn from."""
-    sound = audio[:, start : start + length]
+    if float(np.std(audio[:, start : start + length], axis=-1).max()) < SILENCE_RMS:
+        raise DataError(f"{recording.row.file}: silent; remove it from the manifest")
+    sound = _cut(audio, start, length)
     high = np.pad(sound, ((0, 0), (0, max(segment - sound.shape[-1], 0))))
     rolloff, least = rolloff_hz(high), config.degradation.cutoff_hz[0]
-    if float(np.std(sound, axis=-1).max()) < SILENCE_RMS:
-        raise DataError(f"{recording.row.file}: silent; remove it from the manifest")
     if config.degradation.rolloff_cap * rolloff < least:
         raise DataError(
             f"{recording.row.file}: its roll-off is {rolloff:,.0f} Hz, so nothing is left to restore above a cutoff of "
@@ -488,6 +489,17 @@ def _gain(config: Config, rms: np.ndarray | float) -> np.ndarray:
 
 def _encode(codec: Codec, audio: np.ndarray) -> np.ndarray:
     return codec.encode(torch.from_numpy(audio)[None])[0].numpy()
+
+
+def _cut(audio: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Return a stretch of audio [C, T], faded where it was cut: a sudden end is a click, which reaches Nyquist."""
+    sound = audio[:, start : start + length].copy()
+    ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32)) ** 2
+    if start > 0:
+        sound[:, :FADE] *= ramp
+    if start + length < audio.shape[-1]:
+        sound[:, -FADE:] *= ramp[::-1]
+    return sound
 
 
 def _loudest(audio: np.ndarray, length: int) -> int:
