@@ -20,15 +20,19 @@ __all__ = ["Codec", "LatentNorm", "build_codec", "latent_channels", "missing_wei
 
 
 class LatentNorm(NamedTuple):
-    """Mean and standard deviation of each latent channel, both [D]."""
+    """Mean and standard deviation of each latent channel, and its level in a typical clip once normalised; all [D].
+
+    The level is the geometric mean over clips of the channel's RMS: far below 1 where a few loud clips make the variance.
+    """
 
     mean: Tensor
     std: Tensor
+    level: Tensor
 
     @classmethod
     def identity(cls, channels: int) -> "LatentNorm":
         """Return the norm that changes nothing."""
-        return cls(torch.zeros(channels), torch.ones(channels))
+        return cls(torch.zeros(channels), torch.ones(channels), torch.ones(channels))
 
     def apply(self, latents: Tensor) -> Tensor:
         """Return latents [B, D, N] with zero mean and unit variance per channel."""

@@ -18,7 +18,7 @@ NYQUIST = SAMPLE_RATE / 2
 
 # width, layers, heads and condition width of the diffusion transformer; what the factor `size` patches
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"embed_dim": 128, "depth": 4, "num_heads": 2, "cond_dim": 128},
+    "tiny": {"embed_dim": 128, "depth": 2, "num_heads": 2, "cond_dim": 128},
     "small": {"embed_dim": 512, "depth": 8, "num_heads": 8, "cond_dim": 512},
     "medium": {"embed_dim": 768, "depth": 16, "num_heads": 12, "cond_dim": 768},
     "full": {"embed_dim": 1536, "depth": 24, "num_heads": 24, "cond_dim": 768},
@@ -40,7 +40,7 @@ class Data(Strict):
 
 class Audio(Strict):
     channels: Literal[1, 2] = 1
-    segment: int = Field(65_536, ge=4_096, description="samples of one training example (paper: 262,144)")
+    segment: int = Field(65_536, ge=2_048, description="samples of one training example (paper: 262,144)")
 
 
 class Wavelet(Strict):
@@ -148,6 +148,9 @@ class Model(Strict):
     num_heads: int = Field(8, ge=1)
     cond_dim: int = Field(512, ge=8, description="width of text and roll-off tokens")
     time_route: Literal["prepend", "adaLN"] = Field("prepend", description="how the time + global vector enters")
+    preconditioning: Literal["off", "level"] = Field(
+        "off", description="level: the network corrects the best linear guess for channels of their typical level"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -295,7 +298,7 @@ def patch(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     Paths and nested sub-trees may be mixed; a mapping value is merged into what stands there, unless it names another
     ``kind``, which replaces it.
     """
-    result = json.loads(json.dumps(tree))
+    result: dict[str, Any] = json.loads(json.dumps(tree))
     for path, value in changes.items():
         *parents, leaf = path.split(".")
         node = result
@@ -336,7 +339,7 @@ def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationEr
         location = [part for part in fault["loc"] if not _is_union_tag(part, tree, fault["loc"])]
         path = ".".join(map(str, location)) or "(top level)"
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {path!r}{did_you_mean(str(location[-1]), _siblings(model, location))}")
+            lines.append(f"unknown key {path!r}{did_you_mean(str(location[-1]), _siblings(model, fault['loc']))}")
         elif fault["type"] == "missing":
             lines.append(f"{path} is missing; add it")
         else:
@@ -355,13 +358,18 @@ def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> b
     return isinstance(node, Mapping) and node.get("kind") == part and part not in node
 
 
-def _siblings(model: type[BaseModel], location: list[int | str]) -> list[str]:
-    """Return the keys that were allowed where an unknown one stood."""
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that were allowed where an unknown one stood; a union's tag in the location says which kind it is."""
     here: list[type[BaseModel]] = [model]
-    for key in location[:-1]:
-        annotations = [m.model_fields[str(key)].annotation for m in here if str(key) in m.model_fields]
-        here = [found for annotation in annotations for found in _models_in(annotation)] or here
+    for part in location[:-1]:
+        tagged = [m for m in here if "kind" in m.model_fields and part in _words_in(m.model_fields["kind"].annotation)]
+        annotations = [m.model_fields[str(part)].annotation for m in here if str(part) in m.model_fields]
+        here = tagged or [found for annotation in annotations for found in _models_in(annotation)] or here
     return [name for m in here for name in m.model_fields]
+
+
+def _words_in(literal: Any) -> tuple[Any, ...]:
+    return getattr(literal, "__args__", ())
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -25,6 +25,17 @@ def velocity(data: Tensor, noise: Tensor) -> Tensor:
     return noise - data
 
 
+def linear_guess(t: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (skip, scale), both [B, D, 1], at times ``t`` [B] for data of RMS ``level`` [D].
+
+    ``skip * noisy`` is the best linear guess of the velocity when data are independent and Gaussian of that level, and
+    ``scale`` the RMS of its error: the preconditioning of Karras et al. (arXiv 2206.00364) for the straight path.
+    """
+    t, variance = t[:, None, None], level[None, :, None].square()
+    power = (1 - t).square() * variance + t.square()
+    return (t - (1 - t) * variance) / power, (variance / power).sqrt()
+
+
 def time_of(uniform: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor:
     """Return training times in (0, 1) from draws of U(0, 1); both kinds rise with the draw, so cells stay paired."""
     uniform = uniform.clamp(1e-6, 1 - 1e-6)

@@ -39,14 +39,14 @@ class SagaModel(nn.Module):
         with seeded(config.seed, "transformer"):
             self.transformer = build_transformer(config, latent_channels)
         self.conditioner = Conditioner(config, vocabulary)
-        mean, std = norm or LatentNorm.identity(latent_channels)
-        self.register_buffer("latent_mean", mean.clone())
-        self.register_buffer("latent_std", std.clone())
+        self.preconditioned = config.model.preconditioning == "level"
+        for name, values in (norm or LatentNorm.identity(latent_channels))._asdict().items():
+            self.register_buffer(f"latent_{name}", values.clone())
 
     @property
     def norm(self) -> LatentNorm:
         """The latents' normalisation; part of the checkpoint."""
-        return LatentNorm(self.latent_mean, self.latent_std)  # type: ignore[arg-type]
+        return LatentNorm(self.latent_mean, self.latent_std, self.latent_level)  # type: ignore[arg-type]
 
     def prepare(self, captions: Sequence[str]) -> Tensor:
         """Return captions as ``ConditionInputs.text``, on the CPU."""
@@ -143,7 +143,10 @@ class SagaModel(nn.Module):
             prepend_cond_mask=None if prepend is None else prepend.new_ones(prepend.shape[:2], dtype=torch.bool),
             use_checkpointing=self.checkpointing,
         )
-        return velocity
+        if not self.preconditioned:
+            return velocity
+        skip, scale = flow.linear_guess(t, self.norm.level)
+        return skip * noisy + scale * velocity
 
 
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:

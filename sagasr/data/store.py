@@ -162,7 +162,7 @@ class Store:
     @cached_property
     def norm(self) -> LatentNorm:
         """Normalisation of the latents as training draws them."""
-        return LatentNorm(torch.tensor(self.meta["mean"]), torch.tensor(self.meta["std"]))
+        return LatentNorm(**{name: torch.tensor(values) for name, values in self.meta["norm"].items()})
 
     def vocabulary(self, source: Source) -> tuple[str, ...]:
         """Return the words of the training texts of a source, sorted."""
@@ -367,11 +367,9 @@ class _Summary:
 
     def statistics(self) -> dict[str, Any]:
         """Return latent statistics and the mean spectrum of the highs, both at the level at which the model works."""
-        mean, std = self.moments.mean_and_std()
         return {
             "train_seconds": self.samples / SAMPLE_RATE,
-            "mean": mean.tolist(),
-            "std": std.tolist(),
+            "norm": self.moments.norm(),
             "high_spectrum": {
                 "power": np.mean(self.powers, axis=0).tolist(),
                 "log10_power": np.mean(self.log_powers, axis=0).tolist(),

@@ -94,7 +94,7 @@ def test_decoding_more_than_was_encoded_is_a_bug_not_silence() -> None:
 
 def test_norm_measured_on_latents_gives_zero_mean_and_unit_variance_and_inverts() -> None:
     latents = 3 + 5 * torch.randn(4, 8, 1_000, generator=torch.Generator().manual_seed(0))
-    norm = LatentNorm(latents.mean(dim=(0, 2)), latents.std(dim=(0, 2)))
+    norm = LatentNorm(latents.mean(dim=(0, 2)), latents.std(dim=(0, 2)), torch.ones(latents.shape[1]))
     flat = norm.apply(latents)
     assert flat.mean(dim=(0, 2)).abs().max() < 1e-5
     torch.testing.assert_close(flat.std(dim=(0, 2)), torch.ones(8))
