@@ -44,6 +44,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are never read
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what a lost process means is said by the trial's status
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
     "PYTHONWARNINGS": "ignore",
 }
@@ -71,12 +72,11 @@ def run(plan: Plan, options: Options) -> Outcome:
         waiting = [trial for trial in plan.selected if not ledger.finished(trial)]
         tracker = Tracker(plan, tracked(plan), environment_tags())
         tracker.start()
-        interrupted = False
+        interrupted = True
         try:
-            if waiting:
-                interrupted = _run_waiting(plan, waiting, options, console)
+            interrupted = bool(waiting) and _run_waiting(plan, waiting, options, console)
         finally:
-            undelivered = tracker.close()
+            undelivered = tracker.close(complete=not interrupted)
             collect(plan, tracker.run_ids)
         entries = scan(plan).entries
     failed = {

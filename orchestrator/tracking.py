@@ -63,7 +63,7 @@ class Tracker:
         self._parent = ""
         self._known: dict[str, str] = {}
         self._seen: dict[str, tuple[float, ...]] = {}
-        self._wake, self._over = threading.Event(), False
+        self._wake, self._over, self._complete = threading.Event(), False, True
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
     @property
@@ -75,8 +75,9 @@ class Tracker:
         """Begin to follow the journals."""
         self._thread.start()
 
-    def close(self, timeout_s: float = 60.0) -> Undelivered:
+    def close(self, complete: bool = True, timeout_s: float = 60.0) -> Undelivered:
         """Send what is left, waiting at most ``timeout_s``, and return what could not be sent."""
+        self._complete = complete
         self._over = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -168,7 +169,7 @@ class Tracker:
 
     def _end_parent(self) -> None:
         if self._over:
-            self._client.set_terminated(self._parent, "FINISHED" if not self.undelivered().replicates else "KILLED")
+            self._client.set_terminated(self._parent, "FINISHED" if self._complete else "KILLED")
 
     def _run_of(self, trial: Trial, row: Replicate, status: Status) -> str:
         """Return the run of a replicate, found by its tag or created."""

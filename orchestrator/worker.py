@@ -109,7 +109,7 @@ class _Problem(NamedTuple):
 def _fit(task: Task) -> _Problem | None:
     """Start the workers once and wait for them; return what went wrong."""
     from ray import train
-    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     runtime, status = task.runtime, read_status(Path(task.folder))
     resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
@@ -130,23 +130,23 @@ def _fit(task: Task) -> _Problem | None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        _log(Path(task.folder), f"{type(error).__name__}: {error}\n")
-        if isinstance(error, WorkerGroupError):
-            raised = [_raised(failure) for failure in error.worker_failures.values()]
-            own = next((failure for failure in raised if failure is not None), None)
-            lost = next(iter(error.worker_failures.values()), error)
-            return _Problem(_one_line(own or lost), final=own is not None)
-        return _Problem(
-            _one_line(error.controller_failure if isinstance(error, ControllerError) else error), final=False
-        )
+        return _problem(error, Path(task.folder))
     return None
 
 
-def _raised(failure: Exception) -> Exception | None:
-    """Return the exception that the training itself raised, or None when its process or node was lost."""
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+def _problem(error: Exception, folder: Path) -> _Problem:
+    """Tell an exception of the training, which would come again, from the loss of its process or node."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
 
-    return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else None
+    found = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
+    for failure in failures:
+        if not isinstance(failure, (RayError, RayTrainError)):
+            return _Problem(_one_line(failure), final=True)
+    cause = getattr(failures[0], "health_check_failure", failures[0])
+    _log(folder, f"{type(cause).__name__}: {cause}\n")
+    return _Problem(f"its process or node was lost: {_one_line(cause)}", final=False)
 
 
 def _trainer_class(runtime: Runtime, lean: bool) -> Any:
