@@ -41,7 +41,9 @@ def effects(sweep: Sweep) -> pd.DataFrame:
     adjusted = _adjusted(found, sequence)
     sizes = Counter(one.line.family for one in found if one.estimate is not None and np.isfinite(one.estimate.p()))
     rows = [_row(sweep, one, p, sizes[one.line.family], sequence) for one, p in zip(found, adjusted, strict=True)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    numbers = [name for name in COLUMNS if name not in WORDS]
+    return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in numbers})
 
 
 def write_effects(table: pd.DataFrame, path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from orchestrator.analysis.contrasts import Line, lines
@@ -59,14 +60,17 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
             plan = layout(sweep, codes, sizes, kept)
             plans[kept.tobytes()] = plan, lines(sweep, plan, primary_only)
         plan, found = plans[kept.tobytes()]
-        clips = response.clips[kept] if response.clips is not None else None
-        if clips is not None and not np.isfinite(clips).all():
-            clips = None
-        offset = response.values[kept][0]  # contrasts ignore a constant; taking it off keeps the digits of large values
-        shifted = Response(response.values[kept] - offset, None if clips is None else clips - offset)
+        shifted = shift(response, kept)
         pooled = errors(plan, shifted)
         for line in found:
             yield _finding(sweep, plan, line, metric, domain, shifted, pooled)
+
+
+def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
+    """Return the values that are there, less a constant: contrasts ignore it, and large values keep their digits."""
+    offset = response.values[kept][0]
+    clips = None if response.clips is None else response.clips[kept] - offset
+    return Response(response.values[kept] - offset, clips)
 
 
 def _finding(

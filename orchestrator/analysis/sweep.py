@@ -121,6 +121,8 @@ def _parquet(path: Path) -> pd.DataFrame | None:
 def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
     factors = []
     for name, spec in plan["factors"].items():
+        if not isinstance(spec, Mapping) or not spec.get("levels"):
+            raise DataError(f"{path}: factor {name!r}: expected a baseline, levels and a stage, found {spec!r}")
         levels = [word_of(level) for level in spec["levels"]]
         baseline = word_of(spec.get("baseline", levels[0] if levels else ""))
         if baseline not in levels:

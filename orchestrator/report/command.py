@@ -5,39 +5,45 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from orchestrator.analysis.crosscheck import cross_check
 from orchestrator.analysis.effects import effects, write_effects
 from orchestrator.analysis.sweep import Sweep, read_sweep
 from orchestrator.report.terminal import print_report
 from sagasr.errors import SagasrError
 
 
-def report(folder: Path) -> tuple[Sweep, pd.DataFrame]:
-    """Analyse the sweep in ``folder``, write results/effects.parquet and return what was read and found.
+class Report(NamedTuple):
+    """What was read, what was found, and on what the cross-checks disagree: all that any form of the report shows."""
 
-    The page is written here too, from the same two values.
-    """
+    sweep: Sweep
+    effects: pd.DataFrame
+    notes: list[str]
+
+
+def report(folder: Path) -> Report:
+    """Analyse the sweep in ``folder``, write results/effects.parquet and return what every form of the report shows."""
     sweep = read_sweep(folder)
     table = effects(sweep)
     write_effects(table, folder / "results" / "effects.parquet")
-    return sweep, table
+    return Report(sweep, table, cross_check(sweep))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
     arguments = _parser().parse_args(argv)
     try:
-        sweep, table = report(arguments.sweep_dir)
+        sweep, table, notes = report(arguments.sweep_dir)
     except SagasrError as error:
         sys.stderr.write(f"sagasr-report: {error}\n")
         return 2
     if arguments.json:
-        sys.stdout.write(json.dumps(summary(sweep, table), indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(summary(sweep, table, notes), indent=2, allow_nan=False) + "\n")
     else:
-        print_report(sweep, table)
+        print_report(sweep, table, notes=notes)
     return exit_code(sweep)
 
 
@@ -47,7 +53,7 @@ def exit_code(sweep: Sweep) -> int:
     return 1 if sweep.lost or unnamed else 0
 
 
-def summary(sweep: Sweep, table: pd.DataFrame) -> dict[str, Any]:
+def summary(sweep: Sweep, table: pd.DataFrame, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer as plain JSON values."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return {
@@ -56,6 +62,7 @@ def summary(sweep: Sweep, table: pd.DataFrame) -> dict[str, Any]:
         "metric": {"name": sweep.metric.name, "better": sweep.metric.better, "delta": sweep.metric.delta},
         "replicates": {"done": len(sweep.runs), "expected": sweep.expected},
         "lost": [{"cell": one.cell, "seed": one.seed, "kind": one.kind, "reason": one.reason} for one in sweep.lost],
+        "notes": [*sweep.notes, *notes],
         "effects": rows,
     }
 

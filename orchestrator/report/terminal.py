@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.analysis.replicates import cell_name
 from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.verdict import ALPHA
 
 WIDTH = 80
 STYLES = {
@@ -38,7 +39,7 @@ def render(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str] = ()) -> Gr
         parts += [_verdicts(sweep, effects)]
         if (effects["family"] == "ladder").any():
             parts += [_ladder(sweep, effects)]
-        parts += [_levels(sweep)]
+        parts += [*_interactions(sweep, effects), _levels(sweep)]
     parts += [Text(f"note: {note}") for note in (*sweep.notes, *notes)]
     parts += _lost(sweep)
     return Group(*parts)
@@ -75,6 +76,20 @@ def _ladder(sweep: Sweep, effects: pd.DataFrame) -> Table:
         changed = {k: v for k, v in step.levels.items() if before is None or before.levels[k] != v}
         _add(table, f"{row['baseline']} → {row['level']}  {cell_name(changed)}", row)
     return table
+
+
+def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[RenderableType]:
+    """Return a warning for every factor whose effect depends on another one, with its effect in each context."""
+    on_metric = effects[(effects["metric"] == sweep.metric.name) & (effects["domain"] == "all")]
+    found = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
+    lines: list[RenderableType] = []
+    for _, row in found.iterrows():
+        level, at = str(row["level"]).split(":")[0], str(row["with"])
+        simple = on_metric[(on_metric["family"] == "simple") & (on_metric["factor"] == row["factor"])]
+        simple = simple[(simple["level"] == level) & simple["with"].str.startswith(f"{at}=")]
+        each = ", ".join(f"{one['estimate']:+.3g} at {one['with']}" for _, one in simple.iterrows())
+        lines.append(Text(f"depends: {row['factor']} {row['baseline'].split(':')[0]} → {level} is {each}"))
+    return list({line.plain: line for line in lines if isinstance(line, Text)}.values())
 
 
 def _table(title: str, first: str) -> Table:

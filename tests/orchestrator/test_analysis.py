@@ -23,53 +23,12 @@ from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
 from sagasr.errors import DataError
-from sagasr.files import write_json
-
-Rows = list[dict[str, Any]]
-
-
-def write_sweep(
-    folder: Path,
-    rows: Rows,
-    factors: dict[str, Sequence[str]],
-    metric: str = "lsd",
-    eval_stage: Sequence[str] = (),
-    clips: Rows | None = None,
-    **plan: Any,
-) -> Path:
-    """Write a sweep folder: replicates with a level per factor, a seed and a value; the plan from what is given."""
-    better = plan.pop("better", "lower")
-    tree = {
-        "name": "case",
-        "question": "?",
-        "metric": {"name": metric, "better": better, "delta": plan.pop("delta", None)},
-        "factors": {
-            name: {"baseline": levels[0], "levels": list(levels), "stage": "eval" if name in eval_stage else "train"}
-            for name, levels in factors.items()
-        },
-        "seeds": sorted({row["seed"] for row in rows}),
-        "expected_replicates": len(rows),
-        **plan,
-    }
-    write_json(folder / "plan.json", tree)
-    (folder / "results").mkdir(exist_ok=True)
-    pd.DataFrame([{"status": "done", **row} for row in rows]).to_parquet(folder / "results" / "replicates.parquet")
-    if clips is not None:
-        pd.DataFrame(clips).to_parquet(folder / "results" / "clips.parquet")
-    return folder
+from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
 
 
 def two_levels(names: str, levels: str) -> dict[str, Sequence[str]]:
     """Return a factor per letter, each with the same two levels."""
     return {name: list(levels) for name in names}
-
-
-def primary(table: pd.DataFrame, factor: str, level: str | None = None) -> pd.Series:
-    """Return the main effect of a factor's level on the plan's metric."""
-    found = table[(table["family"] == "primary") & (table["factor"] == factor)]
-    found = found if level is None else found[found["level"] == level]
-    assert len(found) == 1
-    return found.iloc[0]
 
 
 # ---------------------------------------------------------------------------------------------- published data sets
@@ -239,24 +198,6 @@ def test_a_hand_computed_two_by_two_by_two_agrees_to_nine_digits(tmp_path: Path)
     assert holm["p_adjusted"].to_numpy() == pytest.approx(expected)
 
 
-def noisy_grid(
-    factors: dict[str, Sequence[str]], seeds: int, effect: dict[str, float], sigma: float = 0.03, random: int = 0
-) -> Rows:
-    """Return a full grid: 1.2 + effects of non-baseline levels + seed + noise."""
-    rng = np.random.default_rng(random)
-    rows = []
-    for seed in range(seeds):
-        shift = rng.normal(0, 0.02)
-        for levels in itertools.product(*factors.values()):
-            cell = dict(zip(factors, levels, strict=True))
-            gain = sum(effect.get(name, 0.0) for name, level in cell.items() if level != factors[name][0])
-            rows.append({**cell, "seed": seed, "lsd": 1.2 + gain + shift + rng.normal(0, sigma)})
-    return rows
-
-
-TWO = {"text": ["off", "caption"], "rolloff": ["off", "on"], "size": ["small", "full"]}
-
-
 def test_planted_effects_get_their_words(tmp_path: Path) -> None:
     rows = noisy_grid(TWO, 6, {"text": -0.2, "rolloff": 0.2}, sigma=0.03)
     write_sweep(tmp_path, rows, TWO, delta=0.05)
@@ -406,21 +347,6 @@ def test_ladder_steps_inside_one_training_cancel_the_training_noise(tmp_path: Pa
 
 
 # ------------------------------------------------------------------------------------------------------- clips
-
-
-def with_clips(rows: Rows, clips: int, random: int = 0, clip_effect: float = 0.0) -> Rows:
-    """Return clip rows around each replicate's value; the effect of text varies by clip."""
-    rng = np.random.default_rng(random)
-    level, effect = rng.normal(0, 0.25, clips), rng.normal(0, clip_effect, clips)
-    found = []
-    for row in rows:
-        keys = {key: value for key, value in row.items() if key != "lsd"}
-        on = row["text"] != "off"
-        for clip in range(clips):
-            value = row["lsd"] + level[clip] + on * effect[clip] + rng.normal(0, 0.05)
-            domain = "music" if clip % 2 else "speech"
-            found.append({**keys, "clip": f"c{clip}", "domain": domain, "lsd": value, "lsd_hf": 2 * value})
-    return found
 
 
 def test_more_clips_of_the_same_runs_do_not_make_a_result_surer_about_runs(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""The terminal report answers in eighty columns, says n of N, and names what has no result."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from orchestrator.report.command import main, report
+from orchestrator.report.terminal import p_text, print_report
+from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, write_sweep
+
+LADDER = [
+    {"step": "0", "levels": {}, "versus": None},
+    {"step": "1", "levels": {"text": "caption"}, "versus": "0"},
+    {"step": "2'", "levels": {"text": "caption", "rolloff": "on"}, "versus": "1"},
+]
+
+
+def shown(folder: Path) -> str:
+    console = Console(width=80, record=True, highlight=False, file=None, quiet=False)
+    with console.capture() as capture:
+        sweep, effects, notes = report(folder)
+        print_report(sweep, effects, console, notes)
+    return capture.get()
+
+
+def written(folder: Path, rows: Rows, **plan: object) -> Path:
+    write_sweep(folder, rows, TWO, delta=0.05, ladder=LADDER, **plan)
+    clips = range(3)
+    pd.DataFrame(
+        [
+            {"subject": subject, "clip": f"c{clip}", "domain": "speech", "lsd": value + clip, "lsd_hf": 2 * value}
+            for subject, value in (("low", 3.0), ("shaped_noise", 2.0), ("untrained", 2.5))
+            for clip in clips
+        ]
+    ).to_parquet(folder / "results" / "references.parquet")
+    return folder
+
+
+def test_every_factor_has_a_verdict_and_no_line_is_wider_than_eighty(tmp_path: Path) -> None:
+    text = shown(written(tmp_path, noisy_grid(TWO, 4, {"text": -0.2, "rolloff": 0.2})))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    for words in ("improves", "harms", "all 32 of 32", "4 seeds", "2'", "The ladder"):
+        assert words in text
+
+
+def test_the_reference_rows_stand_beside_the_trained_cells(tmp_path: Path) -> None:
+    rows = [{**row, "lsd_hf": row["lsd"] * 2} for row in noisy_grid(TWO, 3, {"text": -0.5})]
+    text = shown(written(tmp_path, rows))
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines() if "  " in line}
+    low = next(line for name, line in lines.items() if name.startswith("low input"))
+    assert low.split()[-2:] == ["4", "6"]
+    assert any(name.startswith("untrained model") for name in lines)
+    assert any(name.startswith("low + shaped noise") for name in lines)
+    assert "trained, best: text=caption" in text
+
+
+def test_a_partial_sweep_says_n_of_n_and_names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2})
+    rows[2] |= {"status": "failed", "reason": "loss is NaN at step 7", "lsd": float("nan")}
+    folder = written(tmp_path, rows[:-2], expected_replicates=24)
+    assert main([str(folder)]) == 1
+    text = capsys.readouterr().out
+    assert "partial: 21 of 24" in text
+    assert "loss is NaN at step 7" in text
+    assert text.count("missing:") == 2
+
+
+def test_an_interaction_is_shown_by_the_effect_in_each_context(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 6, {})
+    for row in rows:
+        if row["text"] == "caption" and row["rolloff"] == "on":
+            row["lsd"] -= 0.4
+    text = " ".join(shown(written(tmp_path, rows)).split())
+    assert "depends: text off → caption is" in text
+    assert "at rolloff=on" in text
+
+
+def test_search_mode_is_headed_so(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {})
+    rows[0]["status"] = "stopped"
+    text = shown(written(tmp_path, rows, early_stopping={"policy": "asha"}))
+    assert "Search mode" in text
+    assert "improves" not in text
+
+
+def test_unequal_noise_is_noted(tmp_path: Path) -> None:
+    quiet, loud = noisy_grid(TWO, 8, {}, sigma=0.01), noisy_grid(TWO, 8, {}, sigma=0.2)
+    rows = [two if two["size"] == "full" else one for one, two in zip(quiet, loud, strict=True)]
+    assert "levels of size" in " ".join(shown(written(tmp_path, rows)).split())
+
+
+def test_p_values_read_as_people_write_them() -> None:
+    assert [p_text(p) for p in (0.00001, 0.0123, 0.5, 1.0, float("nan"), None)] == [
+        "< .001",
+        ".012",
+        ".500",
+        "1",
+        "-",
+        "-",
+    ]
