@@ -160,7 +160,9 @@ def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple
         seen.add((tuple(levels.values()), seed))
         if kind != "done":
             reason = "" if pd.isna(reasons[index]) else str(reasons[index])
-            lost.append(Lost(str(names[index] or cell_name(levels)), levels, seed, kind, reason))
+            lost.append(
+                Lost(cell_name(levels) if pd.isna(names[index]) else str(names[index]), levels, seed, kind, reason)
+            )
     blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
     started = set(table["seed"])
     for name, levels, seed in _planned(plan, factors):

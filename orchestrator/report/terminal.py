@@ -1,6 +1,6 @@
 """The answer in 80 columns: verdicts per factor, the ladder, what the numbers mean beside trivial answers, failures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ STYLES = {
     "not estimable": "magenta",
 }
 LOST_SHOWN = 20
-REFERENCES = (("low", "low input"), ("shaped_noise", "low + shaped noise"), ("untrained", "untrained model"))
+REFERENCES = (("low", "low input"), ("shaped_noise", "low + shaped noise"), ("untrained", "untrained, best cell"))
 
 
 def print_report(
@@ -114,46 +114,49 @@ def _add(table: Table, name: str, row: pd.Series) -> None:
 
 
 def _levels(sweep: Sweep) -> Table:
-    """Return the reference rows and the best cell: what the metric means in this sweep."""
-    metrics = [metric for metric in sweep.metrics if metric.name in ("lsd", "lsd_hf", sweep.metric.name)][:3]
-    table = Table(
-        title="Beside trivial answers (mean over clips)",
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        box=box.SIMPLE_HEAD,
-    )
+    """Return what the metric is worth: trivial answers, the ladder's cells, the best cell untrained and trained."""
+    names = ["lsd", "lsd_hf", sweep.metric.name]
+    metrics = [metric for metric in sorted(sweep.metrics, key=lambda one: one.name) if metric.name in names]
+    table = Table(title="Beside trivial answers (mean over clips and seeds)", title_justify="left", title_style="bold",
+                  pad_edge=False, box=box.SIMPLE_HEAD)  # fmt: skip
     table.add_column("what", overflow="fold")
     for metric in metrics:
         table.add_column(metric.name, justify="right", no_wrap=True)
-    references = sweep.references
-    for subject, title in REFERENCES:
-        if references is not None and "subject" in references and (references["subject"] == subject).any():
-            rows = references[references["subject"] == subject]
-            table.add_row(title, *(_number(rows[m.name].mean() if m.name in rows else None, ".4g") for m in metrics))
-    for title, rows in _notable_cells(sweep):
-        table.add_row(Text(title), *(_number(rows[metric.name].mean(), ".4g") for metric in metrics))
+    best = _best_cell(sweep)
+    rows = [(title, _reference(sweep, subject, best)) for subject, title in REFERENCES]
+    rows += [(f"trained, step {step.step}", _cell(sweep.runs, step.levels, "@")) for step in sweep.ladder]
+    if not sweep.ladder:
+        rows.append(("trained, all at baseline", _cell(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@")))
+    rows.append((f"trained, best cell: {cell_name(best)}", _cell(sweep.runs, best, "@")))
+    for title, found in rows:
+        if len(found):
+            means = (_number(found[metric.name].mean() if metric.name in found else None, ".4g") for metric in metrics)
+            table.add_row(Text(title), *means)
     return table
 
 
-def _notable_cells(sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
-    """Return the cell at every baseline and the best complete cell, each with its finished replicates."""
-    names = ["@" + factor.name for factor in sweep.factors]
-    groups = sweep.runs.groupby(names, sort=False)
-    means = groups[sweep.metric.name].mean()
-    most = groups.size()
-    complete = means[most == most.max()].dropna()
-    found = []
-    baseline = tuple(factor.baseline for factor in sweep.factors)
-    key = baseline if len(names) > 1 else baseline[0]
-    if key in means.index:
-        found.append(("trained, all baselines", groups.get_group(baseline)))
-    if len(complete):
-        best = complete.idxmin() if sweep.metric.better == "lower" else complete.idxmax()
-        best = best if isinstance(best, tuple) else (best,)
-        levels = dict(zip((factor.name for factor in sweep.factors), best, strict=True))
-        found.append((f"trained, best: {cell_name(levels)}", groups.get_group(best)))
-    return found
+def _best_cell(sweep: Sweep) -> dict[str, str]:
+    """Return the levels of the best cell among those with the most finished seeds."""
+    names = [factor.name for factor in sweep.factors]
+    groups = sweep.runs.groupby(["@" + name for name in names], sort=False)[sweep.metric.name]
+    means = groups.mean()[groups.count() == groups.count().max()]
+    best = means.idxmin() if sweep.metric.better == "lower" else means.idxmax()
+    return dict(zip(names, best if isinstance(best, tuple) else (best,), strict=True))
+
+
+def _reference(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the scores of a trivial answer, of this cell where they are kept per cell."""
+    rows = sweep.references
+    if rows is None or "subject" not in rows:
+        return pd.DataFrame()
+    rows = rows[rows["subject"] == subject]
+    return _cell(rows, levels, "") if set(levels) <= set(rows) else rows
+
+
+def _cell(rows: pd.DataFrame, levels: Mapping[str, str], prefix: str) -> pd.DataFrame:
+    for name, level in levels.items():
+        rows = rows[rows[prefix + name].astype(str) == level]
+    return rows
 
 
 def _lost(sweep: Sweep) -> list[RenderableType]:

@@ -51,9 +51,9 @@ def test_the_reference_rows_stand_beside_the_trained_cells(tmp_path: Path) -> No
     lines = {line.split("  ")[0].strip(): line for line in text.splitlines() if "  " in line}
     low = next(line for name, line in lines.items() if name.startswith("low input"))
     assert low.split()[-2:] == ["4", "6"]
-    assert any(name.startswith("untrained model") for name in lines)
+    assert any(name.startswith("untrained, best cell") for name in lines)
     assert any(name.startswith("low + shaped noise") for name in lines)
-    assert "trained, best: text=caption" in text
+    assert "trained, best cell: text=caption" in text
 
 
 def test_a_partial_sweep_says_n_of_n_and_names_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_a_partial_sweep_says_n_of_n_and_names_failures(tmp_path: Path, capsys: 
     assert main([str(folder)]) == 1
     text = capsys.readouterr().out
     assert "partial: 21 of 24" in text
-    assert "loss is NaN at step 7" in text
+    assert "failed: text=off rolloff=on size=small seed 0 (loss is NaN at step 7)" in " ".join(text.split())
     assert text.count("missing:") == 2
 
 
