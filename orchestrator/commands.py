@@ -5,9 +5,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sagasr.errors import ConfigError, SagasrError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -78,9 +83,24 @@ def _sweep(options: argparse.Namespace) -> int:
     from orchestrator.execute import run
 
     outcome = run(plan, Options(options.address, options.max_concurrent, options.quiet))
+    _answer(plan, console)
     if outcome.interrupted:
         return INTERRUPTED
     return SOME_FAILED if outcome.failed else DONE
+
+
+def _answer(plan: "Plan", console: "Console") -> None:
+    """Print the results tables, and once, at the end, where everything is."""
+    from orchestrator.report.command import report
+    from orchestrator.report.terminal import print_report
+
+    if not (plan.paths.results / "replicates.parquet").exists():
+        return
+    answer = report(plan.folder)
+    print_report(answer.sweep, answer.effects, console, answer.notes)
+    console.print(f"\ntables: {plan.paths.results}", soft_wrap=True)
+    console.print(f"listen: {plan.folder / 'audio'}", soft_wrap=True)
+    console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
 
 
 def _check_budget(limit: float | None, needed: float, agreed: bool) -> None:
