@@ -11,7 +11,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS
+from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, window
 
 Kind = Literal["off", "hard", "crossfade"]
 CROSSFADE = (0.9, 1.1)  # x cutoff: all low below, all generated above
@@ -44,6 +44,6 @@ def low_share(cutoff_hz: Tensor, kind: Literal["hard", "crossfade"]) -> Tensor:
 
 def _filtered(audio: Tensor, gain: Tensor) -> Tensor:
     """Return audio [B, T] with each bin of its short-time spectrum scaled by gain [B, F]."""
-    window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
-    spectrum = torch.stft(audio, N_FFT, HOP, window=window, pad_mode="constant", return_complex=True)
-    return torch.istft(spectrum * gain[:, :, None], N_FFT, HOP, window=window, length=audio.shape[-1])
+    hann = window(audio.dtype, audio.device)
+    spectrum = torch.stft(audio, N_FFT, HOP, window=hann, pad_mode="constant", return_complex=True)
+    return torch.istft(spectrum * gain[:, :, None], N_FFT, HOP, window=hann, length=audio.shape[-1])

@@ -19,6 +19,7 @@ POWER_FLOOR = 1e-8  # clip of every power before its logarithm (AP-BWE)
 SSR_HOP = 441  # 10 ms, ssr_eval
 SSR_EPSILON = 1e-12
 SI_SDR_LIMIT_DB = 100.0
+LARGEST = 1e12  # samples whose power spectrum still fits single precision
 SEAM_BAND = 4  # bins of each of the three bands, 86 Hz: the width of the window's main lobe
 
 Scores = dict[str, float | None]
@@ -32,7 +33,9 @@ class Spectra:
 
     @cached_property
     def is_finite(self) -> bool:
-        return math.isfinite(float(self.audio.sum()))  # NaN and infinity survive a sum
+        """Whether every sample is a number whose spectrum can be squared."""
+        least, most = self.audio.aminmax()
+        return bool(least > -LARGEST) and bool(most < LARGEST)  # no comparison holds for NaN
 
     @cached_property
     def centred(self) -> Tensor:
@@ -57,14 +60,14 @@ class Spectra:
     @cached_property
     def ssr_power(self) -> Tensor:
         """Squared magnitudes [N, F] of the mono mix, hop 441."""
-        return stft_power(self.mono, SSR_HOP)
+        return stft_power(self.mono, SSR_HOP, precise=True)
 
     @cached_property
     def rolloff_hz(self) -> float | None:
         """Roll-off of the mono mix in Hz, or None for silence."""
         power = self.power[0] if self.audio.shape[0] == 1 else stft_power(self.mono)
         summed = power.sqrt().sum(0)
-        return BIN_HZ * rolloff_bin(summed) if bool(summed[-1].isfinite()) and float(summed.sum()) > 0 else None
+        return BIN_HZ * rolloff_bin(summed) if float(summed.sum()) > 0 else None
 
 
 class Pair:
@@ -172,8 +175,8 @@ METRICS: dict[str, Metric] = {
         Metric(
             "seam", "dB", "lower",
             "line or step at the splice: D(f), the mean over frames of 10 log10(P_estimate / P_high), powers clipped "
-            "at 1e-8, is averaged over three adjoining bands of 86 Hz just below, across and just above the splice; the "
-            "score is the largest of the three minus the smallest, 0 for identical clips",
+            "at 1e-8, is averaged over three adjoining bands of 86 Hz just below, across and just above the splice; "
+            "the score is the largest of the three minus the smallest, 0 for identical clips",
             _seam,
         ),
     )
@@ -192,7 +195,7 @@ class Reference:
         self._splice = cutoff_bin(cutoff_hz if splice_hz is None else splice_hz)
 
     def score(self, estimate: Tensor) -> Scores:
-        """Return every metric by name for an estimate [C, T]; None where undefined, which all are if it is not finite."""
+        """Return every metric by name for an estimate [C, T]; None where undefined, all if it is not finite."""
         if estimate.shape != self._high.audio.shape:
             raise ValueError(f"estimate {list(estimate.shape)} and high {list(self._high.audio.shape)} differ in shape")
         pair = Pair(self._high, Spectra(estimate), self._cutoff, self._splice)

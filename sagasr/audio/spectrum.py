@@ -5,6 +5,7 @@ samples give 1 + T // hop frames. Frames come before frequencies: [..., N, F] wi
 """
 
 import math
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,14 @@ NUM_BINS = N_FFT // 2 + 1
 BIN_HZ = SAMPLE_RATE / N_FFT
 ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
 
-_BLOCK = 2_048  # frames transformed at once; an hour of audio would need gigabytes
+# Frames transformed at once: they stay in the cache, torch starts no threads for so few, and memory stays small.
+_BLOCK = 31
+
+
+@cache
+def window(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the window [2048], computed in double: in single precision its side lobes reach into quiet bins."""
+    return torch.hann_window(N_FFT, dtype=torch.float64, device=device).to(dtype)
 
 
 def stft(audio: Tensor, hop: int = HOP) -> Tensor:
@@ -27,10 +35,17 @@ def stft(audio: Tensor, hop: int = HOP) -> Tensor:
     return _spectrum(_frames(audio, hop))
 
 
-def stft_power(audio: Tensor, hop: int = HOP) -> Tensor:
-    """Return the squared magnitudes [..., N, F] of audio [..., T]."""
-    spectrum = torch.view_as_real(stft(audio, hop))
-    return spectrum[..., 0].square().addcmul_(spectrum[..., 1], spectrum[..., 1])
+def stft_power(audio: Tensor, hop: int = HOP, *, precise: bool = False) -> Tensor:
+    """Return the squared magnitudes [..., N, F] of audio [..., T].
+
+    ``precise`` transforms in double precision, at twice the time: right also in bins 140 dB below the loudest.
+    """
+    frames = _frames(audio.double() if precise else audio, hop)
+    power = audio.new_empty(*frames.shape[:-1], NUM_BINS)
+    for start in range(0, frames.shape[-2], _BLOCK):
+        block = torch.view_as_real(_spectrum(frames[..., start : start + _BLOCK, :]))
+        power[..., start : start + _BLOCK, :] = block[..., 0].square().addcmul_(block[..., 1], block[..., 1])
+    return power
 
 
 def stft_magnitude(audio: Tensor, hop: int = HOP) -> Tensor:
@@ -70,5 +85,5 @@ def _frames(audio: Tensor, hop: int) -> Tensor:
 
 
 def _spectrum(frames: Tensor) -> Tensor:
-    spectrum: Tensor = torch.fft.rfft(frames * torch.hann_window(N_FFT, dtype=frames.dtype, device=frames.device))
+    spectrum: Tensor = torch.fft.rfft(frames * window(frames.dtype, frames.device))
     return spectrum
