@@ -70,7 +70,8 @@ def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
     """Return the values that are there, less a constant: contrasts ignore it, and large values keep their digits."""
     offset = response.values[kept][0]
     clips = None if response.clips is None else response.clips[kept] - offset
-    return Response(response.values[kept] - offset, clips)
+    floor = 8 * float(np.finfo(float).eps * np.abs(response.values[kept]).max())
+    return Response(response.values[kept] - offset, clips, floor)
 
 
 def _finding(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.design import Array, Codes, Fit, Term, block_means, fit, pairs
@@ -95,8 +96,8 @@ def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.
     stage = [factor.stage for factor in sweep.factors]
     training = [index for index, name in enumerate(stage) if name != "eval"]
     keys = np.column_stack([codes[:, training], seed])
-    if "trial" in frame and len(np.unique(np.column_stack([codes, seed]), axis=0)) < len(codes):
-        keys = np.column_stack([keys, np.unique(frame["trial"].astype(str), return_inverse=True)[1]])
+    if len(np.unique(np.column_stack([codes, seed]), axis=0)) < len(codes):  # a cell run twice in one block
+        keys = np.column_stack([keys, _repeats(frame, codes, seed)])
     run = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     varying = [index for index, name in enumerate(stage) if name == "eval" and _varies_inside(codes[:, index], run)]
     within = tuple(varying)
@@ -149,6 +150,16 @@ def contrast(
 
 def _varies_inside(codes: Index, run: Index) -> bool:
     return len(np.unique(np.column_stack([run, codes]), axis=0)) > len(np.unique(run))
+
+
+def _repeats(frame: pd.DataFrame, codes: Codes, seed: Index) -> Index:
+    """Return what tells repeated runs of one cell and seed apart: their trial, or else their order."""
+    if "trial" in frame:
+        trial = np.unique(frame["trial"].astype(str), return_inverse=True)[1].astype(np.int64)
+        if len(np.unique(np.column_stack([codes, seed, trial]), axis=0)) == len(codes):
+            return trial
+    rows = pd.DataFrame(np.column_stack([codes, seed]))
+    return np.asarray(rows.groupby(list(rows), sort=False).cumcount(), dtype=np.int64)
 
 
 def _first(run: Index) -> Index:

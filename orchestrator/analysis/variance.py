@@ -21,6 +21,7 @@ class Response:
 
     values: Array
     clips: Array | None
+    floor: float = 0.0  # differences up to here are rounding: they count as none
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,12 @@ def interval(value: float, se: float, df: float, level: float) -> tuple[float, f
 def errors(plan: Layout, response: Response) -> Errors:
     """Return the pooled errors of both strata: residual mean squares after factors, two-way interactions and blocks."""
     means = plan.training_means(response.values)
-    between, df = _mean_square(plan.between.residuals(means), plan.between.df)
+    between, df = _mean_square(plan.between.residuals(means), plan.between.df, response.floor)
     within, within_df = NAN, 0
     if plan.within is not None:
-        within, within_df = _mean_square(plan.within.residuals(response.values[plan.inner]), plan.within.df)
+        within, within_df = _mean_square(
+            plan.within.residuals(response.values[plan.inner]), plan.within.df, response.floor
+        )
     clip_between = clip_within = 0.0
     if response.clips is not None:
         clip_between = _clip_residual(plan.between.residuals(plan.training_means(response.clips)), df)
@@ -109,6 +112,7 @@ def errors(plan: Layout, response: Response) -> Errors:
 def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     """Return the estimate of one contrast with both variances."""
     value = float(weights.rows @ response.values)
+    value = 0.0 if abs(value) <= response.floor else value
     between, within = float(weights.between @ weights.between), float(weights.within @ weights.within)
     parts = [
         (size * error, df, size * clip)
@@ -134,8 +138,10 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     )
 
 
-def _mean_square(residuals: Array, df: int) -> tuple[float, int]:
-    return (float((residuals**2).sum()) / df, df) if df > 0 else (NAN, 0)
+def _mean_square(residuals: Array, df: int, floor: float) -> tuple[float, int]:
+    if df <= 0:
+        return NAN, 0
+    return (0.0 if np.abs(residuals).max() <= floor else float((residuals**2).sum()) / df), df
 
 
 def _clip_residual(residuals: Array, df: int) -> float:

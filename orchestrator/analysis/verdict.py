@@ -55,7 +55,7 @@ def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num
             return "not estimable (runs of different seeds are identical, so nothing says how sure this is)"
         why = "one seed leaves" if num_seeds == 1 else f"{num_seeds} seeds leave"
         return f"undecided ({why} no error to judge by; at least 1 more seed)"
-    if inside(estimate, metric.delta):
+    if inside(estimate, metric.delta) or (estimate.value == 0 and estimate.se == 0):
         return "no relevant effect"
     if adjusted <= ALPHA:
         return "improves" if estimate.value * metric.sign > 0 else "harms"

@@ -193,3 +193,21 @@ def test_the_answer_needs_neither_torch_nor_ray_nor_mlflow() -> None:
     code = "import sys, orchestrator.report.command; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_rounding_is_not_an_effect(tmp_path: Path) -> None:
+    """A metric that no run changes: the last bits differ, and a t test of last bits would mean nothing."""
+    rng = np.random.default_rng(0)
+    rows = [{**row, "lsd_lf": 0.1 + rng.integers(-2, 3) * 1.4e-17} for row in noisy_grid(TWO, 4, {"text": -0.2})]
+    write_sweep(tmp_path, rows, TWO)
+    table = effects(read_sweep(tmp_path))
+    flat = table[(table["metric"] == "lsd_lf") & table["with"].isna()]
+    assert len(flat) == 3
+    assert set(flat["verdict"]) == {"no relevant effect"}
+
+
+def test_a_cell_run_twice_in_one_block_counts_as_two_runs(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 2, {"text": -0.2}) + noisy_grid(TWO, 2, {"text": -0.2}, random=1)
+    write_sweep(tmp_path, rows, TWO)
+    row = primary(effects(read_sweep(tmp_path)), "text")
+    assert (row["n_runs"], row["df_error"]) == (32, 32 - 1 - 3 - 3 - 1)
