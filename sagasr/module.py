@@ -29,7 +29,9 @@ class SagaModule(pl.LightningModule):
         )
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and average at once: callbacks that checkpoint after a batch must find both done."""
+        super().optimizer_step(*args, **kwargs)
         self.ema.update()
 
     def configure_optimizers(self) -> Any:

@@ -98,7 +98,7 @@ def train(
     codec = build_codec(config.codec, config.audio.channels)
     watch = _Watch(config, out, variants, runtime, harness, clips, codec)
     newest = checkpoint.newest(out / "checkpoints")
-    watch.history.resume(checkpoint.step_of(newest) if newest else 0)
+    watch.history.resume(checkpoint.step_of(newest) if newest else -1)
 
     trainer = pl.Trainer(
         max_steps=config.training.steps,

@@ -42,7 +42,10 @@ class Batch(NamedTuple):
 
 
 class Draws:
-    """One rank's batches from step ``start()`` to the end of training; ``start`` is asked when iteration begins."""
+    """One rank's batches from step ``start()`` to the end of training; ``start`` is asked when iteration begins.
+
+    Without a length on purpose: Lightning would take what is left for the whole and end a resumed training early.
+    """
 
     def __init__(
         self, store: Store, config: Config, start: Callable[[], int] = lambda: 0, rank: int = 0, world: int = 1
@@ -56,9 +59,6 @@ class Draws:
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self.at, range(self.start(), self.config.training.steps))
-
-    def __len__(self) -> int:
-        return self.config.training.steps - self.start()
 
     def at(self, step: int) -> Batch:
         """Return this rank's rows of the batch of ``step``."""

@@ -24,7 +24,10 @@ def test_yaml_reads_words_and_numbers_as_a_person_does() -> None:
         ("a: [1, 2\n", "not valid YAML"),
         ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("[" * 1_000 + "]" * 1_000, "not valid YAML"),
-        ("\n".join(["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]), "large"),
+        (
+            "\n".join(["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]),
+            "large",
+        ),
         ("just text", "expected 'key: value'"),
     ],
 )
@@ -40,7 +43,11 @@ def test_yaml_that_cannot_be_meant_is_one_line_without_traceback(tmp_path: Path,
 
 def test_missing_or_binary_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, expected in (("none.yaml", "no such file"), ("binary.yaml", "cannot be read as text"), (".", "cannot be")):
+    for name, expected in (
+        ("none.yaml", "no such file"),
+        ("binary.yaml", "cannot be read as text"),
+        (".", "cannot be"),
+    ):
         with pytest.raises(ConfigError, match=expected):
             read_yaml(tmp_path / name)
 

@@ -1,0 +1,207 @@
+"""A training is exact: resumed equals uninterrupted, equal seeds give equal results, and its end is told truthfully."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+import sagasr
+from sagasr import checkpoint
+from sagasr.config import Config, Evaluation, InverseLR, Runtime, parse, patch
+from sagasr.data.draws import Batch
+from sagasr.data.store import encode_store
+from sagasr.journal import History, read_status
+from sagasr.module import SagaModule, cooldown_at, rate_at
+from sagasr.scores import ScoreFile, read_scores
+from sagasr.train import FailureRule, Harness, train
+
+RECORDINGS = Path(sagasr.__file__).parent / "recordings"
+STEPS = 6
+TREE = {
+    "audio": {"segment": 8_192},
+    "codec": {"kind": "pqmf", "bands": 64},
+    "conditions": {"text": {"encoder": {"kind": "words"}}},
+    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64, "preconditioning": "level"},
+    "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 2e-3, "schedule": {"warmup": 0.9}},
+    "validation": {"every": 3, "clips": 3, "segment": 16_384},
+    "evaluation": {"sampler": {"steps": 2, "schedule": "linear"}},
+}
+
+
+class Killed(BaseException):
+    """Stands for the power cut: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A configuration on nine of the shipped recordings."""
+    folder = tmp_path_factory.mktemp("recordings")
+    with (RECORDINGS / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    kept = [row for split, count in (("train", 2), ("val", 1)) for domain in ("speech", "music", "effects")
+            for row in [row for row in rows if (row["split"], row["domain"]) == (split, domain)][:count]]  # fmt: skip
+    for row in kept:
+        (folder / row["path"]).parent.mkdir(exist_ok=True)
+        shutil.copy(RECORDINGS / row["path"], folder / row["path"])
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, ["path", "split", "domain", "text"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+    data = {"train": str(folder / "manifest.csv"), "val": str(folder / "manifest.csv")}
+    return parse(Config, {**TREE, "data": data}, "test")
+
+
+@pytest.fixture(scope="module")
+def store(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode_store(config, tmp_path_factory.mktemp("encoded"))
+
+
+@pytest.fixture(scope="module")
+def calm(config: Config, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed training."""
+    out = tmp_path_factory.mktemp("calm")
+    assert train(config, out, store, runtime=Runtime(checkpoint_every=2)).state == "done"
+    return out
+
+
+def final_state(out: Path) -> dict[str, torch.Tensor]:
+    """Return weights, averaged weights and optimiser moments of the last checkpoint."""
+    state = checkpoint.load(checkpoint.folder_of(out / "checkpoints", STEPS))
+    moments = state["optimizer_states"][0]["state"]
+    return {
+        **state["state_dict"],
+        **{f"ema.{name}": value for name, value in state["ema"].items()},
+        **{f"adam.{index}.{name}": value for index, part in moments.items() for name, value in part.items()},
+    }
+
+
+def same_training(one: Path, other: Path) -> bool:
+    first, second = final_state(one), final_state(other)
+    records = [[{k: v for k, v in record.items() if k != "time"} for record in History(out)] for out in (one, other)]
+    return (
+        first.keys() == second.keys()
+        and all(torch.equal(first[name], second[name]) for name in first)
+        and records[0] == records[1]
+        and read_scores(one, "default") == read_scores(other, "default")
+    )
+
+
+def test_equal_seeds_give_equal_weights_records_and_scores(
+    config: Config, store: Path, calm: Path, tmp_path: Path
+) -> None:
+    train(config, tmp_path / "again", store, runtime=Runtime(checkpoint_every=5))
+    assert same_training(calm, tmp_path / "again")
+    other = parse(Config, patch(config.model_dump(mode="json"), {"seed": 1}), "test")
+    train(other, tmp_path / "other", store)
+    assert not same_training(calm, tmp_path / "other")
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 5])
+def test_a_killed_training_resumes_bit_for_bit(
+    config: Config, store: Path, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    original, alive = SagaModule.training_step, True
+
+    def dies(self: SagaModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if alive and self.trainer.global_step == killed_at:
+            raise Killed
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SagaModule, "training_step", dies)
+    with pytest.raises(Killed):
+        train(config, tmp_path, store, runtime=Runtime(checkpoint_every=2))
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.state == "running"
+    alive = False
+    assert train(config, tmp_path, store, runtime=Runtime(checkpoint_every=2)).state == "done"
+    assert same_training(calm, tmp_path)
+
+
+def test_two_checkpoints_remain_and_the_folder_explains_itself(calm: Path) -> None:
+    assert sorted(path.name for path in (calm / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    status = read_status(calm)
+    assert status is not None
+    assert (status.state, status.step, status.steps) == ("done", STEPS, STEPS)
+    steps = [record["step"] for record in History(calm) if "val/lsd" in record["metrics"]]
+    assert steps == [0, 3, 6]
+    assert len(list((calm / "audio" / "default").glob("*.flac"))) == 3
+
+
+def test_a_finished_training_is_only_scored_for_new_settings(
+    config: Config, store: Path, calm: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(calm, out)
+    before = {path: path.stat().st_mtime_ns for path in (out / "checkpoints").rglob("*")}
+    hard = config.evaluation.model_copy(update={"lfr": "hard"})
+    result = train(config, out, store, {"default": config.evaluation, "hard": hard})
+    assert result == ("done", "", STEPS)
+    assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").rglob("*")} == before
+    assert ScoreFile(out, "hard").exists()
+    old, new = read_scores(out, "default"), read_scores(out, "hard")
+    assert [row["lsd_lf"] for row in new["model"]] < [row["lsd_lf"] for row in old["model"]]
+    assert new["low"] == old["low"]
+    # The same, had the setting been asked for from the start.
+    both = tmp_path / "both"
+    train(config, both, store, {"default": config.evaluation, "hard": hard})
+    assert read_scores(both, "hard") == new
+
+
+def test_low_frequency_replacement_brings_back_the_low_band(config: Config, store: Path, tmp_path: Path) -> None:
+    variants: Mapping[str, Evaluation] = {
+        kind: config.evaluation.model_copy(update={"lfr": kind}) for kind in ("off", "hard", "crossfade")
+    }
+    train(config, tmp_path, store, variants)
+    lsd_lf = {kind: read_scores(tmp_path, kind)["model"][0]["lsd_lf"] for kind in variants}
+    low = read_scores(tmp_path, "off")["low"][0]["lsd_lf"]
+    assert low is not None
+    assert all(lsd_lf[kind] < 0.7 * lsd_lf["off"] for kind in ("hard", "crossfade")), (lsd_lf, low)
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_with_its_reason(config: Config, store: Path, tmp_path: Path) -> None:
+    wild = parse(Config, patch(config.model_dump(mode="json"), {"training.learning_rate": 1e30}), "test")
+    result = train(wild, tmp_path, store)
+    assert result.state == "failed"
+    assert "loss is" in result.reason or "not finite" in result.reason
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.state, status.reason) == ("failed", result.reason)
+
+
+def test_a_training_worse_than_its_input_for_long_is_ended(config: Config, store: Path, tmp_path: Path) -> None:
+    harness = Harness(rule=FailureRule(margin=-100.0, checks=2, grace=0.1))
+    result = train(config, tmp_path, store, harness=harness)
+    assert result.state == "failed"
+    assert "above that of the unprocessed input" in result.reason
+
+
+def test_the_harness_hears_of_each_validation_and_can_stop(config: Config, store: Path, tmp_path: Path) -> None:
+    heard: list[Mapping[str, float]] = []
+
+    def report(metrics: Mapping[str, float]) -> bool:
+        heard.append(metrics)
+        return metrics["step"] < 3
+
+    result = train(config, tmp_path, store, harness=Harness(report=report))
+    assert (result.state, [metrics["step"] for metrics in heard]) == ("stopped", [0, 3])
+    assert all("val/lsd" in metrics for metrics in heard)
+    assert not ScoreFile(tmp_path, "default").exists()
+
+
+def test_nothing_in_a_training_folder_is_a_pickle(calm: Path) -> None:
+    kinds = {path.suffix for path in calm.rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".jsonl", ".yaml", ".parquet", ".flac"}
+    json.loads((calm / "status.json").read_text())
+
+
+def test_the_learning_rate_follows_the_published_schedule(config: Config) -> None:
+    expected = {0: 0.010, 10: 0.105, 100: 0.638, 500: 0.993, 26_000: 0.987}
+    for step, factor in expected.items():
+        assert rate_at(step, InverseLR()) == pytest.approx(factor, abs=6e-4)
+    assert [cooldown_at(step, 10, 0.5) for step in (0, 5, 6, 10)] == [1.0, 1.0, 0.8, 0.0]
+    assert cooldown_at(9, 10, 0.0) == 1.0
