@@ -59,7 +59,9 @@ def save(tree: Mapping[str, Any], folder: Path) -> None:
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
         if "No space left" in str(error):
-            raise DataError(f"{folder}: no space left on the disk for a checkpoint; the previous one is intact") from error
+            raise DataError(
+                f"{folder}: no space left on the disk for a checkpoint; the previous one is intact"
+            ) from error
         raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)

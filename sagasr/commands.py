@@ -78,7 +78,9 @@ def _run(config: Config, out: Path, runtime: Runtime) -> int:
 
     store = encode_store(config, out / "encoded")
     result = train_model(config, out, store, runtime=runtime)
-    print(f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}")
+    print(
+        f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
+    )
     if result.state != "done":
         return 1
     for subject, scores in read_scores(out, "default").items():

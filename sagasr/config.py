@@ -205,7 +205,9 @@ class Validation(Strict):
     segment: int = Field(65_536, ge=8_192, description="samples scored of each recording, its loudest stretch")
     filter: FilterFamily = "chebyshev1"
     order: int = Field(8, ge=1, le=20)
-    cutoff_hz: float = Field(4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training")
+    cutoff_hz: float = Field(
+        4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
+    )
 
 
 class Guidance(Strict):
