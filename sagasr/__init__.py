@@ -1,3 +1,3 @@
-"""SAGA-SR (arXiv 2509.24924): the model, its data, its training and its metrics. Knows nothing of grids, Ray or MLflow."""
+"""SAGA-SR (arXiv 2509.24924): the model, its data, training and metrics. Knows nothing of grids, Ray or MLflow."""
 
 __version__ = "0.1.0"

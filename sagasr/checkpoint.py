@@ -59,16 +59,14 @@ def save(tree: Mapping[str, Any], folder: Path) -> None:
         _sync(folder.parent)
     except (OSError, SafetensorError) as error:
         if "No space left" in str(error):
-            raise DataError(
-                f"{folder}: no space left on the disk for a checkpoint; the previous one is intact"
-            ) from error
+            raise DataError(f"{folder}: no space left on the disk; the previous checkpoint is intact") from error
         raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Return the tree of a committed checkpoint. Raises DataError naming the file when anything differs from its hash."""
+    """Return the tree of a committed checkpoint. Raises DataError naming the file that differs from its hash."""
     if problem := problem_of(folder):
         raise DataError(f"{folder}: {problem}")
     tree = _unflatten(read_json(folder / STATE), load_file(folder / TENSORS))

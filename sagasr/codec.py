@@ -22,7 +22,7 @@ __all__ = ["Codec", "LatentNorm", "build_codec", "latent_channels", "missing_wei
 class LatentNorm(NamedTuple):
     """Mean and standard deviation of each latent channel, and its level in a typical clip once normalised; all [D].
 
-    The level is the geometric mean over clips of the channel's RMS: far below 1 where a few loud clips make the variance.
+    The level is the geometric mean over clips of the channel's RMS: far below 1 where few loud clips make the variance.
     """
 
     mean: Tensor

@@ -32,7 +32,7 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    """Manifests (CSV, Parquet or JSON lines). Where a manifest has a ``split`` column, only its train / val rows count."""
+    """Manifests (CSV, Parquet or JSON lines). If one has a ``split`` column, only its train / val rows count."""
 
     train: str
     val: str
@@ -70,7 +70,7 @@ class Patched(Strict):
 
 
 class StableAudio(Strict):
-    """The Oobleck autoencoder of Stable Audio Open: 64 latents at 21.5 Hz. ``checkpoint`` holds it and ``config`` shapes it."""
+    """The Oobleck autoencoder of Stable Audio Open: 64 latents at 21.5 Hz, in ``checkpoint``, shaped by ``config``."""
 
     kind: Literal["stable-audio"]
     checkpoint: str
@@ -331,7 +331,7 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def train_stage(config: Config) -> dict[str, Any]:
-    """Return the part of a configuration that decides the trained weights and what is scored (no paths, no eval stage)."""
+    """Return the part of a configuration that decides the weights and what is scored: no paths, no eval stage."""
     return config.model_dump(mode="json", exclude={"data", "evaluation"})
 
 
@@ -361,7 +361,7 @@ def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> b
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that were allowed where an unknown one stood; a union's tag in the location says which kind it is."""
+    """Return the keys allowed where an unknown one stood; a union's tag in the location says which kind it is."""
     here: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         tagged = [m for m in here if "kind" in m.model_fields and part in _words_in(m.model_fields["kind"].annotation)]

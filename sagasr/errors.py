@@ -1,4 +1,4 @@
-"""What a user can mend. Every command prints these as one line and exits with code 2; anything else is a bug and keeps its traceback."""
+"""What a user can mend: commands print it as one line and exit with 2. All else is a bug and keeps its traceback."""
 
 import difflib
 from collections.abc import Iterable

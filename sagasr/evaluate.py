@@ -1,7 +1,7 @@
 """Scores of a model on the validation clips, for every evaluation setting asked for.
 
-A score is a function of the weights alone: clips, degradation and starting noise are frozen. Settings that differ only in
-low-frequency replacement share one sampling; those that differ only in weights share the rest.
+A score is a function of the weights alone: clips, degradation and starting noise are frozen. Settings that differ only
+in low-frequency replacement share one sampling.
 """
 
 from collections import defaultdict
@@ -41,7 +41,7 @@ def evaluate(
     variants: Mapping[str, Evaluation],
     on_step: Callable[[], object] | None = None,
 ) -> dict[str, Prediction]:
-    """Return a prediction per variant. ``on_step`` is called after each sampling step, so that a caller can show life."""
+    """Return a prediction per variant. ``on_step`` is called after each sampling step: the caller can show life."""
     found: dict[str, Prediction] = {}
     for members in _samplings(variants).values():
         evaluation = variants[members[0]]
@@ -61,20 +61,25 @@ def generate(
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Return high audio [n, C, T] sampled from the clips' frozen noise, before low-frequency replacement."""
-    device = model.latent_mean.device
+    device = model.norm.mean.device
     parts = []
     for start in range(0, len(clips.names), BATCH):
         part = slice(start, start + BATCH)
-        inputs = ConditionInputs(
-            model.prepare(clips.text[part]).to(device),
-            torch.stack([clips.rolloff_low_hz[part], target_rolloff_hz(clips, evaluation)[part]], 1).to(device),
-            clips.seconds[part].to(device),
-        )
+        inputs = _inputs(model, clips, part, target_rolloff_hz(clips, evaluation))
         low, noise = model.norm.apply(clips.low_latents[part].to(device)), clips.noise[part].to(device)
         latents = model.sample(low, inputs, noise, evaluation.sampler, on_step)
         audio = codec.to(device).decode(model.norm.invert(latents), clips.low.shape[-1])
         parts.append((audio / clips.gain[part, None, None].to(device)).cpu())
     return torch.cat(parts)
+
+
+def _inputs(model: SagaModel, clips: Validation, part: slice, target_hz: Tensor) -> ConditionInputs:
+    """Return the conditions of some of the clips that are asked for ``target_hz`` [n], on the model's device."""
+    device = model.norm.mean.device
+    rolloff = torch.stack([clips.rolloff_low_hz[part], target_hz[part]], dim=1)
+    return ConditionInputs(
+        model.prepare(clips.text[part]).to(device), rolloff.to(device), clips.seconds[part].to(device)
+    )
 
 
 def target_rolloff_hz(clips: Validation, evaluation: Evaluation) -> Tensor:
@@ -91,17 +96,13 @@ def target_rolloff_hz(clips: Validation, evaluation: Evaluation) -> Tensor:
 @torch.inference_mode()
 def validation_loss(model: SagaModel, clips: Validation) -> float:
     """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped."""
-    device = model.latent_mean.device
+    device = model.norm.mean.device
     total = 0.0
     for start in range(0, len(clips.names), BATCH):
         part = slice(start, start + BATCH)
         high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
         noise = clips.noise[part].to(device)
-        inputs = ConditionInputs(
-            model.prepare(clips.text[part]).to(device),
-            torch.stack([clips.rolloff_low_hz[part], clips.rolloff_high_hz[part]], 1).to(device),
-            clips.seconds[part].to(device),
-        )
+        inputs = _inputs(model, clips, part, clips.rolloff_high_hz)
         for moment in LOSS_TIMES:
             t = torch.full((len(high),), moment, device=device)
             predicted = model.velocity(interpolate(high, noise, t), t, low, inputs)

@@ -22,7 +22,7 @@ MAX_YAML_DEPTH = 50
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write(temporary)`` beside ``path``, flush it to disk and rename it into place.
 
-    A reader never sees half a file, and a full disk leaves the old one untouched. Raises DataError when the disk is full.
+    A reader never sees half a file. Raises DataError when the disk is full; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)

@@ -1,4 +1,4 @@
-"""The record a training leaves beside its checkpoints: an append-only history and a small status. Loads without torch."""
+"""What a training leaves beside its checkpoints: an append-only history and a small status. Loads without torch."""
 
 import json
 import os

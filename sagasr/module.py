@@ -62,6 +62,6 @@ def rate_at(step: int, schedule: InverseLR) -> float:
 
 
 def cooldown_at(step: int, steps: int, share: float) -> float:
-    """Return the factor that falls linearly from 1 to 0 over the last ``share`` of ``steps``; 1 throughout for share 0."""
+    """Return the factor that falls linearly from 1 to 0 over the last ``share`` of ``steps``; without a share 1."""
     length = share * steps
     return min(1.0, (steps - step) / length) if length else 1.0

@@ -38,7 +38,7 @@ class ScoreFile:
 
 
 def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:
-    """Write, per variant, the scores of low, shaped noise and the untrained model, and the shared high and low audio."""
+    """Write, per variant, the scores of low, shaped noise and the untrained model, and the high and low audio."""
     low = score_rows(clips, clips.score(clips.low), "low")
     noise = score_rows(clips, clips.score(clips.shaped_noise()), "shaped_noise")
     for variant, prediction in untrained.items():

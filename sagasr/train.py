@@ -1,7 +1,7 @@
-"""One training from configuration to scores, resumable at every checkpoint. The same code runs alone and inside a trial.
+"""One training from configuration to scores, resumable at every checkpoint; the same alone and inside a trial.
 
-Knows nothing of Ray or MLflow: what those need comes in through a ``Harness``, what they want to know lies in the folder
-(config.yaml, status.json, history.jsonl, checkpoints/, scores/, audio/).
+Knows nothing of Ray or MLflow: what those need comes in through a ``Harness``, what they want to know lies in the
+folder (config.yaml, status.json, history.jsonl, checkpoints/, scores/, audio/).
 """
 
 import logging
@@ -44,16 +44,19 @@ class FailureRule(NamedTuple):
     grace: float = 0.3  # … after this share of the steps
 
 
+RULE = FailureRule()
+
+
 @dataclass(frozen=True)
 class Harness:
-    """What surrounds a training. ``report`` is called on rank 0 with the metrics of each validation; False asks to stop."""
+    """What surrounds a training. ``report`` hears, on rank 0, the metrics of each validation; False asks to stop."""
 
     strategy: str | Strategy = "auto"
     environment: ClusterEnvironment | None = None
     accelerator: str = "auto"
     devices: int | str = 1
     report: Callable[[Mapping[str, float]], bool | None] = lambda metrics: None
-    rule: FailureRule = FailureRule()
+    rule: FailureRule = RULE
     attempt: int = 1
 
 
@@ -184,8 +187,6 @@ class _Watch(pl.Callback):
         self._base = self.status
         self._beaten = -math.inf
 
-    # ------------------------------------------------------------------------------------------------ Lightning's calls
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
@@ -218,7 +219,6 @@ class _Watch(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses, self.bad_checks = list(state_dict["losses"]), state_dict["bad_checks"]
 
-    # --------------------------------------------------------------------------------------------------------- its parts
 
     def validate(self, trainer: pl.Trainer, module: Any) -> None:
         """Score all variants, record them, apply the failure rule and ask the harness whether to go on."""
@@ -282,7 +282,8 @@ class _Watch(pl.Callback):
     def _load_newest(self, module: SagaModule) -> None:
         """A finished training is not fitted again, so Lightning restored nothing."""
         newest = checkpoint.newest(self.checkpoints)
-        assert newest is not None and checkpoint.step_of(newest) == self.config.training.steps
+        assert newest is not None
+        assert checkpoint.step_of(newest) == self.config.training.steps
         state = checkpoint.load(newest)
         module.load_state_dict(state["state_dict"])
         module.on_load_checkpoint(state)

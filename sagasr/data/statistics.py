@@ -91,7 +91,7 @@ class Moments:
         self.recordings += 1
 
     def norm(self) -> dict[str, list[float]]:
-        """Return mean, std and level; channels that hold next to nothing are kept from being blown up to the others'."""
+        """Return mean, std and level; channels that hold next to nothing are not blown up to the others."""
         mean = self.first / self.recordings
         std = np.sqrt(np.maximum(self.second / self.recordings - mean**2, 0))
         std = np.maximum(std, max(1e-3 * std.max(), 1e-8))

@@ -17,11 +17,11 @@ def cluster() -> dict[str, Any]:
 
 
 def test_ray_accepts_the_file_and_refuses_a_misspelt_key(cluster: dict[str, Any]) -> None:
-    from ray.autoscaler._private.util import validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(cluster)
+    validate_config(prepare_config(cluster))
     with pytest.raises(Exception, match="max_worker_s"):
-        validate_config(cluster | {"max_worker_s": 1})
+        validate_config(prepare_config(cluster | {"max_worker_s": 1}))
 
 
 def test_only_ssh_is_open_and_nothing_listens_on_all_interfaces(cluster: dict[str, Any]) -> None:

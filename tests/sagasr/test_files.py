@@ -1,7 +1,6 @@
 """Files are whole or absent, and YAML means what a person reads in it."""
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) ->
     with pytest.raises(ValueError):
         write_json(path, {"loss": math.nan})
     assert read_json(path) == {"step": 1}
-    assert os.listdir(tmp_path) == ["status.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
