@@ -105,6 +105,7 @@ def test_a_header_with_further_chunks_is_read_past(tmp_path: Path) -> None:
     path = tmp_path / "b.wav"
     path.write_bytes(b"RIFF" + (len(whole) + len(odd) - 8).to_bytes(4, "little") + whole[8:start] + odd + whole[start:])
     assert read_audio(path, 1).shape == (1, SECOND)
+    assert "declares 88,200 bytes" in refusal(cut(path, 0.5))
 
 
 # refusing
