@@ -21,16 +21,13 @@ from pydantic import Field, field_validator
 
 from orchestrator.designs import Fraction, fraction
 from orchestrator.factors import METRICS, STANDARD, Patch, level_name
-from sagasr.config import SIZES, Config, Data, Runtime, Strict, leaves, parse, patch
+from sagasr.config import SHIPPED_RECORDINGS, SIZES, Config, Data, Runtime, Strict, leaves, located, parse, patch
 from sagasr.errors import ConfigError, did_you_mean
 from sagasr.files import read_yaml
 
 MAX_CELLS = 10_000
 MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out
-SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
-DATA_KEYS = ("data.train", "data.val")
-FILE_KEYS = ("codec.checkpoint", "codec.config", "conditions.text.encoder.model")
 # columns of the results tables and keys of a ladder step, which no factor may be called
 RESERVED = frozenset(
     {
@@ -335,7 +332,7 @@ def _with_settings(tree: dict[str, Any], settings: Mapping[str, Any], path: Path
         if first not in grid_keys | config_keys:
             raise ConfigError(f"--set {key}: unknown key {first!r}{did_you_mean(first, grid_keys | config_keys)}")
         if first in grid_keys:
-            tree = patch(tree, {key: _located(key, value, Path.cwd())})
+            tree = patch(tree, located({key: value}, Path.cwd()))
     return dict(tree)
 
 
@@ -351,9 +348,9 @@ def _read_base(
     tree = faults.collect(lambda: read_yaml(file)) if file else None
     if file is None or tree is None:
         return None
-    tree = _absolute(tree, file.parent)
+    tree = located(tree, file.parent)
     if isinstance(grid.get("data"), Mapping):
-        given = _absolute({"data": grid["data"]}, path.parent)["data"]  # its own faults are told by the grid's check
+        given = located({"data": grid["data"]}, path.parent)["data"]  # its own faults are told by the grid's check
         tree = {**tree, "data": {key: str(given.get(key, "")) for key in Data.model_fields}}
     if "data" not in tree:
         faults.add(
@@ -361,30 +358,10 @@ def _read_base(
         )
         return None
     chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GridFile.model_fields}
-    tree = patch(tree, _absolute(chosen, Path.cwd()))
+    tree = patch(tree, located(chosen, Path.cwd()))
     source = " with ".join([str(file), *(f"--set {key}={level_name(value)}" for key, value in chosen.items())])
     faults.collect(lambda: parse(Config, tree, source))
     return tree
-
-
-def _absolute(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Return ``tree`` with the paths in it made absolute, as every process of a sweep has its own working directory."""
-    return {
-        key: _absolute(value, folder, f"{prefix}{key}.")
-        if isinstance(value, Mapping)
-        else _located(prefix + key, value, folder)
-        for key, value in tree.items()
-    }
-
-
-def _located(key: str, value: Any, folder: Path) -> Any:
-    if key not in (*DATA_KEYS, *FILE_KEYS) or not isinstance(value, str) or not value:
-        return value
-    if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
-        return str(shipped_recordings())
-    if key == FILE_KEYS[2] and not (folder / value).exists():
-        return value  # the name of a published model
-    return str((folder / value).resolve())
 
 
 def _absolute_factors(factors: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -392,19 +369,12 @@ def _absolute_factors(factors: Mapping[str, Any], folder: Path) -> dict[str, Any
     return {
         name: {
             **entry,
-            "levels": {level: _absolute(changes, folder) for level, changes in entry["levels"].items()},
+            "levels": {level: located(changes, folder) for level, changes in entry["levels"].items()},
         }
         if isinstance(entry, Mapping)
         else entry
         for name, entry in factors.items()
     }
-
-
-def shipped_recordings() -> Path:
-    """Return the manifest of the recordings that come with sagasr."""
-    import sagasr
-
-    return Path(sagasr.__file__).parent / "recordings" / "manifest.csv"
 
 
 # ------------------------------------------------------------------------------------- reading what speaks of levels
@@ -475,7 +445,7 @@ def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faul
         elif level in levels:
             faults.add(f"factors.{name}: level {level!r} is listed twice; remove one")
         elif isinstance(changes, Mapping):
-            levels[level] = _absolute(changes, folder)
+            levels[level] = located(changes, folder)
         else:
             faults.add(f"factors.{name}.levels.{level}: expected 'path: value' lines, or {{}} (found {changes!r})")
     if "baseline" not in entry:

@@ -1,19 +1,28 @@
-"""``sagasr-train``: one training without Ray, by the same code as a trial of a sweep."""
+"""``sagasr-train``: one training without Ray, by the same code as a trial of a sweep; ``sagasr-upsample``: its use."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sagasr.config import Config, Runtime, parse, patch
+from sagasr.config import Config, Runtime, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import parse_yaml, read_yaml
 
+EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
 example:
-  sagasr-train search_spaces/tiny.yaml --out runs/first --set training.steps=200
+  sagasr-train search_spaces/tiny.yaml --out runs/first --set data.train=shipped --set data.val=shipped
 
 A training that was interrupted goes on from its last checkpoint when the same command is given again.
+"""
+
+UPSAMPLE_EXAMPLE = """\
+examples:
+  sagasr-upsample interview.mp3 interview-full.flac --checkpoint runs/first
+  sagasr-upsample old_recordings/ restored/ --checkpoint runs/first --rolloff-target 0.8 --steps 25
+
+A recording of T samples at R Hz becomes ceil(T x 44100 / R) samples at 44,100 Hz, in 24-bit FLAC.
 """
 
 
@@ -43,12 +52,49 @@ def train(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def upsample(argv: Sequence[str] | None = None) -> int:
+    """Run ``sagasr-upsample`` and return its exit code: 0 done, 2 bad input (nothing written), 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="sagasr-upsample",
+        description="Give recordings the high frequencies they lack, with a trained model.",
+        epilog=UPSAMPLE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", type=Path, help="a recording, or a folder of them: any rate, mono or stereo")
+    parser.add_argument("output", type=Path, help="a .flac file, or a folder")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a trial folder, or one of its checkpoints")
+    parser.add_argument(
+        "--rolloff-target",
+        type=_target,
+        default="estimated",
+        metavar="SHARE",
+        help="brightness asked for, as a share of 22,050 Hz; 'estimated' (default) guesses it from the recording",
+    )
+    parser.add_argument(
+        "--lfr", choices=("off", "hard", "crossfade"), default="crossfade", help="how the recording's low band is kept"
+    )
+    parser.add_argument("--cutoff", type=float, metavar="HZ", help="end of the recording's low band (its own roll-off)")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (as validated)")
+    parser.add_argument("--guidance", type=_pair, metavar="AUDIO,TEXT", help="guidance strengths (as validated)")
+    parser.add_argument("--text", default="", metavar="CAPTION", help="what is heard, for models trained with text")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the last ones")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise; equal seeds give equal results (0)")
+    options = parser.parse_args(argv)
+    try:
+        return _upsample(options)
+    except SagasrError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished files are whole, the others were not begun", file=sys.stderr)
+        return 130
+
+
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
-    """Return the configuration in ``path`` with ``a.b=c`` settings applied; its manifests are relative to it."""
-    tree = patch(read_yaml(path), parse_settings(settings))
-    data = tree.get("data")
-    if isinstance(data, dict):
-        tree["data"] = {k: str((path.parent / v).resolve()) if isinstance(v, str) else v for k, v in data.items()}
+    """Return the configuration in ``path`` with ``a.b=c`` settings applied; its files are relative to it."""
+    tree = patch(located(read_yaml(path), path.parent), located(parse_settings(settings), Path.cwd()))
+    if "data" not in tree:
+        raise ConfigError(f"{path}: data is missing; add 'data: {{train: train.csv, val: val.csv}}' or {EXAMPLE_DATA}")
     return parse(Config, tree, str(path))
 
 
@@ -86,3 +132,44 @@ def _run(config: Config, out: Path, runtime: Runtime) -> int:
     for subject, scores in read_scores(out, "default").items():
         print(f"{subject:>12}  " + "  ".join(f"{name} {value:.3f}" for name, value in means(scores).items()))
     return 0
+
+
+def _upsample(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from sagasr.upsample import Settings, Upsampler, plan_files, seconds_of, upsample_files
+
+    settings = Settings(
+        rolloff_target=options.rolloff_target,
+        lfr=options.lfr,
+        cutoff_hz=options.cutoff,
+        steps=options.steps,
+        guidance=options.guidance,
+        text=options.text,
+        seed=options.seed,
+    )
+    pairs = plan_files(options.input, options.output)
+    upsampler = Upsampler.load(options.checkpoint, options.weights)
+    total = seconds_of(source for source, _ in pairs)
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{total:,.0f} s of audio", total=total)
+        upsample_files(
+            pairs,
+            upsampler,
+            settings,
+            on_progress=lambda seconds: progress.advance(task, seconds),
+            on_file=lambda path, seconds: print(f"{path}  {seconds:.1f} s"),
+        )
+    return 0
+
+
+def _target(text: str) -> float | str:
+    return text if text == "estimated" else float(text)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    audio, strength = map(float, text.split(","))
+    return audio, strength

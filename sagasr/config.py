@@ -7,6 +7,7 @@ not here but in ``Runtime``, which is never fingerprinted.
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +16,11 @@ from sagasr.errors import ConfigError, did_you_mean
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
+
+SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
+DATA_KEYS = ("data.train", "data.val")
+FILE_KEYS = ("codec.checkpoint", "codec.config")
+MODEL_KEY = "conditions.text.encoder.model"
 
 # width, layers, heads and condition width of the diffusion transformer; what the factor `size` patches
 SIZES: dict[str, dict[str, int]] = {
@@ -316,6 +322,29 @@ def patch(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             node[leaf] = json.loads(json.dumps(value))
     return result
+
+
+def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Return a configuration tree with the files it names made absolute, taken as relative to ``folder``.
+
+    The word ``shipped`` under ``data`` stands for the recordings that come with sagasr.
+    """
+    return {
+        key: located(value, folder, f"{prefix}{key}.")
+        if isinstance(value, Mapping)
+        else _file(prefix + key, value, folder)
+        for key, value in tree.items()
+    }
+
+
+def _file(key: str, value: Any, folder: Path) -> Any:
+    if key not in (*DATA_KEYS, *FILE_KEYS, MODEL_KEY) or not isinstance(value, str) or not value:
+        return value
+    if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
+        return str(Path(__file__).parent / "recordings" / "manifest.csv")
+    if key == MODEL_KEY and not (folder / value).exists():
+        return value  # the name of a published model
+    return str((folder / value).resolve())
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
