@@ -44,6 +44,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are never read
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else, under `uv run`, every process of Ray is one more `uv run`
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what a lost process means is said by the trial's status
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
     "PYTHONWARNINGS": "ignore",
@@ -360,6 +361,7 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)  # that the dashboard is late harms nothing
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if options.address:
         try:
@@ -377,13 +379,20 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
         concurrent = options.max_concurrent
     else:
         cpus = float(max(len(os.sched_getaffinity(0)), *(_demand(trial)["CPU"] for trial in trials)))
-        ray.init(
-            num_cpus=int(cpus + 0.999),
-            resources={DRIVER: 256},
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            **quiet,
-        )
+        try:
+            ray.init(
+                num_cpus=int(cpus + 0.999),
+                resources={DRIVER: 256},
+                include_dashboard=False,
+                object_store_memory=150_000_000,
+                **quiet,
+            )
+        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
+            ray.shutdown()
+            raise SagasrError(
+                f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
+                "The same command tries again"
+            ) from error
         concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources())
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
