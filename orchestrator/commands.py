@@ -57,7 +57,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from orchestrator.ledger import scan
     from orchestrator.overview import show_cost, show_plan, show_summary
     from orchestrator.plan import Options, make_plan
-    from orchestrator.preflight import costs_of, preflight, total
+    from orchestrator.preflight import check_disk, costs_of, preflight, total
 
     settings = dict(_setting(text) for text in options.set)
     if options.tracking_uri:
@@ -77,7 +77,9 @@ def _sweep(options: argparse.Namespace) -> int:
         return DONE
     show_summary(plan, ledger, console)
     show_cost(plan, ledger, costs, console)
-    todo = total(costs[trial.id] for trial in plan.selected if not ledger.finished(trial))
+    waiting = [trial for trial in plan.selected if not ledger.finished(trial)]
+    check_disk(plan.folder, waiting, shapes)
+    todo = total(costs[trial.id] for trial in waiting)
     _check_budget(space.budget.max_gpu_hours if space.budget else None, todo.gpu_hours, options.yes)
 
     from orchestrator.execute import run

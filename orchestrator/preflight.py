@@ -3,6 +3,7 @@
 torch is imported here alone, when a function is called.
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}
 GPU_NAME = "an H100-class GPU"
 CPU_PEAK = 100e9
 SHARE = 0.3
+DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 START_SECONDS = 12.0  # of one trial: processes, imports, store
 
 
@@ -69,6 +71,23 @@ def preflight(cells: Iterable[Cell], source: str) -> dict[str, Shapes]:
             lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
         raise ConfigError("\n".join(lines))
     return found
+
+
+def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None:
+    """Raise ConfigError when the trials' checkpoints do not fit on the disk of ``folder``; recordings come on top."""
+    needed = DISK_MARGIN + sum(checkpoint_bytes(shapes[trial.replicates[0].cell]) for trial in trials)
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            f"{folder}: {free / 1e9:.2g} GB free, about {needed / 1e9:.2g} GB needed for checkpoints; "
+            "free some or choose another --storage"
+        )
+
+
+def checkpoint_bytes(shapes: Shapes) -> int:
+    """Return what a trial keeps: two checkpoints of weights, average and two moments, and a third in the making."""
+    return 3 * shapes.state_bytes * 4 // 5
 
 
 def cost(trial: Trial, shapes: Shapes) -> Cost:

@@ -302,7 +302,7 @@ def log_to(path: Path) -> None:
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     faulthandler.enable(sys.stderr)
-    sys.stdout.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}\n")
+    sys.stdout.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} {sys.executable}\n")
 
 
 def _fail(folder: Path, reason: str) -> None:

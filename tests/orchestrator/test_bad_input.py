@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -116,6 +117,28 @@ def test_all_broken_recordings_are_named_at_once(make_grid):
     (grid.parent / "c.flac").write_bytes(b"RIFF not audio")
     lines = refused(grid.parent, "grid.yaml").splitlines()
     assert [Path(line.split(":")[0]).name for line in lines] == ["a.flac", "b.flac", "c.flac"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_anything_starts(make_grid, tmp_path):
+    disk = tmp_path / "small-disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        complaint = refused_by_disk(make_grid(), disk)
+        assert "GB free, about" in complaint
+        assert "choose another --storage" in complaint
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def refused_by_disk(grid: Path, disk: Path) -> str:
+    done = run(grid.parent, grid.name, "--storage", str(disk))
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip()
 
 
 def test_an_unreadable_grid_is_refused(make_grid):

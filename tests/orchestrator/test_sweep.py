@@ -1,6 +1,7 @@
 """A sweep through real Ray and real MLflow, by its command: run, read back, killed and run again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,8 +57,8 @@ def write_grid(folder: Path, **changes: object) -> Path:
     return path
 
 
-def run(grid: Path, storage: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [*SWEEP, str(grid), "--storage", str(storage), *arguments]
+def run(grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [*by, *SWEEP, str(grid), "--storage", str(storage), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
@@ -108,9 +109,17 @@ def calm(tmp_path_factory):
     """A sweep of two trainings with two variants each, undisturbed."""
     folder = tmp_path_factory.mktemp("calm")
     grid = write_grid(folder)
-    done = run(grid, folder / "sweeps")
+    uv = shutil.which("uv")  # started as the README says, where uv is there
+    by = (uv, "run", "--no-sync", "--project", str(Path(__file__).parents[2])) if uv else ()
+    done = run(grid, folder / "sweeps", by=by)
     assert done.returncode == 0, done.stdout + done.stderr
     return grid, plan_of(grid, folder / "sweeps"), done
+
+
+def test_workers_run_in_the_environment_of_the_sweep_also_under_uv(calm):
+    _, plan, _ = calm
+    for trial in plan.trials:
+        assert sys.executable in (plan.paths.trial(trial.id) / "log.txt").read_text().splitlines()[0]
 
 
 def test_a_sweep_leaves_its_tables_its_audio_and_one_run_per_replicate(calm):
