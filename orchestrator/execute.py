@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.ledger import FINISHED, one_writer, record, scan
+from orchestrator.analysis.taken import MIN_SEEDS, Account
+from orchestrator.ledger import SETTLED, one_writer, record, scan
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
 from orchestrator.results import collect
@@ -33,6 +34,7 @@ from sagasr.fingerprint import fingerprint, seed_of
 from sagasr.journal import Status, read_status, write_status
 
 TRIAL_RETRIES = 1  # new starts of a trial whose driver was lost
+LOST = "its processes were lost"
 SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
@@ -78,13 +80,14 @@ def run(plan: Plan, options: Options) -> Outcome:
             interrupted = bool(waiting) and _run_waiting(plan, waiting, options, console)
         finally:
             undelivered = tracker.close(complete=not interrupted)
+            look(plan)
             collect(plan, tracker.run_ids)
         entries = scan(plan).entries
     failed = {
         trial.id: entries[row.id].reason
         for trial in plan.selected
         for row in trial.replicates
-        if entries[row.id].state not in FINISHED and not (interrupted and entries[row.id].state != "failed")
+        if entries[row.id].state not in SETTLED and not (interrupted and entries[row.id].state != "failed")
     }
     _tell(plan, failed, interrupted, undelivered, console)
     return Outcome(failed, interrupted, undelivered)
@@ -106,13 +109,36 @@ def tracked(plan: Plan) -> list[Trial]:
 def schedule(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
     """Yield the trials in batches; one batch ends before the next begins, so that a look at the results fits between.
 
-    Whole blocks, seed by seed, are one batch for now. A search by ``asha`` judges a trial by those before it, so the
-    order is drawn, from a seed that the plan decides.
+    By ``blocks``: the first two seeds, then seed by seed, until a look decides. With cells left out by ``--only`` no
+    block can be complete, so no look is taken. A search by ``asha`` judges a trial by those before it, so the order is
+    drawn, from a seed that the plan decides.
     """
-    trials = list(waiting)
-    if plan.space.early_stopping.policy == "asha":
+    trials, policy = list(waiting), plan.space.early_stopping.policy
+    if policy == "asha":
         random.Random(seed_of("order", plan.hash)).shuffle(trials)
-    yield trials
+    narrowed = sum(len(trial.replicates) for trial in plan.selected) < len(plan.replicates)
+    if policy != "blocks" or narrowed:
+        yield trials
+        return
+    first = min(MIN_SEEDS, len(plan.seeds))
+    for count in range(first, len(plan.seeds) + 1):
+        block = plan.seeds[:first] if count == first else plan.seeds[count - 1 : count]
+        batch = [trial for trial in trials if trial.seed in block]
+        account = look(plan) if batch else None
+        if account and account.stop and count > account.seen:
+            return
+        if batch:
+            yield batch
+
+
+def look(plan: Plan) -> Account | None:
+    """Take the looks that are due by ``blocks``, on results collected now, and return what they say so far."""
+    if plan.space.early_stopping.policy != "blocks":
+        return None
+    from orchestrator.analysis.looks import take_looks
+
+    collect(plan)
+    return take_looks(plan.folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
@@ -124,8 +150,8 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
     token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     write_text(token, launch)  # from here on, what is left of an earlier run ends itself
-    for trial in waiting:
-        record(plan.paths, next(full for full in plan.trials if full.id == trial.id))
+    whole = {trial.id: trial for trial in plan.trials}
+    launched: list[Trial] = []
     view = View(plan, waiting)
     stopped: dict[str, int] = {}
     try:
@@ -133,6 +159,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
             view.phase = "encoding recordings"
             stores, broken = _encode(plan, waiting)
             for name, reason in broken.items():
+                record(plan.paths, whole[name])
                 _end(plan, name, "failed", reason)
             tasks = {
                 trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
@@ -141,12 +168,17 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
             }
             view.phase = "starting trials"
             for batch in schedule(plan, [trial for trial in waiting if trial.id in tasks]):
+                launched += batch
+                for trial in batch:
+                    record(plan.paths, whole[trial.id])
                 _fit(plan, batch, tasks, concurrent, scratch, stopped)
+                if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
+                    _settle(plan, batch, stopped, "failed", LOST)
     except KeyboardInterrupt:
-        _settle(plan, waiting, stopped, "interrupted", "interrupted; the same command goes on")
+        _settle(plan, launched, stopped, "interrupted", "interrupted; the same command goes on")
         return True
     else:
-        _settle(plan, waiting, stopped, "failed", "its processes were lost")
+        _settle(plan, launched, stopped, "failed", LOST)
         return False
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -233,7 +265,7 @@ def _fit(
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=f"tune-{batch[0].id}",
             storage_path=str(scratch),
             callbacks=[_stop_watch(plan, stopped)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from orchestrator.analysis.taken import read_looks
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Trial
 from sagasr.config import leaves
@@ -21,8 +22,9 @@ from sagasr.errors import DataError, SagasrError
 from sagasr.files import read_json, write_json
 from sagasr.journal import Status, read_status
 
-State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted"]
+State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed"]
 FINISHED = ("done", "stopped")
+SETTLED = (*FINISHED, "not needed")  # nothing remains to be done
 
 
 class Entry(NamedTuple):
@@ -46,15 +48,19 @@ class Ledger(NamedTuple):
 
     def finished(self, trial: Trial) -> bool:
         """Return whether nothing of a trial remains to be done."""
-        return all(self.entries[row.id].state in FINISHED for row in trial.replicates)
+        return all(self.entries[row.id].state in SETTLED for row in trial.replicates)
 
 
 def scan(plan: Plan) -> Ledger:
-    """Return where each replicate of the plan stands, and what else lies in its folder."""
+    """Return where each replicate of the plan stands, and what else lies in its folder.
+
+    Raises DataError when looks.json is there and cannot be read.
+    """
     paths, known = plan.paths, {trial.id for trial in plan.trials}
     others = [record for record in _records(paths) if record["id"] not in known]
     before = {(record["seed"], _key(record["levels"])): record for record in others}
     entries: dict[str, Entry] = {}
+    spared, why = _spared(plan)
     replaced: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
@@ -69,6 +75,8 @@ def scan(plan: Plan) -> Ledger:
             else:
                 scored = paths.scores(trial.id, row.variant).exists()
                 entries[row.id] = _entry(status, scored)
+            if trial.seed in spared and entries[row.id].state not in FINISHED:
+                entries[row.id] = Entry("not needed", why)
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
     return Ledger(entries, left)
 
@@ -91,6 +99,14 @@ def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     if old.get("version") != trial.version:
         found.append(f"result version {old.get('version')} -> {trial.version}")
     return found or ["files of frozen weights changed"]
+
+
+def _spared(plan: Plan) -> tuple[frozenset[int], str]:
+    """Return the seeds that are not needed, because the looks had decided before them, and since when."""
+    account = read_looks(plan.folder).of(plan.hash) if plan.space.early_stopping.policy == "blocks" else None
+    if account is None or not account.stop:
+        return frozenset(), ""
+    return frozenset(plan.seeds[account.seen :]), account.words
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.analysis.taken import MIN_SEEDS
 from orchestrator.factors import METRICS
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
@@ -46,7 +47,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     saved = replicates - trainings
     folded = f"; {saved} more are read from the same trainings" if saved else ""
     console.print(f"{len(plan.cells)} cells x {_count(len(plan.seeds), 'seed')} = {replicates} replicates")
-    console.print(f"{_count(trainings, 'training')}{folded}")
+    most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
+    console.print(f"{most}{_count(trainings, 'training')}{folded}{until}")
     states = Counter(entry.state for entry in ledger.entries.values())
     console.print("state: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if sum(len(trial.replicates) for trial in plan.selected) < replicates:
@@ -65,10 +67,16 @@ def show_cost(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Co
     sum_ = total(costs[trial.id] for trial in todo)
     device = f"{GPU_NAME}" if sum_.gpu_hours else "a CPU core of 100 GFLOP/s"
     hours = f"{sum_.gpu_hours:.3g} GPU-hours, " if sum_.gpu_hours else ""
+    most = "at most " if stops_early(plan) else ""
     console.print(
-        f"To do: {_count(len(todo), 'training')}. Estimate: {hours}{_time(sum_.seconds)} one after another "
+        f"To do: {most}{_count(len(todo), 'training')}. Estimate: {hours}{_time(sum_.seconds)} one after another "
         f"(from parameters, tokens and steps at {SHARE:.0%} of {device}; not measured)."
     )
+
+
+def stops_early(plan: Plan) -> bool:
+    """Return whether looks between the blocks may make the later ones unnecessary."""
+    return plan.space.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
 
 
 def _factors(plan: Plan) -> Table:
@@ -114,7 +122,7 @@ def _ladder(plan: Plan) -> Table:
 
 def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print, once per reason, which trainings are neither done nor simply missing, and what the grid no longer has."""
-    marks = {"stale": "~", "failed": "!", "interrupted": ">", "missing": "+"}
+    marks = {"stale": "~", "failed": "!", "interrupted": ">", "missing": "+", "not needed": "="}
     found: dict[tuple[str, str], list[str]] = {}
     for trial in plan.trials:
         for entry in {entry for row in trial.replicates if (entry := ledger.entries[row.id]).reason}:

@@ -103,7 +103,7 @@ def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequ
     word = verdict(estimate, adjusted, one.metric, tests, one.n_seeds)
     if sequence and line.family == "primary":
         row["stopped"] = "repeated"
-        low, high, word = sequence.said(line.contrast, one.metric, word)
+        low, high, word = sequence.said(line.contrast, one.metric, word, estimate)
     t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")
     better = estimate.clips_up if one.metric.better == "higher" else estimate.clips_down
     return row | {

@@ -14,6 +14,7 @@ from sagasr.errors import DataError
 DONE = {"done", "finished", "completed", "complete", "ok", "success"}
 FAILED = {"failed", "error", "diverged", "crashed", "nan"}
 STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
+UNNEEDED = "not needed"  # never launched, because the looks had decided before
 KEYS = {
     "sweep",
     "cell",
@@ -121,7 +122,10 @@ def with_levels(
 
 
 def status_words(table: pd.DataFrame) -> list[str]:
-    """Return done, failed, stopped or missing for every row; stopped before its budget is stopped, whatever it says."""
+    """Return done, failed, stopped, not needed or missing for every row.
+
+    One stopped before its budget is stopped, whatever it says.
+    """
     words = table["status"].astype(str).str.lower() if "status" in table else pd.Series("done", index=table.index)
     kinds = []
     stopped_at = table.get("stopped_at_step", pd.Series(float("nan"), index=table.index))
@@ -135,7 +139,7 @@ def status_words(table: pd.DataFrame) -> list[str]:
         elif word in STOPPED or (word in DONE and cut):
             kinds.append("stopped")
         else:
-            kinds.append("done" if word in DONE else "missing")
+            kinds.append("done" if word in DONE else UNNEEDED if word == UNNEEDED else "missing")
     return kinds
 
 
@@ -151,18 +155,9 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> pd.DataFra
 
 def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
     """Return every replicate without a final value, by name where the plan lets one name it."""
-    lost, seen = [], set()
-    reasons = table["reason"] if "reason" in table else pd.Series("", index=table.index)
-    names = table["cell"] if "cell" in table else pd.Series(None, index=table.index)
-    for index, row in zip(table.index, table[["@" + f.name for f in factors]].itertuples(index=False), strict=True):
-        levels = dict(zip((factor.name for factor in factors), map(str, row), strict=True))
-        seed, kind = str(table.at[index, "seed"]), str(table.at[index, "status"])
-        seen.add((tuple(levels.values()), seed))
-        if kind != "done":
-            reason = "" if pd.isna(reasons[index]) else str(reasons[index])
-            lost.append(
-                Lost(cell_name(levels) if pd.isna(names[index]) else str(names[index]), levels, seed, kind, reason)
-            )
+    rows = _outcomes(table, factors)
+    lost = [one for one in rows if one.kind not in ("done", UNNEEDED)]
+    seen = {(tuple(one.levels.values()), one.seed) for one in rows}
     blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
     started = set(table["seed"])
     for name, levels, seed in _planned(plan, factors):
@@ -170,6 +165,24 @@ def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple
         if (tuple(levels.values()), seed) not in seen and not unlaunched:
             lost.append(Lost(name, levels, seed, "missing", "no result yet"))
     return tuple(lost)
+
+
+def unneeded_replicates(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
+    """Return every replicate that was not run because the answer was in."""
+    return tuple(one for one in _outcomes(table[table["status"] == UNNEEDED], factors))
+
+
+def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:
+    """Return every row by name, with how it ended."""
+    found = []
+    reasons = table["reason"] if "reason" in table else pd.Series("", index=table.index)
+    names = table["cell"] if "cell" in table else pd.Series(None, index=table.index)
+    for index, row in zip(table.index, table[["@" + f.name for f in factors]].itertuples(index=False), strict=True):
+        levels = dict(zip((factor.name for factor in factors), map(str, row), strict=True))
+        cell = cell_name(levels) if pd.isna(names[index]) else str(names[index])
+        reason = "" if pd.isna(reasons[index]) else str(reasons[index])
+        found.append(Lost(cell, levels, str(table.at[index, "seed"]), str(table.at[index, "status"]), reason))
+    return found
 
 
 def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:

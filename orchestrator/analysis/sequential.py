@@ -8,7 +8,7 @@ same decision, in whatever order trials finished and however often the sweep was
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -16,21 +16,21 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from orchestrator.analysis.design import Array
+from orchestrator.analysis.taken import MIN_SEEDS, Basis, Spending, Word
+from orchestrator.analysis.verdict import e_value
 from sagasr.errors import DataError
 
-Spending = Literal["pocock", "obrien-fleming"]
-Word = Literal["different", "nil", "open"]
 NODES = 96  # Gauss-Legendre nodes of the recursion; boundaries agree with published ones to 1e-4 from 40 on
-MIN_SEEDS = 2  # one seed leaves too little to decide on
 FARTHEST = 8.2  # a boundary beyond this z is never crossed (two-sided 2e-16)
 
 
 class Contrast(NamedTuple):
-    """One primary contrast at one look: estimate, its standard error and degrees of freedom."""
+    """One primary contrast at one look: estimate, its standard error, degrees of freedom and leverage (of e-values)."""
 
     value: float
     se: float
     df: float
+    leverage: float = float("nan")
 
 
 class Look(NamedTuple):
@@ -42,13 +42,17 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """How to decide; fixed in the plan. ``names`` are all primary contrasts, estimable or not."""
+    """How to decide; fixed in the plan. ``names`` are all primary contrasts, estimable or not.
+
+    ``basis``: error spent as planned, or e-values, which stay valid where seeds were added after looking.
+    """
 
     names: tuple[str, ...]
     max_seeds: int
     delta: float | None = None
     spending: Spending = "pocock"
     alpha: float = 0.05
+    basis: Basis = "spending"
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def decide(looks: Sequence[Look], rule: Rule) -> Outcome:
         if rule.delta is None:
             continue
         for name, contrast in look.contrasts.items():
-            low, high = repeated_interval(contrast, fractions, place, 2 * rule.alpha, rule.spending)
+            low, high = interval(contrast, fractions, place, 2 * rule.alpha, rule)
             if words[name][0] == "open" and -rule.delta < low and high < rule.delta:
                 words[name] = ("nil", look.seeds)
     decisions = {}
@@ -130,9 +134,7 @@ def decide(looks: Sequence[Look], rule: Rule) -> Outcome:
         value, low, high = float("nan"), float("nan"), float("nan")
         if looks and name in looks[-1].contrasts:
             value = looks[-1].contrasts[name].value
-            low, high = repeated_interval(
-                looks[-1].contrasts[name], fractions, len(looks) - 1, rule.alpha, rule.spending
-            )
+            low, high = interval(looks[-1].contrasts[name], fractions, len(looks) - 1, rule.alpha, rule)
         decisions[name] = Decision(*words[name], value, low, high)
     full = bool(looks) and looks[-1].seeds >= rule.max_seeds
     return Outcome(decisions, full or all(word != "open" for word, _ in words.values()))
@@ -147,15 +149,37 @@ def repeated_interval(
     return contrast.value - half, contrast.value + half
 
 
+def interval(
+    contrast: Contrast, fractions: tuple[float, ...], place: int, alpha: float, rule: Rule
+) -> tuple[float, float]:
+    """Return the interval that misses with probability ``alpha`` at most over all looks, by the rule's basis."""
+    if rule.basis == "e-values":
+        return anytime_interval(contrast, alpha)
+    return repeated_interval(contrast, fractions, place, alpha, rule.spending)
+
+
+def anytime_interval(contrast: Contrast, alpha: float) -> tuple[float, float]:
+    """Return the effects whose e-value stays below 1 / ``alpha``: valid however often one looks and adds seeds."""
+    half = float("inf")
+    if contrast.se > 0 and contrast.df > 0 and contrast.leverage > 0:
+        share = contrast.leverage / (contrast.leverage + 1)
+        q = float((alpha * np.sqrt(share)) ** (2 / (contrast.df + 1)))
+        if q > share:  # e = sqrt(share) ((1 + share x) / (1 + x))^(-(df + 1) / 2) with x = t^2 / df, solved for x
+            half = float(np.sqrt((1 - q) / (q - share) * contrast.df)) * contrast.se
+    return contrast.value - half, contrast.value + half
+
+
 def sequential_p(looks: Sequence[Look], name: str, rule: Rule) -> float:
     """Return the smallest overall error at which this contrast alone would have been called different at some look.
 
     It is a valid p value under the looks taken; Holm over these is group-sequential Holm. NaN when never estimated.
     """
     fractions = tuple(look.seeds / rule.max_seeds for look in looks)
-    p = [(place, _p(look.contrasts[name])) for place, look in enumerate(looks) if name in look.contrasts]
+    p = [(place, _p(look.contrasts[name], rule)) for place, look in enumerate(looks) if name in look.contrasts]
     if not p:
         return float("nan")
+    if rule.basis == "e-values":
+        return min(value for _, value in p)
 
     def called(alpha: float) -> bool:
         levels = nominal_levels(fractions, alpha, rule.spending)
@@ -172,11 +196,14 @@ def sequential_p(looks: Sequence[Look], name: str, rule: Rule) -> float:
 
 def _holm(look: Look, place: int, fractions: tuple[float, ...], different: set[str], rule: Rule) -> list[str]:
     """Return the contrasts newly called different, smallest p first, each freeing its share for the others."""
-    waiting = sorted((_p(c), name) for name, c in look.contrasts.items() if name not in different)
+    waiting = sorted((_p(c, rule), name) for name, c in look.contrasts.items() if name not in different)
     found: list[str] = []
     for p, name in waiting:
         sharing = len(rule.names) - len(different) - len(found)
-        if not p <= nominal_levels(fractions, rule.alpha / sharing, rule.spending)[place]:
+        level = rule.alpha / sharing
+        if rule.basis == "spending":
+            level = nominal_levels(fractions, level, rule.spending)[place]
+        if not p <= level:
             break
         found.append(name)
     return found
@@ -192,9 +219,12 @@ def _normal_density(z: Array) -> Array:
     return np.asarray(np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
 
 
-def _p(contrast: Contrast) -> float:
+def _p(contrast: Contrast, rule: Rule) -> float:
     if not (contrast.se > 0 and contrast.df > 0):
         return 1.0
+    if rule.basis == "e-values":
+        evidence = e_value(contrast.value / contrast.se, contrast.df, contrast.leverage)
+        return float(1 / max(evidence, 1.0)) if np.isfinite(evidence) else 1.0
     return float(2 * special.stdtr(contrast.df, -abs(contrast.value) / contrast.se))
 
 

@@ -17,7 +17,8 @@ from scipy.optimize import brentq
 
 from orchestrator.analysis.controls import asha, plateau_values
 from orchestrator.analysis.design import Array, Fit, fit, pairs
-from orchestrator.analysis.sequential import Contrast, Look, Rule, Spending, decide
+from orchestrator.analysis.sequential import Contrast, Look, Rule, decide
+from orchestrator.analysis.taken import Spending
 from orchestrator.analysis.verdict import e_value
 
 FACTORS = ("text", "rolloff", "dropout", "size")

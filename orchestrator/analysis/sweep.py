@@ -21,9 +21,11 @@ from orchestrator.analysis.replicates import (
     metric_columns,
     one_row_each,
     status_words,
+    unneeded_replicates,
     with_levels,
     word_of,
 )
+from orchestrator.analysis.taken import Looks, read_looks
 from sagasr.errors import DataError
 from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
@@ -56,6 +58,8 @@ class Sweep:
     clips: pd.DataFrame | None = None  # column `row` points into `runs`
     references: pd.DataFrame | None = None
     notes: tuple[str, ...] = field(default=())
+    unneeded: tuple[Lost, ...] = ()  # not run, because the looks had decided before
+    looks: Looks = field(default=Looks())
 
     @property
     def metric(self) -> Metric:
@@ -81,6 +85,9 @@ def read_sweep(folder: Path) -> Sweep:
     runs = table[table["status"] == "done"].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors)
     expected = int(plan.get("expected_replicates") or len(table) + sum(one.kind == "missing" for one in lost))
+    plan_hash = str(plan.get("plan_hash") or short(fingerprint(plan)))
+    looks = read_looks(folder)
+    account = looks.of(plan_hash)
     return Sweep(
         name=str(plan.get("name") or folder.name),
         question=str(plan.get("question") or ""),
@@ -89,13 +96,15 @@ def read_sweep(folder: Path) -> Sweep:
         ladder=steps,
         seeds=tuple(map(word_of, plan.get("seeds") or sorted(table["seed"].unique()))),
         early_stopping=plan.get("early_stopping") or {},
-        plan_hash=str(plan.get("plan_hash") or short(fingerprint(plan))),
+        plan_hash=plan_hash,
         expected=expected,
         runs=runs,
         lost=lost,
         clips=linked_clips(clips, runs, factors, metrics),
         references=_parquet(folder / "results" / "references.parquet"),
-        notes=stale,
+        notes=(*stale, *(account.notes() if account else ())),
+        unneeded=unneeded_replicates(table, factors),
+        looks=looks,
     )
 
 

@@ -51,8 +51,12 @@ def _heading(sweep: Sweep) -> Text:
     text.append(f"{sweep.name}", style="bold")
     if sweep.question:
         text.append(f": {sweep.question}")
-    part = "all" if done == sweep.expected else "partial:"
-    text.append(f"\n{part} {done} of {sweep.expected} replicates, {sweep.runs['seed'].nunique()} seeds. ")
+    whole = done + len(sweep.unneeded) == sweep.expected
+    text.append(f"\n{'all' if whole else 'partial:'} {done} of {sweep.expected - len(sweep.unneeded)} replicates, ")
+    text.append(f"{sweep.runs['seed'].nunique()} seeds. ")
+    if sweep.unneeded:
+        why = sweep.unneeded[0].reason or "decided before"
+        text.append(f"{len(sweep.unneeded)} more were not needed ({why}). ")
     metric = sweep.metric
     delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
     text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
@@ -162,7 +166,7 @@ def _cell(rows: pd.DataFrame, levels: Mapping[str, str], prefix: str) -> pd.Data
 def _lost(sweep: Sweep) -> list[RenderableType]:
     """Return a line for every replicate without a value, with its reason."""
     if not sweep.lost:
-        missing = sweep.expected - len(sweep.runs)
+        missing = sweep.expected - len(sweep.runs) - len(sweep.unneeded)
         return [Text(f"missing: {missing} replicates the plan expects and does not name")] if missing > 0 else []
     lines = [
         Text(f"{one.kind}: {one.cell} seed {one.seed}" + (f" ({one.reason})" if one.reason else ""))
