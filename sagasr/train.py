@@ -29,6 +29,7 @@ from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.model import build_model
 from sagasr.module import SagaModule
 from sagasr.scores import ScoreFile, write_references
+from sagasr.upsample import write_facts
 
 LOG_EVERY = 10  # steps between two records of the training loss
 HEARTBEAT_S = 1.0
@@ -96,6 +97,7 @@ def train(
     write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
 
     encoded = Store.open(store)
+    write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
     module = _initial(config, encoded)
     codec = build_codec(config.codec, config.audio.channels)

@@ -33,14 +33,19 @@ FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3")
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def read_audio(path: Path, channels: int) -> np.ndarray:
+def read_audio(path: Path, channels: int | None) -> np.ndarray:
     """Return the recording as float32 [C, T] at 44,100 Hz; mono is duplicated to two channels, stereo averaged to one.
 
-    Raises DataError: one line with the file and the reason.
+    ``channels`` None keeps what the file has. Raises DataError: one line with the file and the reason.
     """
     samples, rate = _decode(path)
-    if samples.shape[0] != channels:
+    if channels is not None and samples.shape[0] != channels:
         samples = samples.mean(0, keepdims=True) if channels == 1 else np.repeat(samples, channels, axis=0)
+    return resample(samples, rate)
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Return samples [C, T] at 44,100 Hz, float32 [C, ceil(T * 44,100 / rate)], by a polyphase filter."""
     if rate != SAMPLE_RATE:
         shared = math.gcd(rate, SAMPLE_RATE)
         samples = resample_poly(samples, SAMPLE_RATE // shared, rate // shared, axis=-1)
