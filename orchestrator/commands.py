@@ -94,13 +94,16 @@ def _sweep(options: argparse.Namespace) -> int:
 def _answer(plan: "Plan", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
     from orchestrator.report.command import report
+    from orchestrator.report.page import write_page
     from orchestrator.report.terminal import print_report
 
     if not (plan.paths.results / "replicates.parquet").exists():
         return
     answer = report(plan.folder)
     print_report(answer.sweep, answer.effects, console, answer.notes)
-    console.print(f"\ntables: {plan.paths.results}", soft_wrap=True)
+    page = write_page(answer.sweep, answer.effects, answer.notes, plan.folder)
+    console.print(f"\nreport: {page}", soft_wrap=True)
+    console.print(f"tables: {plan.paths.results}", soft_wrap=True)
     console.print(f"listen: {plan.folder / 'audio'}", soft_wrap=True)
     console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`sagasr-report SWEEP_DIR`: results in, effects.parquet and tables out. Needs neither torch nor Ray nor a server."""
+"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables and the page out. No torch, no Ray, no server."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ import pandas as pd
 from orchestrator.analysis.crosscheck import cross_check
 from orchestrator.analysis.effects import effects, write_effects
 from orchestrator.analysis.sweep import Sweep, read_sweep
+from orchestrator.report.page import write_page
 from orchestrator.report.terminal import print_report
 from sagasr.errors import SagasrError
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         sweep, table, notes = report(arguments.sweep_dir)
+        page = write_page(sweep, table, notes, arguments.sweep_dir)
     except SagasrError as error:
         sys.stderr.write(f"sagasr-report: {error}\n")
         return 2
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(summary(sweep, table, notes), indent=2, allow_nan=False) + "\n")
     else:
         print_report(sweep, table, notes=notes)
+        sys.stdout.write(f"\nreport: {page}\n")
     return exit_code(sweep)
 
 

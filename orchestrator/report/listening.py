@@ -1,0 +1,221 @@
+"""The listening set, packed into a page: FLAC at one loudness, small spectrograms, roll-offs; a fixed budget of bytes.
+
+Lossless on purpose: a lossy codec removes the very band under test. Reads audio/high, audio/low and audio/<replicate>.
+"""
+
+import base64
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from sagasr.audio.files import read_audio
+from sagasr.config import NYQUIST, SAMPLE_RATE
+from sagasr.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 13_000_000  # of audio and images in base64; the page may weigh 15 MB
+N_FFT = 2_048
+ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2), as sagasr.audio.spectrum
+PEAK = 0.89  # -1 dBFS: the loudest take of a clip
+WIDTH, HEIGHT, ZOOM = 168, 112, 40  # pixels of a spectrogram and of the enlarged band beneath it
+ZOOM_BAND = (0.6, 1.4)  # of the roll-off of the low input
+RANGE_DB = 90.0
+SHADES = 32
+STOPS = ((8, 8, 28), (46, 20, 92), (122, 32, 118), (196, 58, 88), (238, 118, 50), (250, 190, 70), (252, 250, 210))
+
+Audio = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One answer for every clip: the low input, the high recording, or a cell. ``folder`` lies in audio/."""
+
+    name: str
+    kind: str  # low | high | cell
+    folder: str
+
+
+@dataclass(frozen=True)
+class Take:
+    """A clip in one version: FLAC and PNG in base64, and by how many dB its level was moved to match the others."""
+
+    audio: str
+    image: str
+    gain_db: float
+
+    @property
+    def size(self) -> int:
+        return len(self.audio) + len(self.image)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip with its takes, by index of the version; None where a file is missing or broken."""
+
+    name: str
+    seconds: float
+    rolloff_hz: float
+    takes: Mapping[int, Take]
+
+
+@dataclass(frozen=True)
+class ListeningSet:
+    """What the page plays, and in words what it left out."""
+
+    versions: tuple[Version, ...] = ()
+    clips: tuple[Clip, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def listening_set(
+    audio: Path, versions: Sequence[Version], rank: Sequence[str], max_bytes: int = MAX_BYTES
+) -> ListeningSet:
+    """Return the clips in the order of ``rank`` (unknown ones last) until ``max_bytes`` are used.
+
+    Versions are dropped from the end only where not even one clip would fit.
+    """
+    versions = tuple(one for one in versions if re.fullmatch(r"\w[\w-]*", one.folder) and (audio / one.folder).is_dir())
+    names = sorted(
+        {path.stem for one in versions if one.kind == "high" for path in (audio / one.folder).glob("*.flac")}
+    )
+    place = {name: index for index, name in enumerate(rank)}
+    names.sort(key=lambda name: (place.get(name, len(place)), name))
+    notes: list[str] = []
+    clips: list[Clip] = []
+    used = 0
+    for name in names:
+        clip = _clip(audio, versions, name, notes)
+        if clip is None:
+            continue
+        size = sum(take.size for take in clip.takes.values())
+        if used + size > max_bytes and clips:
+            break
+        if size > max_bytes:
+            clip, kept = _cut(clip, max_bytes)
+            size = sum(take.size for take in clip.takes.values())
+            notes.append(f"only {kept} of {len(versions)} versions fit: the first cells of the plan")
+        clips.append(clip)
+        used += size
+    if len(clips) < len(names):
+        notes.insert(
+            0, f"{len(clips)} of {len(names)} clips, those where the cells differ most: more would not fit this page"
+        )
+    return ListeningSet(versions, tuple(clips), tuple(notes))
+
+
+def _cut(clip: Clip, max_bytes: int) -> tuple[Clip, int]:
+    takes: dict[int, Take] = {}
+    for index, take in sorted(clip.takes.items()):
+        if sum(one.size for one in takes.values()) + take.size <= max_bytes:
+            takes[index] = take
+    return Clip(clip.name, clip.seconds, clip.rolloff_hz, takes), len(takes)
+
+
+def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Clip | None:
+    sounds: dict[int, Audio] = dict(_sounds(audio, versions, name, notes))
+    high = next((sounds[index] for index in sounds if versions[index].kind == "high"), None)
+    if high is None:
+        return None
+    low = next((sounds[index] for index in sounds if versions[index].kind == "low"), high)
+    length = min(sound.shape[-1] for sound in sounds.values())
+    rolloff = rolloff_hz(power(low))
+    target = _target(list(sounds.values()))
+    top = float(_decibel(power(high)).max())
+    takes = {}
+    for index, sound in sounds.items():
+        level = _rms(sound)
+        gain = target / level if level > 0 else 1.0
+        image = png(shades(power(sound), top, rolloff))
+        takes[index] = Take(_text(flac(sound[:, :length] * gain)), _text(image), 20 * float(np.log10(gain)))
+    return Clip(name, length / SAMPLE_RATE, rolloff, takes)
+
+
+def _sounds(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Iterator[tuple[int, Audio]]:
+    for index, version in enumerate(versions):
+        path = audio / version.folder / f"{name}.flac"
+        if not path.exists():
+            continue
+        try:
+            yield index, read_audio(path, None)
+        except DataError as error:
+            notes.append(f"left out: {version.name}, {name}: {str(error).rsplit(': ', 1)[-1]}")
+
+
+def _target(sounds: Sequence[Audio]) -> float:
+    """Return the RMS all takes are brought to: the loudest that lets none of them clip."""
+    crests = [float(np.abs(sound).max()) / _rms(sound) for sound in sounds if _rms(sound) > 0]
+    return PEAK / max(crests) if crests else PEAK
+
+
+def _rms(sound: Audio) -> float:
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
+
+
+def flac(sound: Audio) -> bytes:
+    """Return audio [C, T] as 16-bit FLAC."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(sound[:2].T, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def power(sound: Audio) -> NDArray[np.float32]:
+    """Return the power [WIDTH, F] of audio [C, T] at ``WIDTH`` places, mean over the channels."""
+    mono = sound.mean(axis=0)
+    mono = np.pad(mono, (N_FFT // 2, max(N_FFT // 2, N_FFT - len(mono))))
+    starts = np.linspace(0, len(mono) - N_FFT, WIDTH).astype(int)
+    frames = np.lib.stride_tricks.sliding_window_view(mono, N_FFT)[starts] * np.hanning(N_FFT).astype(np.float32)
+    return np.asarray(np.square(np.abs(np.fft.rfft(frames, axis=-1))), dtype=np.float32)
+
+
+def rolloff_hz(spectrum: NDArray[np.float32]) -> float:
+    """Return the frequency below which 98.5 % of the summed magnitude lies; 0 for silence."""
+    summed = np.cumsum(np.sqrt(spectrum).sum(axis=0, dtype=np.float64))
+    return float(np.searchsorted(summed, ROLLOFF_SHARE * summed[-1])) * SAMPLE_RATE / N_FFT
+
+
+def shades(spectrum: NDArray[np.float32], top: float, rolloff: float) -> NDArray[np.uint8]:
+    """Return rows of shades, high frequencies first: all frequencies, a dark rule, the band round ``rolloff``."""
+    bins = np.array(ZOOM_BAND) * rolloff / NYQUIST * (spectrum.shape[1] - 1)
+    first = int(np.clip(bins[0], 0, spectrum.shape[1] - ZOOM - 1))
+    last = int(np.clip(bins[1], first + ZOOM, spectrum.shape[1]))
+    rows = [_rows(spectrum, HEIGHT), np.full((2, WIDTH), -np.inf), _rows(spectrum[:, first:last], ZOOM)]
+    scaled = (np.concatenate(rows) - (top - RANGE_DB)) / RANGE_DB
+    return np.asarray(np.clip(scaled * SHADES, 0, SHADES - 1), dtype=np.uint8)
+
+
+def _rows(spectrum: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    edges = np.linspace(0, spectrum.shape[1], count + 1).astype(int)
+    sums = np.add.reduceat(spectrum, edges[:-1], axis=1, dtype=np.float64) / np.diff(edges)
+    return _decibel(sums).T[::-1]
+
+
+def _decibel(spectrum: NDArray) -> NDArray[np.float64]:
+    return np.asarray(10 * np.log10(np.maximum(spectrum, 1e-12)), dtype=np.float64)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return rows of shades [H, W] as a PNG with a palette."""
+    height, width = pixels.shape
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1).tobytes()
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 3, 0, 0, 0])
+    stops, at = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
+    palette = np.stack([np.interp(at, range(len(STOPS)), stops[:, one]) for one in range(3)], axis=1)
+    chunks = ((b"IHDR", header), (b"PLTE", palette.round().astype(np.uint8).tobytes()),
+              (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))  # fmt: skip
+    body = b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,131 @@
+"""The answer in two sentences and the methods in a paragraph, from the effects alone. User text is escaped here."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from markupsafe import Markup
+
+from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.verdict import ALPHA
+from orchestrator.report.charts import minus
+
+VERDICTS = ("improves", "harms", "no relevant effect", "undecided", "not estimable")
+KINDS = ("better", "worse", "same", "open", "none")  # classes in page.css, in the order of VERDICTS
+DB_PER_LSD = 10.0
+
+
+def word_of(verdict: object) -> str:
+    """Return the verdict without its explanation."""
+    return next((word for word in VERDICTS if str(verdict).startswith(word)), VERDICTS[-1])
+
+
+def kind_of(verdict: object) -> str:
+    return KINDS[VERDICTS.index(word_of(verdict))]
+
+
+def remark_of(verdict: object) -> str:
+    """Return what stands in brackets behind the verdict."""
+    text = str(verdict)
+    return text[text.index("(") + 1 : -1] if "(" in text and text.endswith(")") else ""
+
+
+def name(text: object) -> Markup:
+    """Return user text set apart, so that its writing direction moves nothing round it."""
+    return Markup("<bdi>{}</bdi>").format(str(text))
+
+
+def number(value: object, form: str = ".3g") -> str:
+    """Return the number for reading; a dash for a missing one."""
+    if value is None or value is pd.NA or not math.isfinite(float(value)):  # type: ignore[arg-type]
+        return "–"
+    return minus(format(float(value), form))  # type: ignore[arg-type]
+
+
+def answer(
+    sweep: Sweep, effects: pd.DataFrame, best: Mapping[str, str], levels: Mapping[str, float], expected: int
+) -> list[Markup]:
+    """Return two sentences: which factors matter, and what the best cell reaches beside trivial answers."""
+    done = f"{len(sweep.runs)} of {expected} replicates"
+    if not len(sweep.runs):
+        return [Markup("There is no answer yet."), Markup("{} have finished; failures stand below.").format(done)]
+    return [_which(sweep, effects), _reached(sweep, best, levels, done)]
+
+
+def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
+    if sweep.early_stopping.get("policy") == "asha":
+        return Markup("This sweep was made to pick a cell (asha), not to compare factors, so it names no effects.")
+    rows = effects[effects["family"] == "primary"]
+    groups: dict[str, list[Markup]] = {}
+    for _, row in rows.iterrows():
+        told = [name(row["factor"]), Markup(" = "), name(row["level"])]
+        if word_of(row["verdict"]) in ("improves", "harms"):
+            told.append(Markup(" ({} {})").format(number(row["estimate"], "+.3g"), row["unit"] or ""))
+        groups.setdefault(word_of(row["verdict"]), []).append(Markup("").join(told))
+    band = f" (within ±{sweep.metric.delta:g} {sweep.metric.unit})" if sweep.metric.delta is not None else ""
+    metric = name(sweep.metric.name)
+    forms = {
+        "improves": lambda one, s: Markup("{} improve{} {}").format(one, s, metric),
+        "harms": lambda one, s: Markup("{} harm{} {}").format(one, s, metric),
+        "no relevant effect": lambda one, s: Markup("{} make{} no relevant difference{}").format(one, s, band),
+        "undecided": lambda one, s: Markup("{} remain{} undecided").format(one, s),
+        "not estimable": lambda one, s: Markup("{} cannot be estimated").format(one),
+    }
+    told = [
+        forms[word](_joined(groups[word]), "s" if len(groups[word]) == 1 else "") for word in VERDICTS if word in groups
+    ]
+    return Markup("; ").join(told) + Markup(".")
+
+
+def _reached(sweep: Sweep, best: Mapping[str, str], levels: Mapping[str, float], done: str) -> Markup:
+    cell = Markup(" ").join(Markup("{}={}").format(name(key), name(level)) for key, level in best.items())
+    beside = [f"{number(levels[key], '.4g')} {words}" for key, words in
+              (("baseline", "for the baseline cell"), ("untrained", "untrained"), ("low", "for the input as it came"))
+              if key in levels and math.isfinite(levels[key])]  # fmt: skip
+    form = Markup("The best cell, {}, reaches {} {}{}; this rests on {} over {}.")
+    seeds = sweep.runs["seed"].nunique()
+    against = (" against " + ", ".join(beside)) if beside else ""
+    worth = number(levels.get("best"), ".4g")
+    return form.format(cell, worth, sweep.metric.unit, against, done, f"{seeds} seed{'s' if seeds != 1 else ''}")
+
+
+def _joined(parts: Sequence[Markup]) -> Markup:
+    if len(parts) < 2:
+        return Markup("").join(parts)
+    return Markup(", ").join(parts[:-1]) + Markup(" and ") + parts[-1]
+
+
+def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
+    """Return sentences ready to paste into a paper."""
+    factors = ", ".join(
+        f"{one.name} ({' / '.join(one.levels)}{', applied at evaluation' if one.stage == 'eval' else ''})"
+        for one in sweep.factors
+    )
+    seeds = sweep.runs["seed"].nunique() if len(sweep.runs) else 0
+    clips = sweep.clips["clip"].nunique() if sweep.clips is not None else 0
+    cells = sweep.runs.groupby(["@" + one.name for one in sweep.factors]).ngroups if len(sweep.runs) else 0
+    within = any(one.stage == "eval" for one in sweep.factors)
+    delta = sweep.metric.delta
+    wide = (
+        "Intervals are 95 %: the wide one holds for new seeds and new clips (run and clip variance, Satterthwaite "
+        "degrees of freedom), the narrow one for new seeds on these clips."
+    )
+    told = [
+        f"We varied {factors} in a {design} design of {cells} cells with {seeds} seed{'s' if seeds != 1 else ''} "
+        f"as blocks{f'; every training was scored on the same {clips} clips' if clips else ''}.",
+        "The unit of replication is the training run; effects are least-squares contrasts of run means in seed blocks.",
+        wide if clips > 1 else "Intervals are 95 % for new seeds.",
+        "p values of main effects and of ladder steps are Holm-adjusted within their family, all others by "
+        f"Benjamini and Hochberg and are exploratory; significance means adjusted p ≤ {ALPHA:g}.",
+    ]
+    if within:
+        told.append("Factors applied at evaluation are judged against the error within runs (split plot).")
+    if delta is not None:
+        band = f"±{delta:g} {sweep.metric.unit}".strip()
+        told.append(f"No relevant effect means that the 90 % interval lies inside {band} (two one-sided tests).")
+    if (effects["stopped"] == "repeated").any():
+        told.append("Seed blocks were added until every main effect was decided; intervals allow for these looks.")
+    lost = len(sweep.lost)
+    left = "1 replicate without a final value enters" if lost == 1 else f"{lost} replicates without a final value enter"
+    told.append(f"{left} no average." if lost else "No replicate was left out.")
+    return told
