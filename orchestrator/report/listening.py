@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
 from sagasr.config import NYQUIST, SAMPLE_RATE
@@ -173,7 +174,7 @@ def power(sound: Audio) -> NDArray[np.float32]:
     mono = np.pad(mono, (N_FFT // 2, max(N_FFT // 2, N_FFT - len(mono))))
     starts = np.linspace(0, len(mono) - N_FFT, WIDTH).astype(int)
     frames = np.lib.stride_tricks.sliding_window_view(mono, N_FFT)[starts] * np.hanning(N_FFT).astype(np.float32)
-    return np.asarray(np.square(np.abs(np.fft.rfft(frames, axis=-1))), dtype=np.float32)
+    return np.asarray(np.square(np.abs(rfft(frames, axis=-1))), dtype=np.float32)
 
 
 def rolloff_hz(spectrum: NDArray[np.float32]) -> float:
@@ -210,7 +211,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     stops, at = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
     palette = np.stack([np.interp(at, range(len(STOPS)), stops[:, one]) for one in range(3)], axis=1)
     chunks = ((b"IHDR", header), (b"PLTE", palette.round().astype(np.uint8).tobytes()),
-              (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))  # fmt: skip
+              (b"IDAT", zlib.compress(raw, 6)), (b"IEND", b""))  # fmt: skip
     body = b"".join(
         len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
     )
