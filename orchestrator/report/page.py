@@ -27,10 +27,7 @@ from orchestrator.analysis.sweep import Sweep
 from orchestrator.paths import SweepPaths
 from orchestrator.report import charts, story
 from orchestrator.report.listening import MAX_BYTES, ListeningSet, Version, listening_set
-from orchestrator.report.terminal import REFERENCES, p_text
-from orchestrator.report.terminal import _best_cell as best_cell
-from orchestrator.report.terminal import _cell as cell_rows
-from orchestrator.report.terminal import _reference as reference_rows
+from orchestrator.report.terminal import REFERENCES, best_cell, cell_rows, p_text, reference_rows
 from sagasr.files import read_json, write_text
 
 LOST_SHOWN = 200
@@ -55,8 +52,7 @@ def page(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path
     paths = SweepPaths(folder)
     plan = read_json(paths.plan)
     best = best_cell(sweep) if len(sweep.runs) else {}
-    unneeded = getattr(sweep, "unneeded", ())
-    expected = sweep.expected - len(unneeded)
+    expected = sweep.expected - len(sweep.unneeded)
     script, style = _asset("page.js"), _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     primary = effects[effects["family"] == "primary"]
@@ -72,7 +68,7 @@ def page(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path
         sweep=sweep,
         done=len(sweep.runs),
         expected=expected,
-        unneeded=unneeded,
+        unneeded=sweep.unneeded,
         num_seeds=sweep.runs["seed"].nunique() if len(sweep.runs) else 0,
         metric=sweep.metric,
         db=story.DB_PER_LSD if sweep.metric.unit == "LSD" else None,

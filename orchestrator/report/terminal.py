@@ -126,12 +126,14 @@ def _levels(sweep: Sweep) -> Table:
     table.add_column("what", overflow="fold")
     for metric in metrics:
         table.add_column(metric.name, justify="right", no_wrap=True)
-    best = _best_cell(sweep)
-    rows = [(title, _reference(sweep, subject, best)) for subject, title in REFERENCES]
-    rows += [(f"trained, step {step.step}", _cell(sweep.runs, step.levels, "@")) for step in sweep.ladder]
+    best = best_cell(sweep)
+    rows = [(title, reference_rows(sweep, subject, best)) for subject, title in REFERENCES]
+    rows += [(f"trained, step {step.step}", cell_rows(sweep.runs, step.levels, "@")) for step in sweep.ladder]
     if not sweep.ladder:
-        rows.append(("trained, all at baseline", _cell(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@")))
-    rows.append((f"trained, best cell: {cell_name(best)}", _cell(sweep.runs, best, "@")))
+        rows.append(
+            ("trained, all at baseline", cell_rows(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@"))
+        )
+    rows.append((f"trained, best cell: {cell_name(best)}", cell_rows(sweep.runs, best, "@")))
     for title, found in rows:
         if len(found):
             means = (_number(found[metric.name].mean() if metric.name in found else None, ".4g") for metric in metrics)
@@ -139,7 +141,7 @@ def _levels(sweep: Sweep) -> Table:
     return table
 
 
-def _best_cell(sweep: Sweep) -> dict[str, str]:
+def best_cell(sweep: Sweep) -> dict[str, str]:
     """Return the levels of the best cell among those with the most finished seeds."""
     names = [factor.name for factor in sweep.factors]
     groups = sweep.runs.groupby(["@" + name for name in names], sort=False)[sweep.metric.name]
@@ -148,16 +150,16 @@ def _best_cell(sweep: Sweep) -> dict[str, str]:
     return dict(zip(names, best if isinstance(best, tuple) else (best,), strict=True))
 
 
-def _reference(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:
+def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return the scores of a trivial answer, of this cell where they are kept per cell."""
     rows = sweep.references
     if rows is None or "subject" not in rows:
         return pd.DataFrame()
     rows = rows[rows["subject"] == subject]
-    return _cell(rows, levels, "") if set(levels) <= set(rows) else rows
+    return cell_rows(rows, levels, "") if set(levels) <= set(rows) else rows
 
 
-def _cell(rows: pd.DataFrame, levels: Mapping[str, str], prefix: str) -> pd.DataFrame:
+def cell_rows(rows: pd.DataFrame, levels: Mapping[str, str], prefix: str) -> pd.DataFrame:
     for name, level in levels.items():
         rows = rows[rows[prefix + name].astype(str) == level]
     return rows
