@@ -1,8 +1,10 @@
 """The page is whole, needs nothing from outside, says the numbers of effects.parquet, and no name can break it."""
 
+import asyncio
 import io
 import json
 import shutil
+import socket
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -240,14 +242,77 @@ def test_the_marked_roll_off_is_that_of_the_trainer() -> None:
     assert rolloff_hz(power(low)) == pytest.approx(spectrum.rolloff_hz(low), rel=0.03)
 
 
+PLAY = """(async () => {
+  const pause = (time) => new Promise((done) => setTimeout(done, time));
+  const card = document.querySelector("article.clip");
+  const state = () => document.querySelector("#player-state").textContent;
+  card.querySelector(".play").click();
+  for (let tries = 0; tries < 200 && !state(); tries += 1) await pause(50);
+  const first = state();
+  card.querySelector("button[data-slot=b]").click();
+  const second = state();
+  const running = card.querySelector(".play").getAttribute("aria-pressed");
+  document.querySelector("#blind").click();
+  document.querySelectorAll("article.clip [data-vote=a]").forEach((button) => button.click());
+  document.querySelector("#blind-done").click();
+  return [first, second, running, document.querySelector("#blind-text").value];
+})()"""
+
+
+async def _played(url: str, port: int) -> tuple[list[str], list[str], list[str]]:
+    """Return what the players said, complaints of the console, and every address asked for."""
+    from aiohttp import ClientError, ClientSession
+
+    said: list[dict] = []
+    async with ClientSession() as session:
+        for _ in range(120):
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                    tabs = [tab for tab in await answer.json() if tab["type"] == "page"]
+                if tabs:
+                    break
+            except ClientError:
+                pass
+            await asyncio.sleep(0.5)
+        async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+
+            async def call(number: int, method: str, **parameters: object) -> dict:
+                await socket.send_json({"id": number, "method": method, "params": parameters})
+                while (heard := await asyncio.wait_for(socket.receive_json(), 120)).get("id") != number:
+                    said.append(heard)
+                return heard["result"]
+
+            for number, domain in enumerate(("Runtime", "Log", "Network", "Page")):
+                await call(number, f"{domain}.enable")
+            await call(5, "Page.navigate", url=url)
+            while not any(one.get("method") == "Page.loadEventFired" for one in said):
+                said.append(await asyncio.wait_for(socket.receive_json(), 120))
+            options = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
+            result = await call(6, "Runtime.evaluate", expression=PLAY, **options)
+    bad = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    complaints = [json.dumps(one["params"]) for one in said if one.get("method") in bad]
+    asked = [one["params"]["request"]["url"] for one in said if one.get("method") == "Network.requestWillBeSent"]
+    return result["result"].get("value") or [json.dumps(result)], complaints, asked
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_runs_the_page_without_an_error(folder: Path, tmp_path: Path) -> None:
+def test_players_switch_in_a_browser_without_error_or_request(folder: Path, tmp_path: Path) -> None:
     path, _ = built(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-               "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-               "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    page = Page(done.stdout)
-    assert "level" in page.text  # written by the script beside each picture
-    assert "CONSOLE" not in done.stderr
+               "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}", "--mute-audio",
+               f"--remote-debugging-port={port}", "about:blank"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
+        try:
+            said, complaints, asked = asyncio.run(_played(path.as_uri(), port))
+        finally:
+            browser.terminate()
+    assert said[0].endswith(": A")
+    assert said[1].endswith(": B")
+    assert said[2] == "true"
+    assert {trial["preferred"] for trial in json.loads(said[3])["trials"]} <= {"A", "B"}
+    assert not complaints
+    assert [address for address in asked if not address.startswith("data:")] == [path.as_uri()]
