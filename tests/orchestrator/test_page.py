@@ -188,6 +188,14 @@ def test_a_sweep_without_a_result_or_extras_still_has_a_page(tmp_path: Path) -> 
     assert "listen" not in page.ids
 
 
+def test_a_sweep_of_one_finished_replicate_can_be_heard(tmp_path: Path) -> None:
+    folder = hostile(tmp_path, seeds=1)
+    for heard in sorted((folder / "audio").glob("r*"))[1:]:
+        shutil.rmtree(heard)
+    path, _ = built(folder)
+    assert "listen" in Page(path.read_text(encoding="utf-8")).ids
+
+
 def test_clips_beyond_the_budget_are_dropped_by_rank_and_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "sweep")
     whole, _ = built(tmp_path / "sweep")
