@@ -221,7 +221,6 @@ class _Watch(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses, self.bad_checks = list(state_dict["losses"]), state_dict["bad_checks"]
 
-
     def validate(self, trainer: pl.Trainer, module: Any) -> None:
         """Score all variants, record them, apply the failure rule and ask the harness whether to go on."""
         step, go_on = trainer.global_step, True
