@@ -61,7 +61,7 @@ STANDARD: dict[str, Standard] = {
     "guidance": Standard({"off": _guidance(1.0, 1.0), "paper": _guidance(1.4, 1.2)}),
     "rolloff_target": _switch("evaluation.rolloff_target", "oracle", "fixed", "estimated"),
     "schedule": _switch("evaluation.sampler.schedule", "linear", "linear-quadratic"),
-    "null_latent": _switch("conditions.low.null", "zero", "minus5"),
+    "null_latent": _switch("conditions.low.empty", "zero", "minus5"),
     "time_sampler": _switch("training.time_sampler", "uniform", "logit-normal"),
 }
 

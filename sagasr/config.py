@@ -133,7 +133,8 @@ class Text(Strict):
 
 class LowLatents(Strict):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of training examples whose low latents are nulled")
-    null: Literal["zero", "minus5"] = "minus5"
+    # Not called null: as a key, YAML reads that word as no word at all.
+    empty: Literal["zero", "minus5"] = Field("minus5", description="what stands for no low latents: all 0 or all -5")
 
 
 class Conditions(Strict):
@@ -329,12 +330,12 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
     The word ``shipped`` under ``data`` stands for the recordings that come with sagasr.
     """
-    return {
-        key: located(value, folder, f"{prefix}{key}.")
-        if isinstance(value, Mapping)
-        else _file(prefix + key, value, folder)
-        for key, value in tree.items()
-    }
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        word = "null" if key is None else str(key)  # YAML reads the key null as none; the check of keys then names it
+        path = f"{prefix}{word}"
+        found[word] = located(value, folder, f"{path}.") if isinstance(value, Mapping) else _file(path, value, folder)
+    return found
 
 
 def _file(key: str, value: Any, folder: Path) -> Any:

@@ -69,7 +69,7 @@ class SagaModel(nn.Module):
         if self.conditions.text.source != "off":
             cross = drop(conditioning.cross, null_cross(conditioning.cross), drop_text)
             conditioning = conditioning._replace(cross=cross)
-        return self._transform(noisy, t, drop(low, null_low(low, self.conditions.low.null), drop_low), conditioning)
+        return self._transform(noisy, t, drop(low, null_low(low, self.conditions.low.empty), drop_low), conditioning)
 
     def loss(
         self,
@@ -123,7 +123,7 @@ class SagaModel(nn.Module):
     ) -> tuple[Tensor, Conditioning]:
         """Return low latents and conditioning of all branches, one after the other along the batch."""
         cross, global_, prepend = conditioning
-        empty_low, empty_cross = null_low(low, self.conditions.low.null), null_cross(cross)
+        empty_low, empty_cross = null_low(low, self.conditions.low.empty), null_cross(cross)
         count = len(branches)
         return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
             torch.cat([cross if branch.text else empty_cross for branch in branches]),

@@ -57,6 +57,8 @@ TRAPS = {
     "deep nest": ("name: " + "[" * 2_000 + "]" * 2_000 + "\n", "not valid YAML"),
     "huge": ("# " + "x" * MAX_YAML_BYTES + "\n", "larger than"),
     "unclosed": (GRID + "seeds: [0, 1\n", "not valid YAML"),
+    "a key that is no word": (GRID + "null: 1\n", "unknown key"),
+    "a number as a key": (GRID + "7: 1\n", "unknown key"),
     "not a number": (GRID + "early_stopping: {delta: .nan}\n", "grid.yaml"),
     "number as a word": (GRID + 'early_stopping: {delta: "1e-4"}\n', "early_stopping.delta"),
     "unknown key": (GRID + "desing: full\n", "unknown key 'desing'; did you mean 'design'?"),

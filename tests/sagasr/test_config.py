@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sagasr.config import SIZES, Config, leaves, parse, patch, train_stage
+from sagasr.config import SIZES, Config, leaves, located, parse, patch, train_stage
 from sagasr.errors import ConfigError
+from sagasr.files import parse_yaml
 from sagasr.fingerprint import fingerprint
 
 BASE = {"data": {"train": "train.csv", "val": "val.csv"}, "codec": {"kind": "wavelet"}}
@@ -50,6 +52,21 @@ def test_a_wrong_setting_is_one_line_with_place_and_remedy(changes: dict[str, ob
 
 def test_all_wrong_settings_are_told_at_once() -> None:
     assert len(faults({"training.steps": 0, "training.batch_size": 0, "seeed": 1})) == 3
+
+
+def test_keys_that_yaml_does_not_read_as_words_are_named() -> None:
+    tree = parse_yaml("conditions: {low: {null: zero}, 7: 1}", "base.yaml")
+    with pytest.raises(ConfigError) as caught:
+        parse(Config, located(BASE | tree, Path.cwd()), "base.yaml")
+    assert "unknown key 'conditions.low.null'" in str(caught.value)
+    assert "unknown key 'conditions.7'" in str(caught.value)
+
+
+def test_files_are_taken_from_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    tree = located({"data": {"train": "a.csv", "val": "shipped"}, "codec.checkpoint": "x.safetensors"}, tmp_path)
+    assert tree["data"]["train"] == str(tmp_path / "a.csv")
+    assert Path(tree["data"]["val"]).is_file()
+    assert tree["codec.checkpoint"] == str(tmp_path / "x.safetensors")
 
 
 def test_a_missing_section_is_named() -> None:

@@ -160,7 +160,7 @@ def test_untrained_null_text_never_reaches_the_network() -> None:
 
 @pytest.mark.parametrize("null", ["minus5", "zero"])
 def test_null_of_dropout_is_the_null_of_guidance_bit_for_bit(null: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trained(config(conditions={"low": {"null": null}}))
+    model = trained(config(conditions={"low": {"empty": null}}))
     seen: list[tuple[Tensor, Tensor]] = []
     run = model._transform
 
@@ -268,7 +268,7 @@ def test_transformer_starts_equal_in_all_cells_of_a_seed_and_differs_between_see
         {"text": words(source="off")},
         {"rolloff": "off", "text": words()},
         {"rolloff": "off", "text": words(source="off")},
-        {"low": {"dropout": 0.0, "null": "zero"}, "text": words(source="transcript")},
+        {"low": {"dropout": 0.0, "empty": "zero"}, "text": words(source="transcript")},
     ]
     for conditions in cells:
         other = build_model(config(conditions=conditions), vocabulary=WORDS).state_dict()
