@@ -425,7 +425,8 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
                 f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
                 "The same command tries again"
             ) from error
-        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources())
+        # One more than fit: its driver and controller start while the others train, and its worker waits its turn.
+        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources()) + 1
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         yield concurrent
