@@ -9,7 +9,7 @@ import logging
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -96,17 +96,22 @@ class T5Encoder(TextEncoder):
         self.project = nn.Identity() if self.width == cond_dim else nn.Linear(self.width, cond_dim)
         self.register_buffer("_device", torch.zeros(()), persistent=False)  # follows the model to its device
         self._loaded: tuple[Any, Any] | None = None
+        self._stored: Mapping[str, Tensor] = {}
         self._features: dict[str, Tensor] = {}
+
+    def recall(self, stored: Mapping[str, Tensor]) -> None:
+        """Take the features [n, width] of these captions from ``stored``; the T5 is loaded only for other captions."""
+        self._stored = stored
 
     def prepare(self, captions: Sequence[str]) -> Tensor:
         """Return features [B, L, width], zero where a caption has ended. Each caption is encoded once."""
-        new = sorted(set(captions) - self._features.keys())
-        for start in range(0, len(new), 32):
-            self._encode(new[start : start + 32])
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._stored]
+        new = [caption for caption in new if caption not in self._features]
+        self._features |= zip(new, self.encode(new), strict=True)
         prepared = torch.zeros(len(captions), self.max_tokens, self.width)
         for row, caption in zip(prepared, captions, strict=True):
-            features = self._features[caption]
-            row[: len(features)] = features
+            features = self._stored[caption] if caption in self._stored else self._features[caption]
+            row[: len(features)] = features[: self.max_tokens]
         return prepared
 
     def forward(self, prepared: Tensor) -> Tensor:
@@ -115,18 +120,32 @@ class T5Encoder(TextEncoder):
         return tokens
 
     @torch.no_grad()
-    def _encode(self, captions: list[str]) -> None:
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return the features [n, width] of each caption on the CPU, n its tokens (at most ``max_tokens``), unpadded.
+
+        One caption at a time: equal captions give equal bits whatever stands beside them, so they can be kept.
+        """
+        if not captions:
+            return []
         if self._loaded is None:
             self._loaded = _load_t5(self.model, self.width)
         tokenizer, encoder = self._loaded
         device = self._device.device
-        batch = tokenizer(
-            captions, truncation=True, max_length=self.max_tokens, padding="max_length", return_tensors="pt"
-        ).to(device)
-        features = encoder.to(device)(**batch).last_hidden_state.float().cpu()
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        for caption, row, length in zip(captions, features, lengths, strict=True):
-            self._features[caption] = row[:length].clone()
+        encoder = encoder.to(device)
+        found = []
+        for caption in captions:
+            batch = tokenizer([caption], truncation=True, max_length=self.max_tokens, return_tensors="pt").to(device)
+            found.append(encoder(**batch).last_hidden_state[0].float().cpu())
+        return found
+
+
+def encode_texts(texts: Sequence[str], encoder: settings.T5, device: str = "cpu") -> list[Tensor]:
+    """Return the frozen features [n, width] of each text, at its true length, for a store of unique captions.
+
+    ``T5Encoder.recall`` takes them back. Raises DataError when the T5 is absent or broken.
+    """
+    width = int(_read_t5_config(encoder.model).d_model)
+    return T5Encoder(encoder.model, encoder.max_tokens, width).to(device).encode(texts)
 
 
 def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[str]) -> TextEncoder:

@@ -10,7 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from sagasr.config import T5, Text, Words
 from sagasr.errors import DataError
-from sagasr.text import T5Encoder, WordEncoder, build_text_encoder, missing_weights, vocabulary_of, words_of
+from sagasr.text import (
+    T5Encoder,
+    WordEncoder,
+    build_text_encoder,
+    encode_texts,
+    missing_weights,
+    vocabulary_of,
+    words_of,
+)
 
 WIDTH = 48
 CAPTIONS = ["a dog barks", "rain on a tin roof", "a man speaks while rain falls"]
@@ -107,6 +115,24 @@ def test_long_captions_are_cut_and_each_is_encoded_once(t5_folder: Path) -> None
     encoder.model = "gone"  # a second encoding would have to load it again
     assert torch.equal(encoder.prepare(["rain on a tin roof"]), first)
     assert first.shape == (1, 4, WIDTH)
+
+
+def test_features_are_kept_at_their_true_length_and_taken_back_without_the_model(t5_folder: Path) -> None:
+    stored = dict(
+        zip(CAPTIONS, encode_texts(CAPTIONS, T5(kind="t5", model=str(t5_folder), max_tokens=32)), strict=True)
+    )
+    assert len({len(features) for features in stored.values()}) > 1
+    assert all(features.shape[1] == WIDTH and len(features) < 32 for features in stored.values())
+    encoder = build_text_encoder(text(t5_folder), WIDTH, ())
+    assert isinstance(encoder, T5Encoder)
+    expected = encoder.prepare(CAPTIONS)
+    for caption, row in zip(CAPTIONS, expected, strict=True):
+        assert torch.equal(row[: len(stored[caption])], stored[caption])  # alone or together: equal bits
+        assert (row[len(stored[caption]) :] == 0).all()
+    offline = T5Encoder("t5-base", 32, WIDTH)  # not on this machine, and not needed
+    offline.width = WIDTH
+    offline.recall(stored)
+    assert torch.equal(offline.prepare(CAPTIONS), expected)
 
 
 def test_t5_folder_without_a_tokenizer_is_refused(t5_folder: Path, tmp_path: Path) -> None:
