@@ -47,7 +47,9 @@ def _guidance(audio: float, text: float) -> Patch:
 STANDARD: dict[str, Standard] = {
     "text": _switch("conditions.text.source", "off", "transcript", "caption"),
     "rolloff": _switch("conditions.rolloff", "off", "on"),
+    "rolloff_route": _switch("conditions.rolloff_route", "both", "cross", "global", "prepend"),
     "lfr": _switch("evaluation.lfr", "off", "hard", "crossfade"),
+    "lfr_ratio": _switch("evaluation.lfr_ratio", "off", "on"),
     "latent_dropout": Standard(
         {"off": {"conditions.low.dropout": 0.0}, "0.1": {"conditions.low.dropout": 0.1}},
         _dropout,

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.plan import Trial
 from orchestrator.space import Cell
-from sagasr.config import Config, Evaluation, downsampling_ratio
+from sagasr.config import Config, Evaluation, downsampling_ratio, sampling_of
 from sagasr.errors import ConfigError, SagasrError
 
 # peak operations per second and the share of them that is assumed; the plan says so beside the estimate
@@ -110,7 +110,7 @@ def cost(trial: Trial, shapes: Shapes) -> Cost:
 
 def _samplings(evaluations: Iterable[Evaluation]) -> set[Evaluation]:
     """Return the evaluations that need their own sampling; replacing low frequencies afterwards needs none."""
-    return {evaluation.model_copy(update={"lfr": "off"}) for evaluation in evaluations}
+    return {sampling_of(evaluation) for evaluation in evaluations}
 
 
 def _pass(config: Config, shapes: Shapes, segment: int) -> float:

@@ -5,7 +5,7 @@ statistics that the encoded store measures over the training set.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,12 @@ class LatentNorm(NamedTuple):
     def identity(cls, channels: int) -> "LatentNorm":
         """Return the norm that changes nothing."""
         return cls(torch.zeros(channels), torch.ones(channels), torch.ones(channels))
+
+    def seen_as(self, latents: Literal["normalised", "raw"]) -> "LatentNorm":
+        """Return the norm itself, or, for raw latents, the one that changes nothing and knows their level."""
+        if latents == "normalised":
+            return self
+        return LatentNorm.identity(len(self.std))._replace(level=self.level * self.std)
 
     def apply(self, latents: Tensor) -> Tensor:
         """Return latents [B, D, N] with zero mean and unit variance per channel."""

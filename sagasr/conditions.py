@@ -1,9 +1,10 @@
 """What the transformer is told besides the low latents: text, roll-off and seconds; and how each is left out.
 
 Roll-off enters twice (SAGA-SR section 3.2): as one token each for low and high in the cross-attention, and through a
-global vector beside the time (or a prepended token of its own). Switched-off conditions keep their slots, filled with
-zeros, so that the transformer has the same parameters in every cell. The nulls are the released code's: low latents
-of -5 (or 0), a cross-attention tensor of zeros, roll-off tokens included.
+global vector beside the time (or, with the time, through a prepended token). Conditions and routes that are switched
+off keep their slots, filled with zeros, so that the transformer has the same parameters in every cell. The nulls are
+the released code's: low latents of -5 (or 0), a cross-attention tensor of zeros, roll-off tokens included. Under null
+text roll-off thus remains through the global vector; on the route ``cross`` alone it goes with the text.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sagasr.audio.spectrum import BIN_HZ, NUM_BINS
 from sagasr.config import NYQUIST, Config
 from sagasr.fingerprint import seed_of
 from sagasr.text import build_text_encoder
@@ -31,7 +33,10 @@ class ConditionInputs(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended [B, 1, E]."""
+    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended [B, 1, E].
+
+    The embedding of the time is still to be added to the global vector and to the prepended token.
+    """
 
     cross: Tensor
     global_: Tensor | None
@@ -63,6 +68,7 @@ class Conditioner(nn.Module):
         self.width = width
         self.embed_dim = config.model.embed_dim
         self.route = conditions.rolloff_route
+        self.scale = conditions.rolloff_scale
         with seeded(seed, "text"):
             self.text = build_text_encoder(conditions.text, width, vocabulary)
         with seeded(seed, "rolloff"):
@@ -78,8 +84,10 @@ class Conditioner(nn.Module):
     def forward(self, inputs: ConditionInputs) -> Conditioning:
         """Return the conditioning of a batch, nothing dropped."""
         rolloff = self._rolloff(inputs.rolloff_hz)
-        cross = torch.cat([self.text(inputs.text), rolloff.unflatten(1, (2, self.width))], dim=1)
-        vectors = [rolloff] if self.route == "global" else []
+        absent = torch.zeros_like(rolloff)
+        tokens = (absent if self.route == "global" else rolloff).unflatten(1, (2, self.width))
+        cross = torch.cat([self.text(inputs.text), tokens], dim=1)
+        vectors = [] if self.route == "prepend" else [absent if self.route == "cross" else rolloff]
         if self.seconds_start is not None and self.seconds_total is not None:
             seconds = inputs.seconds / LONGEST_SECONDS
             vectors += [self.seconds_start(seconds[:, 0]), self.seconds_total(seconds[:, 1])]
@@ -89,16 +97,26 @@ class Conditioner(nn.Module):
         """Return the embeddings of low and high side by side [B, 2 * cond_dim], zeros where roll-off is off."""
         if self.rolloff_low is None or self.rolloff_high is None:
             return rolloff_hz.new_zeros(len(rolloff_hz), 2 * self.width)
-        low, high = (rolloff_hz / NYQUIST).unbind(dim=1)
+        low, high = rolloff_share(rolloff_hz, self.scale).unbind(dim=1)
         return torch.cat([self.rolloff_low(low), self.rolloff_high(high)], dim=1)
 
     def _prepend(self, rolloff: Tensor) -> Tensor | None:
-        if self.route == "global":
+        if self.route != "prepend":
             return None
         if self.rolloff_token is None:
             return rolloff.new_zeros(len(rolloff), 1, self.embed_dim)
         token: Tensor = self.rolloff_token(rolloff)[:, None]
         return token
+
+
+def rolloff_share(rolloff_hz: Tensor, scale: Literal["nyquist", "released"]) -> Tensor:
+    """Return roll-offs, measured as the first bin that reaches 98.5 %, as the numbers in [0, 1] that are embedded.
+
+    ``released``: the index of the last bin that does not reach it, over 1,025 bins, as the authors' code has it.
+    """
+    if scale == "nyquist":
+        return rolloff_hz / NYQUIST
+    return (rolloff_hz / BIN_HZ - 1).clamp_min(0) / NUM_BINS
 
 
 def null_cross(cross: Tensor) -> Tensor:

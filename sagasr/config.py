@@ -141,8 +141,14 @@ class Conditions(Strict):
     text: Text = Text()
     low: LowLatents = LowLatents()
     rolloff: Literal["off", "on"] = "on"
-    rolloff_route: Literal["global", "prepend"] = Field(
-        "global", description="global: added to the time token (paper); prepend: a token of its own (seed plan)"
+    rolloff_route: Literal["both", "cross", "global", "prepend"] = Field(
+        "both",
+        description="where roll-off enters: as two tokens of the cross-attention, in the global vector beside the "
+        "time, or both (paper); prepend: two tokens and, with the time, a prepended one (seed plan)",
+    )
+    rolloff_scale: Literal["nyquist", "released"] = Field(
+        "nyquist",
+        description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins",
     )
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
 
@@ -155,6 +161,9 @@ class Model(Strict):
     num_heads: int = Field(8, ge=1)
     cond_dim: int = Field(512, ge=8, description="width of text and roll-off tokens")
     time_route: Literal["prepend", "adaLN"] = Field("prepend", description="how the time + global vector enters")
+    latents: Literal["normalised", "raw"] = Field(
+        "normalised", description="per channel zero mean and unit variance, or as the codec gives them (released code)"
+    )
     preconditioning: Literal["off", "level"] = Field(
         "off", description="level: the network corrects the best linear guess for channels of their typical level"
     )
@@ -236,10 +245,19 @@ class Evaluation(Strict):
     sampler: Sampler = Sampler()
     weights: Literal["ema", "raw"] = "ema"
     lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
+    lfr_ratio: Literal["off", "on"] = Field(
+        "off",
+        description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged",
+    )
     rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
         "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"
     )
     rolloff_fixed: float = Field(0.9, ge=0, le=1, description="the constant, as a share of 22,050 Hz")
+
+
+def sampling_of(evaluation: Evaluation) -> Evaluation:
+    """Return the setting with everything at its default that acts only after sampling: equal ones share a sampling."""
+    return evaluation.model_copy(update={"lfr": "off", "lfr_ratio": "off"})
 
 
 class Config(Strict):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sagasr.codec import Codec
 from sagasr.conditions import ConditionInputs
-from sagasr.config import NYQUIST, Evaluation
+from sagasr.config import NYQUIST, Evaluation, sampling_of
 from sagasr.data.draws import Validation
 from sagasr.ema import Ema
 from sagasr.flow import interpolate, velocity
@@ -48,7 +48,8 @@ def evaluate(
         with ema.swap() if evaluation.weights == "ema" else nullcontext():
             generated = generate(model, codec, clips, evaluation, on_step)
         for name in members:
-            audio = replace_low_band(generated, clips.low, clips.splice_hz, variants[name].lfr)
+            lfr, ratio = variants[name].lfr, variants[name].lfr_ratio
+            audio = replace_low_band(generated, clips.low, clips.splice_hz, lfr, ratio)
             found[name] = Prediction(audio, score_many(clips.references, audio))
     return {name: found[name] for name in variants}
 
@@ -124,5 +125,5 @@ def _samplings(variants: Mapping[str, Evaluation]) -> dict[str, list[str]]:
     """Return the variants' names grouped by what they share: everything but low-frequency replacement."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, evaluation in variants.items():
-        groups[evaluation.model_copy(update={"lfr": "off"}).model_dump_json()].append(name)
+        groups[sampling_of(evaluation).model_dump_json()].append(name)
     return groups

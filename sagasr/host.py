@@ -47,7 +47,7 @@ LEAST_MATCH = 0.99
 def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
     """Return the arguments of the diffusion transformer: every width follows from ``model`` and ``conditions``."""
     model, conditions = config.model, config.conditions
-    by_global = conditions.rolloff_route == "global"
+    by_global = conditions.rolloff_route != "prepend"
     globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
     return {
         "io_channels": latent_channels,

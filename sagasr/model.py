@@ -95,10 +95,12 @@ class SagaModel(nn.Module):
         noise: Tensor,
         sampler: Sampler,
         on_step: Callable[[], object] | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return normalised high latents [B, D, N]: Euler steps from ``noise`` under guidance, in float32.
 
-        Conditions are embedded once and all guidance branches share one batch.
+        Conditions are embedded once and all guidance branches share one batch. ``known``: latents that are settled
+        already, and how far, [B, 1, N]: where it is 1 they come back, and the rest is sampled as their continuation.
         """
         with torch.autocast(low.device.type, enabled=False):
             low, noise = low.float(), noise.float()
@@ -112,9 +114,9 @@ class SagaModel(nn.Module):
                 velocities = self._transform(points, t, lows, conditioning)
                 if on_step is not None:
                     on_step()
-                if len(branches) == 1:
-                    return velocities
-                return torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
+                if len(branches) > 1:
+                    velocities = torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
+                return velocities if known is None else flow.steered(velocities, point, moment, *known)
 
             return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
 
@@ -133,6 +135,8 @@ class SagaModel(nn.Module):
 
     def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
         prepend = conditioning.prepend
+        if prepend is not None:
+            prepend = prepend + self._time_embedding(t)[:, None]
         velocity: Tensor = self.transformer(
             noisy,
             t,
@@ -147,6 +151,12 @@ class SagaModel(nn.Module):
             return velocity
         skip, scale = flow.linear_guess(t, self.norm.level)
         return skip * noisy + scale * velocity
+
+    def _time_embedding(self, t: Tensor) -> Tensor:
+        """Return the transformer's own embedding [B, E] of times [B]."""
+        transformer: Any = self.transformer
+        embedding: Tensor = transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))
+        return embedding
 
 
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:

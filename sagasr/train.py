@@ -135,7 +135,8 @@ def train(
 
 def _initial(config: Config, store: Store) -> SagaModule:
     """Return the untrained module: a function of configuration, seed and store."""
-    return SagaModule(config, build_model(config, store.norm, store.vocabulary(config.conditions.text.source)))
+    norm, words = store.norm.seen_as(config.model.latents), store.vocabulary(config.conditions.text.source)
+    return SagaModule(config, build_model(config, norm, words))
 
 
 class DrawnData(pl.LightningDataModule):

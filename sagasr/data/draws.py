@@ -52,6 +52,7 @@ class Draws:
     ) -> None:
         self.store, self.config, self.start = store, config, start
         self.rank, self.world = rank, world
+        self.norm = store.norm.seen_as(config.model.latents)
         text = config.conditions.text
         self.texts = store.train.texts(text.source)
         with seeded("not used"):
@@ -86,8 +87,8 @@ class Draws:
         weight = store.latent_gain(gain)[:, None, None]
         text = self.encoder.prepare([self.texts[index] for index in picked])
         return Batch(
-            high=_normalised(high, weight, store.norm),
-            low=_normalised(low, weight, store.norm),
+            high=_normalised(high, weight, self.norm),
+            low=_normalised(low, weight, self.norm),
             noise=noise,
             t=time_of(torch.from_numpy(uniform[:, 2]), config.training.time_sampler).float(),
             inputs=ConditionInputs(text, rolloff, seconds),

@@ -59,7 +59,7 @@ def test_prepend_route_makes_one_token_of_the_transformers_width() -> None:
     assert not torch.equal(found.prepend, other)
 
 
-@pytest.mark.parametrize(("route", "width"), [("global", 4 * 128), ("prepend", 2 * 128)])
+@pytest.mark.parametrize(("route", "width"), [("both", 4 * 128), ("prepend", 2 * 128)])
 def test_seconds_join_the_global_vector(route: str, width: int) -> None:
     conditioner = Conditioner(config(rolloff_route=route, seconds="on"), WORDS)
     given = inputs(conditioner)
@@ -71,7 +71,7 @@ def test_seconds_join_the_global_vector(route: str, width: int) -> None:
     assert not torch.equal(found[:, width - 128 :], later[:, width - 128 :])
 
 
-@pytest.mark.parametrize("route", ["global", "prepend"])
+@pytest.mark.parametrize("route", ["both", "prepend"])
 def test_rolloff_switched_off_is_zero_everywhere_and_keeps_its_slots(route: str) -> None:
     on = Conditioner(config(rolloff_route=route), WORDS)
     off = Conditioner(config(rolloff_route=route, rolloff="off"), WORDS)

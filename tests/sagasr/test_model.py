@@ -220,7 +220,7 @@ def test_sampling_stays_in_float32_under_autocast() -> None:
 # --- Learning -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", ["global", "prepend"])
+@pytest.mark.parametrize("route", ["both", "prepend"])
 def test_gradients_reach_transformer_words_rolloff_and_seconds(route: str) -> None:
     model = trained(config(conditions={"rolloff_route": route, "seconds": "on", "text": words()}))
     model.loss(latents(2), latents(0), latents(1), TIME, inputs(model)).backward()
@@ -229,7 +229,7 @@ def test_gradients_reach_transformer_words_rolloff_and_seconds(route: str) -> No
     assert not any(name.startswith("latent") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("route", ["global", "prepend"])
+@pytest.mark.parametrize("route", ["both", "prepend"])
 def test_every_weight_takes_part_even_when_conditions_are_off(route: str) -> None:
     """Data-parallel training waits forever for a weight without a gradient."""
     settings = config(conditions={"rolloff_route": route, "rolloff": "off", "text": words(source="off")})
@@ -292,7 +292,7 @@ def test_zero_initialised_convolutions_of_the_host_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("time_route", ["prepend", "adaLN"])
 @pytest.mark.parametrize("seconds", ["off", "on"])
-@pytest.mark.parametrize("route", ["global", "prepend"])
+@pytest.mark.parametrize("route", ["both", "prepend"])
 @pytest.mark.parametrize("rolloff", ["off", "on"])
 @pytest.mark.parametrize("text", ["off", "words", "t5"])
 def test_every_level_of_the_conditions_passes_a_step_on_meta(
@@ -309,12 +309,12 @@ def test_every_level_of_the_conditions_passes_a_step_on_meta(
     found = shapes(settings)
     tokens = 128 if text == "t5" else 4
     assert found["cross_attention"] == (2, tokens + 2, 128)
-    ids = 2 * (route == "global") + 2 * (seconds == "on")
+    ids = 2 * (route == "both") + 2 * (seconds == "on")
     assert found["global"] == ((2, 128 * ids) if ids else None)
     assert found["prepend"] == ((2, 1, 128) if route == "prepend" else None)
 
 
-@pytest.mark.parametrize("route", ["global", "prepend"])
+@pytest.mark.parametrize("route", ["both", "prepend"])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_passes_a_step_on_meta_at_its_full_depth(size: str, route: str) -> None:
     settings = config(size, conditions={"rolloff_route": route, "text": words(), "seconds": "on"})
