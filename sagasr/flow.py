@@ -77,6 +77,11 @@ def guided_velocity(null: Tensor, low: Tensor, full: Tensor, *, audio: float, te
     return weights[0] * null + weights[1] * low + weights[2] * full
 
 
+def steered(velocity: Tensor, point: Tensor, t: float, known: Tensor, share: Tensor) -> Tensor:
+    """Return the velocity at ``point`` [B, D, N], by ``share`` [B, 1, N] replaced by that which leads to ``known``."""
+    return torch.lerp(velocity, (point - known) / t, share)
+
+
 def euler(velocity_at: Callable[[Tensor, float], Tensor], noise: Tensor, times: Tensor) -> Tensor:
     """Return the end of the path that starts at ``noise`` [B, D, N] and follows ``velocity_at(point, t)``."""
     point = noise
