@@ -83,7 +83,9 @@ def _sweep(options: argparse.Namespace) -> int:
     _check_budget(space.budget.max_gpu_hours if space.budget else None, todo.gpu_hours, options.yes)
 
     from orchestrator.execute import run
+    from orchestrator.promotion import write_estimate
 
+    write_estimate(plan.folder, costs)
     outcome = run(plan, Options(options.address, options.max_concurrent, options.quiet))
     _answer(plan, console)
     if outcome.interrupted:

@@ -25,6 +25,7 @@ from orchestrator.analysis.taken import MIN_SEEDS, Account
 from orchestrator.ledger import SETTLED, one_writer, record, scan
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
+from orchestrator.promotion import first_stage, promoted
 from orchestrator.results import collect
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
 from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode, free_resources, run_trial
@@ -72,7 +73,8 @@ def run(plan: Plan, options: Options) -> Outcome:
     with one_writer(plan.paths):
         write_plan(plan)
         ledger = scan(plan)
-        waiting = [trial for trial in plan.selected if not ledger.finished(trial)]
+        held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]
+        waiting = [trial for trial in plan.selected if not ledger.finished(trial) or trial.id in held]
         tracker = Tracker(plan, tracked(plan), environment_tags())
         tracker.start()
         interrupted = True
@@ -111,14 +113,29 @@ def schedule(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
 
     By ``blocks``: the first two seeds, then seed by seed, until a look decides. With cells left out by ``--only`` no
     block can be complete, so no look is taken. A search by ``asha`` judges a trial by those before it, so the order is
-    drawn, from a seed that the plan decides.
+    drawn, from a seed that the plan decides. What ``promote`` lets wait comes last, if it is to run.
     """
+    yield from _batches(plan, first_stage(plan, waiting))
+    if plan.space.promote and not narrowed(plan):
+        look(plan)
+        collect(plan)
+        batch = promoted(plan, waiting)
+        if batch:
+            yield batch
+
+
+def narrowed(plan: Plan) -> bool:
+    """Return whether ``--only`` left some replicates of the plan out."""
+    return sum(len(trial.replicates) for trial in plan.selected) < len(plan.replicates)
+
+
+def _batches(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
     trials, policy = list(waiting), plan.space.early_stopping.policy
     if policy == "asha":
         random.Random(seed_of("order", plan.hash)).shuffle(trials)
-    narrowed = sum(len(trial.replicates) for trial in plan.selected) < len(plan.replicates)
-    if policy != "blocks" or narrowed:
-        yield trials
+    if policy != "blocks" or narrowed(plan):
+        if trials:
+            yield trials
         return
     first = min(MIN_SEEDS, len(plan.seeds))
     for count in range(first, len(plan.seeds) + 1):
@@ -161,14 +178,13 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
             for name, reason in broken.items():
                 record(plan.paths, whole[name])
                 _end(plan, name, "failed", reason)
-            tasks = {
-                trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
-                for trial in waiting
-                if trial.id in stores
-            }
             view.phase = "starting trials"
-            for batch in schedule(plan, [trial for trial in waiting if trial.id in tasks]):
+            for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
                 launched += batch
+                tasks = {
+                    trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
+                    for trial in batch
+                }
                 for trial in batch:
                     record(plan.paths, whole[trial.id])
                 _fit(plan, batch, tasks, concurrent, scratch, stopped)

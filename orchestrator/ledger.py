@@ -17,14 +17,15 @@ from filelock import FileLock, Timeout
 from orchestrator.analysis.taken import read_looks
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Trial
+from orchestrator.promotion import HELD, standing
 from sagasr.config import leaves
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import read_json, write_json
 from sagasr.journal import Status, read_status
 
-State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed"]
+State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed", "held"]
 FINISHED = ("done", "stopped")
-SETTLED = (*FINISHED, "not needed")  # nothing remains to be done
+SETTLED = (*FINISHED, "not needed", HELD)  # nothing remains to be done (held: unless it is promoted)
 
 
 class Entry(NamedTuple):
@@ -50,6 +51,10 @@ class Ledger(NamedTuple):
         """Return whether nothing of a trial remains to be done."""
         return all(self.entries[row.id].state in SETTLED for row in trial.replicates)
 
+    def held(self, trial: Trial) -> bool:
+        """Return whether a trial waits for what the others say (`promote`)."""
+        return any(self.entries[row.id].state == HELD for row in trial.replicates)
+
 
 def scan(plan: Plan) -> Ledger:
     """Return where each replicate of the plan stands, and what else lies in its folder.
@@ -61,6 +66,7 @@ def scan(plan: Plan) -> Ledger:
     before = {(record["seed"], _key(record["levels"])): record for record in others}
     entries: dict[str, Entry] = {}
     spared, why = _spared(plan)
+    waiting = standing(plan)
     replaced: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
@@ -77,6 +83,9 @@ def scan(plan: Plan) -> Ledger:
                 entries[row.id] = _entry(status, scored)
             if trial.seed in spared and entries[row.id].state not in FINISHED:
                 entries[row.id] = Entry("not needed", why)
+            elif row.id in waiting and entries[row.id].state not in FINISHED:
+                state, because = waiting[row.id]
+                entries[row.id] = Entry("held" if state == HELD else "not needed", because)
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
     return Ledger(entries, left)
 

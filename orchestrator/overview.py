@@ -12,6 +12,7 @@ from orchestrator.factors import METRICS
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
 from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
+from orchestrator.promotion import read_decisions
 from orchestrator.space import cell_name
 
 
@@ -30,8 +31,8 @@ def show_plan(
         for effect, others in plan.tree["confounded_with"].items():
             console.print(escape(f"  {effect} = {', '.join(others)}"))
     show_cost(plan, ledger, costs, console)
-    if plan.space.promote:
-        console.print("promote: noted, not acted on yet; run the promoted cells with a rule in 'where'.")
+    for line in promotion_lines(plan, ledger, costs):
+        console.print(escape(line))
 
 
 def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
@@ -72,6 +73,26 @@ def show_cost(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Co
         f"To do: {most}{_count(len(todo), 'training')}. Estimate: {hours}{_time(sum_.seconds)} one after another "
         f"(from parameters, tokens and steps at {SHARE:.0%} of {device}; not measured)."
     )
+
+
+def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> list[str]:
+    """Return what may be promoted and what decides it, or what was decided; nothing without ``promote``."""
+    rule = plan.space.promote
+    if rule is None:
+        return []
+    decision = read_decisions(plan.folder).of(plan.hash)
+    if decision is not None:
+        return [f"promotion: {decision.reason}"]
+    trials = [trial for trial in plan.trials if rule.waits(trial.levels)]
+    most = total(costs[trial.id] for trial in trials)
+    hours = f" ({most.gpu_hours:.3g} GPU-hours)" if most.gpu_hours else ""
+    cells = len({row.cell for trial in trials for row in trial.replicates})
+    budget = "; never more than the budget allows" if plan.space.budget else ""
+    return [
+        f"promote: {_count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {_count(len(trials), 'training')}"
+        f"{hours}. Once {cell_name(rule.source)} is decided, each factor that {rule.when} there runs at "
+        f"{cell_name(rule.target)}, alone and with the others, and nothing else does{budget}."
+    ]
 
 
 def stops_early(plan: Plan) -> bool:

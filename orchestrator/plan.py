@@ -184,12 +184,15 @@ def _variant(cell: Cell, stages: Mapping[str, str]) -> Variant:
 def identity(config: Config) -> dict[str, Any]:
     """Return what decides the trained weights: the train stage, with files of frozen weights by their content."""
     tree = train_stage(config)
+    if config.model.init == "scratch":
+        tree["model"]["checkpoint"] = None  # named, but not used
     for section, key in (
+        (tree["model"], "checkpoint"),
         (tree["codec"], "checkpoint"),
         (tree["codec"], "config"),
         (tree["conditions"]["text"]["encoder"], "model"),
     ):
-        if key in section:
+        if section.get(key):
             section[key] = _content(section[key])
     return tree
 
@@ -304,6 +307,8 @@ def _tree(plan: Plan) -> dict[str, Any]:
             "relation": list(space.fraction.relation()),
         }
         tree["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
+    if space.promote:
+        tree["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
     rows: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in plan.cells}
     for row in plan.replicates:
         rows[row.cell].append({"seed": row.seed, "replicate": row.id, "trial": row.trial, "variant": row.variant})

@@ -153,11 +153,19 @@ class Step(NamedTuple):
 
 
 class Promote(NamedTuple):
-    """Which cells to run anew, and where, once a factor is found to matter."""
+    """Which cells wait until a factor is found to matter: those at ``target``; what happens at ``source`` decides."""
 
     when: str
     source: Levels
     target: Levels
+
+    def waits(self, levels: Mapping[str, str]) -> bool:
+        """Return whether a cell runs only when promoted."""
+        return all(levels[factor] == level for factor, level in self.target.items())
+
+    def decides(self, levels: Mapping[str, str]) -> bool:
+        """Return whether a cell belongs to the part that decides."""
+        return all(levels[factor] == level for factor, level in self.source.items())
 
 
 @dataclass(frozen=True)
@@ -351,7 +359,8 @@ def _read_base(
     tree = located(tree, file.parent)
     if isinstance(grid.get("data"), Mapping):
         given = located({"data": grid["data"]}, path.parent)["data"]  # its own faults are told by the grid's check
-        tree = {**tree, "data": {key: str(given.get(key, "")) for key in Data.model_fields}}
+        whole = {"train": "", "val": ""} | {key: str(given[key]) for key in Data.model_fields if key in given}
+        tree = {**tree, "data": whole}
     if "data" not in tree:
         faults.add(
             f"data is missing; add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"
@@ -495,6 +504,8 @@ def _check_typed(grid: GridFile, factors: Mapping[str, Factor], faults: _Faults)
     if grid.design == "ladder":
         if not grid.ladder:
             faults.add("ladder is missing; 'design: ladder' needs its steps")
+        if grid.promote:
+            faults.add("promote has no effect with 'design: ladder', which lists its cells; remove it")
         if grid.where:
             faults.add("where has no effect with 'design: ladder'; remove it")
     if grid.design == "fractional":
@@ -578,8 +589,14 @@ def _read_promote(entry: Mapping[str, Any], factors: Mapping[str, Factor], fault
         faults.add(f"promote.when: unknown word {entry['when']!r}; known: improves")
     source = _read_levels(entry["from"], factors, "promote.from", faults)
     target = _read_levels(entry["to"], factors, "promote.to", faults)
-    if set(entry["from"]) != set(entry["to"]) or source == target:
+    if set(entry["from"]) != set(entry["to"]) or any(target.get(name) == level for name, level in source.items()):
         faults.add(f"promote: from and to must name the same factors at different levels, as in '{example}'")
+    for name in source:
+        if factors[name].stage == "eval":
+            faults.add(
+                f"promote: {name} is applied at evaluation, which needs no training of its own; "
+                "name a factor that changes the training, or leave promote out"
+            )
     return Promote(str(entry["when"]), source, target)
 
 
@@ -609,6 +626,7 @@ def expand(space: SearchSpace) -> tuple[Cell, ...]:
     _check_levels(space, faults)
     chosen = {cell_name(levels): levels for levels in _design(space, faults)}
     chosen |= {cell_name(step.levels): step.levels for step in space.ladder}
+    chosen |= {cell_name(levels): levels for levels in _promotable(space, tuple(chosen.values()))}
     if not chosen:
         faults.add("where leaves no cell; relax one of its rules")
     if len(chosen) > MAX_CELLS:
@@ -656,6 +674,15 @@ def _design(space: SearchSpace, faults: _Faults) -> Iterator[Levels]:
         case _:
             cells = iter(())
     yield from (levels for levels in cells if all(rule.allows(levels) for rule in space.where))
+
+
+def _promotable(space: SearchSpace, cells: Sequence[Levels]) -> Iterator[Levels]:
+    """Yield each cell that decides a promotion as it would be where it is promoted to, if ``where`` allows that."""
+    if space.promote is not None:
+        for levels in cells:
+            moved = {**levels, **space.promote.target}
+            if space.promote.decides(levels) and all(rule.allows(moved) for rule in space.where):
+                yield moved
 
 
 def _check_levels(space: SearchSpace, faults: _Faults) -> None:

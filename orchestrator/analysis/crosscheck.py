@@ -13,7 +13,7 @@ from orchestrator.analysis.contrasts import Line, lines
 from orchestrator.analysis.design import Array
 from orchestrator.analysis.findings import responses, shift
 from orchestrator.analysis.strata import Layout, codes_of, layout
-from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.sweep import Sweep, decisive
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 
 EXACT_PAIRS = 16  # up to here all 2^n sign patterns are enumerated
@@ -82,6 +82,7 @@ def bootstrap_interval(plan: Layout, weights: Array, clips: Array, level: float 
 
 def cross_check(sweep: Sweep) -> list[str]:
     """Return a sentence for each primary effect on which another method disagrees, or whose levels differ in noise."""
+    sweep = decisive(sweep)
     _, _, response = next(responses(sweep))
     kept = np.isfinite(response.values)
     if not kept.any():

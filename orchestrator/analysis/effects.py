@@ -1,6 +1,7 @@
 """The table of effects: every finding corrected over its family and said in a word; writes results/effects.parquet."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.analysis.findings import Finding, findings
-from orchestrator.analysis.looks import Sequence, sequence_of
-from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.looks import Sequence, in_seeds, sequence_of
+from orchestrator.analysis.sweep import Sweep, decisive
 from orchestrator.analysis.verdict import adjust, e_value, verdict
 from sagasr.files import write_whole
 
@@ -33,14 +34,24 @@ SCHEMA = pa.schema(
 def effects(sweep: Sweep) -> pd.DataFrame:
     """Return the table of design section 6, one row per comparison, metric and domain.
 
-    Under ``policy: blocks`` the looks taken decide the primary family, on complete seed blocks alone.
+    Under ``policy: blocks`` the looks taken decide the primary family, on complete seed blocks alone. With ``promote``
+    main effects rest on the part that decided; those of what was promoted are a family of their own.
     """
-    sequence = sequence_of(sweep)
-    sweep = sequence.sweep if sequence else sweep
-    found = [_in_family(sweep, finding) for finding in findings(sweep)]
-    adjusted = _adjusted(found, sequence)
-    sizes = Counter(one.line.family for one in found if one.estimate is not None and np.isfinite(one.estimate.p()))
-    rows = [_row(sweep, one, p, sizes[one.line.family], sequence) for one, p in zip(found, adjusted, strict=True)]
+    part = decisive(sweep)
+    sequence = sequence_of(part)
+    part, whole = (sequence.sweep, in_seeds(sweep, sequence.seeds)) if sequence else (part, sweep)
+    found = [_in_family(sweep, finding) for finding in _findings(part, whole)]
+    families = [(one.line.family, _second_stage(sweep, one)) for one in found]
+    adjusted = _adjusted(found, families, sequence)
+    sizes = Counter(
+        family
+        for one, family in zip(found, families, strict=True)
+        if one.estimate is not None and np.isfinite(one.estimate.p())
+    )
+    rows = [
+        _row(part if _rests_on(part, one) else whole, one, p, sizes[family], sequence)
+        for one, p, family in zip(found, adjusted, families, strict=True)
+    ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = [name for name in COLUMNS if name not in WORDS]
     return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in numbers})
@@ -53,22 +64,46 @@ def write_effects(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, lambda temporary: pq.write_table(arrow, temporary))
 
 
+def _findings(part: Sweep, whole: Sweep) -> Iterator[Finding]:
+    """Yield main effects as ``part`` has them, everything else as ``whole`` has it."""
+    if part.factors == whole.factors:
+        yield from findings(whole)
+        return
+    mains = [one for one in findings(part) if _is_main(one)]
+    names = {one.name for one in part.factors}
+    others = [one for one in findings(whole) if not (_is_main(one) and one.line.factor in names)]
+    yield from sorted([*mains, *others], key=lambda one: not _is_main(one))
+
+
+def _second_stage(sweep: Sweep, one: Finding) -> bool:
+    """Return whether this is a main effect that only promoted runs can show: it came after the others were decided."""
+    return sweep.promote is not None and one.line.family == "primary" and one.line.factor in sweep.promote.target
+
+
+def _is_main(one: Finding) -> bool:
+    return one.line.term is not None and len(one.line.term) == 1
+
+
+def _rests_on(part: Sweep, one: Finding) -> bool:
+    return _is_main(one) and any(factor.name == one.line.factor for factor in part.factors)
+
+
 def _in_family(sweep: Sweep, finding: Finding) -> Finding:
     """Return the finding in its family of tests: only the plan's metric over all clips is confirmatory."""
-    if finding.metric is sweep.metric and finding.domain == "all":
+    if finding.metric == sweep.metric and finding.domain == "all":
         return finding
     return replace(finding, line=replace(finding.line, family="exploratory"))
 
 
-def _adjusted(found: list[Finding], sequence: Sequence | None) -> list[float]:
+def _adjusted(found: list[Finding], families: list[tuple[str, bool]], sequence: Sequence | None) -> list[float]:
     p = np.array([one.estimate.p() if one.estimate else np.nan for one in found])
     if sequence:
         for place, one in enumerate(found):
-            p[place] = sequence.p(one.line.contrast) if one.line.family == "primary" else p[place]
-    families = np.array([one.line.family for one in found])
+            p[place] = sequence.p(one.line.contrast) if sequence.decides(one.line) else p[place]
     out = np.full(len(p), np.nan)
     for family in set(families):
-        out[families == family] = adjust(list(p[families == family]), str(family))
+        mine = np.array([one == family for one in families], dtype=bool)
+        out[mine] = adjust(list(p[mine]), family[0])
     return [float(value) for value in out]
 
 
@@ -101,7 +136,7 @@ def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequ
     low, high = estimate.interval(0.95)
     low_runs, high_runs = estimate.interval_runs(0.95)
     word = verdict(estimate, adjusted, one.metric, tests, one.n_seeds)
-    if sequence and line.family == "primary":
+    if sequence and sequence.decides(line):
         row["stopped"] = "repeated"
         low, high, word = sequence.said(line.contrast, one.metric, word, estimate)
     t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")

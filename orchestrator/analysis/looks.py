@@ -13,7 +13,7 @@ from orchestrator.analysis.contrasts import Line
 from orchestrator.analysis.findings import findings
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.sequential import Contrast, Look, Outcome, Rule, decide, interval, sequential_p, spent
-from orchestrator.analysis.sweep import Sweep, read_sweep
+from orchestrator.analysis.sweep import Sweep, decisive, read_sweep, restricted
 from orchestrator.analysis.taken import (
     MIN_SEEDS,
     Account,
@@ -37,6 +37,15 @@ class Sequence:
     rule: Rule
     outcome: Outcome
     account: Account
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The complete blocks."""
+        return complete_seeds(self.sweep)
+
+    def decides(self, line: Line) -> bool:
+        """Return whether the looks, not a plain test, decide this comparison."""
+        return line.family == "primary" and line.contrast in self.rule.names
 
     def p(self, contrast: str) -> float:
         """Return the p value of a primary contrast that the looks taken leave valid."""
@@ -82,15 +91,14 @@ def first_blocks(sweep: Sweep, count: int) -> Sweep:
     complete = complete_seeds(sweep)
     if count > len(complete):
         raise DataError(f"{sweep.name}: a look at {count} seeds needs complete blocks; only {len(complete)} are")
-    seeds = sweep.seeds[:count]
+    return in_seeds(sweep, sweep.seeds[:count])
+
+
+def in_seeds(sweep: Sweep, seeds: tuple[str, ...]) -> Sweep:
+    """Return the sweep with these seeds only; what was not needed keeps its names."""
     kept = sweep.runs["seed"].isin(seeds).to_numpy()
-    clips = sweep.clips
-    if clips is not None:
-        place = np.cumsum(kept) - 1
-        inside = kept[clips["row"].to_numpy()]
-        clips = clips[inside].assign(row=place[clips["row"].to_numpy()[inside]]).reset_index(drop=True)
-    lost = tuple(one for one in sweep.lost if one.seed in seeds)
-    return replace(sweep, runs=sweep.runs[kept].reset_index(drop=True), clips=clips, lost=lost)
+    part = restricted(sweep, kept, lambda one: one.seed in seeds)
+    return replace(part, unneeded=sweep.unneeded)
 
 
 def look_at(sweep: Sweep, count: int) -> tuple[Look, tuple[Line, ...]]:
@@ -166,7 +174,7 @@ def take_looks(folder: Path) -> Account | None:
     Taking the same look again changes nothing: the file is written only when a look was added.
     """
     sweep = read_sweep(folder)
-    sequence, old = sequence_of(sweep), sweep.looks.of(sweep.plan_hash)
+    sequence, old = sequence_of(decisive(sweep)), sweep.looks.of(sweep.plan_hash)
     if sequence is None or sequence.account == old:
         return old
     write_looks(folder, read_looks(folder).put(sequence.account))

@@ -14,7 +14,8 @@ from sagasr.errors import DataError
 DONE = {"done", "finished", "completed", "complete", "ok", "success"}
 FAILED = {"failed", "error", "diverged", "crashed", "nan"}
 STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
-UNNEEDED = "not needed"  # never launched, because the looks had decided before
+UNNEEDED = "not needed"  # never launched, because the looks had decided before, or because it was not promoted
+HELD = "held"  # not launched until a factor matters elsewhere (`promote`)
 KEYS = {
     "sweep",
     "cell",
@@ -139,7 +140,7 @@ def status_words(table: pd.DataFrame) -> list[str]:
         elif word in STOPPED or (word in DONE and cut):
             kinds.append("stopped")
         else:
-            kinds.append("done" if word in DONE else UNNEEDED if word == UNNEEDED else "missing")
+            kinds.append("done" if word in DONE else UNNEEDED if word in (UNNEEDED, HELD) else "missing")
     return kinds
 
 

@@ -3,13 +3,15 @@
 Only replicates that ran to their full budget carry values on; failed, stopped and missing ones keep their names.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from orchestrator.analysis.metrics import Metric, metrics_of
 from orchestrator.analysis.replicates import (
@@ -41,6 +43,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Promote:
+    """The part that decides (``source``: levels) and the costly part that runs for what mattered there (``target``)."""
+
+    source: Mapping[str, str]
+    target: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Everything the analysis needs. ``runs`` holds finished replicates only, one row each, factor columns as words."""
 
@@ -60,6 +70,7 @@ class Sweep:
     notes: tuple[str, ...] = field(default=())
     unneeded: tuple[Lost, ...] = ()  # not run, because the looks had decided before
     looks: Looks = field(default=Looks())
+    promote: Promote | None = None
 
     @property
     def metric(self) -> Metric:
@@ -105,7 +116,39 @@ def read_sweep(folder: Path) -> Sweep:
         notes=(*stale, *(account.notes() if account else ())),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
+        promote=_promote(plan, factors, folder / "plan.json"),
     )
+
+
+def restricted(sweep: Sweep, kept: NDArray[np.bool_], wanted: Callable[[Lost], bool]) -> Sweep:
+    """Return the sweep with the finished replicates marked in ``kept`` and the others that are ``wanted``."""
+    clips = sweep.clips
+    if clips is not None:
+        place = np.cumsum(kept) - 1
+        inside = kept[clips["row"].to_numpy()]
+        clips = clips[inside].assign(row=place[clips["row"].to_numpy()[inside]]).reset_index(drop=True)
+    return replace(
+        sweep,
+        runs=sweep.runs[kept].reset_index(drop=True),
+        clips=clips,
+        lost=tuple(one for one in sweep.lost if wanted(one)),
+        unneeded=tuple(one for one in sweep.unneeded if wanted(one)),
+    )
+
+
+def decisive(sweep: Sweep) -> Sweep:
+    """Return the part of a sweep that its main effects rest on: all of it, or with ``promote`` the part at ``from``.
+
+    The promoted runs were chosen by what that part said; pooled with it they would make its effects look larger.
+    """
+    if sweep.promote is None:
+        return sweep
+    source = sweep.promote.source
+    kept = np.ones(len(sweep.runs), dtype=bool)
+    for name, level in source.items():
+        kept &= sweep.runs["@" + name].to_numpy() == level
+    part = restricted(sweep, kept, lambda one: all(one.levels.get(name) == level for name, level in source.items()))
+    return replace(part, factors=tuple(one for one in sweep.factors if one.name not in source), promote=None)
 
 
 def _plan(path: Path) -> dict[str, Any]:
@@ -139,6 +182,22 @@ def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
         ordered = (baseline, *(level for level in levels if level != baseline))
         factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train")))
     return tuple(factors)
+
+
+def _promote(plan: Mapping[str, Any], factors: tuple[Factor, ...], path: Path) -> Promote | None:
+    spec = plan.get("promote")
+    if not spec:
+        return None
+    known = {one.name: one.levels for one in factors}
+    try:
+        ends = [
+            {str(name): level_of(level, known[name]) for name, level in spec[key].items()} for key in ("from", "to")
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: promote: expected from and to, each with levels of factors, found {spec!r}"
+        ) from error
+    return Promote(*ends)
 
 
 def _ladder(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> tuple[Step, ...]:
