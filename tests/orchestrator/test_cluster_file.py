@@ -1,19 +1,37 @@
-"""The shipped cluster file is one that Ray accepts, and opens nothing but SSH."""
+"""Every shipped cluster file is one that Ray accepts, opens nothing but SSH, and asks for a token."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.cluster import problems_of
+from orchestrator.worker import DRIVER
 from sagasr.files import read_yaml
 
-CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "cluster.yaml", *sorted((ROOT / "orchestrator" / "clusters").glob("*.yaml"))]
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.name)
+def cluster(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return read_yaml(request.param)
 
 
 @pytest.fixture
-def cluster() -> dict[str, Any]:
-    return read_yaml(CLUSTER)
+def aws() -> dict[str, Any]:
+    return read_yaml(ROOT / "cluster.yaml")
+
+
+def commands_of(cluster: dict[str, Any], kind: str) -> str:
+    return "\n".join(cluster[f"{kind}_start_ray_commands"])
+
+
+def test_every_file_with_a_provider_is_among_those_tested() -> None:
+    inside = [path for part in ("*.yaml", "orchestrator/**/*.yaml", "search_spaces/*.yaml") for path in ROOT.glob(part)]
+    assert {path for path in inside if re.search(r"^provider:", path.read_text(), re.M)} == set(FILES)
 
 
 def test_ray_accepts_the_file_and_refuses_a_misspelt_key(cluster: dict[str, Any]) -> None:
@@ -24,24 +42,88 @@ def test_ray_accepts_the_file_and_refuses_a_misspelt_key(cluster: dict[str, Any]
         validate_config(prepare_config(cluster | {"max_worker_s": 1}))
 
 
-def test_only_ssh_is_open_and_nothing_listens_on_all_interfaces(cluster: dict[str, Any]) -> None:
-    rules = cluster["provider"]["security_group"]["IpPermissions"]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in rules] == [(22, 22)]
-    commands = "\n".join(cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"])
-    assert "0.0.0.0" not in commands
-    assert re.search(r"--dashboard-host=127\.0\.0\.1", commands)
+def test_nothing_is_open_but_ssh_and_nodes_ask_for_a_token(cluster: dict[str, Any]) -> None:
+    assert problems_of(cluster) == []
+    assert "0.0.0.0" not in str(cluster)
 
 
-def test_nodes_need_a_token_that_only_its_owner_can_read(cluster: dict[str, Any]) -> None:
-    assert "~/.ray/auth_token" in cluster["file_mounts"]
-    setup = "\n".join(cluster["setup_commands"])
-    assert "RAY_AUTH_MODE=token" in setup
-    assert "chmod 600 ~/.ray/auth_token" in setup
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("provider.security_group.IpPermissions", [{"FromPort": 8265, "ToPort": 8265}], "8265"),
+        ("provider.security_group.IpPermissions", [{"FromPort": 22, "ToPort": 6379}], "6379"),
+        ("head_start_ray_commands", ["ray start --head --dashboard-host=0.0.0.0"], "every address"),
+        ("head_start_ray_commands", ["ray start --head --dashboard-host=::"], "every address"),
+        ("head_start_ray_commands", ["ray start --head --port=6379"], "dashboard"),
+        ("head_start_ray_commands", ["mlflow server --port 5000"], "tracking server"),
+        ("setup_commands", [], "token"),
+        ("setup_commands", ["export RAY_AUTH_MODE=token"], "chmod 600"),
+        ("file_mounts", {}, "auth_token"),
+    ],
+)
+def test_a_file_that_opens_more_is_refused(aws: dict[str, Any], path: str, value: Any, said: str) -> None:
+    *parents, last = path.split(".")
+    node = aws
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    assert any(said in problem for problem in problems_of(aws))
 
 
-def test_trial_drivers_have_their_own_resource_on_the_head(cluster: dict[str, Any]) -> None:
-    from orchestrator.worker import DRIVER
+def test_a_node_type_of_its_own_group_is_not_needed_but_a_group_is(aws: dict[str, Any]) -> None:
+    del aws["provider"]["security_group"]
+    assert any("security_group" in problem for problem in problems_of(aws))
 
-    head = cluster["available_node_types"][cluster["head_node_type"]]
-    assert head["resources"][DRIVER] > 0
+
+def test_trial_drivers_have_their_own_resource_on_the_head_alone(cluster: dict[str, Any]) -> None:
+    types = cluster.get("available_node_types")
+    if types is None:
+        assert re.search(rf'--resources=\'{{"{DRIVER}": \d+}}\'', commands_of(cluster, "head"))
+        assert DRIVER not in commands_of(cluster, "worker")
+        return
+    head = cluster["head_node_type"]
+    assert {name: kind["resources"].get(DRIVER, 0) > 0 for name, kind in types.items()} == {
+        name: name == head for name in types
+    }
+
+
+def test_the_head_is_on_demand_and_the_workers_are_spot_machines_that_come_and_go(aws: dict[str, Any]) -> None:
+    types = aws["available_node_types"]
+    head, gpu = types[aws["head_node_type"]], types["gpu"]
+    assert "InstanceMarketOptions" not in head["node_config"]
     assert head["resources"]["CPU"] == 0
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert gpu["min_workers"] == 0 < gpu["max_workers"]
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Amazon's interface, answered inside this process."""
+    moto = pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with moto.mock_aws():
+        yield
+
+
+@pytest.mark.slow
+def test_what_amazon_is_asked_for_exists_and_lets_in_ssh_alone(cloud: None, aws: dict[str, Any]) -> None:
+    import boto3
+    from ray.autoscaler._private.aws.config import _configure_security_group
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.util import prepare_config
+
+    config = prepare_config(aws)
+    found = AWSNodeProvider.fillout_available_node_types_resources(config)["available_node_types"]["gpu"]["resources"]
+    assert (found["CPU"], found["GPU"]) == (48, 4)
+
+    client = boto3.client("ec2", region_name=aws["provider"]["region"])
+    subnet = client.describe_subnets()["Subnets"][0]["SubnetId"]
+    for kind in config["available_node_types"].values():
+        kind["node_config"]["SubnetIds"] = [subnet]
+    _configure_security_group(config)
+    (group,) = client.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["sagasr-ssh-only"]}])[
+        "SecurityGroups"
+    ]
+    from_outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule.get("Ipv6Ranges")]
+    assert [(rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) for rule in from_outside] == [(22, 22, "tcp")]

@@ -1,0 +1,213 @@
+"""Ray clusters that only their owner can use: the token, what a cluster file may not open, and `ray up` with both.
+
+Whoever reaches the ports of a Ray cluster without a token runs code on it. So the token is made before the first
+cluster, readable by its owner alone; a cluster file is read before anything starts; and a sweep joins no cluster that
+asks for no token, unless told.
+"""
+
+import ipaddress
+import os
+import re
+import secrets
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sagasr.errors import ConfigError, SagasrError
+from sagasr.files import read_yaml
+
+USAGE = """\
+usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]
+
+Ray's cluster launcher (`ray up --help`), with a token that only you can read, and a file that opens nothing but SSH.
+examples:
+  uv run python -m orchestrator.cluster up cluster.yaml
+  uv run python -m orchestrator.cluster exec cluster.yaml 'cd sagasr && sagasr-sweep grid.yaml --address auto'
+  uv run python -m orchestrator.cluster down cluster.yaml
+"""
+MODE = "RAY_AUTH_MODE"
+EVERYWHERE = re.compile(r"0\.0\.0\.0|\[?::\]?(?![\w:])|INADDR_ANY")
+SSH = 22
+PROBE_S = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb of Ray's launcher on a cluster file and return its exit code; 2 when nothing was started."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if len(words) < 2 or words[0].startswith("-"):
+        sys.stderr.write(USAGE)
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    verb, file, *rest = words
+    try:
+        cluster = read_yaml(Path(file))
+        if problems := problems_of(cluster):
+            raise ConfigError("\n".join(f"{file}: {problem}" for problem in problems))
+        make_token()
+    except SagasrError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if verb == "down" and _is_local(cluster):  # Ray stops the head alone
+        subprocess.run([*_ray(), "exec", file, _stop_workers(cluster)], env=_environment(), check=False)
+    return subprocess.run([*_ray(), verb, file, *rest], env=_environment(), check=False).returncode
+
+
+# ------------------------------------------------------------------------------------------------------------ the token
+
+
+def token_file() -> Path:
+    """Return where Ray looks for the token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def make_token() -> Path:
+    """Return the file of the token, made if it is absent, and never readable by others.
+
+    Ray would write it readable by all. Raises ConfigError for a file that is not ours.
+    """
+    path = token_file()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return check_token(path)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(secrets.token_hex(32))
+    return path
+
+
+def check_token(path: Path) -> Path:
+    """Return a token's file, closed to others if it was open to them. Raises ConfigError where it cannot be trusted."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: no token of a Ray cluster; copy the file from its head, or name it in RAY_AUTH_TOKEN_PATH"
+        ) from error
+    if found.st_uid != os.geteuid():
+        raise ConfigError(f"{path}: the token of the Ray cluster belongs to another user; remove it")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o600)
+    return path
+
+
+def enter(address: str) -> None:
+    """Make this process one that may join the cluster at ``address``.
+
+    Raises ConfigError for a cluster that asks for no token, unless RAY_AUTH_MODE=disabled says that it may.
+    """
+    if address.startswith("ray://"):
+        raise ConfigError(f"--address {address}: start the sweep on the cluster, with `ray exec` and --address auto")
+    if os.environ.setdefault(MODE, "token") == "disabled":
+        return
+    if "RAY_AUTH_TOKEN" not in os.environ:
+        check_token(token_file())
+    if (found := resolve(address)) and not on_loopback(found) and not asks_for_token(found):
+        raise ConfigError(
+            f"--address {address}: the cluster at {found} asks for no token, so whoever reaches it runs code on it; "
+            f"start it with {MODE}=token, or set {MODE}=disabled here if you trust all who reach it"
+        )
+
+
+def resolve(address: str) -> str | None:
+    """Return host:port of a cluster's head, or None when there is no cluster."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address(address)  # type: ignore[no-any-return]
+    except (ConnectionError, RuntimeError, ValueError):
+        return None
+
+
+def on_loopback(address: str) -> bool:
+    """Return whether no other machine can reach host:port."""
+    try:
+        return ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def asks_for_token(address: str) -> bool:
+    """Return whether the head at host:port turns away a caller without a token. Raises ConfigError if none answers."""
+    import grpc
+
+    try:
+        with grpc.insecure_channel(address) as channel:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_S)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return True
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error.code().name})") from error
+    return False
+
+
+# ----------------------------------------------------------------------------------------------------- the cluster file
+
+
+def problems_of(cluster: Mapping[str, Any]) -> list[str]:
+    """Return what a cluster file leaves open to strangers, one line each."""
+    return [*_open_ports(cluster), *_open_commands(cluster), *_no_token(cluster)]
+
+
+def _open_ports(cluster: Mapping[str, Any]) -> Iterator[str]:
+    provider = cluster.get("provider") or {}
+    if provider.get("type") == "aws" and not provider.get("security_group"):
+        yield "provider.security_group: name the ports that are open, of which there is one: 22"
+    for rule in (provider.get("security_group") or {}).get("IpPermissions") or []:
+        ports = rule.get("FromPort"), rule.get("ToPort")
+        if ports != (SSH, SSH):
+            yield f"provider.security_group: ports {ports[0]} to {ports[1]} are open; open 22 (SSH) alone"
+
+
+def _open_commands(cluster: Mapping[str, Any]) -> Iterator[str]:
+    for key, commands in cluster.items():
+        if not key.endswith("commands"):
+            continue
+        for command in commands or []:
+            if EVERYWHERE.search(command):
+                yield f"{key}: listens on every address ({command.strip()[:60]} …); name 127.0.0.1"
+            if "ray start --head" in command and "--dashboard-host=127.0.0.1" not in command:
+                yield f"{key}: the dashboard runs code for its visitors; add --dashboard-host=127.0.0.1 to `ray start`"
+            if re.search(r"mlflow\s+(server|ui)", command) and "--host 127.0.0.1" not in command:
+                yield f"{key}: the tracking server has no password; add --host 127.0.0.1"
+
+
+def _no_token(cluster: Mapping[str, Any]) -> Iterator[str]:
+    if "~/.ray/auth_token" not in (cluster.get("file_mounts") or {}):
+        yield 'file_mounts: no token goes to the nodes; add "~/.ray/auth_token": "~/.ray/auth_token"'
+    setup = "\n".join(cluster.get("setup_commands") or [])
+    if f"{MODE}=token" not in setup:
+        yield f"setup_commands: Ray would not ask for the token; add one that puts `export {MODE}=token` into ~/.bashrc"
+    if "chmod 600 ~/.ray/auth_token" not in setup:
+        yield "setup_commands: others on a node could read the token; add `chmod 600 ~/.ray/auth_token`"
+
+
+# --------------------------------------------------------------------------------------------------------- the launcher
+
+
+def _ray() -> list[str]:
+    return [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, MODE: os.environ.get(MODE, "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _is_local(cluster: Mapping[str, Any]) -> bool:
+    return (cluster.get("provider") or {}).get("type") == "local"
+
+
+def _stop_workers(cluster: Mapping[str, Any]) -> str:
+    """Return the command by which the head stops Ray on the workers of a list of machines."""
+    user = cluster["auth"]["ssh_user"]
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 -o LogLevel=ERROR"
+    login = f"ssh {options} -i ~/ray_bootstrap_key.pem {user}@"
+    stop = "bash --login -i -c '\"'\"'ray stop'\"'\"' >/dev/null 2>&1"
+    hosts = " ".join(str(host) for host in cluster["provider"]["worker_ips"])
+    return f"for host in {hosts}; do {login}$host '{stop}' & done; wait"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
