@@ -7,7 +7,7 @@ hashes written last. It is staged beside its target and renamed whole; nothing i
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sagasr.errors import DataError
-from sagasr.files import read_json, write_json
+from sagasr.errors import DataError, StorageError
+from sagasr.faults import point
+from sagasr.files import STORAGE_FAULTS, read_json, write_json
 from sagasr.fingerprint import file_sha256
 
 KEEP = 2
@@ -27,8 +28,11 @@ TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 class SafeCheckpointIO(CheckpointIO):
     """Lets Lightning save and restore its whole state as safetensors and JSON instead of a pickle."""
 
+    def __init__(self, commit: Callable[[], object] = lambda: None) -> None:
+        self.commit = commit
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save(checkpoint, Path(path))
+        save(checkpoint, Path(path), self.commit)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return load(Path(path))
@@ -37,32 +41,70 @@ class SafeCheckpointIO(CheckpointIO):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def save(tree: Mapping[str, Any], folder: Path) -> None:
+def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = lambda: None) -> None:
     """Write ``tree`` (nested containers, numbers, texts, tensors) as one committed checkpoint folder.
 
-    Raises TypeError for a value that is none of these, DataError when the disk is full.
+    ``commit`` is called when all is on the disk, just before the rename that makes it count; it may raise. Raises
+    TypeError for a value that is none of these, StorageError when the disk is full, read-only or away.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
+    tensors: dict[str, torch.Tensor] = {}
+    state = _flatten(tree, tensors)
+    staged = None
+    point("checkpoint.begin")
     try:
-        tensors: dict[str, torch.Tensor] = {}
-        state = _flatten(tree, tensors)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
         save_file(tensors, staged / TENSORS)
+        point("checkpoint.tensors")
         write_json(staged / STATE, state)
         hashes = {name: file_sha256(staged / name) for name in (TENSORS, STATE)}
         _sync(staged / TENSORS)
+        point("checkpoint.synced")
         write_json(staged / MANIFEST, {"files": hashes})
+        _sync(staged)
         staged.chmod(0o755)
-        if folder.exists():  # left by an attempt that died after the rename: the newer one is at least as good
-            shutil.rmtree(folder)
-        staged.replace(folder)
+        commit()
+        point("checkpoint.commit")
+        _put(staged, folder)
+        point("checkpoint.committed")
         _sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        if "No space left" in str(error):
-            raise DataError(f"{folder}: no space left on the disk; the previous checkpoint is intact") from error
+    except (OSError, SafetensorError, StorageError) as error:
+        if isinstance(error, StorageError) or (remedy := _remedy(error)) is not None:
+            remedy = str(error).partition(": ")[2] if isinstance(error, StorageError) else remedy
+            needed = sum(tensor.nbytes for tensor in tensors.values())
+            raise StorageError(f"{folder}: {remedy} ({_room(folder, needed)})") from error
         raise
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put(staged: Path, folder: Path) -> None:
+    """Rename into place; what an attempt that died after its own rename left there is moved aside first."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
+        folder.replace(old)
+        point("checkpoint.aside")
+        staged.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staged.replace(folder)
+
+
+def _remedy(error: Exception) -> str | None:
+    """Return what to do about a disk that refused; safetensors tells its errors from one another by text alone."""
+    number = getattr(error, "errno", None)
+    if number is None:
+        number = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), None)
+    return STORAGE_FAULTS.get(number or 0)
+
+
+def _room(folder: Path, needed: int) -> str:
+    try:
+        free = f"{shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB free"
+    except OSError:
+        free = "the folder cannot be reached"
+    return f"{needed / 1e6:,.0f} MB needed, {free}; the previous checkpoint is intact"
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -96,16 +138,19 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def newest(checkpoints: Path) -> Path | None:
+def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) -> Path | None:
     """Return the newest checkpoint that verifies, passing over broken ones; None when there is none.
 
-    Raises DataError when checkpoints exist and not one can be used: starting anew silently would hide the loss.
+    ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
+    starting anew silently would hide the loss.
     """
     found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
     problems = []
     for folder in found:
         problem = problem_of(folder)
         if problem is None:
+            for passed in problems:
+                say(f"checkpoint passed over: {passed}; going on from {folder.name}")
             return folder
         problems.append(f"{folder.name}: {problem}")
     if problems:
@@ -120,9 +165,18 @@ def prune(checkpoints: Path, keep: int = KEEP) -> None:
     found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
     if found and problem_of(found[0]) is None:
         for folder in found[keep:]:
+            (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
+            point("checkpoint.prune")
             shutil.rmtree(folder, ignore_errors=True)
     for stale in checkpoints.glob(".staged-*"):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def discard_after(checkpoints: Path, step: int) -> None:
+    """Delete what lies behind the checkpoint that a training goes on from: all of it was found broken."""
+    for folder in checkpoints.glob("step-*"):
+        if step_of(folder) > step:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

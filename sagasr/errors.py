@@ -16,6 +16,10 @@ class DataError(SagasrError):
     """A recording, checkpoint or encoded store cannot be used."""
 
 
+class StorageError(DataError):
+    """A disk is full, read-only or away: what failed now may work later."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'rolloff'?``, or the list of what would have been accepted."""
     known = sorted(map(str, known))

@@ -1,5 +1,6 @@
 """Reading and writing files: every file appears whole or not at all, and YAML means what a person reads in it."""
 
+import contextlib
 import errno
 import json
 import os
@@ -12,7 +13,19 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from sagasr.errors import ConfigError, DataError
+from sagasr.errors import ConfigError, DataError, StorageError
+from sagasr.faults import point
+
+# What a disk may say that is no fault of ours, and may be over later.
+STORAGE_FAULTS = {
+    errno.ENOSPC: "no space left on the disk; free some or choose another --storage",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another --storage",
+    errno.EROFS: "the file system is read-only; mount it writable or choose another --storage",
+    errno.EIO: "the disk answers with an input/output error; check it or choose another --storage",
+    errno.ESTALE: "the network file system is gone; mount it again",
+    errno.ENOTCONN: "the network file system is gone; mount it again",
+    errno.EHOSTDOWN: "the network file system is gone; mount it again",
+}
 
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # an alias bomb of nine lines expands to 4e8
@@ -22,24 +35,30 @@ MAX_YAML_DEPTH = 50
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write(temporary)`` beside ``path``, flush it to disk and rename it into place.
 
-    A reader never sees half a file. Raises DataError when the disk is full; the old file is then untouched.
+    A reader never sees half a file. Raises StorageError when the disk is full, read-only or away; the old file is then
+    untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
+        point("file.written")
         temporary.replace(path)
+        point("file.renamed")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DataError(f"{path}: no space left on the disk; free some or choose another --storage") from error
+        if remedy := STORAGE_FAULTS.get(error.errno or 0):
+            raise StorageError(f"{path}: {remedy}") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

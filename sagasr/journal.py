@@ -3,14 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from sagasr.config import Strict, parse
-from sagasr.files import read_json, write_json, write_text
+from sagasr.errors import StorageError
+from sagasr.faults import point
+from sagasr.files import STORAGE_FAULTS, read_json, write_json, write_text
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "interrupted"]
 
@@ -29,6 +31,9 @@ class Status(Strict):
     updated: float = 0.0
     wall_seconds: float = Field(0.0, ge=0, description="training and scoring, summed over attempts")
     gpu_seconds: float = Field(0.0, ge=0, description="wall seconds times GPUs held")
+    beat: int = Field(0, description="counts heartbeats: what stands still hangs, whatever the clocks say")
+    micro_batches: int = Field(1, ge=1, description="parts a batch is taken in, after running out of memory")
+    note: str = Field("", description="what happened on the way, e.g. a checkpoint passed over")
 
 
 def read_status(folder: Path) -> Status | None:
@@ -57,10 +62,17 @@ class History:
         record: dict[str, Any] = {"step": step, "time": round(time.time(), 3), "metrics": finite}
         if variant is not None:
             record["variant"] = variant
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record, allow_nan=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        point("history.append")
+        try:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record, allow_nan=False) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            if remedy := STORAGE_FAULTS.get(error.errno or 0):
+                raise StorageError(f"{self.path}: {remedy}") from error
+            raise
+        point("history.appended")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the complete records; a line cut short by a crash is not one."""
@@ -76,6 +88,14 @@ class History:
 
     def resume(self, step: int) -> None:
         """Keep only the records up to and including ``step``."""
+        self._keep(lambda record: record["step"] <= step)
+
+    def drop(self, step: int, prefix: str) -> None:
+        """Remove the records of one step whose metrics begin with ``prefix``."""
+        self._keep(
+            lambda record: record["step"] != step or not any(name.startswith(prefix) for name in record["metrics"])
+        )
+
+    def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         if self.path.exists():
-            kept = [json.dumps(record) + "\n" for record in self if record["step"] <= step]
-            write_text(self.path, "".join(kept))
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in self if wanted(record)))

@@ -6,7 +6,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint as recomputed
 
+from sagasr.conditions import ConditionInputs
 from sagasr.config import Config, InverseLR
 from sagasr.data.draws import Batch
 from sagasr.ema import Ema
@@ -14,16 +16,31 @@ from sagasr.model import SagaModel
 
 
 class SagaModule(pl.LightningModule):
-    """Trains a ``SagaModel`` on drawn batches; keeps raw and averaged weights."""
+    """Trains a ``SagaModel`` on drawn batches; keeps raw and averaged weights.
 
-    def __init__(self, config: Config, model: SagaModel) -> None:
+    With ``micro_batches`` > 1 a batch is taken in so many parts, of which one at a time keeps its activations: the same
+    batch, the same step and, but for the order of sums, the same gradient, in less memory and about 1.3 times the time.
+    """
+
+    def __init__(self, config: Config, model: SagaModel, micro_batches: int = 1) -> None:
         super().__init__()
         self.config = config
         self.model = model
+        self.micro_batches = micro_batches
         self.ema = Ema(model, config.training.ema)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the flow-matching loss of a drawn batch."""
+        if self.micro_batches == 1:
+            return self._loss(batch)
+        rows = batch.high.shape[0]
+        losses = [
+            recomputed(self._loss, part, use_reentrant=False) * (part.high.shape[0] / rows)
+            for part in parts_of(batch, self.micro_batches)
+        ]
+        return torch.stack(losses).sum()
+
+    def _loss(self, batch: Batch) -> Tensor:
         loss: Tensor = self.model(
             batch.high, batch.low, batch.noise, batch.t, batch.inputs, batch.drop_low, batch.drop_text
         )
@@ -54,6 +71,13 @@ class SagaModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """Return a batch as at most ``count`` batches of its rows, in order, none of them empty."""
+    inputs = [ConditionInputs(*part) for part in zip(*(field.chunk(count) for field in batch.inputs), strict=True)]
+    fields = [inputs if isinstance(field, ConditionInputs) else field.chunk(count) for field in batch]
+    return [Batch(*part) for part in zip(*fields, strict=True)]
 
 
 def rate_at(step: int, schedule: InverseLR) -> float:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -24,12 +24,16 @@ from sagasr.config import Config, Evaluation, Runtime
 from sagasr.data.draws import Draws, Validation
 from sagasr.data.store import Store
 from sagasr.evaluate import Prediction, evaluate, means, validation_loss
+from sagasr.faults import point
 from sagasr.files import dump_yaml, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.model import build_model
 from sagasr.module import SagaModule
+from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
 from sagasr.upsample import write_facts
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10  # steps between two records of the training loss
 HEARTBEAT_S = 1.0
@@ -48,9 +52,21 @@ class FailureRule(NamedTuple):
 RULE = FailureRule()
 
 
+class Halt(NamedTuple):
+    """A request to interrupt: why, and until when (``time.monotonic``) the process will live, if that is known."""
+
+    reason: str
+    until: float | None = None
+
+
 @dataclass(frozen=True)
 class Harness:
-    """What surrounds a training. ``report`` hears, on rank 0, the metrics of each validation; False asks to stop."""
+    """What surrounds a training. ``report`` hears, on rank 0, the metrics of each validation; False asks to stop.
+
+    ``halt`` is asked after each step: a training that is asked to halt saves a checkpoint and ends as interrupted.
+    ``fence`` raises when another process has taken the folder over; it is called before whatever counts is written.
+    ``pulse`` is called at every sign of life. ``micro_batches``: parts a batch is taken in, to need less memory.
+    """
 
     strategy: str | Strategy = "auto"
     environment: ClusterEnvironment | None = None
@@ -59,10 +75,14 @@ class Harness:
     report: Callable[[Mapping[str, float]], bool | None] = lambda metrics: None
     rule: FailureRule = RULE
     attempt: int = 1
+    halt: Callable[[], Halt | None] = lambda: None
+    fence: Callable[[], object] = lambda: None
+    pulse: Callable[[], object] = lambda: None
+    micro_batches: int = 1
 
 
 class TrainResult(NamedTuple):
-    """How a training ended: done, stopped (asked to) or failed, with the reason and the step reached."""
+    """How a training ended: done, stopped, failed or interrupted, with the reason and the step reached."""
 
     state: State
     reason: str
@@ -75,6 +95,18 @@ class Diverged(Exception):
 
 class Stopped(Exception):
     """The harness asked for an early end. An outcome, not a bug."""
+
+
+class Interrupted(Exception):
+    """The harness asked for a halt. The training goes on from here when it is started again."""
+
+
+class _Halted(Exception):
+    """Leaves a validation, in which the averaged weights stand in the place of the trained ones."""
+
+    def __init__(self, halt: Halt) -> None:
+        super().__init__(halt.reason)
+        self.halt = halt
 
 
 def train(
@@ -99,11 +131,15 @@ def train(
     encoded = Store.open(store)
     write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
-    module = _initial(config, encoded)
+    module = _initial(config, encoded, harness.micro_batches)
     codec = build_codec(config.codec, config.audio.channels)
     watch = _Watch(config, out, variants, runtime, harness, clips, codec)
-    newest = checkpoint.newest(out / "checkpoints")
-    watch.history.resume(checkpoint.step_of(newest) if newest else -1)
+    newest = checkpoint.newest(watch.checkpoints, watch.say)
+    reached = checkpoint.step_of(newest) if newest else -1
+    harness.fence()
+    checkpoint.discard_after(watch.checkpoints, reached)
+    watch.history.resume(reached)
+    point("train.begin")
 
     trainer = pl.Trainer(
         max_steps=config.training.steps,
@@ -113,7 +149,9 @@ def train(
         strategy=harness.strategy,
         accelerator=harness.accelerator,
         devices=harness.devices,
-        plugins=[plugin for plugin in (checkpoint.SafeCheckpointIO(), harness.environment) if plugin is not None],
+        plugins=[
+            plugin for plugin in (checkpoint.SafeCheckpointIO(harness.fence), harness.environment) if plugin is not None
+        ],
         callbacks=[watch],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -130,13 +168,17 @@ def train(
         return watch.end("failed", str(outcome))
     except Stopped as outcome:
         return watch.end("stopped", str(outcome))
+    except Interrupted as outcome:
+        return watch.end("interrupted", str(outcome))
     return watch.end("done", "")
 
 
-def _initial(config: Config, store: Store) -> SagaModule:
+def _initial(config: Config, store: Store, micro_batches: int = 1) -> SagaModule:
     """Return the untrained module: a function of configuration, seed and store."""
     norm, words = store.norm.seen_as(config.model.latents), store.vocabulary(config.conditions.text.source)
-    return SagaModule(config, build_model(config, norm, words))
+    model = build_model(config, norm, words)
+    load_pretrained(model, config)
+    return SagaModule(config, model, micro_batches)
 
 
 class DrawnData(pl.LightningDataModule):
@@ -176,6 +218,8 @@ class _Watch(pl.Callback):
         self.bad_checks = 0
         self.predictions: dict[str, Prediction] = {}
         self.predicted_at = -1
+        self.due = False  # a validation of this step was begun and is not recorded
+        self.saved_at, self.save_seconds = -1, 0.0
         before = read_status(out)
         self.started = time.monotonic()
         self.status = Status(
@@ -186,6 +230,8 @@ class _Watch(pl.Callback):
             started=before.started if before else time.time(),
             wall_seconds=before.wall_seconds if before else 0.0,
             gpu_seconds=before.gpu_seconds if before else 0.0,
+            micro_batches=harness.micro_batches,
+            note=before.note if before else "",
         )
         self._base = self.status
         self._beaten = -math.inf
@@ -194,12 +240,24 @@ class _Watch(pl.Callback):
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
             self.validate(trainer, pl_module)
+            self.harness.fence()
             write_references(self.out, self.clips, self.predictions)
+        elif self.due:
+            self.history.drop(trainer.global_step, "val/")
+            self.validate(trainer, pl_module)
+            self.save(trainer)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        """A gradient that is not finite never reaches the weights: the last checkpoint stays one to go on from."""
+        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise Diverged(f"training loss or gradient is not finite at step {trainer.global_step + 1}")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step, training = trainer.global_step, self.config.training
+        point("train.step")
         self.losses.append(float(outputs["loss"]))
         if not math.isfinite(self.losses[-1]):
             raise Diverged(f"training loss is {self.losses[-1]} at step {step}")
@@ -209,35 +267,72 @@ class _Watch(pl.Callback):
             self.status = self.status.model_copy(update={"loss": loss})
             if trainer.is_global_zero:
                 rate = trainer.optimizers[0].param_groups[0]["lr"]
-                self.history.append(step, {"train/loss": loss, "train/learning_rate": rate})
+                self.record(step, {"train/loss": loss, "train/learning_rate": rate})
         self.beat(step)
         if step % self.config.validation.every == 0 or step == training.steps:
             self.validate(trainer, pl_module)
         if step % self.runtime.checkpoint_every == 0 or step == training.steps:
             self.save(trainer)
+        self.halt_if_asked(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": list(self.losses), "bad_checks": self.bad_checks}
+        return {"losses": list(self.losses), "bad_checks": self.bad_checks, "due": self.due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses, self.bad_checks = list(state_dict["losses"]), state_dict["bad_checks"]
+        self.due = state_dict.get("due", False)
+
+    def halt_if_asked(self, trainer: pl.Trainer) -> None:
+        """Save and raise Interrupted when the harness wants the process to end."""
+        halt = self.harness.halt()
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(halt is not None, all=False):
+            halt = halt or Halt("interrupted with its other workers")
+        if halt is not None:
+            self._interrupt(trainer, halt)
+
+    def _interrupt(self, trainer: pl.Trainer, halt: Halt) -> NoReturn:
+        """Save if that can be done in time and is of use, and raise Interrupted."""
+        step = trainer.global_step
+        useful = step > 0 and step != self.saved_at and not (self.due and step == self.config.training.steps)
+        left = math.inf if halt.until is None else halt.until - time.monotonic()
+        if useful and 1.5 * self.save_seconds < left:
+            self.save(trainer)
+        saved = f"saved at step {self.saved_at}" if self.saved_at >= 0 else "nothing to save yet"
+        raise Interrupted(f"{halt.reason} at step {step}; {saved}")
+
+    def _during_validation(self, trainer: pl.Trainer) -> None:
+        """Show life between sampling steps; a lone process may also halt here, the validation to be repeated."""
+        self.beat(trainer.global_step)
+        if trainer.world_size == 1 and (halt := self.harness.halt()) is not None:
+            raise _Halted(halt)
 
     def validate(self, trainer: pl.Trainer, module: Any) -> None:
         """Score all variants, record them, apply the failure rule and ask the harness whether to go on."""
         step, go_on = trainer.global_step, True
+        self.due = True
         if trainer.is_global_zero:
+            point("train.validate")
             module.eval()
             with module.ema.swap():
                 loss = validation_loss(module.model, self.clips)
-            self.predictions = evaluate(
-                module.model, module.ema, self.codec, self.clips, self.variants, lambda: self.beat(step)
-            )
+            try:
+                self.predictions = evaluate(
+                    module.model,
+                    module.ema,
+                    self.codec,
+                    self.clips,
+                    self.variants,
+                    lambda: self._during_validation(trainer),
+                )
+            except _Halted as asked:
+                module.train()
+                self._interrupt(trainer, asked.halt)
             self.predicted_at = step
             module.train()
-            self.history.append(step, {"val/loss": loss})
-            scores = {name: means(prediction.scores) for name, prediction in self.predictions.items()}
+            self.record(step, {"val/loss": loss})
+            scores = {name: prediction.means() for name, prediction in self.predictions.items()}
             for name, found in scores.items():
-                self.history.append(step, {f"val/{metric}": value for metric, value in found.items()}, variant=name)
+                self.record(step, {f"val/{metric}": value for metric, value in found.items()}, variant=name)
             watched = scores[next(iter(self.variants))]
             lsd = watched.get("lsd", math.nan)
             self.status = self.status.model_copy(update={"val_lsd": lsd if math.isfinite(lsd) else None})
@@ -245,6 +340,7 @@ class _Watch(pl.Callback):
             self._judge(step, lsd)
             metrics = {"step": step, "val/loss": loss} | {f"val/{metric}": value for metric, value in watched.items()}
             go_on = self.harness.report(metrics) is not False
+        self.due = False
         if not trainer.strategy.reduce_boolean_decision(go_on, all=True):
             raise Stopped(f"stopped early at step {step}")
 
@@ -263,9 +359,12 @@ class _Watch(pl.Callback):
             )
 
     def save(self, trainer: pl.Trainer) -> None:
+        began = time.monotonic()
         trainer.save_checkpoint(checkpoint.folder_of(self.checkpoints, trainer.global_step))
         if trainer.is_global_zero:
             checkpoint.prune(self.checkpoints)
+        self.saved_at, self.save_seconds = trainer.global_step, time.monotonic() - began
+        self.beat(trainer.global_step)
 
     def finish(self, trainer: pl.Trainer, module: SagaModule, store: Store) -> None:
         """Write final scores and audio of every variant that lacks them; validate anew only what is missing."""
@@ -279,6 +378,8 @@ class _Watch(pl.Callback):
             self._load_newest(module)
             self.predictions |= self._score_late(module, _initial(self.config, store), absent)
         for name in missing:
+            self.harness.fence()
+            point("train.score")
             ScoreFile(self.out, name).write(self.clips, self.predictions[name])
 
     def _load_newest(self, module: SagaModule) -> None:
@@ -293,18 +394,38 @@ class _Watch(pl.Callback):
     def _score_late(self, module: SagaModule, fresh: SagaModule, absent: Variants) -> dict[str, Prediction]:
         """Score variants that were added after the training, trained and untrained."""
         step = self.config.training.steps
+
+        def on_step() -> None:
+            self.beat(step)
+            if (halt := self.harness.halt()) is not None:
+                raise Interrupted(f"{halt.reason} while scoring")
+
         module.eval()
-        found = evaluate(module.model, module.ema, self.codec, self.clips, absent, lambda: self.beat(step))
+        found = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step)
+        recorded = {record.get("variant") for record in self.history if record["step"] == step}
         for name, prediction in found.items():
-            scores = {f"val/{metric}": value for metric, value in means(prediction.scores).items()}
-            self.history.append(step, scores, variant=name)
+            if name not in recorded:  # else an attempt that died after this has recorded it
+                scores = {f"val/{metric}": value for metric, value in prediction.means().items()}
+                self.record(step, scores, variant=name)
         fresh.eval()
-        untrained = evaluate(fresh.model, fresh.ema, self.codec, self.clips, absent, lambda: self.beat(step))
+        untrained = evaluate(fresh.model, fresh.ema, self.codec, self.clips, absent, on_step)
+        self.harness.fence()
         write_references(self.out, self.clips, untrained)
         return found
 
+    def record(self, step: int, metrics: Mapping[str, float], variant: str | None = None) -> None:
+        """Append to the history, unless another process has taken over."""
+        self.harness.fence()
+        self.history.append(step, metrics, variant)
+
+    def say(self, text: str) -> None:
+        """Note what happened on the way, in the log and in the status."""
+        logger.warning(text)
+        self.status = self.status.model_copy(update={"note": "; ".join(filter(None, (self.status.note, text)))[-500:]})
+
     def beat(self, step: int, force: bool = False) -> None:
         """Refresh status.json, at most once a second: the trial's heartbeat."""
+        self.harness.pulse()
         now = time.monotonic()
         if self._is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
             self._beaten = now
@@ -325,10 +446,12 @@ class _Watch(pl.Callback):
                 "reason": reason,
                 "step": step,
                 "updated": time.time(),
+                "beat": self.status.beat + 1,
                 "wall_seconds": self._base.wall_seconds + spent,
                 "gpu_seconds": self._base.gpu_seconds + spent * gpus,
             }
         )
+        self.harness.fence()
         write_status(self.out, self.status)
 
     @staticmethod

@@ -1,0 +1,100 @@
+"""Named points at which a test can make a process die, hang or lose its disk; without a schedule they do nothing.
+
+``SAGASR_FAULTS`` holds a schedule as JSON: a list of ``{"point": NAME, "visit": N, "do": ACTION, "once": FILE}``. At
+the Nth visit of the point in a process (from 1; default 1) the action happens. With ``once``, it happens to one process
+only, whichever creates that file first. The same schedule gives the same failure, so a failure found is a failure kept.
+"""
+
+import errno
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "SAGASR_FAULTS"
+
+
+class Injected(RuntimeError):
+    """The error that the action ``raise`` raises."""
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3_600)
+
+
+def _error(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+ACTIONS: dict[str, Callable[[str], None]] = {
+    "kill": lambda point: os.kill(os.getpid(), signal.SIGKILL),
+    "freeze": lambda point: os.kill(os.getpid(), signal.SIGSTOP),
+    "terminate": lambda point: os.kill(os.getpid(), signal.SIGTERM),
+    "hang": lambda point: _hang(),
+    "raise": lambda point: _error(Injected(f"injected at {point}"))(),
+    "enospc": lambda point: _error(OSError(errno.ENOSPC, "No space left on device", point))(),
+    "eio": lambda point: _error(OSError(errno.EIO, "Input/output error", point))(),
+    "memory": lambda point: _error(MemoryError(f"injected at {point}"))(),
+}
+
+
+class _Schedule:
+    def __init__(self, entries: Sequence[Mapping[str, Any]], trace: str | None) -> None:
+        self.entries = list(entries)
+        self.trace = trace
+        self.visits: Counter[str] = Counter()
+
+    def visit(self, point: str) -> None:
+        self.visits[point] += 1
+        if self.trace:
+            with Path(self.trace).open("a", encoding="utf-8") as handle:
+                handle.write(f"{point}\n")
+        for entry in self.entries:
+            if entry["point"] in (point, "*") and self._count(entry) == entry.get("visit", 1) and _first(entry):
+                ACTIONS[entry["do"]](point)
+
+    def _count(self, entry: Mapping[str, Any]) -> int:
+        return self.visits.total() if entry["point"] == "*" else self.visits[entry["point"]]
+
+
+_armed: _Schedule | None = None
+
+
+def arm(entries: Sequence[Mapping[str, Any]], trace: str | None = None) -> None:
+    """Arm a schedule in this process; every visit's name is appended to the file ``trace``, if given."""
+    global _armed  # noqa: PLW0603 - one schedule per process, as its environment has one
+    _armed = _Schedule(entries, trace)
+
+
+def disarm() -> None:
+    """Make every point do nothing."""
+    global _armed  # noqa: PLW0603
+    _armed = None
+
+
+def point(name: str) -> None:
+    """Mark a moment at which state changes hands. Costs one comparison unless a schedule is armed."""
+    if _armed is not None:
+        _armed.visit(name)
+
+
+def _first(entry: Mapping[str, Any]) -> bool:
+    if "once" not in entry:
+        return True
+    try:
+        Path(entry["once"]).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+if os.environ.get(VARIABLE):
+    arm(json.loads(os.environ[VARIABLE]))

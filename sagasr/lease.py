@@ -1,0 +1,237 @@
+"""One writer per folder, on any file system that can create a file exclusively; neither flock nor clocks are relied on.
+
+A lease is a small file that names its owner and counts upwards while the owner lives. On the machine of the owner its
+process is asked for. Elsewhere the count is watched, by the watcher's own monotonic clock: one that stands still for
+``EXPIRES_S`` belongs to nobody. Taking over gives a new token, and an owner that finds another's token has lost.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sagasr.config import Strict, parse
+from sagasr.errors import DataError, SagasrError
+from sagasr.faults import point
+from sagasr.files import read_json, write_json
+
+BEAT_S = 2.0
+EXPIRES_S = 20.0
+Say = Callable[[str], object]
+
+
+class Owner(Strict):
+    """Who holds a lease. ``started`` is for people only; ``ticks`` tells a process from a later one of its number."""
+
+    host: str
+    boot: str
+    pid: int
+    ticks: int
+    started: float
+    token: str
+    beat: int = 0
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"host {self.host}, process {self.pid}, since {since}"
+
+
+class Lost(SagasrError):
+    """Another process has taken this folder over."""
+
+
+class Lease:
+    """A held lease. ``check`` before every write that matters; ``release`` at the end."""
+
+    def __init__(self, path: Path, owner: Owner, on_lost: Callable[[], object]) -> None:
+        self.path, self.owner, self._on_lost = path, owner, on_lost
+        self._over = threading.Event()
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise Lost when the lease is no longer this process's."""
+        if (found := read_owner(self.path)) is None or found.token != self.owner.token:
+            raise Lost(f"{self.path.parent}: taken over by {found or 'another process'}; this process writes no more")
+
+    def release(self) -> None:
+        """Give the folder back, unless another has it."""
+        self._over.set()
+        with self._guard, contextlib.suppress(SagasrError, OSError):
+            self.check()
+            self.path.unlink()
+
+    def _keep(self) -> None:
+        while not self._over.wait(BEAT_S):
+            with self._guard:
+                if self._over.is_set():
+                    return
+                try:
+                    self.check()
+                    self.owner = self.owner.model_copy(update={"beat": self.owner.beat + 1})
+                    write_json(self.path, self.owner.model_dump())
+                except Lost:
+                    self._on_lost()
+                    return
+                except (SagasrError, OSError):  # storage that is away for a while: the others cannot reach it either
+                    continue
+
+
+def acquire(
+    path: Path, *, wait_s: float = 0.0, replace: bool = False, say: Say = print, on_lost: Callable[[], object] = str
+) -> Lease:
+    """Return the lease at ``path``, waiting up to ``wait_s`` for a living owner. Raises DataError naming that owner.
+
+    A dead owner's lease is taken over at once where that can be known, and after ``EXPIRES_S`` of silence elsewhere.
+    ``replace`` ends a living owner on this machine, for callers who know that they supersede it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = me()
+    end = time.monotonic() + wait_s
+    first: Owner | None = None
+    first_at = 0.0
+    while not _create(path, mine):
+        found = read_owner(path)
+        if found is None:
+            _discard_torn(path)
+            time.sleep(0.05)
+            continue
+        if first is None or found.token != first.token:
+            first, first_at = found, time.monotonic()
+        alive = is_alive(found)
+        if alive is None and found.beat != first.beat:
+            alive = True
+        silent = time.monotonic() - first_at > EXPIRES_S
+        if alive is False or (alive is None and silent):
+            if _remove(path, found):
+                why = "its process is gone" if alive is False else f"silent for {EXPIRES_S:g} s"
+                say(f"{path.parent}: taken over from {found} ({why})")
+        elif alive and replace and found.boot == mine.boot:
+            os.kill(found.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        elif alive and time.monotonic() >= end:
+            raise DataError(f"{path.parent}: in use by another process ({found}); wait for it, or end it")
+        else:
+            time.sleep(0.2)
+    point("lease.acquired")
+    return Lease(path, mine, on_lost)
+
+
+@contextlib.contextmanager
+def held(path: Path, **options: Any) -> Iterator[Lease]:
+    """Hold the lease at ``path`` for the block (see ``acquire``)."""
+    lease = acquire(path, **options)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Return who a lease file names, or None when it is absent or unreadable."""
+    try:
+        return parse(Owner, read_json(path), str(path))
+    except SagasrError:
+        return None
+
+
+def is_alive(owner: Owner) -> bool | None:
+    """Return whether an owner's process lives, as far as this machine can know: None for a process of another one."""
+    if (owner.host, owner.boot) == (socket.gethostname(), _boot()):
+        return _ticks(owner.pid) == owner.ticks
+    if owner.host == socket.gethostname() and owner.boot.partition("/")[0] != _boot().partition("/")[0]:
+        return False  # of before this machine was started anew
+    return None
+
+
+def me() -> Owner:
+    """Return this process as an owner, with a token never used before."""
+    return Owner(
+        host=socket.gethostname(), boot=_boot(), pid=os.getpid(), ticks=_ticks(os.getpid()) or 0, started=time.time(),
+        token=secrets.token_hex(8),
+    )  # fmt: skip
+
+
+def _create(path: Path, owner: Owner) -> bool:
+    """Create the file with its content, whole, if it is not there: a hard link to a file already written."""
+    staged = path.with_name(f".{path.name}-{owner.token}")
+    write_json(staged, owner.model_dump())
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        return _create_empty(path, owner)
+    finally:
+        staged.unlink(missing_ok=True)
+    return True
+
+
+def _create_empty(path: Path, owner: Owner) -> bool:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+    except FileExistsError:
+        return False
+    write_json(path, owner.model_dump())
+    return True
+
+
+def _remove(path: Path, stale: Owner) -> bool:
+    """Remove the lease of ``stale``; False when another was quicker."""
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    found = read_owner(aside)
+    ours = found is None or found.token == stale.token
+    if not ours:  # a new owner's, made since we looked: put it back
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+    return ours
+
+
+def _discard_torn(path: Path) -> None:
+    """Remove a file that a crash left unreadable, once it is clear that nobody is writing it."""
+    with contextlib.suppress(OSError):
+        before = path.stat().st_mtime_ns
+        time.sleep(1.0)
+        if path.stat().st_mtime_ns == before and read_owner(path) is None:
+            path.unlink()
+
+
+def _boot() -> str:
+    """Return what a process number is unique within: this start of this machine, and the process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None when it is gone, or dead and not yet buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    except OSError:
+        return None
+    else:
+        return None if fields[0] in "ZX" else int(fields[19])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return 0
+    return 0
