@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sagasr.conditions import Conditioner, ConditionInputs, NumberEmbedding, drop, null_cross, null_low, seeded
+from sagasr.audio.spectrum import BIN_HZ, rolloff_hz
+from sagasr.conditions import (
+    Conditioner,
+    ConditionInputs,
+    NumberEmbedding,
+    drop,
+    null_cross,
+    null_low,
+    rolloff_share,
+    seeded,
+)
 from sagasr.config import SIZES, Config, parse
 
 WORDS = ("bark", "dog", "rain")
@@ -138,3 +148,57 @@ def test_initialisation_depends_on_its_seed_alone_and_leaves_the_global_generato
     with seeded(2, "x"):
         other = torch.randn(3)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("route", "in_tokens", "in_global"),
+    [("both", True, True), ("cross", True, False), ("global", False, True), ("prepend", True, None)],
+)
+def test_each_route_carries_rolloff_where_it_says_and_keeps_the_other_slot_empty(
+    route: str, in_tokens: bool, in_global: bool | None
+) -> None:
+    conditioner = Conditioner(config(rolloff_route=route), WORDS)
+    found = conditioner(inputs(conditioner))
+    other = conditioner(inputs(conditioner, low=7_000, high=20_000))
+    assert found.cross.shape == (2, 4 + 2, 128)
+    assert bool(found.cross[:, 4:].any()) == in_tokens == bool((found.cross != other.cross)[:, 4:].any())
+    if in_global is None:
+        assert found.global_ is None
+        assert not torch.equal(found.prepend, other.prepend)
+    else:
+        assert found.prepend is None
+        assert found.global_.shape == (2, 2 * 128)
+        assert bool(found.global_.any()) == in_global == (not torch.equal(found.global_, other.global_))
+
+
+def test_routes_of_one_seed_embed_alike() -> None:
+    both, cross, alone = (Conditioner(config(rolloff_route=route), WORDS) for route in ("both", "cross", "global"))
+    whole, tokens, vector = (conditioner(inputs(conditioner)) for conditioner in (both, cross, alone))
+    assert torch.equal(whole.cross, tokens.cross)
+    assert torch.equal(whole.global_, vector.global_)
+
+
+def test_low_and_high_are_embedded_by_two_instances() -> None:
+    conditioner = Conditioner(config(), WORDS)
+    found = conditioner(inputs(conditioner, low=5_000, high=5_000)).cross
+    assert not torch.allclose(found[:, 4], found[:, 5])
+    assert conditioner.rolloff_low.frequencies.requires_grad
+    assert conditioner.rolloff_low.frequencies is not conditioner.rolloff_high.frequencies
+
+
+def test_released_scale_is_the_released_index_over_all_bins() -> None:
+    audio = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    for sound in (audio, audio.cumsum(1), torch.zeros(1, 40_000)):
+        released = torch.tensor(rolloff_hz(sound, "released") / BIN_HZ / 1_025)
+        torch.testing.assert_close(rolloff_share(torch.tensor(rolloff_hz(sound)), "released"), released.float())
+    hertz = torch.tensor([[0.0, 0.0], [1_009 * BIN_HZ, 49 * BIN_HZ]])
+    expected = torch.tensor([[0.0, 0.0], [1_008 / 1_025, 48 / 1_025]])
+    torch.testing.assert_close(rolloff_share(hertz, "released"), expected)
+    torch.testing.assert_close(rolloff_share(torch.tensor([22_050.0]), "nyquist"), torch.tensor([1.0]))
+
+
+def test_the_scale_of_the_configuration_is_the_one_that_is_embedded() -> None:
+    conditioner = Conditioner(config(rolloff_scale="released"), WORDS)
+    found = conditioner(inputs(conditioner)).cross[:, 4]
+    share = rolloff_share(torch.full((2,), 4_000.0), "released")
+    assert torch.equal(found, conditioner.rolloff_low(share))

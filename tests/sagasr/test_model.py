@@ -185,6 +185,26 @@ def test_null_of_dropout_is_the_null_of_guidance_bit_for_bit(null: str, monkeypa
 # --- Sampling -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("schedule", ["linear", "linear-quadratic"])
+def test_sampling_along_the_exact_velocity_ends_at_the_data(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of training is the clock of sampling: the model's own target, given back, leads to the data."""
+    model = build_model(config(), vocabulary=WORDS)
+    data, noise = latents(2), latents(1)
+    seen: list[float] = []
+
+    def exact(noisy: Tensor, t: Tensor, low: Tensor, conditioning: Any) -> Tensor:
+        seen.append(float(t[0]))
+        expected = flow.interpolate(data, noise, t[:BATCH])
+        torch.testing.assert_close(noisy[:BATCH], expected, atol=1e-4, rtol=0)
+        return flow.velocity(data, noise).repeat(len(noisy) // BATCH, 1, 1)
+
+    monkeypatch.setattr(model, "_transform", exact)
+    found = model.sample(latents(0), inputs(model), noise, Sampler(steps=20, schedule=schedule))  # type: ignore[arg-type]
+    assert (found - data).abs().max() < 1e-5
+    assert seen[0] == 1
+    assert seen == sorted(seen, reverse=True)
+
+
 def test_sampling_follows_the_schedule_of_its_settings() -> None:
     model = trained(config())
     given, noise = inputs(model), latents(1)
@@ -217,6 +237,34 @@ def test_sampling_stays_in_float32_under_autocast() -> None:
         assert torch.equal(model.sample(latents(0), given, latents(1), sampler), plain)
 
 
+@torch.no_grad()
+def test_the_prepended_token_is_rolloff_and_the_time_of_the_point() -> None:
+    model = trained(config(conditions={"rolloff_route": "prepend", "text": words()}))
+    given, seen = inputs(model), []
+    model.transformer.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    model.velocity(latents(1), TIME, latents(0), given)
+    rolloff = model.conditioner(given).prepend
+    host: Any = model.transformer
+    assert rolloff is not None
+    assert torch.equal(
+        seen[0]["prepend_cond"][:, 0], rolloff[:, 0] + host.to_timestep_embed(host.timestep_features(TIME[:, None]))
+    )
+    model.sample(latents(0), given, latents(1), Sampler(steps=2, schedule="linear"))
+    halfway = torch.full((BATCH, 1), 0.5)
+    expected = rolloff[:, 0] + host.to_timestep_embed(host.timestep_features(halfway))
+    torch.testing.assert_close(seen[2]["prepend_cond"][:BATCH, 0], expected)
+
+
+@pytest.mark.parametrize(("route", "remains"), [("both", True), ("cross", False), ("global", True), ("prepend", True)])
+def test_under_null_text_rolloff_remains_on_every_route_but_cross(route: str, remains: bool) -> None:
+    model = trained(config(conditions={"rolloff_route": route, "text": words()}))
+    given = inputs(model)
+    brighter = given._replace(rolloff_hz=given.rolloff_hz + 5_000)
+    null, full = ([predictions(model, conditions)[index] for conditions in (given, brighter)] for index in (0, 2))
+    assert torch.allclose(*null, atol=1e-5) != remains
+    assert not torch.allclose(*full, atol=1e-4)
+
+
 # --- Learning -----------------------------------------------------------------------------------------------------
 
 
@@ -229,10 +277,11 @@ def test_gradients_reach_transformer_words_rolloff_and_seconds(route: str) -> No
     assert not any(name.startswith("latent") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("route", ["both", "prepend"])
-def test_every_weight_takes_part_even_when_conditions_are_off(route: str) -> None:
+@pytest.mark.parametrize("rolloff", ["off", "on"])
+@pytest.mark.parametrize("route", ["both", "cross", "global", "prepend"])
+def test_every_weight_takes_part_even_when_conditions_are_off(route: str, rolloff: str) -> None:
     """Data-parallel training waits forever for a weight without a gradient."""
-    settings = config(conditions={"rolloff_route": route, "rolloff": "off", "text": words(source="off")})
+    settings = config(conditions={"rolloff_route": route, "rolloff": rolloff, "text": words(source="off")})
     model = build_model(settings)
     model(latents(2), latents(0), latents(1), TIME, inputs(model), EVERYTHING, EVERYTHING).backward()
     assert all(weight.grad is not None for weight in model.parameters())
@@ -269,6 +318,8 @@ def test_transformer_starts_equal_in_all_cells_of_a_seed_and_differs_between_see
         {"rolloff": "off", "text": words()},
         {"rolloff": "off", "text": words(source="off")},
         {"low": {"dropout": 0.0, "empty": "zero"}, "text": words(source="transcript")},
+        {"rolloff_route": "cross", "text": words()},
+        {"rolloff_route": "global", "text": words()},
     ]
     for conditions in cells:
         other = build_model(config(conditions=conditions), vocabulary=WORDS).state_dict()
@@ -292,7 +343,7 @@ def test_zero_initialised_convolutions_of_the_host_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("time_route", ["prepend", "adaLN"])
 @pytest.mark.parametrize("seconds", ["off", "on"])
-@pytest.mark.parametrize("route", ["both", "prepend"])
+@pytest.mark.parametrize("route", ["both", "cross", "global", "prepend"])
 @pytest.mark.parametrize("rolloff", ["off", "on"])
 @pytest.mark.parametrize("text", ["off", "words", "t5"])
 def test_every_level_of_the_conditions_passes_a_step_on_meta(
@@ -309,7 +360,7 @@ def test_every_level_of_the_conditions_passes_a_step_on_meta(
     found = shapes(settings)
     tokens = 128 if text == "t5" else 4
     assert found["cross_attention"] == (2, tokens + 2, 128)
-    ids = 2 * (route == "both") + 2 * (seconds == "on")
+    ids = 2 * (route != "prepend") + 2 * (seconds == "on")
     assert found["global"] == ((2, 128 * ids) if ids else None)
     assert found["prepend"] == ((2, 1, 128) if route == "prepend" else None)
 
