@@ -65,6 +65,7 @@ STANDARD: dict[str, Standard] = {
     "schedule": _switch("evaluation.sampler.schedule", "linear", "linear-quadratic"),
     "null_latent": _switch("conditions.low.empty", "zero", "minus5"),
     "time_sampler": _switch("training.time_sampler", "uniform", "logit-normal"),
+    "init": _switch("model.init", "scratch", "pretrained"),
 }
 
 # what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
@@ -73,7 +74,11 @@ METRICS: dict[str, str] = {
     "lsd_lf": "lower",
     "lsd_hf": "lower",
     "lsd_ssr": "lower",
+    "log_sispec": "higher",
+    "sispec": "higher",
+    "ssim": "higher",
     "si_sdr": "higher",
+    "hf_ratio": "lower",
     "rolloff_error": "lower",
     "seam": "lower",
 }
@@ -84,3 +89,8 @@ def level_name(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def cell_name(levels: Mapping[str, str]) -> str:
+    """Return the readable name of a cell: ``text=caption rolloff=on``."""
+    return " ".join(f"{factor}={level}" for factor, level in levels.items())

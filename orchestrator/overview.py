@@ -8,12 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.analysis.taken import MIN_SEEDS
-from orchestrator.factors import METRICS
+from orchestrator.factors import METRICS, cell_name
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
 from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
 from orchestrator.promotion import read_decisions
-from orchestrator.space import cell_name
 
 
 def show_plan(

@@ -6,14 +6,17 @@ improving levels, all others at their baseline. promotion.json keeps what was de
 same. Loads neither torch nor Ray.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.factors import cell_name
+from orchestrator.kept import read_kept
 from orchestrator.plan import Plan, Trial
-from orchestrator.space import Levels, Promote, cell_name
-from sagasr.config import Strict, parse
-from sagasr.errors import ConfigError, DataError
+from orchestrator.space import Levels, Promote
+from sagasr.config import Strict
+from sagasr.errors import DataError
 from sagasr.files import read_json, write_json
 from sagasr.journal import read_status
 
@@ -170,13 +173,7 @@ def _reason(
 
 def read_decisions(folder: Path) -> Decisions:
     """Return what was decided in a sweep folder. Raises DataError for a file that cannot be read."""
-    path = folder / FILE
-    if not path.exists():
-        return Decisions()
-    try:
-        return parse(Decisions, read_json(path), str(path))
-    except (ConfigError, DataError) as error:
-        raise DataError(f"{error}\n{path} says what was promoted; remove it, and the same is decided again") from error
+    return read_kept(Decisions, folder / FILE, "says what was promoted; remove it, and that is decided again")
 
 
 def candidates(plan: Plan) -> list[Waiting]:
@@ -257,8 +254,8 @@ def settle(plan: Plan) -> Decision | None:
     table = effects(read_sweep(plan.folder))
     table = table[(table["family"] == "primary") & ~table["factor"].isin(list(rule.target))]
     found = [
-        Effect(row.factor, row.level, row.verdict, None if row.estimate != row.estimate else float(row.estimate))
-        for row in table.itertuples()
+        Effect(str(factor), str(level), str(word), float(value) if math.isfinite(value) else None)
+        for factor, level, word, value in table[["factor", "level", "verdict", "estimate"]].to_numpy().tolist()
     ]
     hours = estimate(plan.folder)
     spent, ratio = _spent(plan, hours)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import Field, field_validator
 
 from orchestrator.designs import Fraction, fraction
-from orchestrator.factors import METRICS, STANDARD, Patch, level_name
+from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, level_name
 from sagasr.config import SHIPPED_RECORDINGS, SIZES, Config, Data, Runtime, Strict, leaves, located, parse, patch
 from sagasr.errors import ConfigError, did_you_mean
 from sagasr.files import read_yaml
@@ -217,11 +217,6 @@ class Cell:
     @property
     def name(self) -> str:
         return cell_name(self.levels)
-
-
-def cell_name(levels: Mapping[str, str]) -> str:
-    """Return e.g. ``text=caption rolloff=on``."""
-    return " ".join(f"{factor}={level}" for factor, level in levels.items())
 
 
 def holds(condition: Mapping[str, frozenset[str]], levels: Mapping[str, str]) -> bool:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.analysis.design import Array, Term, aliases, columns, difference
-from orchestrator.analysis.replicates import Factor, Lost, cell_name
+from orchestrator.analysis.replicates import Factor, Lost
 from orchestrator.analysis.strata import Layout, Weights, contrast, members, refit
 from orchestrator.analysis.sweep import Step, Sweep
+from orchestrator.factors import cell_name
 
 MAX_ALIASES = 8
 

@@ -14,7 +14,10 @@ UNITS = {
     "lsd_hf": "LSD",
     "lsd_lf": "LSD",
     "lsd_ssr": "LSD",
+    "log_sispec": "dB",
+    "sispec": "dB",
     "si_sdr": "dB",
+    "hf_ratio": "dB",
     "rolloff_error": "Hz",
     "seam": "dB",
 }

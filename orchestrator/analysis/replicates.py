@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.metrics import Metric, column_of, names_declared
+from orchestrator.factors import cell_name
 from sagasr.errors import DataError
 
 DONE = {"done", "finished", "completed", "complete", "ok", "success"}
@@ -62,11 +63,6 @@ class Lost:
     seed: str
     kind: str
     reason: str
-
-
-def cell_name(levels: Mapping[str, str]) -> str:
-    """Return the readable name of a cell: ``text=caption rolloff=on``."""
-    return " ".join(f"{factor}={level}" for factor, level in levels.items())
 
 
 def word_of(value: object) -> str:

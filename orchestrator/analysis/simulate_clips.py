@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from orchestrator.analysis.bands import CELLS, FACTORS, Check
 from orchestrator.analysis.design import Array
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.replicates import Factor
-from orchestrator.analysis.simulate import CELLS, FACTORS, Check
 from orchestrator.analysis.strata import Layout, codes_of, contrast, layout
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.variance import Response, errors, judge

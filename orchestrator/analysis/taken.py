@@ -7,9 +7,9 @@ Every plan that took looks in this folder keeps its account, so that looks under
 from pathlib import Path
 from typing import Literal
 
-from sagasr.config import Strict, parse
-from sagasr.errors import ConfigError, DataError
-from sagasr.files import read_json, write_json
+from orchestrator.kept import read_kept
+from sagasr.config import Strict
+from sagasr.files import write_json
 from sagasr.fingerprint import short
 
 Spending = Literal["pocock", "obrien-fleming"]
@@ -129,16 +129,11 @@ class Looks(Strict):
 
 def read_looks(folder: Path) -> Looks:
     """Return the looks taken in a sweep folder. Raises DataError for a file that does not say what was spent."""
-    path = folder / FILE
-    if not path.exists():
-        return Looks()
-    try:
-        return parse(Looks, read_json(path), str(path))
-    except (ConfigError, DataError) as error:
-        raise DataError(
-            f"{error}\n{path} says which looks were taken, so that none is taken twice; "
-            "restore it, or move the sweep's folder away and begin anew"
-        ) from error
+    remedy = (
+        "says which looks were taken, so that none is taken twice; "
+        "restore it, or move the sweep's folder away and begin anew"
+    )
+    return read_kept(Looks, folder / FILE, remedy)
 
 
 def write_looks(folder: Path, looks: Looks) -> None:

@@ -22,8 +22,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from orchestrator.analysis.replicates import cell_name, level_of, word_of
+from orchestrator.analysis.replicates import level_of, word_of
 from orchestrator.analysis.sweep import Sweep
+from orchestrator.factors import cell_name
 from orchestrator.paths import SweepPaths
 from orchestrator.report import charts, story
 from orchestrator.report.listening import MAX_BYTES, ListeningSet, Version, listening_set

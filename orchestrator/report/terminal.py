@@ -9,9 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.analysis.replicates import cell_name
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
+from orchestrator.factors import cell_name
 
 WIDTH = 80
 STYLES = {

@@ -16,8 +16,8 @@ from orchestrator.analysis.effects import effects
 from orchestrator.analysis.looks import complete_seeds, first_blocks, look_at
 from orchestrator.analysis.power import reach, sigma_interval
 from orchestrator.analysis.sequential import Contrast, Look, Rule, boundaries, decide, sequential_p
-from orchestrator.analysis.simulate import checks, curves, run
 from orchestrator.analysis.simulate_clips import grid, scores
+from orchestrator.analysis.simulate_stopping import SCENARIOS, checks, curves, run
 from orchestrator.analysis.strata import contrast
 from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
@@ -593,8 +593,6 @@ def test_halving_stops_by_the_order_of_arrival_and_keeps_the_best_third() -> Non
 
 
 def test_generated_curves_have_the_stated_noise() -> None:
-    from orchestrator.analysis.simulate import SCENARIOS
-
     path = curves(SCENARIOS["null"], 400, np.random.default_rng(0))
     within = path - path.mean(axis=1, keepdims=True)
     assert within[..., -1].std() == pytest.approx(np.hypot(np.hypot(0.03, 0.01), 0.02), rel=0.05)

@@ -7,8 +7,8 @@ from itertools import combinations
 import pytest
 
 from orchestrator.designs import fraction
-from orchestrator.factors import METRICS, STANDARD, level_name
-from orchestrator.space import SearchSpace, cell_name, expand, find_grid, parse_only, read_space, shipped
+from orchestrator.factors import METRICS, STANDARD, cell_name, level_name
+from orchestrator.space import SearchSpace, expand, find_grid, parse_only, read_space, shipped
 from sagasr.errors import ConfigError
 
 
