@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sagasr import config as settings
 from sagasr.config import SAMPLE_RATE, downsampling_ratio
 from sagasr.errors import DataError
-from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, latent_channels
+from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder, latent_channels
 
 __all__ = ["Codec", "LatentNorm", "build_codec", "latent_channels", "missing_weights"]
 
@@ -122,11 +122,15 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
 
 
 def missing_weights(codec: settings.Codec) -> str | None:
-    """Return one line saying which file of the codec is absent and how to get it; nothing is loaded."""
+    """Return one line saying what of the codec is absent or unfit and how to get it; no weight is read."""
     if isinstance(codec, settings.StableAudio):
         for key, path in (("checkpoint", codec.checkpoint), ("config", codec.config)):
             if not Path(path).is_file():
                 return f"{path}: codec.{key} is not there; {STABLE_AUDIO_REMEDY}"
+        try:
+            check_autoencoder(Path(codec.checkpoint), Path(codec.config))
+        except DataError as error:
+            return str(error)
     return None
 
 

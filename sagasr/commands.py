@@ -117,11 +117,14 @@ def _run(config: Config, out: Path, runtime: Runtime) -> int:
     if problems:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
 
-    from sagasr.data.store import encode_store
+    from sagasr.data.encode import encode_store
     from sagasr.evaluate import means
+    from sagasr.model import missing_weights
     from sagasr.scores import read_scores
     from sagasr.train import train as train_model
 
+    if absent := missing_weights(config):
+        raise SagasrError("\n".join(absent))
     store = encode_store(config, out / "encoded")
     result = train_model(config, out, store, runtime=runtime)
     print(

@@ -19,8 +19,8 @@ NYQUIST = SAMPLE_RATE / 2
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
-FILE_KEYS = ("codec.checkpoint", "codec.config")
-MODEL_KEY = "conditions.text.encoder.model"
+FILE_KEYS = ("codec.checkpoint", "codec.config", "model.checkpoint")
+MODEL_KEYS = ("conditions.text.encoder.model", "validation.distance.model")
 
 # width, layers, heads and condition width of the diffusion transformer; what the factor `size` patches
 SIZES: dict[str, dict[str, int]] = {
@@ -38,10 +38,15 @@ class Strict(BaseModel):
 
 
 class Data(Strict):
-    """Manifests (CSV, Parquet or JSON lines). If one has a ``split`` column, only its train / val rows count."""
+    """Manifests (CSV, Parquet or JSON lines), or folders. If one says which rows train and which validate, only those
+    count.
+    """
 
     train: str
     val: str
+    policy: Literal["strict", "quarantine"] = Field(
+        "strict", description="recordings that cannot be used: strict stops and names them, quarantine leaves them out"
+    )
 
 
 class Audio(Strict):
@@ -167,6 +172,25 @@ class Model(Strict):
     preconditioning: Literal["off", "level"] = Field(
         "off", description="level: the network corrects the best linear guess for channels of their typical level"
     )
+    init: Literal["scratch", "pretrained"] = Field(
+        "scratch", description="pretrained: starts as the transformer in checkpoint, its input widened with zeros"
+    )
+    checkpoint: str | None = Field(None, description="Stable Audio Open's weights, .safetensors or .ckpt")
+
+    @model_validator(mode="after")
+    def _starts_as_published(self) -> Self:
+        if self.init == "pretrained":
+            if not self.checkpoint:
+                raise ValueError(
+                    "init pretrained needs a checkpoint: get stabilityai/stable-audio-open-1.0 from Hugging Face "
+                    "(its licence must be accepted there first) and name its model.safetensors in model.checkpoint"
+                )
+            if self.latents != "raw" or self.preconditioning != "off":
+                raise ValueError(
+                    "init pretrained: the checkpoint has learned from raw latents without preconditioning; "
+                    "set latents: raw and preconditioning: off"
+                )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -213,6 +237,15 @@ class Training(Strict):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
+class Distance(Strict):
+    """The embeddings of which the distribution distance (FD) between predictions and high clips is taken."""
+
+    embedder: Literal["spectral", "clap", "off"] = Field(
+        "spectral", description="spectral: band levels, needs no weights; clap: the audio tower of model"
+    )
+    model: str = Field("laion/clap-htsat-unfused", description="for clap: a folder, or a name in transformers' cache")
+
+
 class Validation(Strict):
     """What is scored, and when; frozen, so that a score is a function of the weights alone."""
 
@@ -224,6 +257,7 @@ class Validation(Strict):
     cutoff_hz: float = Field(
         4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
     )
+    distance: Distance = Distance()
 
 
 class Guidance(Strict):
@@ -280,6 +314,8 @@ class Config(Strict):
         for key, segment in (("audio", self.audio.segment), ("validation", self.validation.segment)):
             if segment % ratio:
                 raise ValueError(f"{key}.segment {segment} is not a multiple of the codec's {ratio} samples per frame")
+        if self.model.init == "pretrained" and not isinstance(self.codec, StableAudio):
+            raise ValueError(f"model.init pretrained knows the latents of codec stable-audio, not of {self.codec.kind}")
         return self
 
 
@@ -357,11 +393,11 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
 
 def _file(key: str, value: Any, folder: Path) -> Any:
-    if key not in (*DATA_KEYS, *FILE_KEYS, MODEL_KEY) or not isinstance(value, str) or not value:
+    if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
         return str(Path(__file__).parent / "recordings" / "manifest.csv")
-    if key == MODEL_KEY and not (folder / value).exists():
+    if key in MODEL_KEYS and not (folder / value).exists():
         return value  # the name of a published model
     return str((folder / value).resolve())
 

@@ -9,11 +9,9 @@ import contextlib
 import importlib
 import io
 import json
-import logging
-import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,27 +19,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sagasr.config import Codec, Config, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio
 from sagasr.errors import DataError
-
-logger = logging.getLogger(__name__)
+from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_LATENTS = 64  # channels of the Stable Audio Open autoencoder
 STABLE_AUDIO_REMEDY = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first), put "
     "model.safetensors and model_config.json in one folder and name the two in codec.checkpoint and codec.config"
 )
-# Where published and trainer-written checkpoints keep the autoencoder.
-AUTOENCODER_PREFIXES = (
-    "",
-    "pretransform.model.",
-    "autoencoder.",
-    "model.pretransform.model.",
-    "diffusion.pretransform.model.",
-)
-LEAST_MATCH = 0.99
 
 
 def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
@@ -95,33 +83,30 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
     """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
 
     ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
-    one line unless at least 99 % of the weights are found with their shapes.
+    one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
     """
-    autoencoder = _empty_autoencoder(config)
-    load_matching(autoencoder, checkpoint, AUTOENCODER_PREFIXES, STABLE_AUDIO_REMEDY)
+    autoencoder = empty_autoencoder(config)
+    found, weights = _fit_autoencoder(autoencoder, checkpoint)
+    copy_weights(autoencoder, found, weights)
     return autoencoder
 
 
-def load_matching(module: nn.Module, checkpoint: Path, prefixes: tuple[str, ...], remedy: str) -> dict[str, int]:
-    """Load ``module`` from the keys of ``checkpoint`` under whichever prefix fits best.
-
-    Returns how many keys were matched, missing and unexpected (under that prefix). Raises DataError under 99 %.
-    """
-    wanted = module.state_dict()
-    shapes, read = _open_weights(checkpoint, remedy)
-    prefix = max(prefixes, key=lambda p: sum(shapes.get(p + key) == weight.shape for key, weight in wanted.items()))
-    matched = [key for key, weight in wanted.items() if shapes.get(prefix + key) == weight.shape]
-    missing = [key for key in wanted if key not in set(matched)]
-    unexpected = {name for name in shapes if name.startswith(prefix)} - {prefix + key for key in matched}
-    line = f"{len(matched)} of {len(wanted)} weights matched, {len(unexpected)} unexpected"
-    if len(matched) < LEAST_MATCH * len(wanted):
-        raise DataError(f"{checkpoint}: {line} (first without a match: {missing[0]}); {remedy}")
-    module.load_state_dict({key: read(prefix + key) for key in matched}, strict=False)
-    logger.info("%s: %s", checkpoint, line)
-    return {"matched": len(matched), "missing": len(missing), "unexpected": len(unexpected)}
+def check_autoencoder(checkpoint: Path, config: Path) -> None:
+    """Raise what ``build_autoencoder`` would raise; only the names and sizes of the weights are read."""
+    with torch.device("meta"):
+        autoencoder = empty_autoencoder(config)
+    _fit_autoencoder(autoencoder, checkpoint)
 
 
-def _empty_autoencoder(config: Path) -> nn.Module:
+def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
+    weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
+    found = fit("autoencoder", shapes_of(autoencoder), weights)
+    if problem := problem_of(found, weights, STABLE_AUDIO_REMEDY):
+        raise DataError(problem)
+    return found, weights
+
+
+def empty_autoencoder(config: Path) -> nn.Module:
     """Return the autoencoder that a published model_config.json describes, with random weights."""
     try:
         tree = json.loads(config.read_text(encoding="utf-8"))
@@ -150,25 +135,6 @@ def _within(tree: Any, *keys: str) -> dict[str, Any]:
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree if isinstance(tree, dict) else {}
-
-
-def _open_weights(path: Path, remedy: str) -> tuple[Mapping[str, torch.Size], Callable[[str], Tensor]]:
-    """Return the shapes of all tensors in a checkpoint and a function that reads one; the rest stays on disk."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such checkpoint; {remedy}")
-    try:
-        if path.suffix == ".safetensors":
-            file = safe_open(path, framework="pt", device="cpu")
-            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}, file.get_tensor  # noqa: SIM118
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = tree.get("state_dict", tree)
-        weights = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
-    return {name: value.shape for name, value in weights.items()}, weights.__getitem__
 
 
 @cache
