@@ -59,6 +59,15 @@ def test_resampling_removes_what_the_filter_leaks(
     assert rolloff_hz(filter_alone(audio, draw)) == pytest.approx(filter_only_hz, rel=0.01)
 
 
+@pytest.mark.parametrize("cutoff_hz", [2_000.0, 4_050.0, 15_950.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_low_is_the_filter_and_then_the_rates_of_the_released_code(family: FilterFamily, cutoff_hz: float) -> None:
+    audio, draw = noise(30_000, channels=2), Draw(family, 7, cutoff_hz)
+    down = signal.resample_poly(filter_alone(audio, draw), int(2 * cutoff_hz), SAMPLE_RATE, axis=1)
+    expected = signal.resample_poly(down, SAMPLE_RATE, int(2 * cutoff_hz), axis=1)[:, : audio.shape[1]]
+    assert np.abs(degrade(audio, draw) - expected).max() < 1e-6
+
+
 @pytest.mark.parametrize("cutoff_hz", [2_000.0, 4_050.0, 7_950.0, 16_000.0])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("order", [2, 10])

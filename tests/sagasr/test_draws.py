@@ -14,9 +14,10 @@ from sagasr.audio.spectrum import cutoff_bin, stft_power
 from sagasr.codec import build_codec
 from sagasr.config import SAMPLE_RATE, Config, parse
 from sagasr.data.draws import Batch, Draws, Validation, batch_at
+from sagasr.data.encode import encode_store
 from sagasr.data.manifest import read_manifest
 from sagasr.data.statistics import STEP
-from sagasr.data.store import Store, encode_store
+from sagasr.data.store import Store
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
 SEGMENT = 16_384
@@ -144,6 +145,18 @@ def test_a_row_holds_the_latents_of_its_crop_at_the_working_level(corpus: Path, 
             torch.testing.assert_close(plain[0], expected.float(), rtol=1e-3, atol=1e-4)
         low = codec.decode(store.norm.invert(batch.low[row][None]), SEGMENT)
         assert float(low.square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_raw_latents_are_those_of_the_codec_and_the_draws_stay(corpus: Path, store: Store) -> None:
+    normal = batch_at(store, config_of(corpus), 2)
+    raw = batch_at(store, config_of(corpus, model={"latents": "raw"}), 2)
+    for seen, plain in ((normal.high, raw.high), (normal.low, raw.low)):
+        torch.testing.assert_close(store.norm.invert(seen), plain, rtol=1e-4, atol=1e-5)
+    assert same(raw, normal, ("noise", "t", "drop_low", "drop_text", "recording"))
+    norm = store.norm.seen_as("raw")
+    assert torch.equal(norm.apply(raw.high), raw.high)
+    assert torch.equal(norm.invert(raw.high), raw.high)
+    torch.testing.assert_close(norm.level, store.norm.level * store.norm.std)
 
 
 def test_texts_are_those_of_the_recordings(corpus: Path, store: Store) -> None:

@@ -1,5 +1,6 @@
 """Low-frequency replacement passes low exactly below the cutoff and the generated clip above it."""
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, cutoff_bin, rolloff_hz, stft
-from sagasr.lfr import low_share, replace_low_band
+from sagasr.lfr import level_ratio, low_share, replace_low_band
 
 GUARD = 3  # bins: what a Hann window spreads of a splice
 
@@ -96,6 +97,49 @@ def test_each_clip_of_a_batch_has_its_own_cutoff(kind: str) -> None:
     middle = slice(cutoff_bin(3_000), cutoff_bin(4_000))
     assert largest_difference(together[0], generated[0], middle) < 1e-3
     assert largest_difference(together[1], low[1], middle) < 1e-3
+
+
+def released(generated: np.ndarray, low: np.ndarray, cutoff: int) -> np.ndarray:
+    """Return one channel with its bins below ``cutoff`` from low, by the released rule, from librosa's transforms."""
+    ours, theirs = (librosa.stft(audio, n_fft=2_048, hop_length=512) for audio in (low, generated))
+    ratio = np.abs(ours[cutoff - 1]).sum() / np.abs(theirs[cutoff - 1]).sum()
+    theirs[:cutoff] = ours[:cutoff] / np.clip(ratio, 0.8, 1.2)
+    return librosa.istft(theirs, n_fft=2_048, hop_length=512, length=len(low))
+
+
+@pytest.mark.parametrize("gain", [0.1, 0.7, 1.0, 1.1, 3.0])
+def test_with_the_ratio_it_is_the_released_rule_channel_by_channel(gain: float) -> None:
+    generated, low = noise(2, 2, seed=1), gain * noise(2, 2, seed=2)
+    cutoff_hz = cutoffs(186 * BIN_HZ, 400 * BIN_HZ)
+    found = replace_low_band(generated, low, cutoff_hz, "hard", "on")
+    for clip, cutoff in enumerate((186, 400)):
+        for channel in range(2):
+            expected = released(generated[clip, channel].numpy(), low[clip, channel].numpy(), cutoff)
+            assert np.abs(found[clip, channel].numpy() - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["hard", "crossfade"])
+def test_the_ratio_stays_within_0_8_and_1_2_and_breaks_the_exact_passage(kind: str) -> None:
+    low, deep = noise(seed=2), slice(0, cutoff_bin(2_000))
+    for level, ratio in ((10.0, 0.8), (0.1, 1.2), (1.0, 1.0), (1 / 1.1, 1.1)):
+        assert level_ratio(level * low, low, cutoffs(4_000.0)).item() == pytest.approx(ratio, rel=1e-5)
+        found = replace_low_band(level * low, low, cutoffs(4_000.0), kind, "on")  # type: ignore[arg-type]
+        assert largest_difference(found, low / ratio, deep) < 1e-4
+        exact = replace_low_band(level * low, low, cutoffs(4_000.0), kind)  # type: ignore[arg-type]
+        assert largest_difference(exact, low, deep) < 1e-4
+
+
+def test_the_ratio_of_silence_is_1_and_of_a_silent_generator_the_largest() -> None:
+    low, silence = noise(), torch.zeros(1, 1, 65_536)
+    assert level_ratio(silence, silence, cutoffs(4_000.0)).item() == 1
+    assert level_ratio(silence, low, cutoffs(4_000.0)).item() == pytest.approx(1.2)
+    assert level_ratio(low, silence, cutoffs(0.0)).item() == pytest.approx(0.8)
+    assert not replace_low_band(silence, silence, cutoffs(4_000.0), "hard", "on").any()
+
+
+def test_the_ratio_without_replacement_does_nothing() -> None:
+    generated = noise()
+    assert replace_low_band(generated, noise(seed=1), cutoffs(4_000.0), "off", "on") is generated
 
 
 @pytest.mark.parametrize("kind", ["off", "hard", "crossfade"])
