@@ -19,7 +19,8 @@ from sagasr.data.draws import Validation
 from sagasr.ema import Ema
 from sagasr.flow import interpolate, velocity
 from sagasr.lfr import replace_low_band
-from sagasr.metrics import Scores, score_many
+from sagasr.metrics import Scores
+from sagasr.metrics.distance import ALL, Distance
 from sagasr.model import SagaModel
 
 BATCH = 32  # clips sampled at once
@@ -27,10 +28,18 @@ LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-a
 
 
 class Prediction(NamedTuple):
-    """What a model makes of the validation clips under one setting: audio [n, C, T] and scores per clip."""
+    """What a model makes of the validation clips under one setting: audio [n, C, T], scores per clip, and distances
+    over all clips and per domain.
+    """
 
     audio: Tensor
     scores: list[Scores]
+    distances: list[Distance]
+
+    def means(self) -> dict[str, float]:
+        """Return what the curves show: each metric's mean over the clips that have it, and the distances over all."""
+        found = {it.metric: it.value for it in self.distances if it.domain == ALL and it.value is not None}
+        return means(self.scores) | found
 
 
 def evaluate(
@@ -50,8 +59,13 @@ def evaluate(
         for name in members:
             lfr, ratio = variants[name].lfr, variants[name].lfr_ratio
             audio = replace_low_band(generated, clips.low, clips.splice_hz, lfr, ratio)
-            found[name] = Prediction(audio, score_many(clips.references, audio))
+            found[name] = judge(clips, audio)
     return {name: found[name] for name in variants}
+
+
+def judge(clips: Validation, audio: Tensor) -> Prediction:
+    """Return audio [n, C, T] with all that can be said about it as an answer to the clips."""
+    return Prediction(audio, clips.score(audio), clips.distances(audio))
 
 
 def generate(

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sagasr import codec as codecs
-from sagasr import flow, text
+from sagasr import flow, pretrained, text
 from sagasr.codec import LatentNorm
 from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
 from sagasr.config import Conditions, Config, Guidance, Sampler, downsampling_ratio
 from sagasr.host import build_transformer, latent_channels
+from sagasr.metrics import embedders
 
 
 class Branch(NamedTuple):
@@ -186,7 +187,12 @@ def guidance_branches(conditions: Conditions, guidance: Guidance) -> tuple[Branc
 
 def missing_weights(config: Config) -> list[str]:
     """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
-    lines = codecs.missing_weights(config.codec), text.missing_weights(config.conditions.text)
+    lines = (
+        codecs.missing_weights(config.codec),
+        text.missing_weights(config.conditions.text),
+        pretrained.missing_weights(config),
+        embedders.missing_weights(config.validation.distance),
+    )
     return [line for line in lines if line is not None]
 
 

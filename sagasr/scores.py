@@ -1,10 +1,12 @@
-"""Per-clip scores and predictions in a trial folder: what results tables and report are made of.
+"""Scores and predictions in a trial folder: what results tables and report are made of.
 
-``scores/<variant>.parquet`` holds the trained model's rows; ``scores/references-<variant>.parquet`` the answers it must
-beat: the low input itself, low with shaped noise, and the same model untrained (its own row per variant).
+``scores/<variant>.parquet`` holds the trained model's rows, one per clip; ``scores/references-<variant>.parquet`` those
+of the answers it must beat: the low input itself, low with shaped noise, and the same model untrained (its own row per
+variant). ``scores/distances-<either name>.parquet`` holds their distribution distances, one row per metric and domain;
+it is absent where none are taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ import pyarrow.parquet as pq
 
 from sagasr.audio.files import write_flac
 from sagasr.data.draws import Validation
-from sagasr.evaluate import Prediction
+from sagasr.evaluate import Prediction, judge
 from sagasr.files import write_whole
 from sagasr.metrics import METRICS, Scores
+from sagasr.metrics.distance import Distance
 
 LISTENING_CLIPS = 8
+DISTANCES = pa.schema(
+    [(name, pa.string()) for name in ("subject", "domain", "metric")]
+    + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
+)
 
 
 class ScoreFile:
@@ -34,16 +41,19 @@ class ScoreFile:
         """Write audio first, scores last: scores that exist are complete."""
         for index in listening_set(clips):
             write_flac(self.audio / f"{clips.names[index]}.flac", prediction.audio[index].numpy())
-        write_rows(self.path, score_rows(clips, prediction.scores, "model"))
+        _write_distances(distances_path(self.path), distance_rows(prediction.distances, "model"))
+        write_rows(self.path, score_rows(clips, prediction, "model"))
 
 
 def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:
     """Write, per variant, the scores of low, shaped noise and the untrained model, and the high and low audio."""
-    low = score_rows(clips, clips.score(clips.low), "low")
-    noise = score_rows(clips, clips.score(clips.shaped_noise()), "shaped_noise")
+    trivial = {"low": judge(clips, clips.low), "shaped_noise": judge(clips, clips.shaped_noise())}
     for variant, prediction in untrained.items():
-        rows = low + noise + score_rows(clips, prediction.scores, "untrained")
-        write_rows(trial / "scores" / f"references-{variant}.parquet", rows)
+        path = trial / "scores" / f"references-{variant}.parquet"
+        answers = {**trivial, "untrained": prediction}.items()
+        distances = [row for subject, answer in answers for row in distance_rows(answer.distances, subject)]
+        _write_distances(distances_path(path), distances)
+        write_rows(path, [row for subject, answer in answers for row in score_rows(clips, answer, subject)])
     for index in listening_set(clips):
         for kind, audio in (("high", clips.high), ("low", clips.low)):
             write_flac(trial / "audio" / kind / f"{clips.names[index]}.flac", audio[index].numpy())
@@ -58,19 +68,35 @@ def listening_set(clips: Validation) -> list[int]:
     return turns[:LISTENING_CLIPS]
 
 
-def score_rows(clips: Validation, scores: list[Scores], subject: str) -> list[dict[str, Any]]:
-    """Return one row per clip: clip, domain, subject and every metric (None where undefined)."""
+def score_rows(clips: Validation, prediction: Prediction, subject: str) -> list[dict[str, Any]]:
+    """Return one row per clip: clip, domain, subject, what is odd about it, and every metric (None where undefined)."""
+    rows = zip(clips.names, clips.domains, clips.remarks(prediction.audio), prediction.scores, strict=True)
     return [
-        {"clip": name, "domain": domain, "subject": subject, **row}
-        for name, domain, row in zip(clips.names, clips.domains, scores, strict=True)
+        {"clip": name, "domain": domain, "subject": subject, "remark": remark, **scores}
+        for name, domain, remark, scores in rows
     ]
+
+
+def distance_rows(distances: Iterable[Distance], subject: str) -> list[dict[str, Any]]:
+    """Return one row per metric and domain."""
+    return [{"subject": subject, **distance._asdict()} for distance in distances]
+
+
+def distances_path(scores: Path) -> Path:
+    """Return where the distances lie that belong to a file of scores."""
+    return scores.with_name(f"distances-{scores.name}")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write score rows as Parquet, whole."""
-    texts = [(name, pa.string()) for name in ("clip", "domain", "subject")]
+    texts = [(name, pa.string()) for name in ("clip", "domain", "subject", "remark")]
     schema = pa.schema(texts + [(name, pa.float64()) for name in METRICS])
     write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, schema), temporary))
+
+
+def _write_distances(path: Path, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, DISTANCES), temporary))
 
 
 def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:

@@ -194,7 +194,7 @@ def _read_t5_config(model: str) -> Any:
     """Return the published configuration of a T5 from a folder or the local cache; never from the network."""
     from transformers import AutoConfig
 
-    with _quietly():
+    with quietly():
         try:
             config = AutoConfig.from_pretrained(model, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -223,7 +223,7 @@ def _load_t5(model: str, width: int) -> tuple[Any, Any]:
     if _read_t5_config(model).d_model != width:
         raise DataError(f"{model}: its width is not the {width} published under this name; {_remedy(model)}")
     _check_tokenizer(model)
-    with _quietly():
+    with quietly():
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
             encoder, report = T5EncoderModel.from_pretrained(
@@ -238,7 +238,7 @@ def _load_t5(model: str, width: int) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep transformers' progress bars and advice off the terminal."""
     from transformers.utils import logging as transformers_logging
 

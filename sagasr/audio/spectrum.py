@@ -43,8 +43,8 @@ def stft_power(audio: Tensor, hop: int = HOP, *, precise: bool = False) -> Tenso
     frames = _frames(audio.double() if precise else audio, hop)
     power = audio.new_empty(*frames.shape[:-1], NUM_BINS)
     for start in range(0, frames.shape[-2], _BLOCK):
-        block = torch.view_as_real(_spectrum(frames[..., start : start + _BLOCK, :]))
-        power[..., start : start + _BLOCK, :] = block[..., 0].square().addcmul_(block[..., 1], block[..., 1])
+        squares = torch.view_as_real(_spectrum(frames[..., start : start + _BLOCK, :])).square_()
+        torch.add(squares[..., 0], squares[..., 1], out=power[..., start : start + _BLOCK, :])
     return power
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sagasr import config as settings
 from sagasr.audio.spectrum import HOP, N_FFT, cutoff_bin
 from sagasr.codec import LatentNorm
 from sagasr.conditions import ConditionInputs, seeded
@@ -25,6 +26,8 @@ from sagasr.data.store import Store
 from sagasr.fingerprint import seed_of
 from sagasr.flow import time_of
 from sagasr.metrics import Reference, Scores, score_many
+from sagasr.metrics.distance import Distance, Distances
+from sagasr.metrics.embedders import build_embedder
 from sagasr.text import build_text_encoder
 
 
@@ -69,21 +72,22 @@ class Draws:
         uniform = np.random.default_rng(seed_of(config.seed, "draws", step)).random((size, 5))[self.rank :: self.world]
         picked = [_recording_at(config.seed, step * size + row, len(train)) for row in rows]
         shape = (len(picked), store.latent_channels, store.frames)
-        high, low, noise = torch.empty(shape), torch.empty(shape), torch.empty(shape)
+        noise = torch.empty(shape)
         gain, rolloff, seconds = torch.empty(shape[0]), torch.empty(shape[0], 2), torch.empty(shape[0], 2)
         frames_per_step = STEP * store.frames // store.segment
         generator = torch.Generator()
+        variants, starts = [], []
         for place, (row, index) in enumerate(zip(rows, picked, strict=True)):
-            variants, crops = train.gain[index].shape
-            variant, crop = int(uniform[place, 0] * variants), int(uniform[place, 1] * crops)
-            frames = slice(crop * frames_per_step, crop * frames_per_step + store.frames)
-            high[place] = train.high[index][:, frames]
-            low[place] = train.low[index][variant, :, frames]
+            kinds, crops = train.gain[index].shape
+            variant, crop = int(uniform[place, 0] * kinds), int(uniform[place, 1] * crops)
+            variants.append(variant)
+            starts.append(crop * frames_per_step)
             noise[place].normal_(generator=generator.manual_seed(seed_of(config.seed, "noise", step, row)))
             gain[place] = float(train.gain[index][variant, crop])
             rolloff[place, 0] = float(train.rolloff_low_hz[index][variant, crop])
             rolloff[place, 1] = float(train.rolloff_high_hz[index][crop])
             seconds[place, 0], seconds[place, 1] = crop * STEP / SAMPLE_RATE, train.samples[index] / SAMPLE_RATE
+        high, low = (torch.from_numpy(part).float() for part in train.crops(picked, variants, starts, store.frames))
         weight = store.latent_gain(gain)[:, None, None]
         text = self.encoder.prepare([self.texts[index] for index in picked])
         return Batch(
@@ -126,6 +130,7 @@ class Validation:
     rolloff_estimated_hz: Tensor
     seconds: Tensor
     noise_level: Tensor  # [F] factors that give white noise of RMS 1 the mean log spectrum of the training highs
+    distance: settings.Distance
 
     @classmethod
     def of(cls, store: Store, config: Config) -> "Validation":
@@ -153,6 +158,7 @@ class Validation:
             rolloff_estimated_hz=torch.tensor([clip.rolloff_estimated_hz for clip in clips]),
             seconds=torch.tensor([[clip.start / SAMPLE_RATE, clip.total_samples / SAMPLE_RATE] for clip in clips]),
             noise_level=_noise_level(store.meta["high_spectrum"]["log10_power"]),
+            distance=config.validation.distance,
         )
 
     def __len__(self) -> int:
@@ -167,6 +173,19 @@ class Validation:
     def score(self, audio: Tensor) -> list[Scores]:
         """Return the metrics of estimates [n, C, T], clip by clip."""
         return score_many(self.references, audio)
+
+    def remarks(self, audio: Tensor) -> list[str]:
+        """Return what is odd about each estimate [n, C, T] or its high clip; mostly nothing."""
+        return [reference.remark(estimate) for reference, estimate in zip(self.references, audio, strict=True)]
+
+    def distances(self, audio: Tensor) -> list[Distance]:
+        """Return the distribution distance of estimates [n, C, T], over all and per domain; nothing if it is off."""
+        return self._distances.of(audio) if self._distances else []
+
+    @cached_property
+    def _distances(self) -> Distances | None:
+        embedder = build_embedder(self.distance)
+        return Distances(self.high, self.domains, embedder) if embedder else None
 
     def shaped_noise(self) -> Tensor:
         """Return the trivial answer [n, C, T]: low plus seeded noise with the mean high band of the training set."""

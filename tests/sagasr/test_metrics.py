@@ -53,11 +53,13 @@ def one_thread() -> Iterator[None]:
 
 
 def test_every_metric_has_its_unit_direction_and_definition() -> None:
-    assert list(METRICS) == ["lsd", "lsd_lf", "lsd_hf", "lsd_ssr", "si_sdr", "rolloff_error", "seam"]
+    higher = ("log_sispec", "sispec", "ssim", "si_sdr")
+    assert [*METRICS] == ["lsd", "lsd_lf", "lsd_hf", "lsd_ssr", *higher, "hf_ratio", "rolloff_error", "seam"]
     for name, metric in METRICS.items():
         assert metric.name == name
-        assert all((metric.unit, metric.definition))
-        assert metric.better == ("higher" if name == "si_sdr" else "lower")
+        assert all((metric.unit or name == "ssim", metric.definition, metric.identity, metric.silence))
+        assert metric.better == ("higher" if name in higher else "lower")
+        assert metric.unit != "dB" or not name.startswith("lsd")  # ten times the number that the field means
 
 
 def test_an_identical_estimate_has_the_best_score(recording: Tensor) -> None:
