@@ -135,7 +135,6 @@ def missing_weights(distance: settings.Distance) -> str | None:
 
 def _check_clap(model: str) -> None:
     """Raise DataError unless configuration, feature extractor and weights of a CLAP are here; opens no weights."""
-    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     with quietly():
@@ -147,10 +146,18 @@ def _check_clap(model: str) -> None:
             ) from error
     if config.model_type not in ("clap", "clap_audio_model"):
         raise DataError(f"{model}: a {config.model_type!r} model, not a CLAP; {_remedy(model)}")
-    for name in ("preprocessor_config.json", "model.safetensors"):
-        here = Path(model) / name
-        if not (here.is_file() if Path(model).is_dir() else isinstance(try_to_load_from_cache(model, name), str)):
-            raise DataError(f"{model}: has no {name}; {_remedy(model)}")
+    for names in (("preprocessor_config.json",), ("model.safetensors", "model.safetensors.index.json")):
+        if not any(_is_here(model, name) for name in names):
+            raise DataError(f"{model}: has no {names[0]}; {_remedy(model)}")
+
+
+def _is_here(model: str, name: str) -> bool:
+    """Return whether a file of a model lies in its folder or in the Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).is_dir():
+        return (Path(model) / name).is_file()
+    return isinstance(try_to_load_from_cache(model, name), str)
 
 
 def _remedy(model: str) -> str:
