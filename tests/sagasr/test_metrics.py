@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
@@ -66,8 +69,11 @@ def test_an_identical_estimate_has_the_best_score(recording: Tensor) -> None:
     for high in (noise(), noise(channels=2), recording):
         scores = score(high, high.clone(), CUTOFF_HZ)
         assert scores["si_sdr"] == pytest.approx(100)
-        for name in ("lsd", "lsd_lf", "lsd_hf", "rolloff_error", "seam"):
+        for name in ("lsd", "lsd_lf", "lsd_hf", "hf_ratio", "rolloff_error", "seam"):
             assert scores[name] == 0
+        assert scores["ssim"] == pytest.approx(1, abs=1e-12)
+        assert scores["sispec"] > 100  # type: ignore[operator]
+        assert scores["log_sispec"] > 100  # type: ignore[operator]
 
 
 def test_better_means_better_for_an_estimate_nearer_to_the_high_clip(recording: Tensor) -> None:
@@ -76,9 +82,17 @@ def test_better_means_better_for_an_estimate_nearer_to_the_high_clip(recording: 
         score(recording, recording + 0.01 * texture, CUTOFF_HZ),
         score(recording, recording + texture, CUTOFF_HZ),
     )
-    for name in ("lsd", "lsd_lf", "lsd_hf", "lsd_ssr", "si_sdr", "rolloff_error"):
+    for name in set(METRICS) - {"seam"}:
         better, worse = (near, far) if METRICS[name].better == "lower" else (far, near)
         assert better[name] < worse[name]  # type: ignore[operator]
+
+
+def test_silence_and_broken_sound_are_remarked_on() -> None:
+    high, silence, broken = noise(), torch.zeros(1, 65_536), torch.full((1, 65_536), math.nan)
+    assert Reference(high, CUTOFF_HZ).remark(high) == ""
+    assert Reference(high, CUTOFF_HZ).remark(silence) == "estimate is digital silence"
+    assert Reference(silence, CUTOFF_HZ).remark(silence) == "high is digital silence; estimate is digital silence"
+    assert Reference(high, CUTOFF_HZ).remark(broken) == "estimate is not finite"
 
 
 def test_silence_is_defined_and_never_mistaken_for_zero_error() -> None:
@@ -87,12 +101,19 @@ def test_silence_is_defined_and_never_mistaken_for_zero_error() -> None:
     assert both["lsd"] == both["lsd_hf"] == both["seam"] == 0
     assert both["lsd_ssr"] == pytest.approx(12)  # as ssr_eval has it for digital silence
     assert both["si_sdr"] is both["rolloff_error"] is None
+    assert both["hf_ratio"] == 0
+    assert both["ssim"] == pytest.approx(1)
+    assert both["sispec"] == pytest.approx(-120)
     of_silence = score(silence, high, CUTOFF_HZ)
     assert of_silence["si_sdr"] is of_silence["rolloff_error"] is None
     assert of_silence["lsd"] > 8  # type: ignore[operator]
+    assert of_silence["lsd_ssr"] == pytest.approx(12)
+    assert of_silence["sispec"] == pytest.approx(-120)
     silent_estimate = score(high, silence, CUTOFF_HZ)
     assert silent_estimate["si_sdr"] == pytest.approx(-100)
     assert silent_estimate["rolloff_error"] == rolloff_hz(high)
+    assert silent_estimate["sispec"] == pytest.approx(-120)
+    assert abs(silent_estimate["ssim"]) < 0.1  # type: ignore[arg-type]
     assert all(math.isfinite(number) for number in silent_estimate.values())
 
 
@@ -193,30 +214,110 @@ def test_the_two_bands_make_up_the_whole() -> None:
     assert scores["lsd"] == pytest.approx(0.602 * math.sqrt(1 - bins / 1025), abs=0.01)
 
 
-def test_lsd_clips_powers_at_1e_8(recording: Tensor) -> None:
-    estimate = recording + 0.01 * noise(recording.shape[1])
-    power = [
-        np.maximum(np.abs(librosa.stft(audio[0].numpy(), n_fft=2_048, hop_length=512)) ** 2, 1e-8)
-        for audio in (recording, estimate)
-    ]
-    expected = np.sqrt((np.log10(power[0] / power[1]) ** 2).mean(0)).mean()
-    assert value(recording, estimate, "lsd") == pytest.approx(expected, abs=1e-5)  # single against double precision
+# on real recordings, against the definitions computed anew with librosa and numpy in double precision
 
 
-def test_lsd_ssr_is_the_formula_of_ssr_eval(recording: Tensor) -> None:
-    stereo = torch.cat([recording, recording.roll(1_000, -1)])
-    for high, estimate in (
-        (recording, recording + 0.001 * noise(recording.shape[1])),
-        (recording, 0.7 * recording.roll(3, -1) + 0.001 * noise(recording.shape[1])),
-        (stereo, stereo.roll(5, -1) + 0.001 * noise(stereo.shape[1], channels=2)),
-    ):
-        target, found = (
-            np.abs(librosa.stft(audio.mean(0).numpy(), n_fft=2_048, hop_length=441)) for audio in (high, estimate)
-        )
-        ratio = np.log10(target**2 / (found + 1e-12) ** 2 + 1e-12) ** 2
-        assert value(high, estimate, "lsd_ssr") == pytest.approx(
-            ratio.mean(0, dtype=float).__pow__(0.5).mean(), abs=1e-6
-        )
+def magnitude(audio: Tensor, hop: int) -> NDArray[np.float64]:
+    """Return the magnitudes [N, F] of the mono mix of audio [C, T]."""
+    mono = audio.mean(0).double().numpy()
+    found: NDArray[np.float64] = np.abs(librosa.stft(mono, n_fft=2_048, hop_length=hop)).T
+    return found
+
+
+def root_mean(ratio: NDArray[np.float64]) -> float:
+    return float(np.sqrt((np.log10(ratio) ** 2).mean(1)).mean())
+
+
+def similarity(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Structural similarity as scikit-image documents it: 7 x 7 means, sample covariances, range 2, edges left out."""
+
+    def mean(image: NDArray[np.float64]) -> Any:
+        return uniform_filter(image, 7)[3:-3, 3:-3]
+
+    means = mean(one), mean(other)
+    variances = [49 / 48 * (mean(image**2) - part**2) for image, part in zip((one, other), means, strict=True)]
+    covariance = 49 / 48 * (mean(one * other) - means[0] * means[1])
+    luminance = (2 * means[0] * means[1] + 0.02**2) / (means[0] ** 2 + means[1] ** 2 + 0.02**2)
+    structure = (2 * covariance + 0.06**2) / (variances[0] + variances[1] + 0.06**2)
+    return float((luminance * structure).mean())
+
+
+def ratio_db(estimate: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    """SiSpec: the estimate's part along the target over the rest."""
+    along = (estimate * target).sum() / ((target**2).sum() + 1e-12) * target
+    return float(10 * np.log10((along**2).sum() / (((estimate - along) ** 2).sum() + 1e-12) + 1e-12))
+
+
+def estimates_of(high: Tensor) -> Iterator[Tensor]:
+    """Yield what models and their inputs do to a recording: empty bands, noise, a shift, a level."""
+    low = torch.from_numpy(degrade(high.numpy(), Draw("chebyshev1", 8, CUTOFF_HZ))).float()
+    yield low
+    yield low + 1e-3 * noise(high.shape[1])
+    yield 0.7 * high.roll(3, -1) + 1e-4 * noise(high.shape[1])
+
+
+RECORDINGS = sorted(Path(sagasr.__file__).parent.joinpath("recordings").rglob("*.flac"))
+
+
+@pytest.mark.parametrize("path", RECORDINGS[::30], ids=lambda path: path.stem)
+def test_each_spectral_metric_is_its_formula_on_real_recordings(path: Path) -> None:
+    high = torch.from_numpy(read_audio(path, 1))[:, :65_536]
+    cutoff = cutoff_bin(CUTOFF_HZ)
+    for audio in (high, torch.cat([high, high.roll(1_000, -1)])):
+        for estimate in estimates_of(audio):
+            scores = score(audio, estimate, CUTOFF_HZ)
+            target, found = magnitude(audio, 441), magnitude(estimate, 441)
+            assert scores["lsd_ssr"] == pytest.approx(root_mean(target**2 / (found + 1e-12) ** 2 + 1e-12), abs=1e-6)
+            logs = np.log10(found + 1e-12), np.log10(target + 1e-12)
+            assert scores["log_sispec"] == pytest.approx(ratio_db(*logs), abs=1e-4)
+            assert scores["sispec"] == pytest.approx(ratio_db(found, target), abs=1e-4)
+            assert scores["ssim"] == pytest.approx(similarity(found, target), abs=1e-6)
+            channels = zip(audio[:, None], estimate[:, None], strict=True)
+            powers = [[np.maximum(magnitude(one, 512) ** 2, 1e-8) for one in pair] for pair in channels]
+            bands = {"lsd": slice(None), "lsd_lf": slice(cutoff), "lsd_hf": slice(cutoff, None)}
+            for name, band in bands.items():
+                expected = np.mean([root_mean(pair[0][:, band] / pair[1][:, band]) for pair in powers])
+                assert scores[name] == pytest.approx(expected, abs=1e-6)
+            energy = [sum(pair[side][:, cutoff:].sum() for pair in powers) for side in (0, 1)]
+            assert scores["hf_ratio"] == pytest.approx(abs(10 * np.log10(energy[1] / energy[0])), abs=1e-4)
+
+
+@pytest.mark.parametrize("path", RECORDINGS[::30], ids=lambda path: path.stem)
+def test_the_roll_off_is_librosas_and_the_released_one_lies_one_bin_lower(path: Path) -> None:
+    high = read_audio(path, 1)[:, :65_536]
+    summed = magnitude(torch.from_numpy(high), 512).sum(0)
+    expected = librosa.feature.spectral_rolloff(S=summed[:, None], sr=SAMPLE_RATE, roll_percent=0.985).item()
+    assert rolloff_hz(high) == pytest.approx(expected, abs=1e-6)
+    assert rolloff_hz(high, "released") == pytest.approx(expected - BIN_HZ, abs=1e-6)
+    shifted = torch.from_numpy(high).roll(5, -1)
+    assert value(torch.from_numpy(high), shifted, "rolloff_error") <= BIN_HZ
+
+
+def test_digital_silence_in_a_clip_counts_as_ssr_eval_counts_it() -> None:
+    """Half of the clip is exact zeros: 12 in those frames even against itself, unlike the clipped definition."""
+    high = noise()
+    high[:, 32_768:] = 0
+    assert value(high, high.clone(), "lsd") == 0
+    target = magnitude(high, 441)
+    expected = root_mean(target**2 / (target + 1e-12) ** 2 + 1e-12)
+    assert 5 < expected < 7
+    assert value(high, high.clone(), "lsd_ssr") == pytest.approx(expected, abs=1e-5)
+    for estimate in (high + 1e-6 * noise(seed=1), high + 1e-3 * noise(seed=1), 1e-6 * high):
+        found = magnitude(estimate, 441)
+        expected = root_mean(target**2 / (found + 1e-12) ** 2 + 1e-12)
+        assert value(high, estimate, "lsd_ssr") == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_level_of_the_high_band_counts_either_way() -> None:
+    high = noise()
+    for gain, expected in ((2.0, 6.02), (0.5, 6.02), (1.0, 0.0)):
+        estimate = high_band_gain(high, gain, CUTOFF_HZ)
+        assert value(high, estimate, "hf_ratio") == pytest.approx(expected, abs=0.05)
+    assert value(high, high_band_gain(high, 0.0, CUTOFF_HZ), "hf_ratio") > 20  # what a window spreads over the splice
+    low_band_louder = (
+        high + replace_low_band(torch.zeros_like(high)[None], high[None], torch.tensor([CUTOFF_HZ]), "hard")[0]
+    )
+    assert value(high, low_band_louder, "hf_ratio") < 0.1
 
 
 # SI-SDR and roll-off
