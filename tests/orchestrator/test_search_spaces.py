@@ -89,7 +89,9 @@ def test_every_standard_level_passes_preflight_at_every_size(size, tmp_path):
     factors = {
         "text": ["off", "caption", "transcript"],
         "rolloff": ["off", "on"],
+        "rolloff_route": ["both", "cross", "global", "prepend"],
         "lfr": ["off", "hard", "crossfade"],
+        "lfr_ratio": ["off", "on"],
         "latent_dropout": ["off", 0.1],
         "null_latent": ["zero", "minus5"],
         "time_sampler": ["uniform", "logit-normal"],
