@@ -164,6 +164,36 @@ def test_broken_t5_weights_give_one_line(t5_folder: Path, tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_name_is_found_where_hf_download_puts_it(
+    t5_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--someone--tiny-t5", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / commit).symlink_to(t5_folder)
+    assert missing_weights(text("someone/tiny-t5")) is None
+    by_name, by_folder = (
+        build_text_encoder(text(model), WIDTH, ()).prepare(CAPTIONS) for model in ("someone/tiny-t5", t5_folder)
+    )
+    assert torch.equal(by_name, by_folder)
+    (repository / "snapshots" / commit).unlink()
+    assert "hf download someone/tiny-t5" in str(missing_weights(text("someone/tiny-t5")))
+
+
+@pytest.mark.parametrize("name", ["t5-base", "google-t5/t5-base"])
+def test_the_published_t5_base_has_an_encoder_of_110_million_parameters(name: str) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    base = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3_072, num_layers=12, num_heads=12)
+    with torch.device("meta"):
+        encoder = T5EncoderModel(base)
+    assert sum(weight.numel() for weight in encoder.parameters()) == 109_628_544
+    ours = T5Encoder(name, 128, 768)
+    assert (ours.width, list(ours.parameters())) == (base.d_model, [])  # not projected, as the widths agree
+
+
 def test_a_model_that_is_no_t5_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 32}))
     with pytest.raises(DataError, match="not a T5"):
