@@ -22,6 +22,10 @@ from sagasr.fingerprint import fingerprint
 from sagasr.journal import History, Status, read_status
 
 VOLATILE = ("gpu_seconds", "wall_seconds", "mlflow_run_id")
+DISTANCE = pa.schema(
+    [(name, pa.string()) for name in ("subject", "domain", "metric")]
+    + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
+)
 ROW = pa.schema([("clip", pa.string()), ("domain", pa.string()), ("subject", pa.string())])
 
 Rows = list[dict[str, Any]]
@@ -31,15 +35,21 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
     """Write the results tables and gather the listening set of all that the plan's trial folders hold."""
     scores = {(trial.id, row.variant): _rows(plan.paths.scores(trial.id, row.variant)) for trial, row in _pairs(plan)}
     keys = _key_schema(plan)
+    distances = list(_distances(plan))
+    overall = _overall(distances)
+    measured = sorted({name for found in overall.values() for name in found})
     metrics = pa.schema([(name, pa.float64()) for name in METRICS])
+    of_runs = pa.schema([(name, pa.float64()) for name in measured])
     curves = pa.schema(
         [(name, pa.string()) for name in ("replicate", "metric")] + [("step", pa.int64()), ("value", pa.float64())]
     )
     per_clip = [*keys, *ROW.remove(2), *metrics]
-    _write(plan, "replicates", _replicates(plan, scores, run_ids or {}), _replicate_schema(keys, metrics))
+    replicates = _replicates(plan, scores, overall, run_ids or {})
+    _write(plan, "replicates", replicates, _replicate_schema(keys, pa.schema([*metrics, *of_runs])))
     _write(plan, "clips", _clips(plan, scores), pa.schema(per_clip))
     _write(plan, "references", _references(plan), pa.schema([*keys, *ROW, *metrics]))
     _write(plan, "curves", _curves(plan), curves)
+    _write(plan, "distances", distances, pa.schema([*keys, *DISTANCE]))
     gather_audio(plan)
 
 
@@ -61,7 +71,29 @@ def _keys(plan: Plan, row: Replicate) -> dict[str, Any]:
     }
 
 
-def _replicates(plan: Plan, scores: Mapping[tuple[str, str], Rows], run_ids: Mapping[str, str]) -> Rows:
+def _distances(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield what was measured between whole distributions, per replicate, subject and domain, where it was."""
+    for trial, row in _pairs(plan):
+        for name in (f"distances-{row.variant}", f"distances-references-{row.variant}"):
+            for found in _rows(plan.paths.scores(trial.id, name)):
+                yield {**_keys(plan, row), **found}
+
+
+def _overall(distances: Rows) -> dict[str, dict[str, float]]:
+    """Return, per replicate, the model's distances over all clips."""
+    found: dict[str, dict[str, float]] = {}
+    for row in distances:
+        if row["subject"] == "model" and row["domain"] == "all" and row["value"] is not None:
+            found.setdefault(row["replicate"], {})[row["metric"]] = row["value"]
+    return found
+
+
+def _replicates(
+    plan: Plan,
+    scores: Mapping[tuple[str, str], Rows],
+    overall: Mapping[str, Mapping[str, float]],
+    run_ids: Mapping[str, str],
+) -> Rows:
     entries = scan(plan).entries
     rows: Rows = []
     for trial, row in _pairs(plan):
@@ -74,7 +106,7 @@ def _replicates(plan: Plan, scores: Mapping[tuple[str, str], Rows], run_ids: Map
                 "status": entry.state,
                 "reason": entry.reason,
                 "stopped_at_step": status.step if status and entry.state == "stopped" else None,
-                **(_means(scores[trial.id, row.variant]) if finished else {}),
+                **({**_means(scores[trial.id, row.variant]), **overall.get(row.id, {})} if finished else {}),
                 "gpu_seconds": status.gpu_seconds if status else None,
                 "wall_seconds": status.wall_seconds if status else None,
                 "mlflow_run_id": run_ids.get(row.id),

@@ -39,6 +39,7 @@ def responses(sweep: Sweep) -> Iterator[tuple[Metric, str, Response]]:
         means = sweep.runs[metric.name].to_numpy(dtype=float, na_value=np.nan)
         if sweep.clips is None or metric.name not in sweep.clips:
             yield metric, "all", Response(_finite(means), None)
+            yield from _distances(sweep, metric)
             continue
         clips, domains = _clip_matrix(sweep, metric.name)
         yield metric, "all", _response(means, clips)
@@ -104,6 +105,17 @@ def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict
     f = ss / df / error if df_error and error > 0 else float("nan")
     f_p = float(stats.f.sf(f, df, df_error)) if np.isfinite(f) else float("nan")
     return {"ss": ss, "f": f, "df_num": df, "df_error": df_error, "f_p": f_p}
+
+
+def _distances(sweep: Sweep, metric: Metric) -> Iterator[tuple[Metric, str, Response]]:
+    """Yield what a metric that no clip has says in each domain."""
+    if sweep.distances is None:
+        return
+    rows = sweep.distances[(sweep.distances["metric"] == metric.name) & (sweep.distances["domain"] != "all")]
+    for domain, part in rows.groupby("domain", sort=True):
+        values = np.full(len(sweep.runs), np.nan)
+        values[part["row"].to_numpy()] = part["value"].to_numpy(dtype=float)
+        yield metric, str(domain), Response(_finite(values), None)
 
 
 def _finite(values: Array) -> Array:

@@ -23,6 +23,9 @@ UNITS = {
 }
 
 
+DISTANCE = "fd_"  # metrics whose name begins so are distances between distributions: a property of a run, not of a clip
+
+
 @dataclass(frozen=True)
 class Metric:
     """One scored quantity. ``delta`` is the smallest effect that matters, in ``unit``; None when nobody named one."""
@@ -36,6 +39,10 @@ class Metric:
     def sign(self) -> int:
         """+1 when a positive difference is an improvement, -1 otherwise."""
         return 1 if self.better == "higher" else -1
+
+
+def is_distance(name: str) -> bool:
+    return name.startswith(DISTANCE)
 
 
 def column_of(name: str) -> str:
@@ -73,5 +80,8 @@ def _metric(name: str, spec: Mapping[str, Any]) -> Metric:
     stated = spec.get("better") or METRICS.get(name, "lower")
     direction: Better = "higher" if stated == "higher" else "lower"
     return Metric(
-        name, direction, str(spec.get("unit") or UNITS.get(name, "")), None if delta is None else float(delta)
+        name,
+        direction,
+        str(spec.get("unit") or UNITS.get(name, "FD" if is_distance(name) else "")),
+        None if delta is None else float(delta),
     )

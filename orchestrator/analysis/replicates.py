@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.metrics import Metric, column_of, names_declared
+from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
 from orchestrator.factors import cell_name
 from sagasr.errors import DataError
 
@@ -212,7 +212,9 @@ def metric_columns(
     scored = set(clips.select_dtypes("number").columns) - taken if clips is not None else set()
     numbers = list(table.select_dtypes("number").columns)
     return [
-        name for name in numbers if not name.startswith("@") and name not in taken and (name in known or name in scored)
+        name
+        for name in numbers
+        if not name.startswith("@") and name not in taken and (name in known or name in scored or is_distance(name))
     ]
 
 
@@ -234,6 +236,35 @@ def linked_clips(
     columns = ["clip", *(["domain"] if "domain" in clips else []), *(m.name for m in metrics if m.name in clips)]
     linked = clips[columns].assign(row=row)[row >= 0]
     return linked.reset_index(drop=True) if len(linked) else None
+
+
+def linked_distances(
+    table: pd.DataFrame | None, runs: pd.DataFrame
+) -> tuple[pd.DataFrame | None, tuple[str, ...], frozenset[str]]:
+    """Return distances between distributions of the finished runs: columns row, metric, domain, value.
+
+    Also sentences on what is left out, and the metrics left out for all clips. A distance grows with fewer windows, so
+    where runs were not measured on equally many, it is no comparison.
+    """
+    wanted = {"replicate", "metric", "domain", "value", "n"}
+    if table is None or not wanted <= set(table) or "replicate" not in runs:
+        return None, (), frozenset()
+    table = table[table["subject"] == "model"] if "subject" in table else table
+    row = pd.Index(runs["replicate"].astype(str)).get_indexer(pd.Index(table["replicate"].astype(str)))
+    table = table.assign(row=row)[row >= 0]
+    table = table[table["value"].notna()]
+    notes, kept, unfair = [], [], set()
+    for (metric, domain), part in table.groupby(["metric", "domain"], sort=False):
+        if part["n"].nunique() > 1:
+            where = "" if domain == "all" else f" on {domain}"
+            notes.append(
+                f"{metric}{where} is left out: it was measured on {part['n'].min()} to {part['n'].max()} windows"
+            )
+            unfair |= {str(metric)} if domain == "all" else set()
+        else:
+            kept.append(part)
+    found = pd.concat(kept)[["row", "metric", "domain", "value"]].reset_index(drop=True) if kept else None
+    return found, tuple(notes), frozenset(unfair)
 
 
 def _words(frame: pd.DataFrame) -> pd.DataFrame:

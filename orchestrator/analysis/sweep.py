@@ -13,12 +13,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orchestrator.analysis.derived import Curves, middle_halves, shared_curves, speed
 from orchestrator.analysis.metrics import Metric, metrics_of
 from orchestrator.analysis.replicates import (
     Factor,
     Lost,
     level_of,
     linked_clips,
+    linked_distances,
     lost_replicates,
     metric_columns,
     one_row_each,
@@ -71,6 +73,8 @@ class Sweep:
     unneeded: tuple[Lost, ...] = ()  # not run, because the looks had decided before
     looks: Looks = field(default=Looks())
     promote: Promote | None = None
+    distances: pd.DataFrame | None = None  # of distributions, by domain; column `row` points into `runs`
+    curves: Curves | None = None  # the metric of the verdicts on validation, a row per run
 
     @property
     def metric(self) -> Metric:
@@ -96,6 +100,11 @@ def read_sweep(folder: Path) -> Sweep:
     runs = table[table["status"] == "done"].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors)
     expected = int(plan.get("expected_replicates") or len(table) + sum(one.kind == "missing" for one in lost))
+    distances, unfair, dropped = linked_distances(_parquet(folder / "results" / "distances.parquet"), runs)
+    metrics = tuple(one for one in metrics if one.name not in dropped)
+    clips = linked_clips(clips, runs, factors, metrics)
+    curves = shared_curves(_curves(folder, metrics[0].name), runs, metrics[0].name)
+    runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
     plan_hash = str(plan.get("plan_hash") or short(fingerprint(plan)))
     looks = read_looks(folder)
     account = looks.of(plan_hash)
@@ -111,29 +120,63 @@ def read_sweep(folder: Path) -> Sweep:
         expected=expected,
         runs=runs,
         lost=lost,
-        clips=linked_clips(clips, runs, factors, metrics),
+        clips=clips,
         references=_parquet(folder / "results" / "references.parquet"),
-        notes=(*stale, *(account.notes() if account else ())),
+        notes=(*stale, *unfair, *(account.notes() if account else ())),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
         promote=_promote(plan, factors, folder / "plan.json"),
+        distances=distances,
+        curves=curves,
     )
+
+
+def _curves(folder: Path, metric: str) -> pd.DataFrame | None:
+    """Return the validation curves of one metric."""
+    path = folder / "results" / "curves.parquet"
+    return _parquet(path, [("metric", "=", f"val/{metric}")]) if path.exists() else None
+
+
+def _with_derived(
+    runs: pd.DataFrame,
+    metrics: tuple[Metric, ...],
+    factors: tuple[Factor, ...],
+    clips: pd.DataFrame | None,
+    curves: Curves | None,
+) -> tuple[pd.DataFrame, tuple[Metric, ...]]:
+    """Return runs and metrics with what derived.py makes of them."""
+    made: dict[Metric, NDArray[np.float64]] = {}
+    if curves is not None:
+        baseline = np.ones(len(runs), dtype=bool)
+        for factor in factors:
+            baseline &= runs["@" + factor.name].to_numpy() == factor.baseline
+        made |= speed(curves, baseline, metrics[0])
+    if clips is not None:
+        made |= middle_halves(clips, len(runs), {one.name: one for one in metrics})
+    made = {metric: values for metric, values in made.items() if metric.name not in runs}
+    return runs.assign(**{metric.name: values for metric, values in made.items()}), (*metrics, *made)
 
 
 def restricted(sweep: Sweep, kept: NDArray[np.bool_], wanted: Callable[[Lost], bool]) -> Sweep:
     """Return the sweep with the finished replicates marked in ``kept`` and the others that are ``wanted``."""
-    clips = sweep.clips
-    if clips is not None:
-        place = np.cumsum(kept) - 1
-        inside = kept[clips["row"].to_numpy()]
-        clips = clips[inside].assign(row=place[clips["row"].to_numpy()[inside]]).reset_index(drop=True)
     return replace(
         sweep,
         runs=sweep.runs[kept].reset_index(drop=True),
-        clips=clips,
+        clips=_rows_of(sweep.clips, kept),
+        distances=_rows_of(sweep.distances, kept),
+        curves=replace(sweep.curves, values=sweep.curves.values[kept]) if sweep.curves is not None else None,
         lost=tuple(one for one in sweep.lost if wanted(one)),
         unneeded=tuple(one for one in sweep.unneeded if wanted(one)),
     )
+
+
+def _rows_of(table: pd.DataFrame | None, kept: NDArray[np.bool_]) -> pd.DataFrame | None:
+    """Return the rows of a table whose ``row`` points to a run that is ``kept``, pointing to its new place."""
+    if table is None:
+        return None
+    row = table["row"].to_numpy()
+    inside = kept[row]
+    return table[inside].assign(row=(np.cumsum(kept) - 1)[row[inside]]).reset_index(drop=True)
 
 
 def decisive(sweep: Sweep) -> Sweep:
@@ -161,11 +204,11 @@ def _plan(path: Path) -> dict[str, Any]:
     return dict(plan)
 
 
-def _parquet(path: Path) -> pd.DataFrame | None:
+def _parquet(path: Path, filters: list[tuple[str, str, str]] | None = None) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        return pq.read_table(path).to_pandas()  # type: ignore[no-any-return]
+        return pd.DataFrame(pq.read_table(path, filters=filters).to_pandas())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from error
 
