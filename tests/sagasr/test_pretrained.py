@@ -122,6 +122,15 @@ def test_before_the_first_step_the_widened_transformer_is_the_published_one_what
     assert expected.std() > 0.1  # nothing hides in zeros
 
 
+def test_weights_stored_in_half_precision_are_read(published: nn.Module, tmp_path: Path) -> None:
+    halves = {key: value.bfloat16() for key, value in published.state_dict().items()}
+    model = loaded(config_of(written(tmp_path, halves)))
+    for name, weight in model.transformer.named_parameters():  # type: ignore[union-attr]
+        assert weight.dtype == torch.float32
+        expected = halves[f"model.model.{name}"].float()
+        assert torch.equal(weight[tuple(map(slice, expected.shape))], expected)
+
+
 def test_the_low_latents_take_part_after_one_step(published: nn.Module, tmp_path: Path) -> None:
     model = loaded(config_of(written(tmp_path, published.state_dict())))
     width = model.transformer.transformer.project_in.weight  # type: ignore[union-attr]
