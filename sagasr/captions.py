@@ -229,7 +229,7 @@ def _read_config(model: str) -> Any:
 
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True)
+            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{model}: no caption model in this folder or in the Hugging Face cache; {_remedy(model)}"

@@ -130,6 +130,14 @@ def empty_autoencoder(config: Path) -> nn.Module:
     return autoencoder
 
 
+def published_transformer(config: Path) -> dict[str, Any]:
+    """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
+    try:
+        return _within(json.loads(config.read_text(encoding="utf-8")), "model", "diffusion", "config")
+    except (OSError, ValueError):
+        return {}
+
+
 def _within(tree: Any, *keys: str) -> dict[str, Any]:
     """Return the mapping under ``keys``, empty where there is none."""
     for key in keys:

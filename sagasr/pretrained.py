@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from sagasr.conditions import Conditioner
-from sagasr.config import Config
+from sagasr.config import Config, StableAudio
 from sagasr.errors import DataError
-from sagasr.host import build_transformer, latent_channels
+from sagasr.host import build_transformer, latent_channels, published_transformer, transformer_arguments
 from sagasr.weights import (
     LEAST_MATCH,
     Corner,
@@ -37,6 +37,9 @@ REMEDY = (
     "model.safetensors in model.checkpoint"
 )
 SECONDS = ("seconds_start", "seconds_total")
+# What a published configuration may spell out; and where ours may differ: conditions that it has and the published one lacks, and what it learns.
+DEFAULTS = {"patch_size": 1, "timestep_cond_type": "global", "project_global_cond": True}
+OUR_OWN = {"global_cond_dim", "input_concat_dim", "prepend_cond_dim", "diffusion_objective", "transformer_type"}
 GLOBAL, PREPEND = "to_global_embed.", "to_prepend_embed."
 
 
@@ -48,6 +51,7 @@ def load_pretrained(model: nn.Module, config: Config) -> list[Fit]:
     if config.model.init == "scratch":
         return []
     weights = open_weights(_path(config), REMEDY)
+    _check_published(config)
     parts = _parts(config, weights, shapes_of(model.transformer), shapes_of(model.conditioner))  # type: ignore[arg-type]
     for module, found in zip((model.transformer, model.conditioner), parts, strict=False):
         _refuse(config, found, weights)
@@ -64,6 +68,7 @@ def missing_weights(config: Config) -> str | None:
         return None
     try:
         weights, (transformer, conditioner) = open_weights(_path(config), REMEDY), _our_shapes(_plain(config))
+        _check_published(config)
         for found in _parts(config, weights, transformer, conditioner):
             _refuse(config, found, weights)
     except DataError as error:
@@ -109,6 +114,26 @@ def _refuse(config: Config, found: Fit, weights: Weights) -> None:
             f"{weights.path}: only {share(found.offered - unused, found.offered)} of its {found.part} would be used "
             f"(first left over: {left[0]}); set model to the checkpoint's size (Stable Audio Open: 'full'); {REMEDY}"
         )
+
+
+def _check_published(config: Config) -> None:
+    """Raise DataError when the configuration published with the checkpoint says what shapes do not: heads, norms.
+
+    It is read where it lies beside the checkpoint, or is the codec's; without one only shapes are compared.
+    """
+    ours = DEFAULTS | transformer_arguments(config, latent_channels(config.codec, config.audio.channels))
+    beside = _path(config).with_name("model_config.json")
+    named = [Path(config.codec.config)] if isinstance(config.codec, StableAudio) else []
+    for path in (beside, *named):
+        theirs = published_transformer(path)
+        differing = [key for key, value in theirs.items() if key not in OUR_OWN and ours.get(key) != value]
+        if differing:
+            key = differing[0]
+            raise DataError(
+                f"{_path(config)}: its transformer has {key} {theirs[key]!r} ({path.name}), the configured one "
+                f"{ours.get(key, 'no such thing')!r}; set model to the checkpoint's (Stable Audio Open: size full); "
+                f"{REMEDY}"
+            )
 
 
 def _corners(config: Config) -> dict[str, Corner]:

@@ -199,7 +199,7 @@ def _read_t5_config(model: str) -> Any:
 
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True)
+            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{model}: no T5 in this folder or in the Hugging Face cache; {_remedy(model)}") from error
     if not hasattr(config, "d_model"):
@@ -228,7 +228,7 @@ def _load_t5(model: str, width: int) -> tuple[Any, Any]:
     _check_tokenizer(model)
     with quietly():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
             encoder, report = T5EncoderModel.from_pretrained(
                 model, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )

@@ -221,7 +221,32 @@ def test_a_checkpoint_that_lacks_more_than_one_percent_is_refused_with_the_first
     ],
 )
 def test_a_transformer_of_another_size_is_refused(tmp_path: Path, size: dict[str, int], words: str) -> None:
-    assert words in refusal(config_of(written(tmp_path, build_whole(**size).state_dict())))
+    path = written(tmp_path, build_whole(**size).state_dict())
+    tree = whole_config()
+    del tree["model"]["diffusion"]  # by the shapes alone
+    (tmp_path / "model_config.json").write_text(json.dumps(tree))
+    assert words in refusal(config_of(path))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"num_heads": 4}, "its transformer has num_heads 4 (model_config.json), the configured one 2"),
+        (
+            {"attn_kwargs": {"qk_norm": "ln"}},
+            "attn_kwargs {'qk_norm': 'ln'} (model_config.json), the configured one 'no",
+        ),
+        ({"global_cond_type": "adaLN"}, "global_cond_type 'adaLN'"),
+    ],
+)
+def test_what_shapes_do_not_tell_is_read_from_the_published_configuration(
+    published: nn.Module, tmp_path: Path, theirs: dict[str, Any], words: str
+) -> None:
+    path = written(tmp_path, published.state_dict())
+    tree = whole_config()
+    tree["model"]["diffusion"]["config"] |= theirs
+    (tmp_path / "model_config.json").write_text(json.dumps(tree))
+    assert words in refusal(config_of(path))
 
 
 def test_an_autoencoder_alone_is_no_transformer(published: nn.Module, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,6 +193,34 @@ def test_the_published_t5_base_has_an_encoder_of_110_million_parameters(name: st
     assert sum(weight.numel() for weight in encoder.parameters()) == 109_628_544
     ours = T5Encoder(name, 128, 768)
     assert (ours.width, list(ours.parameters())) == (base.d_model, [])  # not projected, as the widths agree
+
+
+class Evil:
+    """A pickled object that would run code when loaded."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.proof,)
+
+
+def test_code_that_comes_with_a_model_is_not_run(t5_folder: Path, tmp_path: Path) -> None:
+    proof, pickled, remote = (tmp_path / name for name in ("code-ran", "pickled", "remote"))
+    pickled.mkdir()
+    for file in t5_folder.iterdir():
+        if file.suffix != ".safetensors":
+            (pickled / file.name).write_bytes(file.read_bytes())
+    torch.save({"shared.weight": Evil(proof)}, pickled / "pytorch_model.bin")
+    with pytest.raises(DataError, match="cannot be read"):
+        build_text_encoder(text(pickled), WIDTH, ()).prepare(["a dog"])
+    remote.mkdir()
+    (remote / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
+    (remote / "mine.py").write_text(f"open({str(proof)!r}, 'w')")
+    with pytest.raises(DataError, match="no T5 in this folder") as caught:
+        build_text_encoder(text(remote), WIDTH, ())
+    assert "\n" not in str(caught.value)
+    assert not proof.exists()
 
 
 def test_a_model_that_is_no_t5_is_refused(tmp_path: Path) -> None:
