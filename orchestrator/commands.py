@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sagasr.errors import ConfigError, SagasrError
+from sagasr.errors import ConfigError, DataError, SagasrError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +22,7 @@ EXAMPLES = """\
 examples:
   sagasr-sweep demo.yaml                        run the demo: minutes on two CPU cores
   sagasr-sweep my.yaml --plan                   what would run, and what it would cost
+  sagasr-sweep my.yaml --why 'text=caption seed=0'    done, new, stale (which field changed), failed or gone
   sagasr-sweep my.yaml --only 'text=caption,lfr=hard' --seeds 0,1
   sagasr-sweep my.yaml --set training.steps=2000 --address auto
 
@@ -31,6 +34,8 @@ exit codes: 0 all there, 1 some replicates failed, 2 bad input (nothing started)
 def sweep(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-sweep`` and return its exit code."""
     options = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end is an interruption too
     try:
         return _sweep(options)
     except SagasrError as error:
@@ -52,12 +57,14 @@ def report(arguments: Sequence[str] | None = None) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from orchestrator import space as spaces
-    from orchestrator.ledger import scan
+    from orchestrator.ledger import refused, scan
     from orchestrator.overview import show_cost, show_plan, show_summary
     from orchestrator.plan import Options, make_plan
     from orchestrator.preflight import check_disk, costs_of, preflight, total
+    from orchestrator.why import explain
 
     settings = dict(_setting(text) for text in options.set)
     if options.tracking_uri:
@@ -66,6 +73,10 @@ def _sweep(options: argparse.Namespace) -> int:
     space = spaces.read_space(grid, settings=settings, seeds=options.seeds, storage=options.storage)
     plan = make_plan(space, spaces.parse_only(options.only, space.factors))
     ledger = scan(plan)
+    if options.why:
+        for line in explain(plan, ledger, options.why):
+            print(line)
+        return DONE
     shapes = preflight(plan.cells, str(grid))
     costs = costs_of(plan.trials, shapes)
     console = Console(quiet=options.quiet, highlight=False)
@@ -74,7 +85,10 @@ def _sweep(options: argparse.Namespace) -> int:
         return DONE
     if options.plan:
         show_plan(plan, ledger, shapes, costs, console)
+        for kind, changes in refused(plan, ledger).items():
+            console.print(escape(f"needs --allow {kind}: {'; '.join(changes[:3])}"), soft_wrap=True)
         return DONE
+    plan = _check_changes(plan, refused(plan, ledger), options.allow)
     show_summary(plan, ledger, console)
     show_cost(plan, ledger, costs, console)
     waiting = [trial for trial in plan.selected if not ledger.finished(trial)]
@@ -110,6 +124,21 @@ def _answer(plan: "Plan", console: "Console") -> None:
     console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
 
 
+def _check_changes(plan: "Plan", changes: dict[str, list[str]], allowed: Sequence[str]) -> "Plan":
+    """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
+    from dataclasses import replace
+
+    refused = [
+        f"{change}; undo it, or go on with --allow {kind}"
+        for kind, found in changes.items()
+        if kind not in allowed
+        for change in found
+    ]
+    if refused:
+        raise DataError("\n".join(refused))
+    return replace(plan, allowed=tuple(change for found in changes.values() for change in found))
+
+
 def _check_budget(limit: float | None, needed: float, agreed: bool) -> None:
     """Ask, or refuse, before more is spent than the grid allows. Raises ConfigError."""
     if limit is None or needed <= limit or agreed:
@@ -133,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("grid", metavar="GRID", help="the grid file, or the name of one that is shipped (demo, grid, ladder)")
     add("--plan", action="store_true", help="print what would be done, its shapes, memory and cost, and stop")
+    add("--why", metavar="CELL", help="say of a cell or an id why it is done, new, stale, failed or gone")
     add("--json", action="store_true", help="print plan.json and stop")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a setting, e.g. training.steps=2000")
     add("--seeds", type=_seeds, metavar="0,1,2", help="run these seeds in place of the grid's")
@@ -151,6 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto (default: start a local one)")
     add("--max-concurrent", type=_positive, metavar="N", help="most trainings at once (default: as many as fit)")
+    add(
+        "--allow",
+        action="append",
+        default=[],
+        choices=("data", "code", "versions"),
+        help="go on although recordings, the code of results or libraries changed (kept in plan.json)",
+    )
     add("--yes", action="store_true", help="go on without asking, whatever the budget")
     add("--quiet", action="store_true", help="print errors only")
     return parser

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.analysis.taken import MIN_SEEDS, Account
+from orchestrator.guard import LEASE, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, one_writer, record, scan
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
@@ -33,10 +33,13 @@ from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
 from sagasr.journal import Status, read_status, write_status
+from sagasr.lease import wait_free
 
-TRIAL_RETRIES = 1  # new starts of a trial whose driver was lost
+TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"
 SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
+HALT_S = 18.0  # how long trainings may take to save when the sweep is interrupted, of the 30 s it may take in all
+CLOSE_S = 5.0  # how long the tracking server is waited for then
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a trial may wait for its turn; 60 s by default, then an error
@@ -81,7 +84,7 @@ def run(plan: Plan, options: Options) -> Outcome:
         try:
             interrupted = bool(waiting) and _run_waiting(plan, waiting, options, console)
         finally:
-            undelivered = tracker.close(complete=not interrupted)
+            undelivered = tracker.close(not interrupted, CLOSE_S) if interrupted else tracker.close(complete=True)
             look(plan)
             collect(plan, tracker.run_ids)
         entries = scan(plan).entries
@@ -170,34 +173,51 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
     whole = {trial.id: trial for trial in plan.trials}
     launched: list[Trial] = []
     view = View(plan, waiting)
-    stopped: dict[str, int] = {}
+    early: dict[str, int] = {}
     try:
         with watching(view, console), _ray(waiting, options) as concurrent, _signals():
-            view.phase = "encoding recordings"
-            stores, broken = _encode(plan, waiting)
-            for name, reason in broken.items():
-                record(plan.paths, whole[name])
-                _end(plan, name, "failed", reason)
-            view.phase = "starting trials"
-            for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
-                launched += batch
-                tasks = {
-                    trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
-                    for trial in batch
-                }
-                for trial in batch:
-                    record(plan.paths, whole[trial.id])
-                _fit(plan, batch, tasks, concurrent, scratch, stopped)
-                if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
-                    _settle(plan, batch, stopped, "failed", LOST)
+            try:
+                view.phase = "encoding recordings"
+                stores, broken = _encode(plan, waiting)
+                for name, reason in broken.items():
+                    record(plan.paths, whole[name])
+                    _end(plan, name, "failed", reason)
+                view.phase = "starting trials"
+                for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
+                    launched += batch
+                    tasks = {
+                        trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
+                        for trial in batch
+                    }
+                    for trial in batch:
+                        record(plan.paths, whole[trial.id])
+                    _fit(plan, batch, tasks, concurrent, scratch, early)
+                    if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
+                        _settle(plan, batch, early, "failed", LOST)
+            except KeyboardInterrupt:  # held here, it keeps alive all that Tune holds
+                view.phase = "saving"
+                console.print("interrupted: running trainings save what they have; once more ends at once")
+                ask_to_halt(token, launch)
+                _wait_for_halt(plan, launched, HALT_S)
+                raise
     except KeyboardInterrupt:
-        _settle(plan, launched, stopped, "interrupted", "interrupted; the same command goes on")
+        _settle(plan, launched, early, "interrupted", "interrupted; the same command goes on")
         return True
     else:
-        _settle(plan, launched, stopped, "failed", LOST)
+        _settle(plan, launched, early, "failed", LOST)
         return False
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _wait_for_halt(plan: Plan, trials: Sequence[Trial], wait_s: float) -> None:
+    """Wait until the trainings that run have saved and ended; those that have not begun need not be waited for."""
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        states = {trial.id: status.state for trial in trials if (status := _status(plan, trial.id))}
+        if not any(state == "running" and not _let_go(plan, name, 0) for name, state in states.items()):
+            return
+        time.sleep(0.2)
 
 
 def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path, *, lean: bool) -> str:
@@ -260,7 +280,7 @@ def _fit(
     tasks: Mapping[str, str],
     concurrent: int | None,
     scratch: Path,
-    stopped: dict[str, int],
+    early: dict[str, int],
 ) -> None:
     """Run one batch as a Tune experiment. A trial that cannot run does not end the others."""
     from ray import tune
@@ -283,7 +303,7 @@ def _fit(
         run_config=tune.RunConfig(
             name=f"tune-{batch[0].id}",
             storage_path=str(scratch),
-            callbacks=[_stop_watch(plan, stopped)],
+            callbacks=[_stop_watch(plan, early)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             verbose=0,
         ),
@@ -310,7 +330,7 @@ def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
     )
 
 
-def _stop_watch(plan: Plan, stopped: dict[str, int]) -> Any:
+def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
     """Return a Tune callback that notes which trials the scheduler ended: killed, they cannot say so themselves."""
     from ray.tune import Callback
 
@@ -319,14 +339,16 @@ def _stop_watch(plan: Plan, stopped: dict[str, int]) -> Any:
             name, last = trial.config["trial"], trial.last_result or {}
             free_resources(plan.paths.trial(name))
             if not last.get("ended"):
-                stopped[name] = int(last.get(TIME, 0))
+                step = int(last.get(TIME, 0))
+                mark_stopped(plan.paths.trial(name), f"asha: behind the others at step {step}", step)
+                early[name] = step
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             free_resources(plan.paths.trial(trial.config["trial"]))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            for name in list(stopped):
-                _end_stopped(plan, name, stopped, wait_s=0)
+            for name in list(early):
+                _end_stopped(plan, name, early, wait_s=0)
 
     return StopWatch()
 
@@ -338,33 +360,29 @@ def _name(trial: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- ending
 
 
-def _settle(plan: Plan, trials: Sequence[Trial], stopped: dict[str, int], state: str, reason: str) -> None:
+def _settle(plan: Plan, trials: Sequence[Trial], early: dict[str, int], state: str, reason: str) -> None:
     """Give every trial that Ray left without an end the one it had, once its worker is gone."""
-    for name in list(stopped):
-        _end_stopped(plan, name, stopped, wait_s=SETTLE_S)
+    for name in list(early):
+        _end_stopped(plan, name, early, wait_s=SETTLE_S)
     for trial in trials:
         status = _status(plan, trial.id)
         if status is not None and status.state in ("running", "waiting"):
-            _let_go(plan, trial.id, SETTLE_S)
+            _let_go(plan, trial.id, CLOSE_S if state == "interrupted" else SETTLE_S)
             _end(plan, trial.id, state, reason)
         elif status is None and state == "failed":
             _end(plan, trial.id, state, reason)
 
 
-def _end_stopped(plan: Plan, trial: str, stopped: dict[str, int], wait_s: float) -> None:
+def _end_stopped(plan: Plan, trial: str, early: dict[str, int], wait_s: float) -> None:
     """Record an early stop as soon as the trial's worker, which may live a few steps more, has let go of its folder."""
     if _let_go(plan, trial, wait_s) or wait_s:
-        step = stopped.pop(trial)
-        _end(plan, trial, "stopped", f"asha: behind the others at step {step}")
+        early.pop(trial)
+        _end(plan, trial, "stopped", stopped(plan.paths.trial(trial)) or "stopped early")
 
 
 def _let_go(plan: Plan, trial: str, wait_s: float) -> bool:
     """Return whether no worker holds the trial's folder (any more)."""
-    try:
-        with FileLock(plan.paths.trial(trial) / ".worker.lock", timeout=wait_s):
-            return True
-    except (Timeout, OSError):
-        return False
+    return wait_free(plan.paths.trial(trial) / LEASE, wait_s)
 
 
 def _end(plan: Plan, trial: str, state: str, reason: str) -> None:

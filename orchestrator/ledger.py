@@ -6,21 +6,22 @@ is never deleted: where it held a cell that now resolves otherwise, that cell is
 
 import json
 import os
-import socket
-import time
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from orchestrator.analysis.taken import read_looks
+from orchestrator.guard import stopped
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Trial
 from orchestrator.promotion import HELD, standing
-from sagasr.config import leaves
-from sagasr.errors import DataError, SagasrError
+from sagasr import lease
+from sagasr.config import Config, leaves, parse
+from sagasr.errors import SagasrError
 from sagasr.files import read_json, write_json
+from sagasr.fingerprint import RESULT_VERSION
 from sagasr.journal import Status, read_status
 
 State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed", "held"]
@@ -33,6 +34,9 @@ class Entry(NamedTuple):
 
     state: State
     reason: str = ""
+
+
+UNSCORED = Entry("missing", "trained, not yet scored")
 
 
 class Left(NamedTuple):
@@ -62,7 +66,9 @@ def scan(plan: Plan) -> Ledger:
     Raises DataError when looks.json is there and cannot be read.
     """
     paths, known = plan.paths, {trial.id for trial in plan.trials}
-    others = [record for record in _records(paths) if record["id"] not in known]
+    records = list(_records(paths))
+    others = [record for record in records if record["id"] not in known]
+    own = {record["id"]: record for record in records if record["id"] in known}
     before = {(record["seed"], _key(record["levels"])): record for record in others}
     entries: dict[str, Entry] = {}
     spared, why = _spared(plan)
@@ -81,6 +87,8 @@ def scan(plan: Plan) -> Ledger:
             else:
                 scored = paths.scores(trial.id, row.variant).exists()
                 entries[row.id] = _entry(status, scored)
+                if entries[row.id] == UNSCORED and (rescored := rescoring(own.get(trial.id), trial, row.variant)):
+                    entries[row.id] = Entry("stale", f"trained; to be scored again: {'; '.join(rescored)}")
             if trial.seed in spared and entries[row.id].state not in FINISHED:
                 entries[row.id] = Entry("not needed", why)
             elif row.id in waiting and entries[row.id].state not in FINISHED:
@@ -92,22 +100,79 @@ def scan(plan: Plan) -> Ledger:
 
 def record(paths: SweepPaths, trial: Trial) -> None:
     """Write what a trial is into its folder, before it starts."""
-    write_json(paths.record(trial.id), trial.model_dump(mode="json"))
+    write_json(paths.record(trial.id), {**trial.model_dump(mode="json"), "versions": versions()})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries whose arithmetic a training is made of."""
+    return {name: version(name) for name in ("torch", "numpy", "lightning", "stable-audio-tools")}
+
+
+def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
+    """Return the changes that no resume lets through in silence, by the word of ``--allow`` that does.
+
+    ``data``: a recording changed under its name; ``code``: another version of the results; ``versions``: an interrupted
+    training would go on with other libraries. An edited grid is none of them: what it changes is shown as stale.
+    """
+    found: dict[str, list[str]] = {}
+    paths = plan.paths
+    before = read_json(paths.recordings) if paths.recordings.exists() else {}
+    changed = [path for path, digest in plan.recordings.items() if before.get(path, digest) != digest]
+    if changed:
+        found["data"] = [f"{path}: the recording changed since this sweep began" for path in changed]
+    old = {record["id"]: record for record in _records(paths)}
+    known = {trial.id for trial in plan.trials}
+    others = {record.get("version") for record in old.values() if record["id"] not in known} - {RESULT_VERSION, None}
+    if others and any(entry.state == "stale" for entry in ledger.entries.values()):
+        found["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
+    now = versions()
+    for trial in plan.trials:
+        then = old.get(trial.id, {}).get("versions", {})
+        differs = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
+        if differs and any(ledger.entries[row.id].state == "interrupted" for row in trial.replicates):
+            found.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(differs)}")
+    return found
+
+
+def rescoring(old: Mapping[str, Any] | None, trial: Trial, variant: str) -> list[str]:
+    """Return why a variant of a finished training is not yet scored, although one of its levels was."""
+    wanted = next(one for one in trial.variants if one.id == variant)
+    for before in (old or {}).get("variants", ()):
+        if before["levels"] == wanted.levels and before["id"] != wanted.id:
+            then = {"evaluation": before["evaluation"], "validation": (old or {})["config"]["validation"]}
+            now = {
+                "evaluation": wanted.evaluation.model_dump(mode="json"),
+                "validation": trial.config.validation.model_dump(mode="json"),
+            }
+            found = _differences(leaves(then), leaves(now))
+            return found or ["the validation recordings changed"]
+    return []
 
 
 def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     """Return what makes a recorded trial another one than ``trial``, e.g. ``training.steps 600 -> 800``."""
-    then, now = (_relevant(config) for config in (old["config"], trial.model_dump(mode="json")["config"]))
-    found = [
+    found = _differences(_relevant(_with_defaults(old["config"])), _relevant(trial.config.model_dump(mode="json")))
+    if old.get("data") != trial.data:
+        found.append("the training recordings changed")
+    if old.get("version") != trial.version:
+        found.append(f"result version {old.get('version')} -> {trial.version}")
+    return found or ["files of frozen weights changed"]
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
         f"{key} {_shown(then.get(key))} -> {_shown(now.get(key))}"
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
     ]
-    if old.get("data") != trial.data:
-        found.append("the recordings changed")
-    if old.get("version") != trial.version:
-        found.append(f"result version {old.get('version')} -> {trial.version}")
-    return found or ["files of frozen weights changed"]
+
+
+def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a recorded configuration with the defaults of keys that are newer than it."""
+    try:
+        return parse(Config, config, "recorded").model_dump(mode="json")
+    except SagasrError:
+        return config
 
 
 def _spared(plan: Plan) -> tuple[frozenset[int], str]:
@@ -121,35 +186,29 @@ def _spared(plan: Plan) -> tuple[frozenset[int], str]:
 @contextmanager
 def one_writer(paths: SweepPaths) -> Iterator[None]:
     """Hold the sweep folder for this process. Raises DataError naming who else writes there."""
-    paths.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.lock)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataError(f"{paths.root}: {_owner(paths)}; wait for it, or choose another --storage") from error
-    try:
-        write_json(paths.owner, {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+    with lease.held(paths.lease, say=_say, on_lost=_lost):
         yield
-    finally:
-        paths.owner.unlink(missing_ok=True)
-        lock.release()
 
 
-def _owner(paths: SweepPaths) -> str:
-    try:
-        owner = read_json(paths.owner)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["started"]))
-        return f"another sweep writes here (host {owner['host']}, process {owner['pid']}, since {since})"
-    except (SagasrError, KeyError, TypeError):
-        return "another sweep writes here"
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _lost() -> None:
+    """End this process: its silence made another take the folder over, whose workers have replaced ours."""
+    _say("another sweep has taken this folder over; this one ends")
+    os._exit(1)
 
 
 def _status(paths: SweepPaths, trial: str) -> tuple[Status | None, str]:
     """Return a trial's status and, where its file is broken, why."""
     try:
-        return read_status(paths.trial(trial)), ""
+        status = read_status(paths.trial(trial))
     except SagasrError as error:
         return None, str(error)
+    if status and status.state not in ("done", "stopped") and (why := stopped(paths.trial(trial))) is not None:
+        status = status.model_copy(update={"state": "stopped", "reason": why})  # decided, and then the sweep died
+    return status, ""
 
 
 def _entry(status: Status | None, scored: bool) -> Entry:
@@ -161,7 +220,7 @@ def _entry(status: Status | None, scored: bool) -> Entry:
         case "stopped":
             return Entry("stopped", status.reason)
         case "done":
-            return Entry("missing", "trained, not yet scored")
+            return UNSCORED
         case "failed":
             return Entry("failed", status.reason)
         case _:
@@ -187,7 +246,8 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in leaves(config).items()
-        if not key.startswith(("evaluation.", "data.")) and key != "seed"
+        if not key.startswith(("evaluation.", "data.", "validation.")) or key == "validation.every"
+        if key != "seed"
     }
 
 

@@ -13,6 +13,7 @@ from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
 from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
 from orchestrator.promotion import read_decisions
+from orchestrator.why import GONE, MARKS
 
 
 def show_plan(
@@ -49,8 +50,7 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     console.print(f"{len(plan.cells)} cells x {_count(len(plan.seeds), 'seed')} = {replicates} replicates")
     most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
     console.print(f"{most}{_count(trainings, 'training')}{folded}{until}")
-    states = Counter(entry.state for entry in ledger.entries.values())
-    console.print("state: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    console.print(escape(_state(ledger)))
     if sum(len(trial.replicates) for trial in plan.selected) < replicates:
         console.print(
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
@@ -142,7 +142,6 @@ def _ladder(plan: Plan) -> Table:
 
 def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print, once per reason, which trainings are neither done nor simply missing, and what the grid no longer has."""
-    marks = {"stale": "~", "failed": "!", "interrupted": ">", "missing": "+", "not needed": "="}
     found: dict[tuple[str, str], list[str]] = {}
     for trial in plan.trials:
         for entry in {entry for row in trial.replicates if (entry := ledger.entries[row.id]).reason}:
@@ -151,8 +150,19 @@ def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
         found.setdefault(("no longer in the grid", "kept"), []).append(_label(left))
     for (state, reason), labels in found.items():
         more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        line = f"{marks.get(state, '-')} {state} ({reason}): {'; '.join(labels[:3])}{more}"
+        word = "new" if state == "missing" else state
+        line = f"{MARKS.get(state, GONE)} {word} ({reason}): {'; '.join(labels[:3])}{more}"
         console.print(escape(line), soft_wrap=True)
+
+
+def _state(ledger: Ledger) -> str:
+    """Return how many replicates stand where, each state behind its mark, e.g. ``+ 4 new  = 8 done  ~ 2 stale``."""
+    order = ["missing", "done", "stale"]
+    states = Counter(entry.state for entry in ledger.entries.values())
+    ranked = sorted(states, key=lambda state: (order.index(state) if state in order else len(order), state))
+    parts = [f"{MARKS[state]} {states[state]} {'new' if state == 'missing' else state}" for state in ranked]
+    gone = [f"{GONE} {_count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
+    return "  ".join([*parts, *gone])
 
 
 def _label(trial: Trial | Left) -> str:

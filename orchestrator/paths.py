@@ -24,13 +24,14 @@ class SweepPaths:
         return self.root / "plan.json"
 
     @property
-    def lock(self) -> Path:
-        return self.root / ".lock"
+    def recordings(self) -> Path:
+        """The sha256 of every recording as this sweep first met it, by its path."""
+        return self.root / "recordings.json"
 
     @property
-    def owner(self) -> Path:
-        """Who holds the lock: host, pid and start time."""
-        return self.root / ".owner.json"
+    def lease(self) -> Path:
+        """Who writes here: host, process and start time."""
+        return self.root / ".lease.json"
 
     @property
     def trials(self) -> Path:

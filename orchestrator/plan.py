@@ -1,22 +1,29 @@
 """What a sweep will do: cells x seeds folded into trials with their variants, as plan.json and as text.
 
-A trial is identified by what decides its weights (configuration without the eval stage, contents of the recordings and
-of frozen weights, ``RESULT_VERSION``), a variant by the eval stage, a replicate by both. Loads neither torch nor ray.
+A trial is identified by what decides its weights (configuration without the eval stage, contents of the training
+recordings and of frozen weights, ``RESULT_VERSION``), a variant by the eval stage and the clips that are scored, a
+replicate by both: other clips need no other training. Loads neither torch nor ray.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestrator.factors import METRICS
 from orchestrator.paths import SweepPaths
 from orchestrator.space import Cell, Levels, SearchSpace, expand, holds
-from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, train_stage
+from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
-from sagasr.files import dump_yaml, write_json, write_text
+from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint, short
+
+WEIGHTS_REMEDY = (
+    "get the frozen weights (hf download stabilityai/stable-audio-open-1.0, once its licence is accepted; "
+    "hf download t5-base) and name their files in the configuration; search_spaces/paper.yaml shows how"
+)
 
 
 class Variant(Strict):
@@ -26,6 +33,7 @@ class Variant(Strict):
     fingerprint: str
     levels: Levels
     evaluation: Evaluation
+    data: str = ""  # fingerprint of the validation recordings
 
 
 class Replicate(Strict):
@@ -50,10 +58,18 @@ class Trial(Strict):
     size: str
     resources: Runtime
     config: Config
-    data: str  # fingerprint of the recordings
+    data: str  # fingerprint of the training recordings
     version: int = RESULT_VERSION
     variants: tuple[Variant, ...]
     replicates: tuple[Replicate, ...]
+
+
+class Contents(NamedTuple):
+    """What the manifests of a sweep hold: fingerprints of each split, and the sha256 of every file by its path."""
+
+    train: Mapping[Data, str]
+    val: Mapping[Data, str]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,8 @@ class Plan:
     selected: tuple[Trial, ...]
     folder: Path
     tracking_uri: str
+    recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
+    allowed: tuple[str, ...] = ()  # changes that were let through by --allow
 
     @property
     def name(self) -> str:
@@ -120,7 +138,7 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     Reads the manifests and every recording. Raises SagasrError naming all faults found.
     """
     cells = expand(space)
-    data = _fingerprint_data(cells)
+    data = _read_data(cells)
     trials = fold(space, cells, data)
     selected = tuple(kept for trial in trials if (kept := _select(trial, only)) is not None)
     if not selected:
@@ -128,19 +146,23 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent / 'mlflow.db'}"
-    return Plan(space, cells, trials, selected, folder, uri)
+    return Plan(space, cells, trials, selected, folder, uri, data.files)
 
 
-def fold(space: SearchSpace, cells: Sequence[Cell], data: Mapping[Data, str]) -> tuple[Trial, ...]:
+def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
     """Return the trainings of cells x seeds: cells that differ only in the eval stage share one. Raises ConfigError."""
     stages = {name: factor.stage for name, factor in space.factors.items()}
     identities = [identity(cell.config) for cell in cells]
-    evaluations = [_variant(cell, stages) for cell in cells]
+    evaluations = [_variant(cell, stages, data) for cell in cells]
     trials: dict[str, Trial] = {}
     taken: dict[str, str] = {}
     for seed in space.seeds:
         for cell, train, variant in zip(cells, identities, evaluations, strict=True):
-            content = {"config": {**train, "seed": seed}, "data": data[cell.config.data], "version": RESULT_VERSION}
+            content = {
+                "config": {**train, "seed": seed},
+                "data": data.train[cell.config.data],
+                "version": RESULT_VERSION,
+            }
             digest = fingerprint(content)
             both = fingerprint([digest, variant.fingerprint])
             if both in taken:
@@ -156,6 +178,11 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Mapping[Data, str]) ->
             )  # fmt: skip
             if digest in trials:
                 trial = trials[digest]
+                if variant.data != trial.variants[0].data or cell.config.validation != trial.config.validation:
+                    raise ConfigError(
+                        f"{space.source}: cells '{trial.replicates[0].cell}' and '{cell.name}' are one training scored "
+                        "on different clips; let all cells of a sweep be scored on the same"
+                    )
                 update = {"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
                 trials[digest] = trial.model_copy(update=update)
                 continue
@@ -168,29 +195,31 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Mapping[Data, str]) ->
                 size=size,
                 resources=space.resources.get(size) or space.resources.get("default") or Runtime(),
                 config=cell.config.model_copy(update={"seed": seed}),
-                data=data[cell.config.data],
+                data=data.train[cell.config.data],
                 variants=(variant,),
                 replicates=(row,),
             )
     return tuple(trials.values())
 
 
-def _variant(cell: Cell, stages: Mapping[str, str]) -> Variant:
-    digest = fingerprint(cell.config.evaluation.model_dump(mode="json"))
+def _variant(cell: Cell, stages: Mapping[str, str], data: Contents) -> Variant:
+    clips = data.val[cell.config.data]
+    digest = fingerprint({**score_stage(cell.config), "data": clips})
     levels = {name: level for name, level in cell.levels.items() if stages[name] == "eval"}
-    return Variant(id=short(digest), fingerprint=digest, levels=levels, evaluation=cell.config.evaluation)
+    return Variant(id=short(digest), fingerprint=digest, levels=levels, evaluation=cell.config.evaluation, data=clips)
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what decides the trained weights: the train stage, with files of frozen weights by their content."""
     tree = train_stage(config)
+    model, text = tree.get("model", {}), tree.get("conditions", {}).get("text", {})
     if config.model.init == "scratch":
-        tree["model"]["checkpoint"] = None  # named, but not used
+        model.pop("checkpoint", None)  # named, but not used
     for section, key in (
-        (tree["model"], "checkpoint"),
+        (model, "checkpoint"),
         (tree["codec"], "checkpoint"),
         (tree["codec"], "config"),
-        (tree["conditions"]["text"]["encoder"], "model"),
+        (text.get("encoder", {}), "model"),
     ):
         if section.get(key):
             section[key] = _content(section[key])
@@ -206,7 +235,7 @@ def _content(name: str) -> str:
         files = [file for file in path.rglob("*") if file.is_file()]
         return fingerprint({str(file.relative_to(path)): _content(str(file)) for file in files})
     if path.is_absolute():
-        raise DataError(f"{path}: no such file; give the path of the frozen weights")
+        raise DataError(f"{path}: no such file; {WEIGHTS_REMEDY}")
     return name
 
 
@@ -243,21 +272,24 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
     return trial.model_copy(update={"replicates": kept, "variants": variants})
 
 
-def _fingerprint_data(cells: Sequence[Cell]) -> dict[Data, str]:
-    """Return the content fingerprint of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.manifest import manifest_fingerprint, problems_of, rows_for
+def _read_data(cells: Sequence[Cell]) -> Contents:
+    """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
+    from sagasr.data.manifest import content_hashes, manifest_fingerprint, problems_of, rows_for
 
     faults: list[str] = []
-    found: dict[Data, str] = {}
+    train: dict[Data, str] = {}
+    val: dict[Data, str] = {}
+    files: dict[str, str] = {}
     for data in dict.fromkeys(cell.config.data for cell in cells):
-        digests = []
+        digests: dict[str, str] = {}
         for split, manifest in (("train", data.train), ("val", data.val)):
             try:
                 rows = rows_for(Path(manifest), split)  # type: ignore[arg-type]
                 problems = problems_of(rows)
                 faults.extend(problems)
                 if not problems:
-                    digests.append(manifest_fingerprint(rows))
+                    digests[split] = manifest_fingerprint(rows)
+                    files |= {str(row.file): digest for row, digest in zip(rows, content_hashes(rows), strict=True)}
             except SagasrError as error:
                 faults.extend(str(error).splitlines())
                 continue
@@ -268,10 +300,10 @@ def _fingerprint_data(cells: Sequence[Cell]) -> dict[Data, str]:
                         f"{manifest}: no {split} recording has a {source}; "
                         f"add the column {source!r}, or leave text={source} out"
                     )
-        found[data] = fingerprint(digests)
+        train[data], val[data] = digests.get("train", ""), digests.get("val", "")
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
-    return found
+    return Contents(train, val, files)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -281,7 +313,17 @@ def write_plan(plan: Plan) -> None:
     """Write the grid as resolved (grid.yaml, base.yaml) and plan.json into the sweep folder."""
     write_text(plan.paths.base, dump_yaml(dict(plan.space.base)))
     write_text(plan.paths.grid, dump_yaml(dict(plan.space.tree)))
-    write_json(plan.paths.plan, plan.tree)
+    before = read_json(plan.paths.recordings) if plan.paths.recordings.exists() else {}
+    write_json(plan.paths.recordings, before | dict(plan.recordings))
+    write_json(plan.paths.plan, plan.tree | ({"allowed": _allowed(plan)} if _allowed(plan) else {}))
+
+
+def _allowed(plan: Plan) -> list[str]:
+    """Return what was let through, now and in earlier runs of this folder."""
+    before: list[str] = []
+    with contextlib.suppress(SagasrError, AttributeError):
+        before = read_json(plan.paths.plan).get("allowed", []) if plan.paths.plan.exists() else []
+    return list(dict.fromkeys([*before, *plan.allowed]))
 
 
 def _tree(plan: Plan) -> dict[str, Any]:

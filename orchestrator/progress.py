@@ -28,10 +28,10 @@ class View:
 
     def __init__(self, plan: Plan, trials: Sequence[Trial]) -> None:
         self.plan, self.trials = plan, tuple(trials)
-        self.started = time.time()
+        self.started = time.monotonic()
         self.phase = "starting"
-        before = self.statuses()
-        self._done_before = sum(_share(before[trial.id]) for trial in self.trials)
+        self._before = self.statuses()
+        self._done_before = sum(_share(status) for status in self._before.values())
         self._ended: set[str] = set()
 
     def statuses(self) -> dict[str, Status | None]:
@@ -45,14 +45,14 @@ class View:
         return found
 
     def state(self, status: Status | None) -> str:
-        """Return waiting, running or how it ended, as far as this run knows."""
-        return "waiting" if status is None or status.updated < self.started else status.state
+        """Return waiting, running or how it ended, as far as this run knows: a status of before counts as none."""
+        return "waiting" if status is None or status in self._before.values() else status.state
 
     def seconds_left(self, statuses: Mapping[str, Status | None]) -> float | None:
         """Return the time left at the pace since the start, or None before there is a pace."""
         shares = [1.0 if self.state(s) in ("failed", "stopped") else _share(s) for s in statuses.values()]
         gained = sum(shares) - self._done_before
-        spent = time.time() - self.started
+        spent = time.monotonic() - self.started
         return spent * (len(shares) - sum(shares)) / gained if gained > 0.02 and spent > 5 else None
 
     def headline(self, statuses: Mapping[str, Status | None]) -> str:
@@ -67,7 +67,9 @@ class View:
             if not count["running"]
             else ""
         )
-        return f"{self.plan.name}  {_span(time.time() - self.started)}  " + ", ".join(part for part in parts if part)
+        return f"{self.plan.name}  {_span(time.monotonic() - self.started)}  " + ", ".join(
+            part for part in parts if part
+        )
 
     def lines(self) -> Iterator[str]:
         """Yield a plain line for each trial that ended since the last call."""

@@ -11,22 +11,24 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from filelock import FileLock, Timeout
-
+from orchestrator.guard import WORKER, Guard, Preempted, catch_terminate, hang_of, hung, only_writer, stopped
 from sagasr.config import Config, Evaluation, Runtime, Strict
-from sagasr.errors import DataError, SagasrError
-from sagasr.files import read_json, write_json
+from sagasr.errors import SagasrError, StorageError
+from sagasr.files import read_json
 from sagasr.journal import History, Status, read_status, write_status
+from sagasr.lease import Lost
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers, so that they never compete with workers
 METRIC, TIME = "val/lsd", "step"
-RETRIES = 1  # new starts after a lost worker or node; an exception of a training would only come again
+WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 POLL_S = 0.5
 TAKEOVER_S = 60.0  # how long a new worker waits for the one it replaces to be gone
+FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
 
 
 class Task(Strict):
@@ -64,10 +66,13 @@ def run_trial(parameters: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
     task = Task.model_validate_json(tasks[parameters["trial"]])
     training = threading.Thread(target=_train_or_record, args=(task,), daemon=True)
     training.start()
-    reported = -1
+    reported, beats = -1, Beats(task.runtime.hang_seconds + FROZEN_S)
     while True:
         training.join(POLL_S)
         ended = not training.is_alive()
+        if not ended and beats.frozen(Path(task.folder)):
+            _log(Path(task.folder), f"{hung(beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            free_resources(Path(task.folder))
         for progress in validations(task, after=reported):
             tune.report({TIME: progress.step, METRIC: progress.value})
             reported = progress.step
@@ -75,6 +80,27 @@ def run_trial(parameters: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
             status = read_status(Path(task.folder))
             tune.report({TIME: max(reported, status.step if status else 0), METRIC: float("inf"), "ended": True})
             return
+
+
+class Beats:
+    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock."""
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s, self._clock = limit_s, clock
+        self._last: tuple[int, int] | None = None
+        self._since = clock()
+
+    def frozen(self, folder: Path) -> bool:
+        """Return, once per limit, whether the trial is running and has not moved for so long."""
+        with contextlib.suppress(SagasrError, OSError):
+            status = read_status(folder)
+            now = (status.attempt, status.beat) if status and status.state == "running" else None
+            if now is None or now != self._last:
+                self._last, self._since = now, self._clock()
+        if self._clock() - self._since > self.limit_s:
+            self._since = self._clock()
+            return True
+        return False
 
 
 def validations(task: Task, after: int) -> Iterator[Progress]:
@@ -86,27 +112,71 @@ def validations(task: Task, after: int) -> Iterator[Progress]:
 
 
 def _train_or_record(task: Task) -> None:
-    """Train, starting anew after a lost worker; whatever remains an error becomes the status of the trial."""
-    folder = Path(task.folder)
+    """Train, starting anew as often as ``Retries`` allows; whatever remains an error becomes the trial's status."""
+    folder, retries = Path(task.folder), Retries(task.config.training.batch_size // task.runtime.workers)
     try:
-        for left in range(RETRIES, -1, -1):
-            problem = _fit(task)
-            if problem is None:
+        while (problem := _fit(task, retries.micro_batches)) is not None:
+            wait_s = retries.after(problem, reached(folder))
+            _log(folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
+            if wait_s is None:
+                _fail(folder, retries.reason)
                 return
-            if problem.final or not left:
-                _fail(folder, problem.reason)
-                return
+            time.sleep(wait_s)
     except Exception as error:  # noqa: BLE001 - one bad trial never ends the sweep
-        _log(folder, traceback.format_exc())
-        _fail(folder, _one_line(error))
+        with contextlib.suppress(SagasrError, OSError):  # storage that is gone cannot be told so
+            _log(folder, traceback.format_exc())
+            _fail(folder, _one_line(error))
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
+    """Why the workers of a trial ended without a result."""
+
+    kind: Literal["input", "bug", "lost", "storage", "memory"]
     reason: str
-    final: bool
 
 
-def _fit(task: Task) -> _Problem | None:
+class Retries:
+    """Decides how often a trial is started again. As long as checkpoints advance there is no limit: it will end.
+
+    Without a new checkpoint: a lost process, node or disk gets ``WAITS_S`` more starts, an exception one (the same
+    again is a bug), running out of memory one with the batch taken in two parts. Unusable input gets none.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows  # of a batch, on one worker
+        self.micro_batches = 1
+        self.reason = ""
+        self._tries, self._reached = -1, -1
+
+    def after(self, problem: Problem, step: int) -> float | None:
+        """Return the seconds to wait before the next start, or None when there is to be none (see ``reason``)."""
+        again = problem.reason == self.reason
+        self._tries = 0 if step > self._reached else self._tries + 1
+        self._reached, self.reason = max(step, self._reached), problem.reason
+        match problem.kind:
+            case "input":
+                return None
+            case "memory" if self.micro_batches == 1 and self.rows > 1:
+                self.micro_batches = 2
+                return WAITS_S[0]
+            case "memory":
+                self.reason += " (also with its batch taken in two parts)" if self.micro_batches > 1 else ""
+                return None
+            case "bug" if again or self._tries >= 1:
+                return None
+        if self._tries >= len(WAITS_S):
+            self.reason += f" ({self._tries + 1} times without a new checkpoint)"
+            return None
+        return WAITS_S[self._tries]
+
+
+def reached(folder: Path) -> int:
+    """Return the step of the newest committed checkpoint, -1 before the first."""
+    committed = (folder / "checkpoints").glob("step-*/manifest.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
+
+
+def _fit(task: Task, micro_batches: int) -> Problem | None:
     """Start the workers once and wait for them; return what went wrong."""
     from ray import train
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -115,7 +185,11 @@ def _fit(task: Task) -> _Problem | None:
     resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
     trainer = _trainer_class(runtime, task.lean)(
         train_worker,
-        train_loop_config={"task": task.model_dump_json(), "attempt": status.attempt + 1 if status else 1},
+        train_loop_config={
+            "task": task.model_dump_json(),
+            "attempt": status.attempt + 1 if status else 1,
+            "micro_batches": max(micro_batches, status.micro_batches if status else 1),
+        },
         scaling_config=train.ScalingConfig(
             num_workers=runtime.workers,
             use_gpu=runtime.gpus_per_worker > 0,
@@ -134,8 +208,8 @@ def _fit(task: Task) -> _Problem | None:
     return None
 
 
-def _problem(error: Exception, folder: Path) -> _Problem:
-    """Tell an exception of the training, which would come again, from the loss of its process or node."""
+def _problem(error: Exception, folder: Path) -> Problem:
+    """Tell the exceptions of a training from the loss of its process or node, and those from running out of memory."""
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
 
@@ -143,10 +217,27 @@ def _problem(error: Exception, folder: Path) -> _Problem:
     failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
     for failure in failures:
         if not isinstance(failure, (RayError, RayTrainError)):
-            return _Problem(_one_line(failure), final=True)
+            return Problem(kind_of(failure), _one_line(failure))
     cause = getattr(failures[0], "health_check_failure", failures[0])
     _log(folder, f"{type(cause).__name__}: {cause}\n")
-    return _Problem(f"its process or node was lost: {_one_line(cause)}", final=False)
+    if (hang := hang_of(folder)) is not None:
+        return Problem("lost", hang)
+    kind: Any = "memory" if kind_of(cause) == "memory" else "lost"
+    return Problem(kind, f"its process or node was lost: {_one_line(cause)}")
+
+
+def kind_of(error: BaseException) -> Literal["input", "bug", "lost", "storage", "memory"]:
+    """Return what kind of problem an exception is; types of torch and ray are told by name, as neither is imported."""
+    text = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, StorageError):
+        return "storage"
+    if isinstance(error, (Preempted, Lost)):
+        return "lost"
+    if isinstance(error, SagasrError):
+        return "input"
+    if any(word in text for word in ("out of memory", "outofmemory", "can't allocate memory", "low on memory")):
+        return "memory"
+    return "memory" if isinstance(error, MemoryError) else "bug"
 
 
 def _trainer_class(runtime: Runtime, lean: bool) -> Any:
@@ -155,23 +246,28 @@ def _trainer_class(runtime: Runtime, lean: bool) -> Any:
     Several workers need the process group of ``TorchTrainer``. One worker does not, and its base class spares the
     driver and the controller the import of torch. ``lean`` leaves out two helper processes of each run: the data set
     manager, as no Ray data sets are used, and the cleaner of placement groups, whose work the sweep does itself
-    (``free_resources``). Together that is about two thirds of the processor time of starting a trial.
+    (``free_resources``). Together that is about two thirds of the processor time of starting a trial. Every worker
+    takes SIGTERM as a notice, which only its main thread can decide, before training starts in another.
     """
     if runtime.workers > 1:
         from ray.train.torch import TorchTrainer as Trainer
     else:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer as Trainer
-    if not lean:
-        return Trainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-    class LeanTrainer(Trainer):  # type: ignore[misc, valid-type]
+    class Notice(WorkerGroupCallback):  # type: ignore[misc]
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            worker_group.execute(catch_terminate)
+
+    class OurTrainer(Trainer):  # type: ignore[misc, valid-type]
         def _create_default_callbacks(self) -> list[Any]:
-            unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+            unused = (DatasetsCallback, PlacementGroupCleanerCallback) if lean else ()
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if not isinstance(callback, unused)] + [Notice()]
 
-    return LeanTrainer
+    return OurTrainer
 
 
 def free_resources(folder: Path) -> None:
@@ -180,7 +276,7 @@ def free_resources(folder: Path) -> None:
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     with contextlib.suppress(SagasrError, KeyError, TypeError, ValueError):
-        group = read_json(folder / ".worker.json")["placement_group"]
+        group = read_json(folder / WORKER)["placement_group"]
         if group:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
@@ -197,12 +293,19 @@ def train_worker(parameters: Mapping[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     folder.mkdir(parents=True, exist_ok=True)
     log_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt"))
+    runtime = task.runtime
+    guard = Guard(folder, Path(task.sweep), task.launch, runtime.hang_seconds, runtime.notice_seconds)
     try:
+        if guard.wanted() or stopped(folder) is not None:
+            return
         if rank:
-            _train(task, parameters["attempt"])
+            _train(task, parameters, guard, lambda: None)
         else:
-            with _only_writer(task):
-                _train(task, parameters["attempt"])
+            group = ray.util.get_current_placement_group()
+            with only_writer(folder, TAKEOVER_S, {"placement_group": group.id.hex() if group else None}) as lease:
+                _train(task, parameters, guard, lease.check)
+        if guard.preempted:
+            raise Preempted("the machine told its process to end")
     except SagasrError as error:
         sys.stderr.write(f"{error}\n")
         raise
@@ -210,14 +313,15 @@ def train_worker(parameters: Mapping[str, Any]) -> None:
         traceback.print_exc()
         raise
     finally:
+        guard.close()
         sys.stdout.flush()
         sys.stderr.flush()
 
 
-def _train(task: Task, attempt: int) -> None:
+def _train(task: Task, parameters: Mapping[str, Any], guard: Guard, fence: Callable[[], object]) -> None:
     import torch
 
-    from sagasr.train import FailureRule, Harness, train
+    from sagasr.train import FailureRule, Halt, Harness, train
 
     runtime, config = task.runtime, task.config
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))
@@ -225,57 +329,26 @@ def _train(task: Task, attempt: int) -> None:
         task.margin, task.patience, min(1.0, task.grace * config.validation.every / config.training.steps)
     )
     accelerator = "gpu" if runtime.gpus_per_worker else "cpu"
-    harness = Harness(accelerator=accelerator, rule=rule, attempt=attempt)
+
+    def halt() -> Halt | None:
+        wanted = guard.wanted()
+        return Halt(*wanted) if wanted else None
+
+    harness = Harness(
+        accelerator=accelerator,
+        rule=rule,
+        attempt=parameters["attempt"],
+        halt=halt,
+        fence=fence,
+        pulse=guard.pulse,
+        micro_batches=parameters.get("micro_batches", 1),
+    )
     if runtime.workers > 1:
         from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
-        harness = Harness(
-            strategy=RayDDPStrategy(),
-            environment=RayLightningEnvironment(),
-            accelerator=accelerator,
-            devices="auto",
-            rule=rule,
-            attempt=attempt,
-        )
+        ours = {"strategy": RayDDPStrategy(), "environment": RayLightningEnvironment(), "devices": "auto"}
+        harness = replace(harness, **ours)
     train(config, Path(task.folder), Path(task.store), task.variants, runtime, harness)
-
-
-@contextlib.contextmanager
-def _only_writer(task: Task) -> Iterator[None]:
-    """Hold the trial folder. A worker left over from a dead sweep ends itself as soon as another sweep has begun."""
-    import ray
-
-    folder = Path(task.folder)
-    lock = FileLock(folder / ".worker.lock")
-    try:
-        lock.acquire(timeout=TAKEOVER_S)
-    except Timeout as error:
-        raise DataError(
-            f"{folder}: another process still trains here ({_owner(folder)}); end it and start again"
-        ) from error
-    group = ray.util.get_current_placement_group()
-    write_json(folder / ".worker.json", {"pid": os.getpid(), "placement_group": group.id.hex() if group else None})
-    over = threading.Event()
-    threading.Thread(target=_end_when_replaced, args=(task, over), daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-        lock.release()
-
-
-def _end_when_replaced(task: Task, over: threading.Event) -> None:
-    while not over.wait(1.0):
-        with contextlib.suppress(OSError):
-            if Path(task.sweep).read_text() != task.launch:
-                os._exit(1)
-
-
-def _owner(folder: Path) -> str:
-    try:
-        return f"process {read_json(folder / '.worker.json')['pid']}"
-    except (SagasrError, KeyError, TypeError):
-        return "unknown process"
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding
@@ -283,7 +356,7 @@ def _owner(folder: Path) -> str:
 
 def encode(config: str, root: str) -> str:
     """Return the path of the encoded store of a configuration (JSON), encoding it if need be. Runs as a Ray task."""
-    from sagasr.data.store import encode_store
+    from sagasr.data.encode import encode_store
 
     return str(encode_store(Config.model_validate_json(config), Path(root)))
 

@@ -326,6 +326,10 @@ class Runtime(Strict):
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(500, ge=1, description="training steps between two checkpoints")
+    hang_seconds: float = Field(
+        1_800.0, gt=0, description="a worker that shows no sign of life for so long is replaced"
+    )
+    notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
 
 def downsampling_ratio(codec: Wavelet | Pqmf | Patched | StableAudio) -> int:
@@ -415,8 +419,22 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def train_stage(config: Config) -> dict[str, Any]:
-    """Return the part of a configuration that decides the weights and what is scored: no paths, no eval stage."""
-    return config.model_dump(mode="json", exclude={"data", "evaluation"})
+    """Return the part of a configuration that decides the weights: no paths, nothing of the eval stage or the clips.
+
+    Values that stand at their defaults are left out: a key that is new and neutral makes no finished training another.
+    """
+    scored = {name for name in type(config.validation).model_fields if name != "every"}
+    return config.model_dump(
+        mode="json", exclude={"data": True, "evaluation": True, "validation": scored}, exclude_defaults=True
+    )
+
+
+def score_stage(config: Config) -> dict[str, Any]:
+    """Return the part of a configuration that decides how given weights are scored; defaults are left out."""
+    return {
+        "evaluation": config.evaluation.model_dump(mode="json", exclude_defaults=True),
+        "validation": config.validation.model_dump(mode="json", exclude={"every"}, exclude_defaults=True),
+    }
 
 
 def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:

@@ -113,7 +113,7 @@ def acquire(
             if _remove(path, found):
                 why = "its process is gone" if alive is False else f"silent for {EXPIRES_S:g} s"
                 say(f"{path.parent}: taken over from {found} ({why})")
-        elif alive and replace and found.boot == mine.boot:
+        elif alive and replace and found.boot == mine.boot and found.pid != mine.pid:
             os.kill(found.pid, signal.SIGKILL)
             time.sleep(0.05)
         elif alive and time.monotonic() >= end:
@@ -140,6 +140,16 @@ def read_owner(path: Path) -> Owner | None:
         return parse(Owner, read_json(path), str(path))
     except SagasrError:
         return None
+
+
+def wait_free(path: Path, wait_s: float) -> bool:
+    """Return whether nobody holds a lease (any more), waiting up to ``wait_s`` for that; nothing is taken over."""
+    end = time.monotonic() + wait_s
+    while (owner := read_owner(path)) is not None and is_alive(owner) is not False:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def is_alive(owner: Owner) -> bool | None:

@@ -74,7 +74,7 @@ def test_stale_replicates_name_the_fields_that_changed(make_grid, tmp_path):
     assert not scan(after).left
     (grid.parent / "a.flac").write_bytes((grid.parent / "b.flac").read_bytes())
     assert set(scan(make_plan(read_space(grid, storage=storage))).entries.values()) == {
-        Entry("stale", "the recordings changed")
+        Entry("stale", "the training recordings changed")
     }
 
 
@@ -115,8 +115,8 @@ def test_a_second_writer_is_refused_with_the_owner_named(plan):
         other.kill()
         other.communicate()
     with one_writer(plan.paths):  # a dead owner holds nothing
-        assert json.loads(plan.paths.owner.read_text())["started"] <= time.time()
-    assert not plan.paths.owner.exists()
+        assert json.loads(plan.paths.lease.read_text())["started"] <= time.time()
+    assert not plan.paths.lease.exists()
 
 
 @pytest.mark.slow

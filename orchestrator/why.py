@@ -1,0 +1,80 @@
+"""Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
+
+from collections.abc import Iterator
+
+from orchestrator.factors import cell_name
+from orchestrator.ledger import Entry, Ledger, Left
+from orchestrator.plan import Plan, Replicate
+from sagasr.errors import ConfigError, did_you_mean
+
+MARKS = {
+    "done": "=",
+    "stopped": "=",
+    "not needed": "=",
+    "held": "=",
+    "missing": "+",
+    "stale": "~",
+    "failed": "!",
+    "interrupted": ">",
+}
+GONE = "-"
+
+
+def word_of(entry: Entry) -> str:
+    """Return the state as a person says it: what is missing and was never begun is new."""
+    return "new" if entry == Entry("missing") else entry.state
+
+
+def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
+    """Return a line for each replicate that is asked for: by levels, such as ``text=off seed=0``, or by an id.
+
+    Raises ConfigError when nothing is meant.
+    """
+    lines = [_line(row, ledger.entries[row.id]) for row in plan.replicates if _is_meant(plan, row, asked)]
+    lines += [_gone(left) for left in ledger.left if _was_meant(left, asked)]
+    if not lines:
+        known = [*(cell.name for cell in plan.cells), *(left.trial for left in ledger.left)]
+        raise ConfigError(f"--why {asked}: no cell of the grid, and nothing in its folder{did_you_mean(asked, known)}")
+    return lines
+
+
+def _line(row: Replicate, entry: Entry) -> str:
+    reason = f": {entry.reason}" if entry.reason else ""
+    where = f"(replicate {row.id}, trial {row.trial})"
+    return f"{MARKS[entry.state]} {row.cell} seed={row.seed} {where}  {word_of(entry)}{reason}"
+
+
+def _gone(left: Left) -> str:
+    return f"{GONE} {cell_name(left.levels)} seed={left.seed} (trial {left.trial})  no longer in the grid: kept"
+
+
+def _is_meant(plan: Plan, row: Replicate, asked: str) -> bool:
+    wanted = dict(_pairs(asked))
+    if not wanted:
+        return _starts(asked, row.id, row.trial)
+    levels = {**row.levels, "seed": str(row.seed)}
+    unknown = wanted.keys() - levels.keys()
+    if unknown and not set(wanted) & set(plan.space.factors):
+        return False
+    return all(levels.get(name) == level for name, level in wanted.items())
+
+
+def _was_meant(left: Left, asked: str) -> bool:
+    wanted = dict(_pairs(asked))
+    if not wanted:
+        return _starts(asked, left.trial)
+    levels = {**left.levels, "seed": str(left.seed)}
+    return any(name in levels for name in wanted) and all(
+        levels.get(name, level) == level for name, level in wanted.items()
+    )
+
+
+def _pairs(asked: str) -> Iterator[tuple[str, str]]:
+    for part in asked.replace(",", " ").split():
+        name, equals, level = part.partition("=")
+        if equals:
+            yield name.strip(), level.strip()
+
+
+def _starts(asked: str, *ids: str) -> bool:
+    return len(asked.strip()) >= 4 and any(one.startswith(asked.strip()) for one in ids)
