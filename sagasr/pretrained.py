@@ -37,7 +37,7 @@ REMEDY = (
     "model.safetensors in model.checkpoint"
 )
 SECONDS = ("seconds_start", "seconds_total")
-# What a published configuration may spell out; and where ours may differ: conditions that it has and the published one lacks, and what it learns.
+# What a published configuration may spell out, and where ours may differ: in its conditions and in what it learns.
 DEFAULTS = {"patch_size": 1, "timestep_cond_type": "global", "project_global_cond": True}
 OUR_OWN = {"global_cond_dim", "input_concat_dim", "prepend_cond_dim", "diffusion_objective", "transformer_type"}
 GLOBAL, PREPEND = "to_global_embed.", "to_prepend_embed."
