@@ -1,11 +1,12 @@
 """A trained model at work on a user's own recordings, of any length and rate, mono or stereo.
 
-A recording is resampled to 44,100 Hz, so T samples at rate R become exactly ceil(T * 44,100 / R), and leaves with so
-many. It passes through in windows as long as the validation clips, whose scores are thus those to expect. Windows
-overlap by at least a quarter; they start from noise that belongs to the place and not to the window, so that two of
-them agree where they overlap, and are cross-faded there. One gain brings the whole recording to the level at which the
-model works and is undone at the end. Low-frequency replacement runs over the joined whole: it keeps what lies below
-the roll-off of the recording, or below a frequency that is given.
+A recording of T samples at rate R becomes exactly ceil(T * 44,100 / R) samples at 44,100 Hz. It passes through in
+windows as long as the validation clips, whose scores are thus those to expect, and never lies in memory as a whole.
+Windows overlap by at least a quarter. Every other one is sampled first; those between them start from the same noise
+and continue both neighbours, whose latents stand in the overlap: so the two versions that are cross-faded there are
+one and the same, and no level is lost to two that differ. One gain brings the whole recording to the level at which
+the model works and is undone at the end. Low-frequency replacement runs over the joined whole: it keeps what lies
+below the end of the recording's band, which is found in its spectrum, or below a frequency that is given.
 
 A mono model takes the channels of a stereo recording one by one, from equal noise; a stereo model takes a mono
 recording twice and the two answers are averaged. Windows of silence pass unchanged.
@@ -14,9 +15,9 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,13 +27,16 @@ import torch
 from torch import Tensor
 
 from sagasr import checkpoint
-from sagasr.audio.files import problem_of, read_audio, resample, write_flac
+from sagasr.audio.files import problem_of
 from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
+from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, file_source, resampled, write_flac_blocks
 from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
 from sagasr.config import NYQUIST, SAMPLE_RATE, Config, Sampler, Strict, parse, patch
-from sagasr.data.statistics import estimate_rolloff, rms_of
-from sagasr.data.store import SILENCE_RMS, Store, clip_gain
+from sagasr.data.checks import SILENCE_RMS
+from sagasr.data.records import clip_gain
+from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
+from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError, did_you_mean
 from sagasr.files import read_json, read_yaml, write_json
 from sagasr.fingerprint import seed_of
@@ -45,7 +49,7 @@ OVERLAP = 4  # windows share at least one part in so many
 CONTEXT = 16  # latent frames encoded on both sides of a window and left out: training crops whole recordings, too
 LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count towards the level of a recording
 BATCH_SAMPLES = 2**19  # per batch of windows, so that memory does not depend on the length of a window
-LFR_BLOCK = 1_024 * HOP  # samples whose low band is replaced at once
+BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
 NOISE_FRAMES = 256  # of one draw of noise
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".rf64")
 
@@ -67,7 +71,7 @@ class Settings:
     guidance: tuple[float, float] | None = None  # audio, text; None: as the model was validated
     text: str = ""
     seed: int = 0
-    cutoff_hz: float | None = None  # below it the recording is kept; None: its own roll-off
+    cutoff_hz: float | None = None  # below it the recording is kept; None: found in its spectrum
 
     def __post_init__(self) -> None:
         target = self.rolloff_target
@@ -131,7 +135,6 @@ class Upsampler:
         (result,) = self.upsample_each([(audio, sample_rate)], settings, on_progress)
         return result
 
-    @torch.inference_mode()
     def upsample_each(
         self,
         recordings: Iterable[tuple[Any, int]],
@@ -139,16 +142,75 @@ class Upsampler:
         on_progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield what ``upsample`` gives for pairs of audio and rate, one by one; short ones share a batch."""
-        settings = settings or Settings()
+        dimensions: deque[int] = deque()
+
+        def sources() -> Iterator[Source]:
+            for audio, rate in recordings:
+                source = array_source(audio, rate)
+                dimensions.append(np.ndim(audio))
+                yield source
+
+        for blocks in self.upsample_blocks(sources(), settings, on_progress):
+            audio = np.concatenate(list(blocks), axis=1)
+            yield audio[0] if dimensions.popleft() == 1 else audio
+
+    def upsample_blocks(
+        self, sources: Iterable[Source], settings: Settings | None = None, on_progress: Progress | None = None
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """Yield for each recording the blocks [C, n] of its result, to be used up before the next one is asked for."""
+        done = self._finished(sources, settings or Settings(), on_progress or (lambda seconds: None))
+        for _, blocks in groupby(done, key=lambda pair: pair[0]):
+            yield (block for _, block in blocks)
+
+    # --------------------------------------------------------------------------------------------------------- batches
+
+    def _finished(
+        self, sources: Iterable[Source], settings: Settings, on_progress: Progress
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield finished blocks with the number of their recording, one recording after the other.
+
+        A batch holds windows whose two neighbours are ready, then first windows, of the next recordings too where one
+        recording has no more.
+        """
         sampler, text = self._sampler(settings), self._prepared(settings.text)
-        waiting: deque[_Recording] = deque()
-        windows = self._windows(recordings, settings, waiting, on_progress or (lambda seconds: None))
+        recordings: deque[_Recording] = deque()
+        ready: deque[_Window] = deque()
+        firsts = self._first_windows(sources, settings, on_progress, recordings, ready)
         at_once = max(1, BATCH_SAMPLES // (self.frames * self.codec.ratio))
-        while batch := list(islice(windows, at_once)):
-            self._generate(batch, settings, sampler, text)
-            while waiting and waiting[0].missing == 0:
-                yield waiting.popleft().result(settings)
-        yield from (recording.result(settings) for recording in waiting)
+        more = True
+        while more:
+            batch = [ready.popleft() for _ in range(min(at_once, len(ready)))]
+            wanted = at_once - len(batch)
+            taken = list(islice(firsts, wanted))
+            batch += [window for window in taken if window is not None]
+            if batch:
+                self._generate(batch, settings, sampler, text)
+            more = len(taken) == wanted or bool(ready)
+            while recordings:
+                yield from ((recordings[0].number, block) for block in recordings[0].blocks(settings.lfr))
+                if not recordings[0].finished:
+                    break
+                recordings.popleft()
+
+    def _first_windows(
+        self,
+        sources: Iterable[Source],
+        settings: Settings,
+        on_progress: Progress,
+        recordings: "deque[_Recording]",
+        ready: "deque[_Window]",
+    ) -> "Iterator[_Window | None]":
+        """Yield every other window of all recordings in their order, None for one of silence, which is done.
+
+        Those between them become ``ready`` in time.
+        """
+        for number, source in enumerate(sources):
+            recording = self._recording(number, source, settings, on_progress, ready)
+            recordings.append(recording)
+            for index in range(0, len(recording.starts), 2):
+                for stream in recording.streams:
+                    window = _Window(recording, stream, index)
+                    yield None if recording.passed_silent(window) else window
 
     # ------------------------------------------------------------------------------------------------------- its parts
 
@@ -158,6 +220,7 @@ class Upsampler:
             changes["guidance"] = dict(zip(("audio", "text"), settings.guidance, strict=True))
         return parse(Sampler, patch(self.config.evaluation.sampler.model_dump(mode="json"), changes), "sampler")
 
+    @torch.inference_mode()
     def _prepared(self, text: str) -> Tensor:
         """Return the prepared text [1, ...]. Raises ConfigError for one that the model would not notice."""
         encoder = self.model.conditioner.text
@@ -168,74 +231,91 @@ class Upsampler:
             raise ConfigError(f"--text {text!r}: the model learned none of these words{known}")
         return self.model.prepare([text])
 
-    def _windows(
-        self,
-        recordings: Iterable[tuple[Any, int]],
-        settings: Settings,
-        waiting: "deque[_Recording]",
-        on_progress: Progress,
-    ) -> "Iterator[_Window]":
-        """Yield the windows of all recordings in their order; each recording waits until its windows are done."""
-        for audio, rate in recordings:
-            recording = self._prepare(audio, rate, settings)
-            waiting.append(recording)
-            share = recording.low.shape[-1] / SAMPLE_RATE / recording.missing
-            for stream in recording.streams:
-                for index in range(len(stream.starts)):
-                    window = _Window(recording, stream, index, stream.window(index), share, on_progress)
-                    if float(np.std(window.low, axis=-1).max()) < SILENCE_RMS:
-                        window.finish(window.low)
-                        on_progress(share)
-                    else:
-                        yield window
+    def _recording(
+        self, number: int, source: Source, settings: Settings, on_progress: Progress, ready: "deque[_Window]"
+    ) -> "_Recording":
+        """Return a recording with its windows laid out and its levels measured, for which it is read once."""
+        ratio, channels = self.codec.ratio, self.codec.channels
+        # As crops in training: some codecs' latents are those of a shifted recording at even shifts only.
+        units = -(-source.length // STEP), self.frames * ratio // STEP
+        starts = [STEP * start for start in window_starts(*units)]
+        parts = [(channel,) for channel in range(source.channels)] if channels == 1 else [(0, source.channels - 1)]
+        streams = [_Stream(part, starts, self.frames * ratio, ratio) for part in parts]
+        self._measure(source, streams, settings.cutoff_hz)
+        return _Recording(number, source, streams, on_progress, ready)
 
-    def _prepare(self, audio: Any, rate: int, settings: Settings) -> "_Recording":
-        """Return a recording with its windows laid out and its levels measured. Raises DataError for unusable audio."""
-        low = resample(_checked(audio, rate), int(rate))
-        channels = self.codec.channels
-        parts = list(low[:, None]) if channels == 1 else [np.broadcast_to(low, (channels, low.shape[-1]))]
-        streams = [self._stream(np.ascontiguousarray(part), settings.cutoff_hz) for part in parts]
-        missing = sum(len(stream.starts) for stream in streams)
-        return _Recording(low, np.ndim(audio), streams, missing)
+    def _measure(self, source: Source, streams: "Sequence[_Stream]", cutoff_hz: float | None) -> None:
+        """Set gain and splice frequency of each stream, from the levels of its windows and its spectrum."""
+        starts, length = streams[0].starts, streams[0].length
+        audio, spectra = Buffer(source.channels), [Spectrum() for _ in streams]
+        levels: list[list[float]] = []
+        for block in resampled(source):
+            audio.append(block)
+            if cutoff_hz is None:
+                for stream, spectrum in zip(streams, spectra, strict=True):
+                    spectrum.add(block[stream.channels])
+            while len(levels) < len(starts) and min(starts[len(levels)] + length, source.length) <= audio.stop:
+                window = audio.cut(starts[len(levels)], starts[len(levels)] + length)
+                levels.append([rms_of(window[stream.channels]) for stream in streams])
+                audio.drop(starts[min(len(levels), len(starts) - 1)])
+        for stream, spectrum, level in zip(streams, spectra, np.array(levels).T, strict=True):
+            loud = level[level >= level.max() / LEVEL_RANGE]
+            stream.gain = clip_gain(self.config, np.full((1, 1), math.sqrt(np.square(loud).mean())))
+            if cutoff_hz is None:
+                spectrum.close()
+            stream.splice_hz = spectrum.cutoff_hz if cutoff_hz is None else cutoff_hz
 
-    def _stream(self, low: np.ndarray, cutoff_hz: float | None) -> "_Stream":
-        ratio = self.codec.ratio
-        starts = [ratio * start for start in window_starts(-(-low.shape[-1] // ratio), self.frames)]
-        stream = _Stream(low, starts, self.frames * ratio, ratio)
-        levels = np.array([rms_of(stream.window(index)) for index in range(len(starts))])
-        level = math.sqrt(np.square(levels[levels >= levels.max() / LEVEL_RANGE]).mean())
-        stream.gain = clip_gain(self.config, np.full((1, 1), level))  # a constant has the level it is made of
-        stream.splice_hz = rolloff_hz(low) if cutoff_hz is None else cutoff_hz
-        return stream
-
+    @torch.inference_mode()
     def _generate(self, batch: "Sequence[_Window]", settings: Settings, sampler: Sampler, text: Tensor) -> None:
         """Sample the high version of each window and hand it to its recording."""
         device = self.model.norm.mean.device
+        lows = [window.recording.low_of(window) for window in batch]
         gain = torch.tensor([window.stream.gain for window in batch], device=device)[:, None, None]
         low = torch.cat([self._latents(window) for window in batch])
         noise = torch.stack([self._noise(window.start // self.codec.ratio, settings.seed) for window in batch])
         inputs = ConditionInputs(
             text.expand(len(batch), *text.shape[1:]).to(device),
-            torch.tensor([self._rolloffs(window.low, settings) for window in batch], device=device),
-            torch.tensor([[window.start / SAMPLE_RATE, window.total_seconds] for window in batch], device=device),
+            torch.tensor([self._rolloffs(audio, settings) for audio in lows], device=device),
+            torch.tensor([[window.start / SAMPLE_RATE, window.recording.seconds] for window in batch], device=device),
         )
+        known, share = (torch.stack(part).to(device) for part in zip(*map(self._known, batch), strict=True))
 
         def on_step() -> None:
             for window in batch:
-                window.on_progress(window.seconds / sampler.steps)
+                window.recording.on_progress(window.recording.share / sampler.steps)
 
-        latents = self.model.sample(self.model.norm.apply(low), inputs, noise.to(device), sampler, on_step)
+        settled = (known, share) if share.any() else None
+        latents = self.model.sample(self.model.norm.apply(low), inputs, noise.to(device), sampler, on_step, settled)
         audio = self.codec.decode(self.model.norm.invert(latents), self.frames * self.codec.ratio)
-        for window, generated in zip(batch, (audio / gain).cpu().numpy(), strict=True):
-            window.finish(generated)
+        for window, generated, found in zip(batch, (audio / gain).cpu().numpy(), latents.cpu(), strict=True):
+            window.recording.finish(window, generated, found)
 
     def _latents(self, window: "_Window") -> Tensor:
         """Return the latents [1, D, N] of a window at the level of the model, encoded within its surroundings."""
-        stream, ratio = window.stream, self.codec.ratio
+        ratio = self.codec.ratio
         before = min(CONTEXT, window.start // ratio)
-        around = stream.cut(window.start - before * ratio, window.start + stream.length + CONTEXT * ratio)
-        audio = torch.from_numpy(around * np.float32(stream.gain)).to(self.model.norm.mean.device)
+        around = window.recording.low_of(window, before * ratio, CONTEXT * ratio)
+        audio = torch.from_numpy(around * np.float32(window.stream.gain)).to(self.model.norm.mean.device)
         return self.codec.encode(audio[None])[..., before : before + self.frames]
+
+    def _known(self, window: "_Window") -> tuple[Tensor, Tensor]:
+        """Return what the neighbours of a window made of it, [D, N], and 1 in the frames that they settle, [1, N].
+
+        Those are the frames from their side to just behind the cross-fade: both versions agree wherever they are mixed
+        and around it, which the codec hears as well. A soft end was tried: it raises the level there by 0.7 dB.
+        """
+        known, share = torch.zeros(self.codec.latent_channels, self.frames), torch.zeros(1, self.frames)
+        behind = 3 * shortest_overlap(window.recording.length) // (8 * self.codec.ratio)
+        for index in (window.number - 1, window.number + 1):
+            latents = window.stream.latents.get(index)
+            if latents is None:
+                continue
+            shift = (window.stream.starts[index] - window.start) // self.codec.ratio  # of the neighbour, in frames
+            overlap = self.frames - abs(shift)
+            count = min(overlap, overlap // 2 + behind)
+            here = slice(0, count) if shift < 0 else slice(self.frames - count, self.frames)
+            known[:, here], share[:, here] = latents[:, here.start - shift : here.stop - shift], 1.0
+        return known, share
 
     def _noise(self, start: int, seed: int) -> Tensor:
         """Return the noise [D, N] of the frames from ``start`` on, the same whichever window asks."""
@@ -252,34 +332,31 @@ class Upsampler:
         return found, settings.rolloff_target * NYQUIST
 
 
-@dataclass
 class _Stream:
-    """What passes through the model as one signal: low [C, T] at 44,100 Hz, its windows, and what was generated."""
+    """What passes through the model as one signal: channels of a recording, and what was made of them so far."""
 
-    low: np.ndarray
-    starts: list[int]
-    length: int
-    ratio: int
-    gain: float = 1.0
-    splice_hz: float = 0.0
-    generated: np.ndarray = field(init=False)
+    def __init__(self, channels: tuple[int, ...], starts: Sequence[int], length: int, ratio: int) -> None:
+        self.channels = list(channels)
+        self.starts, self.length, self.ratio = starts, length, ratio
+        self.gain, self.splice_hz = 1.0, 0.0
+        self.generated = Buffer(len(channels))
+        self.latents: dict[int, Tensor] = {}  # of windows whose neighbours are still to come, normalised [D, N]
+        self.open = set(range(len(starts)))
 
-    def __post_init__(self) -> None:
-        self.generated = np.zeros_like(self.low)
+    @property
+    def settled(self) -> float:
+        """Return the sample up to which nothing will change, infinity when nothing will change any more."""
+        return self.starts[min(self.open)] if self.open else math.inf
 
-    def cut(self, start: int, stop: int) -> np.ndarray:
-        """Return a stretch of low, as if silence followed its end."""
-        part = self.low[:, start:stop]
-        return np.pad(part, ((0, 0), (0, stop - start - part.shape[-1])))
-
-    def window(self, index: int) -> np.ndarray:
-        return self.cut(self.starts[index], self.starts[index] + self.length)
-
-    def add(self, index: int, audio: np.ndarray) -> None:
+    def finish(self, index: int, audio: np.ndarray, latents: Tensor | None, total: int) -> None:
         """Add a generated window [C, length], faded where it meets its neighbours."""
         start = self.starts[index]
-        place = self.generated[:, start : start + self.length]
-        place += (audio * self._weight(index))[:, : place.shape[-1]]
+        self.generated.add(start, (audio * self._weight(index))[:, : total - start])
+        self.open.discard(index)
+        if latents is not None and index % 2 == 0:
+            self.latents[index] = latents
+        for done in [done for done in self.latents if not self.open & {done - 1, done + 1}]:
+            del self.latents[done]
 
     def _weight(self, index: int) -> np.ndarray:
         """Return the share of a window in each of its samples; the shares of all windows sum to 1 everywhere."""
@@ -294,57 +371,109 @@ class _Stream:
         """Return the fade-in at a joint, for the window from ``start``: half the shortest overlap, amid the real one.
 
         The outer quarters of the overlap stay out, as a codec is less exact at the ends of what it decodes. Amplitudes
-        sum to 1, not powers: both sides hold the same low band and start from the same noise.
+        sum to 1, not powers: both sides hold the same latents.
         """
         centre = (self.starts[joint] + self.length + self.starts[joint + 1]) / 2
-        length = max(1, self.length // self.ratio // OVERLAP) * self.ratio / 2
+        length = shortest_overlap(self.length) / 2
         progress = (start + np.arange(self.length) - (centre - length / 2)) / length
         return 0.5 - 0.5 * np.cos(np.pi * progress.clip(0, 1))
 
 
-@dataclass
-class _Recording:
-    """A recording on its way through: low [C, T], the streams it was split into and the number of windows to come."""
-
-    low: np.ndarray
-    dimensions: int
-    streams: list[_Stream]
-    missing: int
-
-    def result(self, settings: Settings) -> np.ndarray:
-        """Return the joined windows with their low band replaced, in the layout of the input."""
-        parts = [_replaced(stream, settings.lfr) for stream in self.streams]
-        if len(parts) == 1 and len(parts[0]) > len(self.low):
-            parts = [parts[0].mean(0, keepdims=True)]
-        audio = np.concatenate(parts)
-        return audio[0] if self.dimensions == 1 else audio
-
-
 class _Window(NamedTuple):
-    """One window of a stream: its low audio [C, T], and the seconds that count as done with it."""
+    """One window of one stream of a recording."""
 
-    recording: _Recording
+    recording: "_Recording"
     stream: _Stream
     number: int
-    low: np.ndarray
-    seconds: float
-    on_progress: Progress
 
     @property
     def start(self) -> int:
+        """Return its first sample at 44,100 Hz."""
         return self.stream.starts[self.number]
 
-    @property
-    def total_seconds(self) -> float:
-        return float(self.stream.low.shape[-1] / SAMPLE_RATE)
 
-    def finish(self, generated: np.ndarray) -> None:
-        self.stream.add(self.number, generated)
-        self.recording.missing -= 1
+class _Recording:
+    """A recording on its way through: of its low and its generated audio, only what is still needed is held."""
+
+    def __init__(
+        self, number: int, source: Source, streams: Sequence[_Stream], on_progress: Progress, ready: deque[_Window]
+    ) -> None:
+        self.number, self.total, self.streams = number, source.length, streams
+        self.starts, self.length = streams[0].starts, streams[0].length
+        self.seconds = self.total / SAMPLE_RATE
+        self.share = self.seconds / (len(streams) * len(self.starts))  # of one window in the progress
+        self.on_progress, self.ready = on_progress, ready
+        self.channels = source.channels
+        self.low, self.input = Buffer(source.channels), resampled(source)
+        self.emitted = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.emitted == self.total
+
+    def low_of(self, window: _Window, before: int = 0, after: int = 0) -> np.ndarray:
+        """Return the low audio [C, T] of a window, with so many samples around it, as if silence followed its end."""
+        start, stop = window.start - before, window.start + self.length + after
+        while self.low.stop < min(stop, self.total):
+            self.low.append(next(self.input))
+        return self.low.cut(start, stop)[window.stream.channels]
+
+    def passed_silent(self, window: _Window) -> bool:
+        """Let a window of silence pass as it is; return whether it was one."""
+        low = self.low_of(window)
+        if float(np.std(low, axis=-1).max()) >= SILENCE_RMS:
+            return False
+        self.on_progress(self.share)
+        self.finish(window, low, None)
+        return True
+
+    def finish(self, window: _Window, generated: np.ndarray, latents: Tensor | None) -> None:
+        """Take what was made of a window; the windows beside it may be ready then."""
+        stream, index = window.stream, window.number
+        stream.finish(index, generated, latents, self.total)
+        for beside in (index - 1, index + 1):
+            if beside % 2 and beside in stream.open and not stream.open & {beside - 1, beside + 1}:
+                between = _Window(self, stream, beside)
+                if not self.passed_silent(between):
+                    self.ready.append(between)
+
+    def blocks(self, lfr: Kind) -> Iterator[np.ndarray]:
+        """Yield what is settled and was not yielded before, as blocks [C, n] in the channels of the recording."""
+        settled = min(stream.settled for stream in self.streams)
+        while not self.finished and (settled == math.inf or settled >= self.emitted + BLOCK + N_FFT):
+            stop = min(self.emitted + BLOCK, self.total)
+            parts = [self._replaced(stream, stop, lfr) for stream in self.streams]
+            audio = np.concatenate(parts)
+            yield audio if len(audio) == self.channels else audio.mean(0, keepdims=True)
+            self.emitted = stop
+        self._forget()
+
+    def _replaced(self, stream: _Stream, stop: int, kind: Kind) -> np.ndarray:
+        """Return what was generated up to a sample, its low band taken from low: equal to replacing it in the whole."""
+        if kind == "off":
+            return stream.generated.cut(self.emitted, stop)
+        before = min(self.emitted, N_FFT)  # a multiple of the hop: the analysis windows stand where they would
+        start, end = self.emitted - before, min(stop + N_FFT, self.total)
+        generated = torch.from_numpy(stream.generated.cut(start, end))
+        low = torch.from_numpy(self.low.cut(start, end)[stream.channels])
+        replaced = replace_low_band(generated[None], low[None], torch.tensor([stream.splice_hz]), kind)[0]
+        return replaced[:, before : before + stop - self.emitted].numpy()
+
+    def _forget(self) -> None:
+        needed = self.emitted - N_FFT
+        for stream in self.streams:
+            stream.generated.drop(needed)
+            needed = min(needed, int(min(stream.settled, self.total)) - CONTEXT * stream.ratio)
+        self.low.drop(needed)
+
+
+def shortest_overlap(length: int) -> int:
+    """Return the samples that windows of ``length`` samples share at least."""
+    return STEP * max(1, length // STEP // OVERLAP)
 
 
 def window_starts(total: int, length: int) -> list[int]:
-    """Return where windows of ``length`` frames begin: as few as cover ``total`` frames, spread evenly."""
+    """Return where windows of a length begin: as few as cover the total, spread evenly; all in steps of STEP."""
     hop = length - max(1, length // OVERLAP)
     more = max(0, math.ceil((total - length) / hop))
     return [0, *(round(index * (total - length) / more) for index in range(1, more + 1))]
@@ -358,10 +487,11 @@ def upsample_files(
     on_file: Callable[[Path, float], object] = lambda path, seconds: None,
 ) -> None:
     """Write the upsampled version of each file (source, target); ``on_file`` hears of each target and its seconds."""
-    recordings = ((read_audio(source, None), SAMPLE_RATE) for source, _ in pairs)
-    for (_, target), audio in zip(pairs, upsampler.upsample_each(recordings, settings, on_progress), strict=True):
-        write_flac(target, audio)
-        on_file(target, audio.shape[-1] / SAMPLE_RATE)
+    sources = [file_source(source) for source, _ in pairs]
+    results = upsampler.upsample_blocks(sources, settings, on_progress)
+    for (_, target), source, blocks in zip(pairs, sources, results, strict=True):
+        samples = write_flac_blocks(target, blocks, source.channels)
+        on_file(target, samples / SAMPLE_RATE)
 
 
 def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
@@ -433,34 +563,6 @@ def _read_facts(trial: Path) -> Facts:
             f"{path}: missing; the training command of this trial given again writes it, a finished training is kept"
         )
     return parse(Facts, read_json(path), str(path))
-
-
-def _checked(audio: Any, rate: int) -> np.ndarray:
-    """Return audio as float32 [C, T]. Raises DataError when it is not what the model takes."""
-    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-    if samples.ndim != 2 or not 1 <= len(samples) <= 2 or samples.shape[-1] == 0:
-        raise DataError(f"audio of shape {np.shape(audio)}; expected [samples], or [channels, samples], mono or stereo")
-    if not np.isfinite(samples).all():
-        raise DataError("the audio holds NaN or infinite samples")
-    if rate != int(rate) or rate <= 0:
-        raise DataError(f"a sample rate of {rate} Hz; expected a whole number above 0")
-    return samples
-
-
-def _replaced(stream: _Stream, kind: Kind) -> np.ndarray:
-    """Return what was generated, its low band taken from low, block by block: equal to replacing it in the whole."""
-    if kind == "off":
-        return stream.generated
-    cutoff = torch.tensor([stream.splice_hz])
-    total = stream.low.shape[-1]
-    blocks = []
-    for start in range(0, total, LFR_BLOCK):
-        before = min(start, N_FFT)  # a multiple of the hop, so that the analysis windows stand where they would
-        around = slice(start - before, start + LFR_BLOCK + N_FFT)
-        generated, low = (torch.from_numpy(part[None, :, around]) for part in (stream.generated, stream.low))
-        stop = min(LFR_BLOCK, total - start)
-        blocks.append(replace_low_band(generated, low, cutoff, kind)[0, :, before : before + stop].numpy())
-    return np.concatenate(blocks, axis=-1)
 
 
 @lru_cache(maxsize=64)

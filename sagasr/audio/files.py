@@ -11,8 +11,10 @@ the samples of a WAV or AIFF file, which hold no checksum, and a cut MP3 file wi
 import io
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -28,9 +30,21 @@ MAX_CHANNELS = 2
 RATES = (4_000, 384_000)  # Hz
 MAX_LEVEL = 100.0  # full scale is 1; integers stored as floats reach 32,768
 MAX_SAMPLES = 400_000_000  # over all channels, 1.6 GB decoded; silence compresses to almost nothing
+BLOCK = 1 << 17  # samples of each channel read at once
 FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3")
 
+CLIPPED_RUN = 4  # neighbouring samples at the same peak; a sine of full scale has one or two
+CLIPPED_SHARE = 1e-4  # of all samples; a single loud drum hit stays below
+
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+class Sound(NamedTuple):
+    """A recording as stored: float32 [C, T] with full scale 1, its rate in Hz, and libsndfile's name of its samples."""
+
+    samples: np.ndarray
+    rate: int
+    subtype: str
 
 
 def read_audio(path: Path, channels: int | None) -> np.ndarray:
@@ -38,10 +52,47 @@ def read_audio(path: Path, channels: int | None) -> np.ndarray:
 
     ``channels`` None keeps what the file has. Raises DataError: one line with the file and the reason.
     """
-    samples, rate = _decode(path)
+    return as_heard(decode(path), channels)
+
+
+def as_heard(sound: Sound, channels: int | None) -> np.ndarray:
+    """Return a decoded recording as ``read_audio`` does."""
+    samples = sound.samples
     if channels is not None and samples.shape[0] != channels:
         samples = samples.mean(0, keepdims=True) if channels == 1 else np.repeat(samples, channels, axis=0)
-    return resample(samples, rate)
+    return resample(samples, sound.rate)
+
+
+def decode(path: Path) -> Sound:
+    """Return the recording as stored, whole and finite. Raises DataError: one line with the file and the reason."""
+    with opened(path) as sound:
+        samples = sound.read(dtype="float32", always_2d=True).T
+        declared, rate, subtype = sound.frames, sound.samplerate, sound.subtype
+    _refuse(path, _sample_problem(samples, declared))
+    return Sound(samples, rate, subtype)
+
+
+def oddities(sound: Sound) -> list[str]:
+    """Return what is unusual about a recording that is used all the same: 8-bit samples, clipping."""
+    found = []
+    if sound.subtype in ("PCM_U8", "PCM_S8"):
+        found.append("8 bits per sample, so noise stands 48 dB below full scale")
+    if (share := _clipped_share(sound.samples)) >= CLIPPED_SHARE:
+        found.append(f"clipped: {100 * share:.2g} % of its samples stand at its peak")
+    return found
+
+
+def _clipped_share(samples: np.ndarray) -> float:
+    """Return the share of samples [C, T] in runs of at least CLIPPED_RUN at the recording's own peak, either sign."""
+    peak = float(np.abs(samples).max())
+    at_peak = (np.abs(samples) >= peak * (1 - 1e-4)) if peak > 0 else np.zeros(samples.shape, bool)
+    if at_peak.shape[1] < CLIPPED_RUN or not at_peak.any():
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(at_peak, CLIPPED_RUN, axis=1).all(-1)
+    inside = np.zeros(at_peak.shape, bool)
+    for shift in range(CLIPPED_RUN):
+        inside[:, shift : shift + runs.shape[1]] |= runs
+    return float(inside.mean())
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -53,12 +104,42 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def problem_of(path: Path) -> str | None:
-    """Return why ``read_audio`` would refuse the file, without its name, or None; decodes all of it."""
+    """Return why ``read_audio`` would refuse the file, without its name, or None; decodes all of it, in blocks."""
     try:
-        _decode(path)
+        with opened(path) as sound:
+            for _ in blocks_of(path, sound):
+                pass
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a recording whose container and header can be used; raises DataError for that and what goes wrong inside."""
+    try:
+        _refuse(path, "the file is empty" if path.stat().st_size == 0 else _container_problem(path))
+        with soundfile.SoundFile(path) as sound:
+            _refuse(path, _header_problem(sound))
+            yield sound
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless file, known by its suffix
+        reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
+        raise DataError(f"{path}: not readable as audio ({reason})") from error
+
+
+def blocks_of(path: Path, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Yield an opened recording as float32 [C, n] blocks at its own rate. Raises DataError as ``read_audio`` does."""
+    present = 0
+    while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        present += len(samples)
+        _refuse(path, _sample_problem(samples.T, len(samples)))
+        yield samples.T
+    if present < sound.frames:
+        _refuse(path, f"cut off; its header declares {sound.frames:,} samples, {present:,} are there")
 
 
 def write_flac(path: Path, audio: np.ndarray) -> None:
@@ -68,25 +149,6 @@ def write_flac(path: Path, audio: np.ndarray) -> None:
     encoded = io.BytesIO()  # in memory, so that a full disk shows as an OSError and not as a codec's
     soundfile.write(encoded, np.clip(audio, -1, 1).T, SAMPLE_RATE, format="FLAC", subtype="PCM_24")
     write_whole(path, lambda temporary: temporary.write_bytes(encoded.getvalue()))
-
-
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """Return float32 [C, T] and its rate in Hz as stored. Raises DataError."""
-    try:
-        _refuse(path, "the file is empty" if path.stat().st_size == 0 else _container_problem(path))
-        with soundfile.SoundFile(path) as sound:
-            _refuse(path, _header_problem(sound))
-            samples = sound.read(dtype="float32", always_2d=True).T
-            declared, rate = sound.frames, sound.samplerate
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless file, known by its suffix
-        reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
-        raise DataError(f"{path}: not readable as audio ({reason})") from error
-    _refuse(path, _sample_problem(samples, declared))
-    return samples, rate
 
 
 def _refuse(path: Path, problem: str | None) -> None:

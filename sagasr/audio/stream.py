@@ -1,0 +1,213 @@
+"""Recordings of any length, block by block: read and resampled, measured, kept while needed, written as one file.
+
+Memory never depends on the length of a recording, and nothing else does: a recording that is streamed has the samples
+and the measures of one that is held whole.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import firwin, resample_poly
+
+from sagasr.audio.files import BLOCK, blocks_of, opened
+from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin, window
+from sagasr.config import SAMPLE_RATE
+from sagasr.errors import DataError
+from sagasr.files import write_whole
+
+TAPS = 10  # of the polyphase filter, per input sample on each side; with its window, scipy's default
+SMOOTHING = 9  # bins, 200 Hz, over which levels are averaged where the end of the band is looked for
+CLIFF_DB, CLIFF_SPAN = 30.0, 1.25  # a recording ends where its level falls by so much within so large a ratio
+HEARD_DB = 100.0  # below the loudest; what filters leave behind lies deeper
+EDGE_DB = 6.0  # below the level before the cliff: its resampling filter's answer at the cutoff itself
+
+
+class Source(NamedTuple):
+    """A recording that can be read more than once: rate in Hz, channels, samples per channel, and its blocks [C, n]."""
+
+    rate: int
+    channels: int
+    samples: int
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def length(self) -> int:
+        """Return the number of samples at 44,100 Hz."""
+        return -(-self.samples * SAMPLE_RATE // self.rate)
+
+
+def file_source(path: Path) -> Source:
+    """Return a recording in a file. Raises DataError, as reading its blocks does."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        with opened(path) as sound:
+            yield from blocks_of(path, sound)
+
+    with opened(path) as sound:
+        return Source(sound.samplerate, sound.channels, sound.frames, blocks)
+
+
+def array_source(audio: Any, rate: int) -> Source:
+    """Return audio [T] or [C, T], mono or stereo, as a recording. Raises DataError when it is not audio."""
+    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
+    if samples.ndim != 2 or not 1 <= len(samples) <= 2 or samples.shape[-1] == 0:
+        raise DataError(f"audio of shape {np.shape(audio)}; expected [samples], or [channels, samples], mono or stereo")
+    if not np.isfinite(samples).all():
+        raise DataError("the audio holds NaN or infinite samples")
+    if rate != int(rate) or rate <= 0:
+        raise DataError(f"a sample rate of {rate} Hz; expected a whole number above 0")
+    starts = range(0, samples.shape[1], BLOCK)
+    channels, length = samples.shape
+    return Source(int(rate), channels, length, lambda: (samples[:, start : start + BLOCK] for start in starts))
+
+
+def resampled(source: Source) -> Iterator[np.ndarray]:
+    """Yield a recording at 44,100 Hz as float32 blocks [C, n]: what ``audio.files.resample`` makes of the whole."""
+    shared = math.gcd(source.rate, SAMPLE_RATE)
+    up, down = SAMPLE_RATE // shared, source.rate // shared
+    if up == down:
+        yield from source.blocks()
+        return
+    filter_ = _filter(max(up, down))
+    step = down * math.ceil(BLOCK / down)  # blocks begin where input and output samples coincide
+    margin = down * math.ceil((TAPS * max(up, down) / up + 1) / down)
+    kept, start, done = np.zeros((source.channels, 0), np.float32), 0, 0  # input from ``start`` on; done to ``done``
+    for block in chain(source.blocks(), [None]):
+        if block is not None:
+            kept = np.concatenate([kept, block], axis=1)
+        have = start + kept.shape[1]
+        while done < have and (block is None or have >= done + step + margin):
+            stop = min(done + step, have)
+            part = kept[:, : stop + margin - start]
+            output = resample_poly(part, up, down, axis=-1, window=filter_)
+            first = (done - start) * up // down
+            yield np.ascontiguousarray(output[:, first : first + -(-(stop - done) * up // down)], dtype=np.float32)
+            done = stop
+            dropped = max(0, done - margin) - start
+            kept, start = kept[:, dropped:], start + dropped
+
+
+class Buffer:
+    """A stretch of audio [C, ...] that grows at its end and is dropped at its beginning; silence lies around it."""
+
+    def __init__(self, channels: int) -> None:
+        self.start = 0
+        self.audio = np.zeros((channels, 0), np.float32)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.audio.shape[1]
+
+    def append(self, block: np.ndarray) -> None:
+        self.audio = np.concatenate([self.audio, block], axis=1)
+
+    def add(self, start: int, audio: np.ndarray) -> None:
+        """Add to what is there from sample ``start`` on."""
+        missing = start + audio.shape[1] - self.stop
+        if missing > 0:
+            self.append(np.zeros((len(self.audio), missing), np.float32))
+        self.audio[:, start - self.start : start - self.start + audio.shape[1]] += audio
+
+    def cut(self, start: int, stop: int) -> np.ndarray:
+        """Return a copy [C, stop - start], zeros where nothing is held."""
+        first, last = max(start, self.start), max(min(stop, self.stop), self.start)
+        part = self.audio[:, first - self.start : last - self.start]
+        return np.pad(part, ((0, 0), (first - start, stop - first - part.shape[1])))
+
+    def drop(self, stop: int) -> None:
+        """Forget all before sample ``stop``."""
+        if stop > self.start:
+            self.audio = self.audio[:, stop - self.start :].copy()
+            self.start = stop
+
+
+class Spectrum:
+    """The long-term spectrum of audio that arrives in blocks [C, n], its channels averaged."""
+
+    def __init__(self) -> None:
+        self.magnitudes, self.powers, self.frames = np.zeros(NUM_BINS), np.zeros(NUM_BINS), 0
+        self._rest = torch.zeros(N_FFT // 2)  # zeros beyond the ends, as in ``audio.spectrum``
+
+    def add(self, block: np.ndarray) -> None:
+        rest = torch.cat([self._rest, torch.from_numpy(block).mean(0)])
+        count = max(0, (len(rest) - N_FFT) // HOP + 1)
+        if count:
+            frames = rest.unfold(0, N_FFT, HOP)
+            for part in frames.split(256):
+                found = torch.fft.rfft(part * window(part.dtype, part.device)).abs().double()
+                self.magnitudes += found.sum(0).numpy()
+                self.powers += found.square().sum(0).numpy()
+        self.frames += count
+        self._rest = rest[count * HOP :]
+
+    def close(self) -> None:
+        """Add the zeros behind the end."""
+        self.add(np.zeros((1, N_FFT // 2), np.float32))
+
+    @property
+    def rolloff_hz(self) -> float:
+        """Return the frequency below which 98.5 % of the magnitude lies, as ``audio.spectrum.rolloff_hz`` does."""
+        return BIN_HZ * rolloff_bin(torch.from_numpy(self.magnitudes))
+
+    @property
+    def cutoff_hz(self) -> float:
+        """Return where the recording's band ends: at a cliff in its spectrum, or, where there is none, its roll-off.
+
+        The roll-off alone lies below the end of the band in music whose weight is in the bass: what is there above it
+        would be thrown away.
+        """
+        edge = cliff_bin(self.powers / max(self.frames, 1))
+        return max(self.rolloff_hz, 0.0 if edge is None else BIN_HZ * edge)
+
+
+def cliff_bin(power: np.ndarray) -> int | None:
+    """Return the last bin before the mean power [F] falls by 30 dB within a quarter of its frequency, for good."""
+    smooth = np.convolve(power, np.ones(SMOOTHING) / SMOOTHING, mode="same")
+    levels = 10 * np.log10(np.maximum(smooth, 10 ** (-HEARD_DB / 10) * max(smooth.max(), 1e-30)))
+    ahead = np.maximum.accumulate(levels[::-1])[::-1]  # the loudest of all that follows
+    bins = np.arange(NUM_BINS)
+    falls = ahead - ahead[np.minimum(np.ceil(bins * CLIFF_SPAN).astype(int), NUM_BINS - 1)]
+    falls[: N_FFT // 128] = 0  # below 340 Hz nothing is called a cutoff
+    top = int(falls.argmax())
+    if falls[top] < CLIFF_DB:
+        return None
+    return int(np.flatnonzero(ahead >= ahead[top] - EDGE_DB)[-1])
+
+
+def write_flac_blocks(path: Path, blocks: Iterable[np.ndarray], channels: int) -> int:
+    """Write float blocks [C, n] at 44,100 Hz as one 24-bit FLAC file, whole, and return how many samples it has.
+
+    Values beyond full scale are clipped. Raises DataError when the disk is full or samples are not finite; the old file
+    is then untouched.
+    """
+    written = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal written
+        try:
+            with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, channels, "PCM_24", format="FLAC") as sound:
+                for block in blocks:
+                    if not np.isfinite(block).all():
+                        raise DataError(f"{path}: the audio to be written holds NaN or infinite samples")
+                    sound.write(np.clip(block, -1, 1).T)
+                    written += block.shape[1]
+            if soundfile.info(temporary).frames != written:
+                raise soundfile.SoundFileRuntimeError("samples are missing")
+        except (soundfile.SoundFileError, AssertionError) as error:  # the codec does not say why: an assertion or less
+            raise DataError(f"{path}: could not be written whole; is the disk full?") from error
+
+    write_whole(path, write)
+    return written
+
+
+@lru_cache(maxsize=8)
+def _filter(ratio: int) -> Any:
+    """Return scipy's own filter for this ratio, once for all blocks."""
+    return np.asarray(firwin(2 * TAPS * ratio + 1, 1 / ratio, window=("kaiser", 5.0)), dtype=np.float32)

@@ -1,0 +1,153 @@
+"""Streams of audio: block by block they are what the whole is, and what they write appears whole or not at all."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sagasr.audio import stream
+from sagasr.audio.degrade import Draw, degrade
+from sagasr.audio.files import read_audio, resample
+from sagasr.audio.spectrum import rolloff_hz
+from sagasr.audio.stream import Buffer, Spectrum, array_source, file_source, resampled, write_flac_blocks
+from sagasr.config import SAMPLE_RATE
+from sagasr.errors import DataError
+
+RECORDINGS = Path(__file__).parents[2] / "sagasr/recordings"
+
+
+def noise(samples: int, channels: int = 1) -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal((channels, samples))).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 44_101, 48_000, 96_000])
+@pytest.mark.parametrize("samples", [1, 700, 9_001, 100_003])
+def test_blocks_are_resampled_as_the_whole_is(monkeypatch: pytest.MonkeyPatch, rate: int, samples: int) -> None:
+    monkeypatch.setattr(stream, "BLOCK", 4_000)
+    audio = noise(samples, channels=2)
+    source = array_source(audio, rate)
+    blocks = list(resampled(source))
+    assert sum(block.shape[1] for block in blocks) == source.length == -(-samples * SAMPLE_RATE // rate)
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1), resample(audio, rate), atol=1e-7)
+
+
+def test_a_file_is_read_in_blocks_as_it_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(30_001, 2).T, 48_000, subtype="FLOAT")
+    monkeypatch.setattr("sagasr.audio.files.BLOCK", 4_000)
+    source = file_source(tmp_path / "a.wav")
+    for _ in range(2):  # it can be read again
+        blocks = np.concatenate(list(resampled(source)), axis=1)
+        np.testing.assert_allclose(blocks, read_audio(tmp_path / "a.wav", None), atol=1e-7)
+
+
+def test_a_file_that_breaks_between_two_readings_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(300_000)[0], SAMPLE_RATE)
+    source = file_source(tmp_path / "a.flac")
+    (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:200_000])
+    with pytest.raises(DataError, match=r"a\.flac: (not readable|cut off)"):
+        list(resampled(source))
+
+
+@pytest.mark.parametrize("samples", [1, 511, 2_048, 50_001])
+def test_the_roll_off_of_a_stream_is_that_of_the_whole(samples: int) -> None:
+    audio = noise(samples, 2).cumsum(1)
+    spectrum = Spectrum()
+    for start in range(0, samples, 3_000):
+        spectrum.add(audio[:, start : start + 3_000])
+    spectrum.close()
+    assert spectrum.frames == samples // 512 + 1
+    assert spectrum.rolloff_hz == rolloff_hz(audio)
+
+
+def cutoff_of(audio: np.ndarray) -> float:
+    spectrum = Spectrum()
+    spectrum.add(audio)
+    spectrum.close()
+    return spectrum.cutoff_hz
+
+
+@pytest.mark.parametrize("name", ["speech/sp_001", "music/mu_001", "effects/ef_001"])
+@pytest.mark.parametrize(
+    ("family", "order", "least"),
+    [("chebyshev1", 8, 0.8), ("elliptic", 10, 0.7), ("butterworth", 2, 0.6), ("bessel", 4, 0.6)],
+)
+def test_the_end_of_the_band_is_found_whatever_filter_made_it(name: str, family: Any, order: int, least: float) -> None:
+    high = read_audio(RECORDINGS / f"{name}.flac", 1)
+    for cutoff_hz in (2_500.0, 4_000.0, 8_000.0):
+        if rolloff_hz(high) > 1.5 * cutoff_hz:
+            low = degrade(high, Draw(family, order, cutoff_hz))
+            assert least * cutoff_hz < cutoff_of(low) < 1.1 * cutoff_hz
+            assert cutoff_of(low) >= rolloff_hz(low)
+
+
+def test_a_band_that_ends_far_above_the_roll_off_is_kept() -> None:
+    """Bass makes the roll-off; what lies between it and the end of the band is no less real."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(8 * SAMPLE_RATE))
+    frequency = np.fft.rfftfreq(8 * SAMPLE_RATE, 1 / SAMPLE_RATE)
+    spectrum *= np.where(frequency < 12_000, np.maximum(frequency, 50) ** -1.5, 0)
+    audio = np.fft.irfft(spectrum)[None].astype(np.float32)
+    audio *= 0.1 / audio.std()
+    assert rolloff_hz(audio) < 9_500
+    assert cutoff_of(audio) == pytest.approx(12_000, rel=0.03)
+
+
+def test_a_recording_without_an_end_of_its_band_is_measured_by_its_roll_off() -> None:
+    audio = noise(100_000)
+    assert cutoff_of(audio) == rolloff_hz(audio)
+    assert cutoff_of(np.zeros((1, 9_000), np.float32)) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["append", "add", "drop"]), st.integers(1, 40)), max_size=12), st.data())
+def test_a_buffer_is_a_window_on_an_endless_recording(steps: list, data: st.DataObject) -> None:
+    buffer, model = Buffer(2), np.zeros((2, 2_000), np.float32)
+    for number, (step, size) in enumerate(steps):
+        match step:
+            case "append":
+                model[:, buffer.stop : buffer.stop + size] += number + 1
+                buffer.append(np.full((2, size), number + 1, np.float32))
+            case "add":
+                start = data.draw(st.integers(buffer.start, buffer.stop))
+                model[:, start : start + size] += number + 1
+                buffer.add(start, np.full((2, size), number + 1, np.float32))
+            case "drop":
+                buffer.drop(min(buffer.start + size, buffer.stop))
+    model[:, : buffer.start] = 0
+    start = data.draw(st.integers(0, 500))
+    stop = start + data.draw(st.integers(0, 500))
+    np.testing.assert_array_equal(buffer.cut(start, stop), model[:, start:stop])
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def test_blocks_become_one_file(tmp_path: Path) -> None:
+    audio = noise(100_001, 2)
+    blocks = (audio[:, start : start + 4_096] for start in range(0, 100_001, 4_096))
+    assert write_flac_blocks(tmp_path / "deep/a.flac", blocks, 2) == 100_001
+    np.testing.assert_allclose(read_audio(tmp_path / "deep/a.flac", None), audio, atol=2**-23)
+
+
+def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_text("old")
+    with pytest.raises(DataError, match="NaN"):
+        write_flac_blocks(path, [noise(9_000), np.full((1, 9), np.nan, np.float32)], 1)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.flac"]
+
+
+def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # writes fail from there on, as on a full disk
+    try:
+        with pytest.raises(DataError, match=r"a\.flac: could not be written whole; is the disk full\?"):
+            write_flac_blocks(tmp_path / "a.flac", (noise(60_000) for _ in range(5)), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
