@@ -171,6 +171,15 @@ def test_widths_follow_from_the_size_alone(name: str, size: str) -> None:
     assert heads % (cond // (width // heads)) == 0
 
 
+def test_sizes_are_the_published_ones() -> None:
+    """Width, layers, heads and conditions: of Stable Audio Open, and of the reproduction's middle and small model."""
+    published = {"small": (512, 8, 8, 512), "medium": (768, 16, 12, 768), "full": (1536, 24, 24, 768)}
+    for size, expected in published.items():
+        assert tuple(SIZES[size][key] for key in ("embed_dim", "depth", "num_heads", "cond_dim")) == expected
+    for name, size in (("paper", "full"), ("plan", "small")):
+        assert preset(name).model == preset(name, size).model
+
+
 def test_presets_differ_from_the_defaults_of_the_paper_only_where_they_say_so() -> None:
     paper, plan = preset("paper"), preset("plan")
     plain = Config(data=paper.data, codec=paper.codec)
