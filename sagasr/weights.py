@@ -8,6 +8,7 @@ unpickled: a torch file is read with ``weights_only``, tensors and plain contain
 import os
 import pickle
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -75,15 +76,19 @@ def open_weights(path: Path, remedy: str) -> Weights:
             file = safe_open(path, framework="pt", device="cpu")
             shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             return Weights(path, shapes, file.get_tensor)
+        if not zipfile.is_zipfile(path):
+            raise ValueError("cut off, or no torch file")
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = tree.get("state_dict", tree)
+        found = tree.get("state_dict", tree) if isinstance(tree, dict) else None
+        if not isinstance(found, dict):
+            raise ValueError("holds no state_dict")
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: holds more than tensors and is not opened, as it could run code; write its state_dict alone "
             f"(or a .safetensors); {remedy}"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, AttributeError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
     return Weights(path, {name: value.shape for name, value in tensors.items()}, tensors.__getitem__)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sagasr.captions import RATE, Qwen2Audio, caption, heard_part, missing_weights, unique_share
 from sagasr.errors import DataError
+from sagasr.fingerprint import fingerprint
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>", "<|AUDIO|>"]
 TEXTS = ["a dog barks in the rain", "a man speaks", "music plays with a piano", "Generate the caption in English:"]
@@ -233,6 +234,22 @@ def test_absent_and_wrong_models_are_one_line_with_the_way_to_get_them(qwen: Pat
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert "captions need Qwen2-Audio" in str(missing_weights(str(tmp_path / "bert")))
     assert missing_weights(str(qwen)) is None
+
+
+def test_a_hub_name_is_found_where_hf_download_puts_it_and_counts_by_its_commit(
+    qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--Qwen--Tiny-Audio", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / commit).symlink_to(qwen)
+    assert missing_weights("Qwen/Tiny-Audio") is None
+    named = Qwen2Audio("Qwen/Tiny-Audio", max_tokens=12, device="cpu")
+    silence = np.zeros((1, 44_100), np.float32)
+    assert caption([silence], named, tmp_path / "a.json") == caption([silence], captioner(qwen), tmp_path / "b.json")
+    assert named.identity == fingerprint([f"Qwen/Tiny-Audio@{commit}", named.instruction, 12])
 
 
 @pytest.mark.parametrize(
