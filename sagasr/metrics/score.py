@@ -1,7 +1,7 @@
 """Estimates scored against high clips: every metric of the registry, and words for what has none."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import Tensor
 
@@ -21,14 +21,14 @@ class Reference:
         self._cutoff = cutoff_bin(cutoff_hz)
         self._splice = cutoff_bin(cutoff_hz if splice_hz is None else splice_hz)
 
-    def score(self, estimate: Tensor) -> Scores:
-        """Return every metric by name for an estimate [C, T]; None where undefined, all if it is not finite."""
+    def score(self, estimate: Tensor, names: Collection[str] = METRICS) -> Scores:
+        """Return metrics by name for an estimate [C, T]; None where undefined, all if it is not finite."""
         if estimate.shape != self._high.audio.shape:
             raise ValueError(f"estimate {list(estimate.shape)} and high {list(self._high.audio.shape)} differ in shape")
         pair = Pair(self._high, Spectra(estimate), self._cutoff, self._splice)
         if not (pair.high.is_finite and pair.estimate.is_finite):
-            return dict.fromkeys(METRICS)
-        scores = {name: metric.compute(pair) for name, metric in METRICS.items()}
+            return dict.fromkeys(names)
+        scores = {name: METRICS[name].compute(pair) for name in names}
         return {name: value if value is not None and math.isfinite(value) else None for name, value in scores.items()}
 
     def remark(self, estimate: Tensor) -> str:

@@ -2,8 +2,10 @@
 
 import math
 
+import torch
+
 from sagasr.audio.spectrum import NUM_BINS
-from sagasr.metrics.spectra import Pair
+from sagasr.metrics.spectra import POWER_FLOOR, Pair
 
 LIMIT_DB = 100.0
 SEAM_BAND = 4  # bins of each of the three bands, 86 Hz: the width of the window's main lobe
@@ -33,7 +35,8 @@ def hf_ratio(pair: Pair) -> float | None:
     """Level difference of the high bands, either way; None without bins at or above the cutoff."""
     if pair.cutoff >= NUM_BINS:
         return None
-    high, estimate = (float(side.clipped_power[..., pair.cutoff :].sum()) for side in (pair.high, pair.estimate))
+    bands = (side.power[..., pair.cutoff :].clamp_min(POWER_FLOOR) for side in (pair.high, pair.estimate))
+    high, estimate = (float(band.sum(dtype=torch.float64)) for band in bands)
     return abs(10 * math.log10(estimate / high))
 
 

@@ -14,7 +14,7 @@ from sagasr.audio.spectrum import BIN_HZ, rolloff_bin, stft_power
 POWER_FLOOR = 1e-8  # clip of every power before its logarithm (AP-BWE)
 SSR_HOP = 441  # 10 ms, ssr_eval
 SSR_EPSILON = 1e-12
-LARGEST = 1e12  # samples whose power spectrum still fits single precision
+LARGEST = 1e12  # root of the summed squares of samples whose power spectrum still fits single precision
 
 
 class Spectra:
@@ -26,8 +26,8 @@ class Spectra:
     @cached_property
     def is_finite(self) -> bool:
         """Whether every sample is a number whose spectrum can be squared."""
-        least, most = self.audio.aminmax()
-        return bool(least > -LARGEST) and bool(most < LARGEST)  # no comparison holds for NaN
+        samples = self.audio.flatten()
+        return float(samples.dot(samples)) < LARGEST**2  # which does not hold for NaN
 
     @cached_property
     def is_silent(self) -> bool:
@@ -43,7 +43,7 @@ class Spectra:
     @cached_property
     def mono(self) -> Tensor:
         """Mean over the channels, [T]."""
-        return self.audio.mean(0)
+        return self.audio.mean(0) if len(self.audio) > 1 else self.audio[0]
 
     @cached_property
     def power(self) -> Tensor:
@@ -51,14 +51,9 @@ class Spectra:
         return stft_power(self.audio, precise=True)
 
     @cached_property
-    def clipped_power(self) -> Tensor:
-        """Squared magnitudes [C, N, F], none below the floor."""
-        return self.power.clamp_min(POWER_FLOOR)
-
-    @cached_property
     def log_power(self) -> Tensor:
         """Base-10 logarithm of the clipped power, [C, N, F]."""
-        return self.clipped_power.log10()
+        return self.power.clamp_min(POWER_FLOOR).log10_()
 
     @cached_property
     def rolloff_hz(self) -> float | None:
@@ -68,24 +63,19 @@ class Spectra:
         return BIN_HZ * rolloff_bin(summed) if float(summed.sum()) > 0 else None
 
     @cached_property
-    def ssr_power(self) -> Tensor:
-        """Squared magnitudes [N, F] of the mono mix, hop 441."""
-        return stft_power(self.mono, SSR_HOP, precise=True)
-
-    @cached_property
     def ssr_magnitude(self) -> Tensor:
         """Magnitudes [N, F] of the mono mix, hop 441."""
-        return self.ssr_power.sqrt()
+        return stft_power(self.mono, SSR_HOP, precise=True).sqrt_()
+
+    @cached_property
+    def ssr_power(self) -> Tensor:
+        """Squared magnitudes [N, F] of the mono mix, hop 441."""
+        return self.ssr_magnitude.square()
 
     @cached_property
     def ssr_log(self) -> Tensor:
         """Base-10 logarithm of magnitude + 1e-12, [N, F]."""
         return (self.ssr_magnitude + SSR_EPSILON).log10_()
-
-    @cached_property
-    def ssr_log_power(self) -> Tensor:
-        """Base-10 logarithm of the squared magnitudes as they are, [N, F]: -inf where the clip is digitally silent."""
-        return self.ssr_power.log10()
 
     @cached_property
     def ssr_patches(self) -> tuple[Tensor, Tensor]:
@@ -101,9 +91,11 @@ class Pair:
         self.high, self.estimate, self.cutoff, self.splice = high, estimate, cutoff, splice
 
     @cached_property
-    def squared(self) -> Tensor:
-        """Squared log-spectral difference [C, N, F]."""
-        return (self.high.log_power - self.estimate.log_power).square_()
+    def log_distances(self) -> tuple[Tensor, Tensor]:
+        """Roots of the summed squares of the log-spectral difference below, and at or above, the cutoff, [C, N]."""
+        difference = self.high.log_power - self.estimate.log_power
+        below, above = difference[..., : self.cutoff], difference[..., self.cutoff :]
+        return torch.linalg.vector_norm(below, dim=-1), torch.linalg.vector_norm(above, dim=-1)
 
 
 PATCH = 7  # bins, the window of structural similarity

@@ -27,7 +27,7 @@ def log_sispec(pair: Pair) -> float | None:
 
 def ssim(pair: Pair) -> float | None:
     """Mean structural similarity of the magnitudes in windows of 7 frames x 7 bins; None under 7 frames."""
-    if pair.high.ssr_power.shape[0] < PATCH:
+    if pair.high.ssr_magnitude.shape[0] < PATCH:
         return None
     (high, high_square), (estimate, estimate_square) = pair.high.ssr_patches, pair.estimate.ssr_patches
     product = patch_mean(pair.high.ssr_magnitude.double() * pair.estimate.ssr_magnitude)
