@@ -2,21 +2,20 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr import cli
+from sagasr.cli import DONE, INTERRUPTED, SOME_FAILED
+from sagasr.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.plan import Plan
-
-DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 EXAMPLES = """\
 examples:
@@ -36,16 +35,7 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end is an interruption too
-    try:
-        return _sweep(options)
-    except SagasrError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    return cli.run(lambda: _sweep(options))
 
 
 def report(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +56,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from orchestrator.preflight import check_disk, costs_of, preflight, total
     from orchestrator.why import explain
 
-    settings = dict(_setting(text) for text in options.set)
+    settings = cli.parse_settings(options.set)
     if options.tracking_uri:
         settings["tracking.uri"] = options.tracking_uri
     grid = spaces.find_grid(options.grid)
@@ -191,17 +181,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--yes", action="store_true", help="go on without asking, whatever the budget")
     add("--quiet", action="store_true", help="print errors only")
     return parser
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Return the path and value of one ``--set``. Raises ConfigError."""
-    from sagasr.files import parse_yaml
-
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or not key or not all(key.split(".")):
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. training.steps=2000")
-    return key, parse_yaml(value, f"--set {key}")
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,13 +1,13 @@
 """``sagasr-train``: one training without Ray, by the same code as a trial of a sweep; ``sagasr-upsample``: its use."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sagasr import cli
 from sagasr.config import Config, Runtime, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import parse_yaml, read_yaml
+from sagasr.files import read_yaml
 
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
@@ -41,15 +41,9 @@ def train(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="training steps (500)")
     options = parser.parse_args(argv)
-    try:
-        config = read(options.config, options.set)
-        return _run(config, options.out, Runtime(checkpoint_every=options.checkpoint_every))
-    except SagasrError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return cli.run(
+        lambda: _train(options), interrupted="interrupted; the same command again goes on from the last checkpoint"
+    )
 
 
 def upsample(argv: Sequence[str] | None = None) -> int:
@@ -80,38 +74,23 @@ def upsample(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the last ones")
     parser.add_argument("--seed", type=int, default=0, help="of the noise; equal seeds give equal results (0)")
     options = parser.parse_args(argv)
-    try:
-        return _upsample(options)
-    except SagasrError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished files are whole, the others were not begun", file=sys.stderr)
-        return 130
+    return cli.run(
+        lambda: _upsample(options), interrupted="interrupted; finished files are whole, the others were not begun"
+    )
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
     """Return the configuration in ``path`` with ``a.b=c`` settings applied; its files are relative to it."""
-    tree = patch(located(read_yaml(path), path.parent), located(parse_settings(settings), Path.cwd()))
+    tree = patch(located(read_yaml(path), path.parent), located(cli.parse_settings(settings), Path.cwd()))
     if "data" not in tree:
         raise ConfigError(f"{path}: data is missing; add 'data: {{train: train.csv, val: val.csv}}' or {EXAMPLE_DATA}")
     return parse(Config, tree, str(path))
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, object]:
-    """Return ``a.b=c`` texts as a patch, values read as YAML. Raises ConfigError."""
-    changes: dict[str, object] = {}
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals or not path.strip():
-            raise ConfigError(f"--set {setting}: expected key=value, such as --set training.steps=200")
-        changes[path.strip()] = parse_yaml(value, f"--set {setting}")
-    return changes
-
-
-def _run(config: Config, out: Path, runtime: Runtime) -> int:
+def _train(options: argparse.Namespace) -> int:
     from sagasr.data.manifest import problems_of, rows_for
 
+    config, out = read(options.config, options.set), options.out
     rows = {split: rows_for(Path(getattr(config.data, split)), split) for split in ("train", "val")}
     problems = [problem for found in rows.values() for problem in problems_of(found)]
     if problems:
@@ -126,15 +105,15 @@ def _run(config: Config, out: Path, runtime: Runtime) -> int:
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))
     store = encode_store(config, out / "encoded")
-    result = train_model(config, out, store, runtime=runtime)
+    result = train_model(config, out, store, runtime=Runtime(checkpoint_every=options.checkpoint_every))
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )
     if result.state != "done":
-        return 1
+        return cli.SOME_FAILED
     for subject, scores in read_scores(out, "default").items():
         print(f"{subject:>12}  " + "  ".join(f"{name} {value:.3f}" for name, value in means(scores).items()))
-    return 0
+    return cli.DONE
 
 
 def _upsample(options: argparse.Namespace) -> int:
@@ -166,7 +145,7 @@ def _upsample(options: argparse.Namespace) -> int:
             on_progress=lambda seconds: progress.advance(task, seconds),
             on_file=lambda path, seconds: print(f"{path}  {seconds:.1f} s"),
         )
-    return 0
+    return cli.DONE
 
 
 def _target(text: str) -> float | str:
