@@ -10,6 +10,7 @@ from orchestrator.designs import fraction
 from orchestrator.factors import METRICS, STANDARD, cell_name, level_name
 from orchestrator.space import SearchSpace, expand, find_grid, parse_only, read_space, shipped
 from sagasr.errors import ConfigError
+from tests.orchestrator.conftest import BASE
 
 
 def names(space: SearchSpace) -> list[str]:
@@ -156,7 +157,9 @@ def test_a_level_may_replace_a_whole_section_by_its_kind(make_grid):
 def test_every_standard_level_is_a_valid_configuration_that_differs_from_its_baseline(make_grid):
     factors = {name: list(standard.levels) for name, standard in STANDARD.items()}
     factors["steps"] = ["100", "25"]
-    cells = names(read_space(make_grid(factors=factors, design="one-at-a-time")))
+    weights = {"codec": {"kind": "stable-audio", "checkpoint": "sao.safetensors", "config": "sao.json"}}  # for `init`
+    weights["model"] = BASE["model"] | {"latents": "raw", "checkpoint": "sao.safetensors"}
+    cells = names(read_space(make_grid(BASE | weights, factors=factors, design="one-at-a-time")))
     assert len(cells) == 1 + sum(len(levels) - 1 for levels in factors.values())
 
 
