@@ -68,6 +68,20 @@ STANDARD: dict[str, Standard] = {
     "init": _switch("model.init", "scratch", "pretrained"),
 }
 
+# what the authors of SAGA-SR chose (paper and released code), where a grid has these factors
+PAPER: Mapping[str, str] = {
+    "text": "caption",
+    "rolloff": "on",
+    "lfr": "hard",
+    "latent_dropout": "0.1",
+    "guidance": "paper",
+    "weights": "raw",
+    "steps": "100",
+    "schedule": "linear-quadratic",
+    "null_latent": "minus5",
+    "time_sampler": "logit-normal",
+}
+
 # what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
 METRICS: dict[str, str] = {
     "lsd": "lower",

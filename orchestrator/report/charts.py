@@ -7,6 +7,7 @@ that reaches a drawing (labels, titles) is escaped here.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ class Plot:
     x_label: str = ""
     y_label: str = ""
     note: str = ""
+    other_x: Axis | None = None
 
 
 def axis(values: Iterable[float], count: int = 5, margin: float = 0.05) -> Axis:
@@ -149,40 +151,81 @@ def forest_row(row: Mapping[str, float], scale: Axis, delta: float | None, label
 # ---- curves
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One training: its name, the index of each factor's level, its table of step and value, its hours a step."""
+
+    name: str
+    levels: tuple[int, ...]
+    table: pd.DataFrame
+    hours: float | None = None
+
+
 def curve_panel(
-    title: str, lines: Sequence[tuple[str, tuple[int, ...], pd.DataFrame]], factors: Sequence[Sequence[str]], x: Axis
+    title: str, curves: Sequence[Curve], factors: Sequence[Sequence[str]], x: Axis, hours: Axis | None = None
 ) -> Plot | None:
     """Return one panel: a thin line for each training and, per factor, a thick mean for each of its levels.
 
-    ``lines``: (title, index of the level of each factor, table of step and value). Means stop at the last step that
-    all lines of the level share. Scale: the middle 99 % of the values, so that one divergence hides nothing.
+    Means stop at the last step that all lines of the level share. Scale: the middle 99 % of the values, so that one
+    divergence hides nothing. Where ``hours`` is given, each line says how to move to that axis: scale, then shift.
     """
-    lines = [(name, levels, _thinned(table)) for name, levels, table in lines if len(table) > 1]
-    if not lines:
-        return None
-    values = np.concatenate([table["value"].to_numpy(float) for _, _, table in lines])
+    lines = [(one, _thinned(one.table)) for one in curves if len(one.table) > 1]
+    values = np.concatenate([table["value"].to_numpy(float) for _, table in lines]) if lines else np.zeros(0)
     values = values[np.isfinite(values)]
     if not len(values):
         return None
     low, high = np.quantile(values, [0.0, 0.995])
     y = axis([float(low), float(high)], 4)
     thin = [
-        path(_places(table, x, y), "thin", Markup('data-levels="{}"').format(" ".join(map(str, levels))), name)
-        for name, levels, table in lines[:MAX_LINES]
+        path(
+            _places(table, x, y),
+            "thin",
+            Markup('data-levels="{}" {}').format(" ".join(map(str, one.levels)), _moved(one.hours, x, hours)),
+            one.name,
+        )
+        for one, table in lines[:MAX_LINES]
     ]
     means = []
     for index, names in enumerate(factors):
         group = []
         for level, name in enumerate(names):
-            tables = [table.set_index("step")["value"] for _, levels, table in lines if levels[index] == level]
-            if tables:
+            mine = [(one, table) for one, table in lines if one.levels[index] == level]
+            if mine:
+                tables = [table.set_index("step")["value"] for _, table in mine]
                 shared = pd.concat(tables, axis=1, join="inner").mean(axis=1).rename("value").reset_index()
-                group.append(path(_places(shared, x, y), f"mean s{level % NUM_SERIES}", title=name))
+                paces = [one.hours for one, _ in mine if one.hours]
+                move = _moved(float(np.mean(paces)) if paces else None, x, hours)
+                group.append(path(_places(shared, x, y), f"mean s{level % NUM_SERIES}", move, name))
         means.append(Markup('<g class="means" data-factor="{}">{}</g>').format(index, Markup("").join(group)))
     left = len(lines) - MAX_LINES
     note = f"{MAX_LINES} of {len(lines)} trainings are drawn thin; the means hold all." if left > 0 else ""
     label = f"{title} over training steps, {len(lines)} trainings; values are in the tables"
-    return Plot(title, svg(label, 240, [*grid(x, y), polylines([*thin, *means])], "curves"), x, y, "step", note=note)
+    drawn = svg(label, 240, [*grid(x, y), polylines([*thin, *means])], "curves")
+    return Plot(title, drawn, x, y, "step", note=note, other_x=hours)
+
+
+def _moved(pace: float | None, x: Axis, hours: Axis | None) -> Markup:
+    """Return how a place on the axis of steps moves to that of hours, at ``pace`` hours a step."""
+    if pace is None or hours is None:
+        return NOTHING
+    spread = hours.high - hours.low
+    scale = pace * (x.high - x.low) / spread
+    shift = (pace * x.low - hours.low) / spread * 100
+    return Markup('data-hours="{:.6g} {:.6g}"').format(scale, shift)
+
+
+def course_panel(title: str, course: Any, x: Axis, y: Axis) -> Plot:
+    """Return one effect over the steps: a line, its interval as a band, and the line of no effect."""
+    top = [(x.at(step), y.at(value)) for step, value in zip(course.steps, course.high, strict=True) if value == value]
+    low = [(x.at(step), y.at(value)) for step, value in zip(course.steps, course.low, strict=True) if value == value]
+    places = " ".join(f"{at:g},{round(100 - height, 2):g}" for at, height in [*top, *low[::-1]])
+    band_ = Markup('<polygon points="{}" class="interval"/>').format(places)
+    middle = [(x.at(step), y.at(value)) for step, value in zip(course.steps, course.estimate, strict=True)]
+    zero = line(0, round(100 - y.at(0.0), 2), 100, round(100 - y.at(0.0), 2), "zero")
+    label = f"{title} over training steps, from {course.estimate[0]:+.3g} to {course.estimate[-1]:+.3g}"
+    return Plot(
+        title, svg(label, 170, [*grid(x, y), polylines([band_, path(middle, "mean s0")]), zero], "course"), x, y
+    )
 
 
 def _thinned(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from orchestrator.analysis.crosscheck import cross_check
 from orchestrator.analysis.effects import effects, write_effects
+from orchestrator.analysis.preferences import Preference, gather, write_preferences
 from orchestrator.analysis.sweep import Sweep, read_sweep
 from orchestrator.report.page import write_page
 from orchestrator.report.terminal import print_report
@@ -23,40 +25,49 @@ class Report(NamedTuple):
     sweep: Sweep
     effects: pd.DataFrame
     notes: list[str]
+    preferences: list[Preference]
 
 
-def report(folder: Path) -> Report:
-    """Analyse the sweep in ``folder``, write results/effects.parquet and return what every form of the report shows."""
+def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
+    """Analyse the sweep in ``folder``, write results/effects.parquet and return what every form of the report shows.
+
+    ``sheets``: answers of blind tests beside those in the sweep's report/.
+    """
     sweep = read_sweep(folder)
     table = effects(sweep)
     write_effects(table, folder / "results" / "effects.parquet")
-    return Report(sweep, table, cross_check(sweep))
+    preferences, notes = gather(sweep, folder, sheets)
+    write_preferences(preferences, folder / "results" / "preferences.parquet")
+    return Report(sweep, table, [*cross_check(sweep), *notes], preferences)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
     arguments = _parser().parse_args(argv)
     try:
-        sweep, table, notes = report(arguments.sweep_dir)
-        page = write_page(sweep, table, notes, arguments.sweep_dir)
+        sweep, table, notes, preferences = report(arguments.sweep_dir, arguments.preferences)
+        page = write_page(sweep, table, notes, arguments.sweep_dir, preferences=preferences)
     except SagasrError as error:
         sys.stderr.write(f"sagasr-report: {error}\n")
         return 2
     if arguments.json:
-        sys.stdout.write(json.dumps(summary(sweep, table, notes), indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(summary(sweep, table, notes, preferences), indent=2, allow_nan=False) + "\n")
     else:
-        print_report(sweep, table, notes=notes)
+        print_report(sweep, table, notes=notes, preferences=preferences)
         sys.stdout.write(f"\nreport: {page}\n")
     return exit_code(sweep)
 
 
 def exit_code(sweep: Sweep) -> int:
     """Return 0 when every replicate asked for has its values, else 1."""
-    unnamed = not sweep.lost and sweep.early_stopping.get("policy") != "blocks" and len(sweep.runs) < sweep.expected
+    ended = len(sweep.runs) + len(sweep.unneeded)
+    unnamed = not sweep.lost and sweep.early_stopping.get("policy") != "blocks" and ended < sweep.expected
     return 1 if sweep.lost or unnamed else 0
 
 
-def summary(sweep: Sweep, table: pd.DataFrame, notes: Sequence[str] = ()) -> dict[str, Any]:
+def summary(
+    sweep: Sweep, table: pd.DataFrame, notes: Sequence[str] = (), preferences: Sequence[Preference] = ()
+) -> dict[str, Any]:
     """Return the answer as plain JSON values."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return {
@@ -66,6 +77,9 @@ def summary(sweep: Sweep, table: pd.DataFrame, notes: Sequence[str] = ()) -> dic
         "replicates": {"done": len(sweep.runs), "expected": sweep.expected},
         "lost": [{"cell": one.cell, "seed": one.seed, "kind": one.kind, "reason": one.reason} for one in sweep.lost],
         "notes": [*sweep.notes, *notes],
+        "preferences": [
+            {key: value if value == value else None for key, value in asdict(one).items()} for one in preferences
+        ],
         "effects": rows,
     }
 
@@ -77,5 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: sagasr-report sweeps/demo",
     )
     parser.add_argument("sweep_dir", type=Path, help="folder with plan.json and results/")
+    parser.add_argument(
+        "--preferences", type=Path, nargs="+", default=[], metavar="FILE",
+        help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the effects as JSON instead of tables")
     return parser

@@ -50,6 +50,21 @@
     colour();
   }
 
+  // ---- curves: over steps or hours; every place on one axis is a straight function of the place on the other
+
+  const axis = one("#curve-axis");
+  const turnAxis = () => {
+    const hours = axis.value === "hours";
+    all("[data-axis]").forEach((ticks) => { ticks.hidden = (ticks.dataset.axis === "hours") !== hours; });
+    all("[data-hours]").forEach((line) => {
+      const [scale, shift] = line.dataset.hours.split(" ");
+      if (hours) line.setAttribute("transform", `translate(${shift} 0) scale(${scale} 1)`); else line.removeAttribute("transform");
+    });
+    all(".axis-name").forEach((name) => { name.textContent = hours ? axis.selectedOptions[0].textContent : "step"; });
+    one("#axis-note").hidden = !hours;
+  };
+  if (axis) axis.addEventListener("change", turnAxis);
+
   // ---- players
 
   const cards = all("article.clip");

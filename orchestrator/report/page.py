@@ -22,13 +22,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from orchestrator.analysis.by_step import courses
+from orchestrator.analysis.failing import failure_rates
+from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.replicates import level_of, word_of
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.factors import cell_name
 from orchestrator.paths import SweepPaths
+from orchestrator.promotion import read_decisions
 from orchestrator.report import charts, story
+from orchestrator.report.cost import cost_of
 from orchestrator.report.listening import MAX_BYTES, ListeningSet, Version, listening_set
-from orchestrator.report.terminal import REFERENCES, best_cell, cell_rows, p_text, reference_rows
+from orchestrator.report.terminal import REFERENCES, best_cell, cell_rows, p_text, paper_cell, reference_rows, worth
 from sagasr.files import read_json, write_text
 
 LOST_SHOWN = 200
@@ -39,16 +44,28 @@ PACKAGES = ("sagasr", "numpy", "scipy", "pandas", "pyarrow", "statsmodels", "sou
 
 
 def write_page(
-    sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path, max_bytes: int = MAX_BYTES
+    sweep: Sweep,
+    effects: pd.DataFrame,
+    notes: Sequence[str],
+    folder: Path,
+    max_bytes: int = MAX_BYTES,
+    preferences: Sequence[Preference] = (),
 ) -> Path:
     """Write the page of the sweep in ``folder`` and return its path."""
     path = SweepPaths(folder).report
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page(sweep, effects, notes, folder, max_bytes))
+    write_text(path, page(sweep, effects, notes, folder, max_bytes, preferences))
     return path
 
 
-def page(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path, max_bytes: int = MAX_BYTES) -> str:
+def page(
+    sweep: Sweep,
+    effects: pd.DataFrame,
+    notes: Sequence[str],
+    folder: Path,
+    max_bytes: int = MAX_BYTES,
+    preferences: Sequence[Preference] = (),
+) -> str:
     """Return the page as text."""
     paths = SweepPaths(folder)
     plan = read_json(paths.plan)
@@ -70,10 +87,11 @@ def page(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path
         done=len(sweep.runs),
         expected=expected,
         unneeded=sweep.unneeded,
+        spared=story.spared(sweep),
         num_seeds=sweep.runs["seed"].nunique() if len(sweep.runs) else 0,
         metric=sweep.metric,
         db=story.DB_PER_LSD if sweep.metric.unit == "LSD" else None,
-        answer=story.answer(sweep, effects, best, _worth(sweep, best), expected),
+        answer=story.answer(sweep, effects, best, worth(sweep, best), expected),
         primary=_records(primary),
         forest=_forest(sweep, primary),
         scale=charts.forest_axis(primary, sweep.metric.delta),
@@ -88,7 +106,13 @@ def page(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str], folder: Path
         takes=_takes(sweep, plan, heard),
         references=_references(sweep, best),
         cells=_cells(sweep),
-        cost=_cost(sweep, paths),
+        cost=cost_of(sweep, plan, paths),
+        promotion=_promotion(sweep, effects, folder),
+        failure_rates=failure_rates(sweep),
+        preferences=preferences,
+        beside_text=story.beside_text(effects),
+        courses=_courses(sweep),
+        hours_of="GPU-hours" if _on_gpus(sweep) else "hours",
         lost=sorted(sweep.lost, key=lambda one: one.kind),
         lost_shown=LOST_SHOWN,
         methods=story.methods(sweep, effects, _design(plan)),
@@ -120,17 +144,6 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _numbers(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows with NaN for missing numbers, for drawing."""
     return [dict(zip(map(str, table.columns), row, strict=True)) for row in table.to_numpy().tolist()]
-
-
-def _worth(sweep: Sweep, best: Mapping[str, str]) -> dict[str, float]:
-    """Return the metric's mean for the baseline cell, the best cell and the trivial answers."""
-    if not len(sweep.runs):
-        return {}
-    metric = sweep.metric.name
-    found = {subject: reference_rows(sweep, subject, best) for subject, _ in REFERENCES}
-    found |= {"baseline": cell_rows(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@")}
-    found |= {"best": cell_rows(sweep.runs, best, "@")}
-    return {key: float(rows[metric].mean()) for key, rows in found.items() if metric in rows and len(rows)}
 
 
 def _forest(sweep: Sweep, primary: pd.DataFrame) -> list[Markup]:
@@ -277,6 +290,9 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
     indices = {one.name: {level: index for index, level in enumerate(one.levels)} for one in sweep.factors}
     curves = curves[curves["replicate"].isin(known.index)]
     steps = charts.axis([float(curves["step"].min()), float(curves["step"].max())], 5, 0.01)
+    pace = _pace(paths)
+    paces = [pace[one] for one in known.index if one in pace]
+    hours = charts.axis([0.0, float(curves["step"].max()) * max(paces)], 5, 0.01) if paces else None
     panels = []
     for metric in ("train/loss", "val/loss", f"val/{sweep.metric.name}"):
         rows = curves[curves["metric"] == metric]
@@ -287,10 +303,69 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
             if mark not in seen:
                 seen.add(mark)
                 levels = tuple(indices[one.name].get(about["@" + one.name], 0) for one in sweep.factors)
-                lines.append((f"{about['cell']}, seed {about['seed']}", levels, table))
-        panel = charts.curve_panel(metric, lines, [one.levels for one in sweep.factors], steps)
+                name = f"{about['cell']}, seed {about['seed']}"
+                lines.append(charts.Curve(name, levels, table, pace.get(str(replicate))))
+        panel = charts.curve_panel(metric, lines, [one.levels for one in sweep.factors], steps, hours)
         panels += [panel] if panel else []
     return panels
+
+
+def _pace(paths: SweepPaths) -> dict[str, float]:
+    """Return the hours that one step of each replicate's training took: of GPUs, or of the clock where it had none."""
+    table = pq.read_table(paths.table("replicates")).to_pandas()
+    if not {"replicate", "steps", "wall_seconds"} <= set(table):
+        return {}
+    wall, gpu = (pd.to_numeric(table.get(name), errors="coerce") for name in ("wall_seconds", "gpu_seconds"))
+    seconds = gpu if gpu is not None and gpu.gt(0).any() else wall
+    stopped = pd.to_numeric(table.get("stopped_at_step", pd.Series(np.nan, index=table.index)), errors="coerce")
+    steps = stopped.where(stopped.gt(0), pd.to_numeric(table["steps"], errors="coerce"))
+    hours = seconds / 3_600 / steps
+    return {str(name): float(value) for name, value in zip(table["replicate"], hours, strict=True) if value > 0}
+
+
+def _on_gpus(sweep: Sweep) -> bool:
+    return bool("gpu_seconds" in sweep.runs and pd.to_numeric(sweep.runs["gpu_seconds"], errors="coerce").gt(0).any())
+
+
+def _courses(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return a panel for each main effect over the training, on one scale of steps and one of effects."""
+    found = courses(sweep)
+    if not found:
+        return []
+    x = charts.axis([float(found[0].steps[0]), float(found[0].steps[-1])], 4, 0.01)
+    values = np.concatenate([one.estimate for one in found])
+    spread = np.concatenate([np.concatenate([one.low, one.high]) for one in found])
+    reach = 4 * float(np.abs(values).max() or 1.0)
+    y = charts.axis([0.0, *values, *np.clip(spread[np.isfinite(spread)], -reach, reach)], 4)
+    return [
+        {"factor": one.factor, "level": one.level, "plot": charts.course_panel(one.contrast, one, x, y)}
+        for one in found
+    ]
+
+
+def _promotion(sweep: Sweep, effects: pd.DataFrame, folder: Path) -> dict[str, Any] | None:
+    """Return what was promoted and why, with each promoted effect where it was promoted to."""
+    if sweep.promote is None:
+        return None
+    decision = read_decisions(folder).of(sweep.plan_hash)
+    if decision is None:
+        at, to = cell_name(sweep.promote.source), cell_name(sweep.promote.target)
+        return {"reason": f"Cells at {to} wait until {at} is decided.", "rows": []}
+    simple = effects[(effects["family"] == "simple") & (effects["domain"] == "all")]
+    context = simple[simple["with"] == cell_name(decision.target)]
+    after = {(row["factor"], row["level"]): row for row in _records(context)}
+    rows = [
+        {"judged": one, "after": after.get((one.factor, one.level)) if one.promoted else None}
+        for one in decision.judged
+    ]
+    return {
+        "reason": decision.reason[:1].upper() + decision.reason[1:] + ".",
+        "rows": rows,
+        "at": cell_name(decision.source),
+        "to": cell_name(decision.target),
+        "gpu_hours": decision.gpu_hours,
+        "budget": decision.budget,
+    }
 
 
 def _clip_effects(sweep: Sweep, primary: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
@@ -390,6 +465,9 @@ def _references(sweep: Sweep, best: Mapping[str, str]) -> dict[str, Any]:
     rows = [(words, "", reference_rows(sweep, subject, best)) for subject, words in REFERENCES]
     rows.append(("trained, baseline cell", cell_name(base), cell_rows(sweep.runs, base, "@")))
     rows.append(("trained, best cell", cell_name(best), cell_rows(sweep.runs, best, "@")))
+    paper = paper_cell(sweep)
+    if paper:
+        rows.append(("trained, the paper's own choices", cell_name(paper), cell_rows(sweep.runs, paper, "@")))
     return {"rows": [
         {"words": words, "cell": cell,
          "values": [found[one.name].mean() if one.name in found else None for one in sweep.metrics]}
@@ -411,47 +489,6 @@ def _cells(sweep: Sweep) -> dict[str, Any]:
         for key, row in table.head(CELLS_SHOWN).iterrows()
     ]  # fmt: skip
     return {"rows": rows, "left": max(0, len(table) - CELLS_SHOWN)}
-
-
-def _cost(sweep: Sweep, paths: SweepPaths) -> dict[str, Any]:
-    """Return seconds per training (by its train-stage levels) and what sharing trainings between cells saved."""
-    table = pq.read_table(paths.table("replicates")).to_pandas()
-    if "wall_seconds" not in table:
-        return {"rows": []}
-    factors = [one for one in sweep.factors if one.stage != "eval" and one.name in table]
-    key = "trial" if "trial" in table else None
-    table = table[pd.to_numeric(table["wall_seconds"], errors="coerce").notna()]
-    trials = table.drop_duplicates(key) if key else table
-    served = table.groupby(key).size() if key else pd.Series(1, index=table.index)
-    names = ("wall_seconds", "gpu_seconds", "stopped_at_step", "steps")
-    found = {
-        name: pd.to_numeric(trials.get(name, pd.Series(np.nan, index=trials.index)), errors="coerce") for name in names
-    }
-    seconds = {name: found[name] for name in names[:2]}
-    shared = (trials[key].map(served) if key else served) - 1
-    stopped = found["stopped_at_step"]
-    spared = (seconds["wall_seconds"] * (found["steps"] / stopped - 1)).where(stopped > 0).sum()
-    groups = trials.assign(**seconds, _served=shared + 1).groupby([one.name for one in factors] or "seed", sort=False)
-    rows = [
-        {"levels": tuple(map(str, key if isinstance(key, tuple) else (key,))), "trainings": len(part),
-         "served": int(part["_served"].sum()), "wall": part["wall_seconds"].mean(), "gpu": part["gpu_seconds"].mean()}
-        for key, part in groups
-    ]  # fmt: skip
-    wall, gpu = float(seconds["wall_seconds"].sum()), float(seconds["gpu_seconds"].sum())
-    return {
-        "rows": rows[:CELLS_SHOWN], "left": max(0, len(rows) - CELLS_SHOWN),
-        "names": [one.name for one in factors] or ["seed"],
-        "trainings": len(trials), "replicates": len(table), "wall": duration(wall), "gpu": duration(gpu),
-        "folded": duration(float((seconds["wall_seconds"] * shared).sum())), "stopped": duration(float(spared)),
-        "stops": int((stopped > 0).sum()),
-    }  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: 49 s, 12.5 min, 3.2 h."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7_200 else f"{seconds / 3_600:.3g} h"
 
 
 def _design(plan: Mapping[str, Any]) -> str:

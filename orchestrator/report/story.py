@@ -1,11 +1,14 @@
 """The answer in two sentences and the methods in a paragraph, from the effects alone. User text is escaped here."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
+from orchestrator.analysis.metrics import is_distance
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
 from orchestrator.report.charts import minus
@@ -13,6 +16,7 @@ from orchestrator.report.charts import minus
 VERDICTS = ("improves", "harms", "no relevant effect", "undecided", "not estimable")
 KINDS = ("better", "worse", "same", "open", "none")  # classes in page.css, in the order of VERDICTS
 DB_PER_LSD = 10.0
+TEXT = "text"  # the factor whose verdict is never told by LSD alone
 
 
 def word_of(verdict: object) -> str:
@@ -61,6 +65,12 @@ def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
         told = [name(row["factor"]), Markup(" = "), name(row["level"])]
         if word_of(row["verdict"]) in ("improves", "harms"):
             told.append(Markup(" ({} {})").format(number(row["estimate"], "+.3g"), row["unit"] or ""))
+        if row["factor"] == TEXT:
+            told += [
+                Markup(" [{} {}, {}]").format(one["metric"], number(one["estimate"], "+.3g"), word_of(one["verdict"]))
+                for one in beside_text(effects)
+                if one["level"] == row["level"] and is_distance(str(one["metric"]))
+            ]
         groups.setdefault(word_of(row["verdict"]), []).append(Markup("").join(told))
     band = f" (within ±{sweep.metric.delta:g} {sweep.metric.unit})" if sweep.metric.delta is not None else ""
     metric = name(sweep.metric.name)
@@ -95,6 +105,27 @@ def _joined(parts: Sequence[Markup]) -> Markup:
     return Markup(", ").join(parts[:-1]) + Markup(" and ") + parts[-1]
 
 
+def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what captions do to the verdict's metric and to every distance between distributions, side by side.
+
+    LSD hardly sees what a caption changes (it compares single clips with their own targets); a distance between
+    distributions may. Empty without a factor ``text``.
+    """
+    rows = effects[(effects["factor"] == TEXT) & effects["with"].isna() & (effects["domain"] == "all")]
+    main = rows["family"] == "primary"
+    rows = rows[main | rows["metric"].map(lambda one: is_distance(str(one))).astype(bool)]
+    rows = rows.sort_values(["level", "family"], key=lambda one: one.map(lambda word: word != "primary"), kind="stable")
+    keys = ["level", "baseline", "metric", "unit", "estimate", "low", "high", "p_adjusted", "verdict"]
+    return [dict(zip(keys, row, strict=True)) for row in rows[keys].astype(object).to_numpy().tolist()]
+
+
+def spared(sweep: Sweep) -> list[tuple[int, str]]:
+    """Return how many replicates were not run, by reason, most first."""
+    return [
+        (count, why) for why, count in Counter(one.reason or "decided before" for one in sweep.unneeded).most_common()
+    ]
+
+
 def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
     """Return sentences ready to paste into a paper."""
     factors = ", ".join(
@@ -123,6 +154,13 @@ def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
     if delta is not None:
         band = f"±{delta:g} {sweep.metric.unit}".strip()
         told.append(f"No relevant effect means that the 90 % interval lies inside {band} (two one-sided tests).")
+    if sweep.promote is not None:
+        at = ", ".join(f"{key} = {level}" for key, level in sweep.promote.source.items())
+        to = ", ".join(f"{key} = {level}" for key, level in sweep.promote.target.items())
+        told.append(
+            f"Main effects rest on the runs at {at}; runs at {to} were started for the factors that improved there, "
+            "and enter interactions and effects in context."
+        )
     if (effects["stopped"] == "repeated").any():
         told.append("Seed blocks were added until every main effect was decided; intervals allow for these looks.")
     lost = len(sweep.lost)

@@ -9,9 +9,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.analysis.failing import failure_rates
+from orchestrator.analysis.metrics import is_distance
+from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
-from orchestrator.factors import cell_name
+from orchestrator.factors import PAPER, cell_name
+from orchestrator.report.story import answer, beside_text, spared, word_of
 
 WIDTH = 80
 STYLES = {
@@ -22,26 +26,34 @@ STYLES = {
     "not estimable": "magenta",
 }
 LOST_SHOWN = 20
+SAGA = ("text", "rolloff")
 REFERENCES = (("low", "low input"), ("shaped_noise", "low + shaped noise"), ("untrained", "untrained, best cell"))
 
 
 def print_report(
-    sweep: Sweep, effects: pd.DataFrame, console: Console | None = None, notes: Sequence[str] = ()
+    sweep: Sweep,
+    effects: pd.DataFrame,
+    console: Console | None = None,
+    notes: Sequence[str] = (),
+    preferences: Sequence[Preference] = (),
 ) -> None:
     """Print every table of the sweep."""
-    (console or Console(width=WIDTH, highlight=False)).print(render(sweep, effects, notes))
+    (console or Console(width=WIDTH, highlight=False)).print(render(sweep, effects, notes, preferences))
 
 
-def render(sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str] = ()) -> Group:
+def render(
+    sweep: Sweep, effects: pd.DataFrame, notes: Sequence[str] = (), preferences: Sequence[Preference] = ()
+) -> Group:
     """Return the tables, headed by the question and n of N."""
-    parts: list[RenderableType] = [_heading(sweep)]
+    parts: list[RenderableType] = [_heading(sweep), *_answer(sweep, effects)]
     if len(sweep.runs):
-        parts += [_verdicts(sweep, effects)]
+        parts += [_verdicts(sweep, effects), *_beside_text(effects)]
         if (effects["family"] == "ladder").any():
             parts += [_ladder(sweep, effects)]
         parts += [*_interactions(sweep, effects), _levels(sweep)]
+    parts += [_preferred(one) for one in preferences]
     parts += [Text(f"note: {note}") for note in (*sweep.notes, *notes)]
-    parts += _lost(sweep)
+    parts += [*_lost(sweep), *_failing(sweep)]
     return Group(*parts)
 
 
@@ -54,15 +66,35 @@ def _heading(sweep: Sweep) -> Text:
     whole = done + len(sweep.unneeded) == sweep.expected
     text.append(f"\n{'all' if whole else 'partial:'} {done} of {sweep.expected - len(sweep.unneeded)} replicates, ")
     text.append(f"{sweep.runs['seed'].nunique()} seeds. ")
-    if sweep.unneeded:
-        why = sweep.unneeded[0].reason or "decided before"
-        text.append(f"{len(sweep.unneeded)} more were not needed ({why}). ")
+    for count, why in spared(sweep):
+        text.append(f"{count} more were not needed ({why}). ")
     metric = sweep.metric
     delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
     text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
     if sweep.early_stopping.get("policy") == "asha":
         text.append("\nSearch mode (asha): made to pick a cell, not to compare factors.", style="bold")
     return text
+
+
+def _answer(sweep: Sweep, effects: pd.DataFrame) -> list[RenderableType]:
+    """Return the two sentences that the page begins with."""
+    if not len(sweep.runs):
+        return []
+    best = best_cell(sweep)
+    expected = sweep.expected - len(sweep.unneeded)
+    sentences = answer(sweep, effects, best, worth(sweep, best), expected)
+    return [Text("\n" + " ".join(one.striptags() for one in sentences) + "\n", style="bold")]
+
+
+def _beside_text(effects: pd.DataFrame) -> list[RenderableType]:
+    """Return LSD and distances side by side, where captions are judged."""
+    rows = beside_text(effects)
+    if not rows:
+        return []
+    told = [f"{row['metric']} {_number(row['estimate'], '+.3g')} ({word_of(row['verdict'])})" for row in rows]
+    if not any(is_distance(str(row["metric"])) for row in rows):
+        told.append("no distance between distributions was measured, and LSD hardly sees captions")
+    return [Text("text, side by side: " + "; ".join(told) + "\n")]
 
 
 def _verdicts(sweep: Sweep, effects: pd.DataFrame) -> Table:
@@ -134,6 +166,9 @@ def _levels(sweep: Sweep) -> Table:
             ("trained, all at baseline", cell_rows(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@"))
         )
     rows.append((f"trained, best cell: {cell_name(best)}", cell_rows(sweep.runs, best, "@")))
+    paper = paper_cell(sweep)
+    if paper:
+        rows.append((f"trained, the paper's choices: {cell_name(paper)}", cell_rows(sweep.runs, paper, "@")))
     for title, found in rows:
         if len(found):
             means = (_number(found[metric.name].mean() if metric.name in found else None, ".4g") for metric in metrics)
@@ -150,6 +185,29 @@ def best_cell(sweep: Sweep) -> dict[str, str]:
     return dict(zip(names, best if isinstance(best, tuple) else (best,), strict=True))
 
 
+def paper_cell(sweep: Sweep) -> dict[str, str]:
+    """Return the cell of the paper's own choices among those that finished; empty where the grid has none.
+
+    Factors that the paper does not decide, or not at a level of this grid, stand at their baseline; text and roll-off,
+    which make SAGA-SR what it is, must be there.
+    """
+    if not all(any(one.name == name and PAPER[name] in one.levels for one in sweep.factors) for name in SAGA):
+        return {}
+    levels = {one.name: PAPER[one.name] if PAPER.get(one.name) in one.levels else one.baseline for one in sweep.factors}
+    return levels if len(cell_rows(sweep.runs, levels, "@")) else {}
+
+
+def worth(sweep: Sweep, best: Mapping[str, str]) -> dict[str, float]:
+    """Return the metric's mean for the baseline cell, the best cell and the trivial answers."""
+    if not len(sweep.runs):
+        return {}
+    metric = sweep.metric.name
+    found = {subject: reference_rows(sweep, subject, best) for subject, _ in REFERENCES}
+    found |= {"baseline": cell_rows(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@")}
+    found |= {"best": cell_rows(sweep.runs, best, "@")}
+    return {key: float(rows[metric].mean()) for key, rows in found.items() if metric in rows and len(rows)}
+
+
 def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return the scores of a trivial answer, of this cell where they are kept per cell."""
     rows = sweep.references
@@ -163,6 +221,27 @@ def cell_rows(rows: pd.DataFrame, levels: Mapping[str, str], prefix: str) -> pd.
     for name, level in levels.items():
         rows = rows[rows[prefix + name].astype(str) == level]
     return rows
+
+
+def _preferred(one: Preference) -> Text:
+    interval = "" if _missing(one.low) else f", {one.low:.0%} to {one.high:.0%} for the second, p {p_text(one.p)}"
+    return Text(
+        f"heard blind: {one.b} closer in {one.b_preferred}, {one.a} in {one.a_preferred} of {one.clips} clips, "
+        f"{one.ties} ties{interval}"
+    )
+
+
+def _failing(sweep: Sweep) -> list[RenderableType]:
+    """Return a line for each level that fails more or less often than its baseline."""
+    return [
+        Text(
+            f"fails {'more' if one.failed * one.ended_baseline > one.failed_baseline * one.ended else 'less'} often: "
+            f"{one.factor}={one.level} ({one.failed} of {one.ended} trainings, baseline {one.failed_baseline} of "
+            f"{one.ended_baseline}; Fisher's exact test, p adj {p_text(one.p_adjusted)})"
+        )
+        for one in failure_rates(sweep)
+        if one.p_adjusted <= ALPHA
+    ]
 
 
 def _lost(sweep: Sweep) -> list[RenderableType]:

@@ -108,8 +108,8 @@ def hostile(folder: Path, seeds: int = 3, lost: int = 0) -> Path:
 
 
 def built(folder: Path, **options: int) -> tuple[Path, pd.DataFrame]:
-    sweep, effects, notes = report(folder)
-    return write_page(sweep, effects, notes, folder, **options), effects
+    sweep, effects, notes, heard = report(folder)
+    return write_page(sweep, effects, notes, folder, preferences=heard, **options), effects
 
 
 @pytest.fixture(scope="module")

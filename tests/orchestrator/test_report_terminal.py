@@ -20,7 +20,7 @@ LADDER = [
 def shown(folder: Path) -> str:
     console = Console(width=80, record=True, highlight=False, file=None, quiet=False)
     with console.capture() as capture:
-        sweep, effects, notes = report(folder)
+        sweep, effects, notes, _ = report(folder)
         print_report(sweep, effects, console, notes)
     return capture.get()
 
