@@ -142,6 +142,24 @@ def test_captions_are_those_of_transformers_own_recipe(qwen: Path, tmp_path: Pat
     assert caption([path], captioner(qwen), tmp_path / "captions.json") == [" ".join(expected.split())]
 
 
+def test_shards_as_published_give_the_same_captions_and_an_absent_shard_is_noticed(qwen: Path, tmp_path: Path) -> None:
+    from transformers import Qwen2AudioForConditionalGeneration
+
+    for file in qwen.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    Qwen2AudioForConditionalGeneration.from_pretrained(qwen).save_pretrained(tmp_path, max_shard_size="150KB")
+    shards = sorted(tmp_path.glob("model-*-of-*.safetensors"))
+    assert len(shards) > 2
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    tone = np.sin(np.arange(RATE) / 9).astype(np.float32)
+    assert captioner(tmp_path).describe([tone]) == captioner(qwen).describe([tone])
+    shards[1].unlink()
+    with pytest.raises(DataError, match=r"cannot be read|weights are missing") as caught:
+        captioner(tmp_path).describe([tone])
+    assert "\n" not in str(caught.value)
+
+
 def test_an_instruct_model_is_asked_through_its_chat_template(qwen: Path, tmp_path: Path) -> None:
     (tmp_path / "Qwen2-Audio-7B-Instruct").symlink_to(qwen)
     instruct = captioner(tmp_path / "Qwen2-Audio-7B-Instruct")
