@@ -97,9 +97,9 @@ def _train(options: argparse.Namespace) -> int:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
 
     from sagasr.data.encode import encode_store
-    from sagasr.evaluate import means
+    from sagasr.evaluate import summary
     from sagasr.model import missing_weights
-    from sagasr.scores import read_scores
+    from sagasr.scores import read_distances, read_scores
     from sagasr.train import train as train_model
 
     if absent := missing_weights(config):
@@ -111,8 +111,9 @@ def _train(options: argparse.Namespace) -> int:
     )
     if result.state != "done":
         return cli.SOME_FAILED
+    distances = read_distances(out, "default")
     for subject, scores in read_scores(out, "default").items():
-        print(f"{subject:>12}  " + "  ".join(f"{name} {value:.3f}" for name, value in means(scores).items()))
+        print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
     return cli.DONE
 
 

@@ -4,8 +4,9 @@ A score is a function of the weights alone: clips, degradation and starting nois
 in low-frequency replacement share one sampling.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ class Prediction(NamedTuple):
     audio: Tensor
     scores: list[Scores]
     distances: list[Distance]
+
+    @property
+    def lsd(self) -> float:
+        """The mean that a training is judged by: NaN if one clip has none, for then its audio is not finite."""
+        values = [row["lsd"] for row in self.scores]
+        return sum(math.nan if value is None else value for value in values) / len(values)
 
     def means(self) -> dict[str, float]:
         """Return what the curves show: each metric's mean over the clips that have it, and the distances over all."""
@@ -133,6 +140,24 @@ def means(scores: Iterable[Scores]) -> dict[str, float]:
             if value is not None:
                 values[name].append(value)
     return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def summary(scores: Sequence[Scores], distances: Iterable[Distance] = ()) -> str:
+    """Return means and distances on one line; a metric that not every clip has says how many have it."""
+    found = means(scores)
+    missing = {name: sum(row[name] is None for row in scores) for name in scores[0]} if scores else {}
+    told = [
+        f"{name} {found[name]:.3f}" + (f" ({len(scores) - absent} of {len(scores)} clips)" if absent else "")
+        if name in found
+        else f"{name} – (no clip)"
+        for name, absent in missing.items()
+    ]
+    told += [
+        f"{it.metric} {it.value:.3f} ({it.n} windows)" if it.value is not None else f"{it.metric} – ({it.reason})"
+        for it in distances
+        if it.domain == ALL
+    ]
+    return "  ".join(told)
 
 
 def _samplings(variants: Mapping[str, Evaluation]) -> dict[str, list[str]]:

@@ -99,6 +99,16 @@ def _write_distances(path: Path, rows: list[dict[str, Any]]) -> None:
         write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, DISTANCES), temporary))
 
 
+def read_distances(trial: Path, variant: str) -> dict[str, list[Distance]]:
+    """Return the distribution distances of each subject, as ``read_scores``; nothing where none were taken."""
+    found: dict[str, list[Distance]] = {}
+    for name in (variant, f"references-{variant}"):
+        path = distances_path(trial / "scores" / f"{name}.parquet")
+        for row in pq.read_table(path).to_pylist() if path.exists() else []:
+            found.setdefault(row.pop("subject"), []).append(Distance(**row))
+    return found
+
+
 def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
     """Return the per-clip metrics of each subject: model, untrained, low and shaped_noise."""
     found: dict[str, list[Scores]] = {}

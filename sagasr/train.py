@@ -334,7 +334,7 @@ class _Watch(pl.Callback):
             for name, found in scores.items():
                 self.record(step, {f"val/{metric}": value for metric, value in found.items()}, variant=name)
             watched = scores[next(iter(self.variants))]
-            lsd = watched.get("lsd", math.nan)
+            lsd = self.predictions[next(iter(self.variants))].lsd
             self.status = self.status.model_copy(update={"val_lsd": lsd if math.isfinite(lsd) else None})
             self.beat(step, force=True)
             self._judge(step, lsd)

@@ -2,21 +2,25 @@
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import sagasr
 from sagasr import checkpoint
 from sagasr.config import Config, Evaluation, InverseLR, Runtime, parse, patch
-from sagasr.data.draws import Batch
-from sagasr.data.store import encode_store
+from sagasr.data.draws import Batch, Validation
+from sagasr.data.encode import encode_store
+from sagasr.data.store import Store
+from sagasr.evaluate import judge, summary
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, cooldown_at, rate_at
-from sagasr.scores import ScoreFile, read_scores
+from sagasr.scores import ScoreFile, read_distances, read_scores
 from sagasr.train import FailureRule, Harness, train
 
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
@@ -130,6 +134,50 @@ def test_two_checkpoints_remain_and_the_folder_explains_itself(calm: Path) -> No
     steps = [record["step"] for record in History(calm) if "val/lsd" in record["metrics"]]
     assert steps == [0, 3, 6]
     assert len(list((calm / "audio" / "default").glob("*.flac"))) == 3
+
+
+def test_scores_say_what_is_odd_and_hold_the_distance_of_every_answer(calm: Path) -> None:
+    found = read_distances(calm, "default")
+    assert found.keys() == read_scores(calm, "default").keys() == {"model", "low", "shaped_noise", "untrained"}
+    for rows in found.values():
+        assert [row.domain for row in rows] == ["all", "effects", "music", "speech"]
+        assert [(row.metric, row.n, row.clips) for row in rows] == [("fd_spectral", 3, 3)] + 3 * [("fd_spectral", 1, 1)]
+        assert rows[0].value is not None
+        assert rows[1].value is None  # one window has no covariance
+        assert "1 window" in rows[1].reason
+    last = next(r for r in History(calm) if r["step"] == STEPS and "val/fd_spectral" in r["metrics"])
+    assert last["metrics"]["val/fd_spectral"] == found["model"][0].value
+    table = pq.read_table(ScoreFile(calm, "default").path)
+    assert table.column("remark").to_pylist() == ["", "", ""]
+
+
+def test_one_prediction_that_is_not_finite_fails_the_training(config: Config, store: Path, tmp_path: Path) -> None:
+    """The averaged weights, of which predictions are made, are spoilt on disk; the training loss stays sound."""
+    out, runtime = tmp_path / "spoilt", Runtime(checkpoint_every=2)
+    train(config, out, store, runtime=runtime, harness=Harness(report=lambda heard: heard["step"] < 3))
+    folder = checkpoint.newest(out / "checkpoints")
+    assert folder is not None
+    state = checkpoint.load(folder)
+    for value in state["ema"].values():
+        if value.is_floating_point():
+            value.fill_(torch.nan)
+    shutil.rmtree(folder)
+    checkpoint.save(state, folder)
+    result = train(config, out, store, runtime=runtime)
+    assert (result.state, result.reason) == ("failed", "val LSD is not finite at step 3")
+
+
+def test_a_mean_over_clips_of_which_one_has_no_score_is_no_mean(config: Config, store: Path) -> None:
+    clips = Validation.of(Store.open(store), config)
+    audio = clips.low.clone()
+    assert math.isfinite(judge(clips, audio).lsd)
+    audio[1, 0, 7] = torch.inf
+    answer = judge(clips, audio)
+    assert math.isnan(answer.lsd)
+    assert clips.remarks(audio) == ["", "estimate is not finite", ""]
+    told = summary(answer.scores, answer.distances)
+    assert "(2 of 3 clips)" in told
+    assert "fd_spectral – (1 of 3 clips are not finite)" in told
 
 
 def test_a_finished_training_is_only_scored_for_new_settings(
