@@ -99,9 +99,13 @@ def band(x: float, width: float, kind: str) -> Markup:
 
 def grid(x: Axis | None, y: Axis | None) -> list[Markup]:
     """Return the hair lines at the ticks."""
-    upright = [line(place, 0, place, 100, "grid") for place, _ in (x.ticks if x else ())]
+    upright = _uprights(x, "grid") if x else []
     heights = [round(100 - place, 2) for place, _ in (y.ticks if y else ())]
     return upright + [line(0, height, 100, height, "grid") for height in heights]
+
+
+def _uprights(x: Axis, kind: str) -> list[Markup]:
+    return [line(place, 0, place, 100, kind) for place, _ in x.ticks]
 
 
 def polylines(parts: Iterable[Markup]) -> Markup:
@@ -127,7 +131,7 @@ def forest_axis(rows: pd.DataFrame, delta: float | None) -> Axis:
     reach = 5 * max([*estimates, delta or 0.0, 1e-9])
     ends = [value for name in ("low", "high", "low_runs", "high_runs", "estimate") for value in rows[name]]
     kept = [min(max(value, -reach), reach) for value in ends if math.isfinite(value)]
-    return axis([*kept, 0.0, *((-1.2 * delta, 1.2 * delta) if delta else ())])
+    return axis([*kept, 0.0, *((-1.2 * delta, 1.2 * delta) if delta else ())], 7)
 
 
 def forest_row(row: Mapping[str, float], scale: Axis, delta: float | None, label: str, kind: str) -> Markup:
@@ -200,7 +204,12 @@ def curve_panel(
     left = len(lines) - MAX_LINES
     note = f"{MAX_LINES} of {len(lines)} trainings are drawn thin; the means hold all." if left > 0 else ""
     label = f"{title} over training steps, {len(lines)} trainings; values are in the tables"
-    drawn = svg(label, 240, [*grid(x, y), polylines([*thin, *means])], "curves")
+    scales = _uprights(x, "grid")
+    if hours is not None:
+        form = '<g data-axis="{}" style="{}">{}</g>'
+        drawn_at = [("steps", "", scales), ("hours", "display:none", _uprights(hours, "grid"))]
+        scales = [Markup(form).format(name, style, Markup("").join(lines_)) for name, style, lines_ in drawn_at]
+    drawn = svg(label, 240, [*scales, *grid(None, y), polylines([*thin, *means])], "curves")
     return Plot(title, drawn, x, y, "step", note=note, other_x=hours)
 
 

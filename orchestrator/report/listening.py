@@ -9,7 +9,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from sagasr.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 13_000_000  # of audio and images in base64; the page may weigh 15 MB
+CORE = 4  # versions that every clip should have: low, high, baseline, best
+MAX_BYTES = 12_000_000  # of audio and images in base64; the page may weigh 15 MB
 N_FFT = 2_048
 ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2), as sagasr.audio.spectrum
 PEAK = 0.89  # -1 dBFS: the loudest take of a clip
@@ -80,9 +81,9 @@ class ListeningSet:
 def listening_set(
     audio: Path, versions: Sequence[Version], rank: Sequence[str], max_bytes: int = MAX_BYTES
 ) -> ListeningSet:
-    """Return the clips in the order of ``rank`` (unknown ones last) until ``max_bytes`` are used.
+    """Return the clips in the order of ``rank`` (unknown ones last), as much of them as ``max_bytes`` hold.
 
-    Versions are dropped from the end only where not even one clip would fit.
+    The first ``CORE`` versions come first, for as many clips as fit; then version by version, for clip by clip.
     """
     versions = tuple(one for one in versions if re.fullmatch(r"\w[\w-]*", one.folder) and (audio / one.folder).is_dir())
     names = sorted(
@@ -91,34 +92,37 @@ def listening_set(
     place = {name: index for index, name in enumerate(rank)}
     names.sort(key=lambda name: (place.get(name, len(place)), name))
     notes: list[str] = []
-    clips: list[Clip] = []
-    used = 0
-    for name in names:
-        clip = _clip(audio, versions, name, notes)
-        if clip is None:
-            continue
-        size = sum(take.size for take in clip.takes.values())
-        if used + size > max_bytes and clips:
-            break
-        if size > max_bytes:
-            clip, kept = _cut(clip, max_bytes)
-            size = sum(take.size for take in clip.takes.values())
-            notes.append(f"only {kept} of {len(versions)} versions fit: the first cells of the plan")
-        clips.append(clip)
-        used += size
-    if len(clips) < len(names):
-        notes.insert(
-            0, f"{len(clips)} of {len(names)} clips, those where the cells differ most: more would not fit this page"
-        )
-    return ListeningSet(versions, tuple(clips), tuple(notes))
+    found = [clip for name in names if (clip := _clip(audio, versions, name, notes)) is not None]
+    clips, notes = _fitting(found, len(versions), max_bytes, notes)
+    used = max((index for clip in clips for index in clip.takes), default=-1) + 1
+    return ListeningSet(versions[: max(used, 2)], tuple(clips), tuple(notes))
 
 
-def _cut(clip: Clip, max_bytes: int) -> tuple[Clip, int]:
-    takes: dict[int, Take] = {}
-    for index, take in sorted(clip.takes.items()):
-        if sum(one.size for one in takes.values()) + take.size <= max_bytes:
-            takes[index] = take
-    return Clip(clip.name, clip.seconds, clip.rolloff_hz, takes), len(takes)
+def _fitting(
+    clips: Sequence[Clip], num_versions: int, max_bytes: int, notes: list[str]
+) -> tuple[list[Clip], list[str]]:
+    """Return what fits, and in words what does not."""
+    core = [sum(take.size for index, take in clip.takes.items() if index < CORE) for clip in clips]
+    count = len(clips)
+    while count > 1 and sum(core[:count]) > max_bytes:
+        count -= 1
+    kept: list[dict[int, Take]] = [{} for _ in range(count)]
+    used, full = 0, False
+    for index in range(num_versions):
+        for clip, takes in zip(clips, kept, strict=False):
+            if index in clip.takes and not full:
+                full = used + clip.takes[index].size > max_bytes
+                if not full:
+                    takes[index] = clip.takes[index]
+                    used += clip.takes[index].size
+    if count < len(clips):
+        left = f"{count} of {len(clips)} clips, those where the cells differ most: more would not fit this page"
+        notes = [left, *notes]
+    whole = min((len(takes) for takes in kept), default=0)
+    if full and whole < num_versions:
+        left = f"{whole} of {num_versions} versions of every clip (low, high, baseline, best, ladder, then plan order)"
+        notes = [f"{left}: more would not fit this page; all of them lie in audio/", *notes]
+    return [replace(clip, takes=takes) for clip, takes in zip(clips, kept, strict=False) if takes], notes
 
 
 def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Clip | None:
@@ -164,7 +168,9 @@ def _rms(sound: Audio) -> float:
 def flac(sound: Audio) -> bytes:
     """Return audio [C, T] as 16-bit FLAC."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(sound[:2].T, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(
+        buffer, np.clip(sound[:2].T, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1.0
+    )
     return buffer.getvalue()
 
 

@@ -55,7 +55,10 @@
   const axis = one("#curve-axis");
   const turnAxis = () => {
     const hours = axis.value === "hours";
-    all("[data-axis]").forEach((ticks) => { ticks.hidden = (ticks.dataset.axis === "hours") !== hours; });
+    all("[data-axis]").forEach((ticks) => {
+      const off = (ticks.dataset.axis === "hours") !== hours;
+      if (ticks instanceof SVGElement) ticks.style.display = off ? "none" : ""; else ticks.hidden = off;
+    });
     all("[data-hours]").forEach((line) => {
       const [scale, shift] = line.dataset.hours.split(" ");
       if (hours) line.setAttribute("transform", `translate(${shift} 0) scale(${scale} 1)`); else line.removeAttribute("transform");

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -196,14 +197,17 @@ def test_a_sweep_of_one_finished_replicate_can_be_heard(tmp_path: Path) -> None:
     assert "listen" in Page(path.read_text(encoding="utf-8")).ids
 
 
-def test_clips_beyond_the_budget_are_dropped_by_rank_and_named(folder: Path, tmp_path: Path) -> None:
+def test_what_a_page_cannot_hold_is_left_out_and_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "sweep")
     whole, _ = built(tmp_path / "sweep")
     size = whole.stat().st_size
-    small, _ = built(tmp_path / "sweep", max_bytes=int(0.6 * size))
-    text = Page(small.read_text(encoding="utf-8")).text
-    assert "1 of 2 clips" in text
-    assert small.stat().st_size < 0.8 * size
+    half, _ = built(tmp_path / "sweep", max_bytes=int(0.7 * size))
+    page = Page(half.read_text(encoding="utf-8"))
+    assert re.search("[345] of 6 versions of every clip", page.text)
+    assert half.stat().st_size < 0.9 * size
+    assert {one["kind"] for one in json.loads(page.data["page-data"])["versions"][:2]} == {"low", "high"}
+    small, _ = built(tmp_path / "sweep", max_bytes=int(0.3 * size))
+    assert "1 of 2 clips" in Page(small.read_text(encoding="utf-8")).text
 
 
 def test_a_folder_named_by_the_plan_cannot_leave_the_sweep(folder: Path, tmp_path: Path) -> None:
