@@ -79,9 +79,8 @@ class Spectra:
 
     @cached_property
     def ssr_patches(self) -> tuple[Tensor, Tensor]:
-        """Mean, and mean square, of the magnitudes in every patch of 7 x 7 bins, double [N - 6, F - 6]."""
-        magnitude = self.ssr_magnitude.double()
-        return patch_mean(magnitude), patch_mean(magnitude.square())
+        """Mean, and mean square, of the magnitudes in every patch of 7 x 7 bins, [N - 6, F - 6]."""
+        return patch_mean(self.ssr_magnitude), patch_mean(self.ssr_power)
 
 
 class Pair:
@@ -103,7 +102,7 @@ PATCH = 7  # bins, the window of structural similarity
 
 def patch_mean(image: Tensor) -> Tensor:
     """Return the mean of every 7 x 7 patch of an image [N, F] that lies wholly inside it, [N - 6, F - 6]."""
-    return _sum_of_seven(_sum_of_seven(image, 0), 1) / PATCH**2
+    return _sum_of_seven(_sum_of_seven(image, 0), 1).div_(PATCH**2)
 
 
 def _sum_of_seven(image: Tensor, dim: int) -> Tensor:

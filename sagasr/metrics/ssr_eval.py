@@ -30,9 +30,9 @@ def ssim(pair: Pair) -> float | None:
     if pair.high.ssr_magnitude.shape[0] < PATCH:
         return None
     (high, high_square), (estimate, estimate_square) = pair.high.ssr_patches, pair.estimate.ssr_patches
-    product = patch_mean(pair.high.ssr_magnitude.double() * pair.estimate.ssr_magnitude)
+    product = patch_mean(pair.high.ssr_magnitude * pair.estimate.ssr_magnitude)
     both, squares = high * estimate, high.square().addcmul_(estimate, estimate)
-    covariance = (product - both).mul_(2 * _UNBIASED).add_(_C2)
+    covariance = product.sub_(both).mul_(2 * _UNBIASED).add_(_C2)
     variances = (high_square + estimate_square).sub_(squares).mul_(_UNBIASED).add_(_C2)
     similarity = both.mul_(2).add_(_C1).mul_(covariance).div_(squares.add_(_C1).mul_(variances))
     return float(similarity.mean())
