@@ -145,7 +145,7 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
     starting anew silently would hide the loss.
     """
     found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
-    problems = []
+    problems: list[str] = []
     for folder in found:
         problem = problem_of(folder)
         if problem is None:

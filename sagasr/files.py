@@ -27,6 +27,8 @@ STORAGE_FAULTS = {
     errno.EHOSTDOWN: "the network file system is gone; mount it again",
 }
 
+LITTER = ".tmp-"  # what the names of files in the making begin with
+
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # an alias bomb of nine lines expands to 4e8
 MAX_YAML_DEPTH = 50
@@ -41,7 +43,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=LITTER, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -59,6 +61,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def remove_litter(folder: Path, *, deep: bool = True) -> None:
+    """Delete what dead processes left in the making. Only for who is the one writer of ``folder``."""
+    for path in list(folder.rglob(f"{LITTER}*") if deep else folder.glob(f"{LITTER}*")):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

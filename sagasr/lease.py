@@ -19,7 +19,7 @@ from typing import Any
 from sagasr.config import Strict, parse
 from sagasr.errors import DataError, SagasrError
 from sagasr.faults import point
-from sagasr.files import read_json, write_json
+from sagasr.files import LITTER, read_json, write_json
 
 BEAT_S = 2.0
 EXPIRES_S = 20.0
@@ -171,7 +171,7 @@ def me() -> Owner:
 
 def _create(path: Path, owner: Owner) -> bool:
     """Create the file with its content, whole, if it is not there: a hard link to a file already written."""
-    staged = path.with_name(f".{path.name}-{owner.token}")
+    staged = path.with_name(f"{LITTER}{path.name}-{owner.token}")
     write_json(staged, owner.model_dump())
     try:
         os.link(staged, path)
@@ -195,7 +195,7 @@ def _create_empty(path: Path, owner: Owner) -> bool:
 
 def _remove(path: Path, stale: Owner) -> bool:
     """Remove the lease of ``stale``; False when another was quicker."""
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    aside = path.with_name(f"{LITTER}{path.name}-{secrets.token_hex(8)}")
     try:
         path.rename(aside)
     except FileNotFoundError:

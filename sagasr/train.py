@@ -25,7 +25,7 @@ from sagasr.data.draws import Draws, Validation
 from sagasr.data.store import Store
 from sagasr.evaluate import Prediction, evaluate, means, validation_loss
 from sagasr.faults import point
-from sagasr.files import dump_yaml, write_text
+from sagasr.files import dump_yaml, remove_litter, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.model import build_model
 from sagasr.module import SagaModule
@@ -126,19 +126,22 @@ def train(
     _quieten()
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
-
     encoded = Store.open(store)
-    write_facts(out, encoded, config)
+    if _is_rank_zero():
+        harness.fence()
+        remove_litter(out)
+        write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+        write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
     module = _initial(config, encoded, harness.micro_batches)
     codec = build_codec(config.codec, config.audio.channels)
     watch = _Watch(config, out, variants, runtime, harness, clips, codec)
     newest = checkpoint.newest(watch.checkpoints, watch.say)
     reached = checkpoint.step_of(newest) if newest else -1
-    harness.fence()
-    checkpoint.discard_after(watch.checkpoints, reached)
-    watch.history.resume(reached)
+    if _is_rank_zero():
+        harness.fence()
+        checkpoint.discard_after(watch.checkpoints, reached)
+        watch.history.resume(reached)
     point("train.begin")
 
     trainer = pl.Trainer(
@@ -427,15 +430,16 @@ class _Watch(pl.Callback):
         """Refresh status.json, at most once a second: the trial's heartbeat."""
         self.harness.pulse()
         now = time.monotonic()
-        if self._is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
+        if _is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
             self._beaten = now
             self._write("running", "", step)
 
     def end(self, state: State, reason: str) -> TrainResult:
         """Record how the training ended."""
-        if self._is_rank_zero():
-            self._write(state, reason, self.status.step)
-        return TrainResult(state, reason, self.status.step)
+        step = self.status.steps if state == "done" else self.status.step  # one that was only scored took no step
+        if _is_rank_zero():
+            self._write(state, reason, step)
+        return TrainResult(state, reason, step)
 
     def _write(self, state: State, reason: str, step: int) -> None:
         spent = time.monotonic() - self.started
@@ -454,9 +458,9 @@ class _Watch(pl.Callback):
         self.harness.fence()
         write_status(self.out, self.status)
 
-    @staticmethod
-    def _is_rank_zero() -> bool:
-        return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+def _is_rank_zero() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _quieten() -> None:
