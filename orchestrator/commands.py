@@ -51,6 +51,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     from orchestrator import space as spaces
     from orchestrator.ledger import refused, scan
+    from orchestrator.mirror import fetch
     from orchestrator.overview import show_cost, show_plan, show_summary
     from orchestrator.plan import Options, make_plan
     from orchestrator.preflight import check_disk, costs_of, preflight, total
@@ -62,6 +63,7 @@ def _sweep(options: argparse.Namespace) -> int:
     grid = spaces.find_grid(options.grid)
     space = spaces.read_space(grid, settings=settings, seeds=options.seeds, storage=options.storage)
     plan = make_plan(space, spaces.parse_only(options.only, space.factors))
+    fetch(plan.uri, plan.folder)
     ledger = scan(plan)
     if options.why:
         for line in explain(plan, ledger, options.why):
@@ -99,19 +101,28 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _answer(plan: "Plan", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
+    from orchestrator.mirror import send_results
+    from orchestrator.published import publish, to_compare
     from orchestrator.report.command import report
     from orchestrator.report.page import write_page
-    from orchestrator.report.terminal import print_report
+    from orchestrator.report.terminal import best_cell, paper_cell, print_report
 
     if not (plan.paths.results / "replicates.parquet").exists():
         return
     answer = report(plan.folder)
-    print_report(answer.sweep, answer.effects, console, answer.notes)
-    page = write_page(answer.sweep, answer.effects, answer.notes, plan.folder)
+    print_report(answer.sweep, answer.effects, console, answer.notes, answer.preferences)
+    page = write_page(answer.sweep, answer.effects, answer.notes, plan.folder, preferences=answer.preferences)
+    best = best_cell(answer.sweep) if len(answer.sweep.runs) else {}
+    cells = [plan.space.baseline, best, paper_cell(answer.sweep), *(step.levels for step in plan.space.ladder)]
+    links = publish(plan, page, answer.effects, to_compare(answer.sweep.runs, [one for one in cells if one]))
+    send_results(plan.uri, plan.folder)
     console.print(f"\nreport: {page}", soft_wrap=True)
     console.print(f"tables: {plan.paths.results}", soft_wrap=True)
     console.print(f"listen: {plan.folder / 'audio'}", soft_wrap=True)
-    console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
+    if not plan.tracking_uri.startswith(("http://", "https://")):
+        console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
+    for line in links:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _check_changes(plan: "Plan", changes: dict[str, list[str]], allowed: Sequence[str]) -> "Plan":
@@ -166,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--storage",
         metavar="DIR",
-        help="folder for all sweeps, seen by every node (default: the grid's, else ./sweeps)",
+        help="folder or URI (s3://…) for all sweeps, seen by every node (default: the grid's, else ./sweeps)",
     )
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto (default: start a local one)")

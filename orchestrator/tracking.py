@@ -1,21 +1,27 @@
 """The only door to MLflow. Trial folders come first, this follows them: what a server misses is sent the next time.
 
 A ``Tracker`` reads the journals of a sweep's trials and sends what is new: one experiment per sweep, one parent run,
-one run per replicate. Only records that a checkpoint has made final are sent, and all timestamps come from the journal,
-so that sending anything twice adds nothing. It runs in a thread of the sweep process; no training ever waits for it.
+one run per replicate. It runs in a thread of the sweep process; no training ever waits for it, or knows of it.
+
+Nothing is lost: a point counts as sent only once the server has said so, and what a server lacks after all (restored
+from a backup, its run deleted) is seen when it is met again, and sent. Nothing comes twice: only records that a
+checkpoint has made final are sent, no step of a curve is sent again once it arrived, and where the answer to a request
+was lost, the server is asked what it has. Of two runs of one replicate, which a lost answer can leave, one is deleted.
 """
 
 import json
 import logging
 import os
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Replicate, Trial
+from orchestrator.redact import plain, redact, redact_tree
 from sagasr.errors import SagasrError
 from sagasr.files import read_json, write_json
 from sagasr.fingerprint import short
@@ -26,7 +32,10 @@ logger = logging.getLogger(__name__)
 EVERY_S = 5.0  # seconds between two passes over the journals
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # waits after the first, second, … failure in a row
 TIMEOUT_S = 10  # of one request
-BATCH = 1_000  # metrics in one request, MLflow's limit
+BATCH = 900  # metrics in one request; with its parameters below MLflow's limit of 1,000
+SAVE_EVERY_S = 1.0  # between two writes of what was sent
+NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6_000, 8_000  # characters, MLflow's limits
+PASSING = (401, 403, 408, 425, 429)  # answers that say nothing of the request; others of 400 to 499 refuse this one
 STATES = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "interrupted": "KILLED"}
 FINAL = frozenset({"done", "failed", "stopped"})
 
@@ -62,7 +71,9 @@ class Tracker:
         self._experiment = ""
         self._parent = ""
         self._known: dict[str, str] = {}
+        self._doubtful: set[str] = set()
         self._seen: dict[str, tuple[float, ...]] = {}
+        self._troubled = False
         self._wake, self._over, self._complete = threading.Event(), False, True
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
@@ -90,30 +101,50 @@ class Tracker:
             status, records = _state(self.plan.paths, trial)
             if status is not None:
                 final = committed(records, status, self.plan.paths.trial(trial.id))
-                waiting += sum(
-                    self._offsets.sent(row) < len(final)
-                    or (status.state in FINAL and self._offsets.of(row).get("state") != status.state)
-                    for row in trial.replicates
-                )
+                for row in trial.replicates:
+                    sent = self._offsets.of(row)
+                    new = unsent(curves(final, row.variant, status), sent.get("sent", {}))
+                    waiting += bool(new) or (status.state in FINAL and sent.get("state") != status.state)
         return Undelivered(waiting, self.problem)
 
     def sync(self) -> None:
         """Make one pass: create what is missing, send what is new. Raises whatever the client raises."""
-        self._connect()
-        for trial in self.trials:
-            folder = self.plan.paths.trial(trial.id)
-            stamp = tuple(
-                _modified(folder / name) for name in ("status.json", "history.jsonl", "checkpoints", "scores")
-            )
-            if stamp == self._seen.get(trial.id):
-                continue
-            status, records = _state(self.plan.paths, trial)
-            if status is not None:
-                final = committed(records, status, folder)
-                for row in trial.replicates:
-                    self._send(trial, row, status, final)
-                self._seen[trial.id] = stamp
-        self._end_parent()
+        try:
+            self._connect()
+            refusal = None
+            for trial in self.trials:
+                refusal = self._follow_trial(trial) or refusal
+            self._end_parent()
+            if refusal is not None:
+                raise refusal
+        finally:
+            self._offsets.save()
+
+    def _follow_trial(self, trial: Trial) -> Exception | None:
+        """Send what is new of one trial. Returns what the server refused of a replicate; the others are sent still."""
+        folder = self.plan.paths.trial(trial.id)
+        stamp = tuple(_modified(folder / name) for name in ("status.json", "history.jsonl", "checkpoints", "scores"))
+        if stamp == self._seen.get(trial.id):
+            return None
+        status, records = _state(self.plan.paths, trial)
+        if status is None:
+            return None
+        final, refusal = committed(records, status, folder), None
+        for row in trial.replicates:
+            try:
+                self._send(trial, row, status, final)
+            except _Unfinished as error:
+                refusal = error
+            except Exception as error:
+                self._doubtful.add(row.id)
+                if not _is_refusal(error):
+                    raise
+                self._known.pop(row.id, None)  # deleted meanwhile, perhaps; asked for at the next pass
+                refusal = error
+        if refusal is None:
+            self._seen[trial.id] = stamp
+        self._offsets.save(SAVE_EVERY_S)
+        return refusal
 
     # ----------------------------------------------------------------------------------------------------- the thread
 
@@ -121,14 +152,16 @@ class Tracker:
         failures = 0
         while True:
             last = self._over
+            if last and self._troubled:
+                self._client = None  # what a lost answer left behind, such as a second run, is looked for once more
             try:
                 self.sync()
                 failures, self.problem = 0, ""
             except Exception as error:
-                self.problem = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                self._client = None
+                self.problem = redact((str(error).splitlines() or [type(error).__name__])[0])[:200]
+                self._client, self._troubled = None, True
                 failures += 1
-                logger.debug("tracking: %s", self.problem, exc_info=True)
+                logger.debug("tracking: %s", self.problem)
             if last:
                 return
             self._wake.wait(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else EVERY_S)
@@ -142,27 +175,44 @@ class Tracker:
             self._seen = {}
             client = connect(self.plan.tracking_uri)
             self._experiment = _experiment(client, self.plan)
+            found: dict[str, list[Any]] = {}
             for run in _search(client, self._experiment, "tags.`sagasr.kind` = 'replicate'"):
-                self._known.setdefault(run.data.tags["sagasr.replicate"], run.info.run_id)
+                found.setdefault(run.data.tags["sagasr.replicate"], []).append(run)
+            for replicate, runs in found.items():
+                run = self._only(client, runs, self._offsets.runs.get(replicate, {}).get("run"))
+                self._known[replicate] = run.info.run_id
+                if not self._offsets.agrees(replicate, run):
+                    self._doubtful.add(replicate)
             self._parent = self._find_parent(client)
             self._client = client
 
+    def _only(self, client: Any, runs: Sequence[Any], known: str | None = None) -> Any:
+        """Return the run to keep, the one that was written to or else the oldest; the others are deleted."""
+        kept = next((run for run in runs if run.info.run_id == known), runs[0])
+        for run in runs:
+            if run is not kept:
+                client.delete_run(run.info.run_id)
+        return kept
+
     def _find_parent(self, client: Any) -> str:
         found = _search(client, self._experiment, "tags.`sagasr.kind` = 'sweep'")
-        tags = {
-            "sagasr.kind": "sweep",
-            "sagasr.sweep": self.plan.name,
-            "sagasr.plan": short(self.plan.hash),
-            "mlflow.note.content": self.plan.question,
-            **self.tags,
-        }
-        run = found[0] if found else client.create_run(self._experiment, tags=tags, run_name=self.plan.name)
+        tags = _tags(
+            {
+                "sagasr.kind": "sweep",
+                "sagasr.sweep": self.plan.name,
+                "sagasr.plan": short(self.plan.hash),
+                "mlflow.note.content": self.plan.question,
+                **self.tags,
+            }
+        )
         if found:
+            run = self._only(client, found)
             for key, value in tags.items():
                 if run.data.tags.get(key) != value:
                     client.set_tag(run.info.run_id, key, value)
             client.update_run(run.info.run_id, status="RUNNING")
         else:
+            run = client.create_run(self._experiment, tags=tags, run_name=plain(self.plan.name, NAME_LENGTH))
             client.log_artifact(run.info.run_id, str(self.plan.paths.grid))
             client.log_artifact(run.info.run_id, str(self.plan.paths.plan))
         return str(run.info.run_id)
@@ -171,8 +221,8 @@ class Tracker:
         if self._over:
             self._client.set_terminated(self._parent, "FINISHED" if self._complete else "KILLED")
 
-    def _run_of(self, trial: Trial, row: Replicate, status: Status) -> str:
-        """Return the run of a replicate, found by its tag or created."""
+    def _run_of(self, trial: Trial, row: Replicate, status: Status, before: str | None) -> str:
+        """Return the run of a replicate, found by its tag or created; a new one names the one it stands in for."""
         if row.id not in self._known:
             tags = {
                 "sagasr.kind": "replicate",
@@ -185,77 +235,128 @@ class Tracker:
                 "sagasr.fingerprint.trial": trial.fingerprint,
                 "sagasr.fingerprint.data": trial.data,
                 "mlflow.parentRunId": self._parent,
+                **({"sagasr.replaces": before} if before else {}),
                 **self.tags,
             }
+            name = plain(f"{row.cell} seed={row.seed}", NAME_LENGTH)
             run = self._client.create_run(
-                self._experiment, start_time=_ms(status.started), tags=tags, run_name=f"{row.cell} seed={row.seed}"
+                self._experiment, start_time=_ms(status.started), tags=_tags(tags), run_name=name
             )
             self._known[row.id] = run.info.run_id
+            self._doubtful.discard(row.id)
         return self._known[row.id]
 
     def _send(self, trial: Trial, row: Replicate, status: Status, final: Sequence[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric, Param
 
         before = self._offsets.of(row)
-        run = self._run_of(trial, row, status)
+        run = self._run_of(trial, row, status, before.get("run"))
         if before.get("run") != run:
-            before = {"run": run, "records": 0, "state": ""}
-            params = [Param(name, level) for name, level in row.levels.items()] + [Param("seed", str(row.seed))]
-            self._client.log_batch(run, params=params)
-            self._offsets.write(row, before)
-        if before["state"] == status.state and before["records"] >= len(final):
+            before = {"run": run}
+        points = curves(final, row.variant, status)
+        sent: dict[str, list[float]] = dict(before.get("sent", {}))
+        if row.id in self._doubtful:
+            before = {"run": run}
+            there = self._present(run)
+            new = [point for point in points if (point.name, point.step) not in there]
+            sent = last_of(points)
+        else:
+            new = unsent(points, sent)
+        params = {} if before.get("params") else {**row.levels, "seed": str(row.seed)}
+        if not new and not params and before.get("state") == status.state:
             return
-        if before["state"] in STATES and before["state"] != status.state:
+        if before.get("state") in STATES and before["state"] != status.state:
             self._client.update_run(run, status="RUNNING")
-        points = list(points_of(final[before["records"] :], row.variant))
-        final_sent = bool(before.get("final"))
-        if status.state == "done" and not final_sent:
-            points += final_points(final, row.variant, status)
-            final_sent = bool(points)
-        for start in range(0, len(points), BATCH):
-            self._client.log_batch(run, [Metric(*point) for point in points[start : start + BATCH]])
+        given = [Param(plain(name, NAME_LENGTH), plain(value, PARAM_LENGTH)) for name, value in params.items()]
+        for start in range(0, max(len(new), 1), BATCH):
+            part = new[start : start + BATCH]
+            if part or given:
+                self._client.log_batch(run, [Metric(*one) for one in part], given)
+            given = []
+        sent |= last_of(points)
+        self._doubtful.discard(row.id)
+        self._offsets.set(row, {**before, "run": run, "sent": sent, "params": True})
         if status.state in FINAL:
-            self._finish(trial, row, run, status)
+            try:
+                self._finish(trial, row, run, status)
+            except Exception as error:
+                raise _Unfinished(str(error)) from error
         elif status.state in STATES:
             self._client.set_terminated(run, STATES[status.state], _ms(status.updated))
-        self._offsets.write(row, {"run": run, "records": len(final), "state": status.state, "final": final_sent})
+        self._offsets.set(row, {"run": run, "sent": sent, "params": True, "state": status.state})
+
+    def _present(self, run: str) -> set[tuple[str, int]]:
+        """Return the name and step of every point that the server has; asked only where it is in doubt."""
+        names = self._client.get_run(run).data.metrics
+        return {(name, point.step) for name in names for point in self._client.get_metric_history(run, name)}
 
     def _finish(self, trial: Trial, row: Replicate, run: str, status: Status) -> None:
         folder = self.plan.paths.trial(trial.id)
         self._client.log_dict(
-            run, trial.config.model_dump(mode="json") | {"evaluation": _evaluation(trial, row)}, "config.json"
+            run,
+            redact_tree(trial.config.model_dump(mode="json") | {"evaluation": _evaluation(trial, row)}),
+            "config.json",
         )
         for audio in sorted(self.plan.paths.trial_audio(trial.id, row.variant).glob("*.flac")):
             self._client.log_artifact(run, str(audio), "audio")
+            self._send_picture(trial, run, audio)
         if (folder / "log.txt").exists():
             self._client.log_artifact(run, str(folder / "log.txt"))
         if status.reason:
-            self._client.set_tag(run, "sagasr.reason", status.reason[:5_000])
+            self._client.set_tag(run, "sagasr.reason", plain(status.reason, TAG_LENGTH))
         self._client.set_terminated(run, STATES[status.state], _ms(status.updated))
+
+    def _send_picture(self, trial: Trial, run: str, audio: Path) -> None:
+        """Send the spectrograms of low input, answer and high side by side, where all three can be read."""
+        from orchestrator.report.pictures import triptych
+
+        low, high = (self.plan.paths.trial_audio(trial.id, kind) / audio.name for kind in ("low", "high"))
+        try:
+            picture = triptych(low, audio, high)
+        except (SagasrError, OSError) as error:
+            logger.debug("no spectrogram of %s: %s", audio, error)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{audio.stem}.png"
+            path.write_bytes(picture)
+            self._client.log_artifact(run, str(path), "spectrograms")
 
 
 class Offsets:
-    """``.tracking.json`` in the sweep folder: how much of each journal one server has. Losing it only costs time."""
+    """``.tracking.json`` in the sweep folder: what one server has of each replicate. Losing it only costs time.
+
+    An entry holds the ``run``, what was ``sent`` last of each curve (step and value), and the ``state`` it ended in.
+    """
 
     def __init__(self, paths: SweepPaths, uri: str) -> None:
-        self.path, self.uri = paths.root / ".tracking.json", _without_secrets(uri)
+        self.path, self.uri = paths.root / ".tracking.json", redact(uri)
         self.runs: dict[str, dict[str, Any]] = {}
+        self._saved, self._changed = 0.0, False
         try:
             tree = read_json(self.path) if self.path.exists() else {}
             if tree.get("uri") == self.uri:
-                self.runs = tree["runs"]
-        except (SagasrError, AttributeError, KeyError, TypeError):
-            logger.debug("%s is broken; every journal is sent again", self.path)
+                self.runs = {replicate: dict(entry) for replicate, entry in tree["runs"].items()}
+        except (SagasrError, AttributeError, KeyError, TypeError, ValueError):
+            logger.debug("%s is broken; the server is asked what it has", self.path)
 
     def of(self, row: Replicate) -> dict[str, Any]:
         return self.runs.get(row.id, {})
 
-    def sent(self, row: Replicate) -> int:
-        return int(self.of(row).get("records", 0))
+    def agrees(self, replicate: str, run: Any) -> bool:
+        """Return whether a run on the server ends where what was sent ends."""
+        entry = self.runs.get(replicate, {})
+        sent = {name: value for name, (_, value) in entry.get("sent", {}).items()}
+        return entry.get("run") == run.info.run_id and sent == run.data.metrics
 
-    def write(self, row: Replicate, entry: dict[str, Any]) -> None:
+    def set(self, row: Replicate, entry: dict[str, Any]) -> None:
         self.runs = {**self.runs, row.id: entry}
-        write_json(self.path, {"uri": self.uri, "runs": self.runs})
+        self._changed = True
+
+    def save(self, every_s: float = 0.0) -> None:
+        """Write the file, if something changed and the last time is long enough ago."""
+        if self._changed and time.monotonic() - self._saved >= every_s:
+            write_json(self.path, {"uri": self.uri, "runs": self.runs})
+            self._saved, self._changed = time.monotonic(), False
 
 
 # ---------------------------------------------------------------------------------------------------- from the journals
@@ -278,12 +379,35 @@ def points_of(records: Sequence[Mapping[str, Any]], variant: str) -> Iterator[Po
                 yield Point(name, float(value), _ms(record["time"]), int(record["step"]))
 
 
+def curves(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
+    """Return all points of one replicate, each name and step once: of two, as after a repair, the first."""
+    points = [*points_of(records, variant)]
+    if status.state == "done":
+        points += final_points(records, variant, status)
+    return list({(point.name, point.step): point for point in reversed(points)}.values())[::-1]
+
+
+def last_of(points: Iterable[Point]) -> dict[str, list[float]]:
+    """Return the last step and value by curve."""
+    found: dict[str, list[float]] = {}
+    for point in points:
+        if point.name not in found or point.step >= found[point.name][0]:
+            found[point.name] = [point.step, point.value]
+    return found
+
+
+def unsent(points: Iterable[Point], sent: Mapping[str, Sequence[float]]) -> list[Point]:
+    """Return the points behind the last that was sent of their curve: steps only rise, also in a journal cut short."""
+    return [point for point in points if point.name not in sent or point.step > sent[point.name][0]]
+
+
 def final_points(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
     """Return the last scores of a finished replicate under their names in the results table, and what it cost."""
     own = [record for record in records if record.get("variant") == variant]
     if not own:
         return []
-    last, when = own[-1], _ms(status.updated)
+    last = own[-1]
+    when = _ms(last["time"])
     found = {name.removeprefix("val/"): value for name, value in last["metrics"].items()}
     found |= {"wall_seconds": status.wall_seconds, "gpu_seconds": status.gpu_seconds}
     return [Point(name, float(value), when, int(last["step"])) for name, value in found.items()]
@@ -323,15 +447,35 @@ def connect(uri: str) -> Any:
 
 
 def _experiment(client: Any, plan: Plan) -> str:
-    """Return the experiment of the sweep, found by name or created; with a sqlite file its artifacts lie beside it."""
+    """Return the experiment of the sweep, found by name or created; without a server its artifacts lie in the storage."""
     found = client.get_experiment_by_name(plan.name)
     if found is None:
         uri = plan.tracking_uri
-        beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / plan.name
-        return str(client.create_experiment(plan.name, beside.as_uri() if uri.startswith("sqlite:///") else None))
+        if uri.startswith(("http://", "https://")):
+            return str(client.create_experiment(plan.name))  # the server knows where its artifacts go
+        folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else plan.folder.parent
+        return str(client.create_experiment(plan.name, (folder.resolve() / "mlartifacts" / plan.name).as_uri()))
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+class _Unfinished(Exception):
+    """What is sent last of a replicate, its files and its end, did not arrive."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether the server understood a request and refuses it: for one replicate, and not for want of power."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    code = error.get_http_status_code()
+    return 400 <= code < 500 and code not in PASSING
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {plain(name, NAME_LENGTH): plain(value, TAG_LENGTH) for name, value in tags.items()}
 
 
 def _search(client: Any, experiment: str, condition: str) -> list[Any]:
@@ -346,11 +490,6 @@ def _search(client: Any, experiment: str, condition: str) -> list[Any]:
         token = page.token
         if not token:
             return runs
-
-
-def _without_secrets(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.password else uri
 
 
 def _modified(path: Path) -> float:

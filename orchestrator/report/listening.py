@@ -134,7 +134,7 @@ def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str])
     length = min(sound.shape[-1] for sound in sounds.values())
     rolloff = rolloff_hz(power(low))
     target = _target(list(sounds.values()))
-    top = float(_decibel(power(high)).max())
+    top = float(decibel(power(high)).max())
     takes = {}
     for index, sound in sounds.items():
         level = _rms(sound)
@@ -202,10 +202,10 @@ def shades(spectrum: NDArray[np.float32], top: float, rolloff: float) -> NDArray
 def _rows(spectrum: NDArray[np.float32], count: int) -> NDArray[np.float64]:
     edges = np.linspace(0, spectrum.shape[1], count + 1).astype(int)
     sums = np.add.reduceat(spectrum, edges[:-1], axis=1, dtype=np.float64) / np.diff(edges)
-    return _decibel(sums).T[::-1]
+    return decibel(sums).T[::-1]
 
 
-def _decibel(spectrum: NDArray) -> NDArray[np.float64]:
+def decibel(spectrum: NDArray) -> NDArray[np.float64]:
     return np.asarray(10 * np.log10(np.maximum(spectrum, 1e-12)), dtype=np.float64)
 
 
