@@ -103,6 +103,7 @@ def _answer(plan: "Plan", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
     from orchestrator.mirror import send_results
     from orchestrator.published import publish, to_compare
+    from orchestrator.redact import redact
     from orchestrator.report.command import report
     from orchestrator.report.page import write_page
     from orchestrator.report.terminal import best_cell, paper_cell, print_report
@@ -120,7 +121,7 @@ def _answer(plan: "Plan", console: "Console") -> None:
     console.print(f"tables: {plan.paths.results}", soft_wrap=True)
     console.print(f"listen: {plan.folder / 'audio'}", soft_wrap=True)
     if not plan.tracking_uri.startswith(("http://", "https://")):
-        console.print(f"curves: mlflow ui --backend-store-uri {plan.tracking_uri}", soft_wrap=True)
+        console.print(f"curves: mlflow ui --backend-store-uri {redact(plan.tracking_uri)}", soft_wrap=True)
     for line in links:
         console.print(line, soft_wrap=True, markup=False)
 
