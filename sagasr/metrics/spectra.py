@@ -14,6 +14,7 @@ from sagasr.audio.spectrum import BIN_HZ, rolloff_bin, stft_power
 POWER_FLOOR = 1e-8  # clip of every power before its logarithm (AP-BWE)
 SSR_HOP = 441  # 10 ms, ssr_eval
 SSR_EPSILON = 1e-12
+PATCH = 7  # frames and bins, the window of structural similarity
 LARGEST = 1e12  # root of the summed squares of samples whose power spectrum still fits single precision
 
 
@@ -97,9 +98,6 @@ class Pair:
         return torch.linalg.vector_norm(below, dim=-1), torch.linalg.vector_norm(above, dim=-1)
 
 
-PATCH = 7  # bins, the window of structural similarity
-
-
 def patch_mean(image: Tensor) -> Tensor:
     """Return the mean of every 7 x 7 patch of an image [N, F] that lies wholly inside it, [N - 6, F - 6]."""
     return _sum_of_seven(_sum_of_seven(image, 0), 1).div_(PATCH**2)
@@ -111,13 +109,3 @@ def _sum_of_seven(image: Tensor, dim: int) -> Tensor:
     two = image.narrow(dim, 0, size - 1) + image.narrow(dim, 1, size - 1)
     four = two.narrow(dim, 0, size - 3) + two.narrow(dim, 2, size - 3)
     return (four.narrow(dim, 0, size - 6) + two.narrow(dim, 4, size - 6)).add_(image.narrow(dim, 6, size - 6))
-
-
-def share_of(part: Tensor, whole: Tensor) -> float:
-    """Return sum(part * whole) / sum(whole**2 + 1e-12), summed in double precision."""
-    return float((part * whole).sum(dtype=torch.float64) / (energy(whole) + SSR_EPSILON))
-
-
-def energy(values: Tensor) -> float:
-    """Return the sum of squares, summed in double precision."""
-    return float(values.square().sum(dtype=torch.float64))

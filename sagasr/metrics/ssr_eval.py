@@ -5,9 +5,10 @@ Its formulas were read and are restated here; on silence they give what they giv
 
 import math
 
+import torch
 from torch import Tensor
 
-from sagasr.metrics.spectra import PATCH, SSR_EPSILON, Pair, energy, patch_mean, share_of
+from sagasr.metrics.spectra import PATCH, SSR_EPSILON, Pair, patch_mean
 
 # Structural similarity of floats without a stated range: scikit-image, up to 0.20, took it to be from -1 to 1.
 _RANGE = 2.0
@@ -40,5 +41,11 @@ def ssim(pair: Pair) -> float | None:
 
 def _scale_invariant(estimate: Tensor, high: Tensor) -> float:
     """Return 10 log10 of the energy of the estimate's part along ``high`` over the energy of the rest."""
-    target = high * share_of(estimate, high)
-    return 10 * math.log10(energy(target) / (energy(estimate - target) + SSR_EPSILON) + SSR_EPSILON)
+    share = float((estimate * high).sum(dtype=torch.float64)) / (_energy(high) + SSR_EPSILON)
+    target = share * high
+    return 10 * math.log10(_energy(target) / (_energy(estimate - target) + SSR_EPSILON) + SSR_EPSILON)
+
+
+def _energy(values: Tensor) -> float:
+    """Return the sum of squares; in double precision, or what a clip has in common with itself is not all of it."""
+    return float(values.square().sum(dtype=torch.float64))
