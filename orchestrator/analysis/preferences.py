@@ -96,7 +96,7 @@ def gather(sweep: Sweep, folder: Path, named: Sequence[Path] = ()) -> tuple[list
         except DataError as error:
             if path in named:
                 raise
-            notes.append(f"left out: {error}")
+            notes.append(f"left out: {str(error).replace(str(path), path.name)}")
             continue
         if sheet.sweep != sweep.name:
             reason = f"{path.name} is about the sweep {sheet.sweep!r}, not {sweep.name!r}"

@@ -176,7 +176,7 @@ def _rows_of(table: pd.DataFrame | None, kept: NDArray[np.bool_]) -> pd.DataFram
         return None
     row = table["row"].to_numpy()
     inside = kept[row]
-    return table[inside].assign(row=(np.cumsum(kept) - 1)[row[inside]]).reset_index(drop=True)
+    return pd.DataFrame(table[inside]).assign(row=(np.cumsum(kept) - 1)[row[inside]]).reset_index(drop=True)
 
 
 def decisive(sweep: Sweep) -> Sweep:

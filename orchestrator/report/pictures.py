@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.report.listening import HEIGHT, NYQUIST, SHADES, Audio, decibel, png, power, rolloff_hz, shades
+from orchestrator.report.listening import HEIGHT, SHADES, Audio, decibel, png, power, rolloff_hz, shades
 from sagasr.audio.files import read_audio
+from sagasr.config import NYQUIST
 
 GAP, ENLARGED = 4, 2  # pixels
 
