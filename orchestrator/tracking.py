@@ -69,7 +69,7 @@ class Tracker:
         self._offsets = Offsets(plan.paths, plan.tracking_uri)
         self._client: Any = None
         self._experiment = ""
-        self._parent = ""
+        self._parent, self._plan_sent = "", ""
         self._known: dict[str, str] = {}
         self._doubtful: set[str] = set()
         self._seen: dict[str, tuple[float, ...]] = {}
@@ -114,9 +114,12 @@ class Tracker:
             refusal = None
             for trial in self.trials:
                 refusal = self._follow_trial(trial) or refusal
-            self._end_parent()
+            self._follow_plan()
             if refusal is not None:
                 raise refusal
+        except Exception:
+            self._client, self._troubled = None, True
+            raise
         finally:
             self._offsets.save()
 
@@ -157,9 +160,8 @@ class Tracker:
             try:
                 self.sync()
                 failures, self.problem = 0, ""
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a client raises, the sweep goes on
                 self.problem = redact((str(error).splitlines() or [type(error).__name__])[0])[:200]
-                self._client, self._troubled = None, True
                 failures += 1
                 logger.debug("tracking: %s", self.problem)
             if last:
@@ -200,7 +202,6 @@ class Tracker:
             {
                 "sagasr.kind": "sweep",
                 "sagasr.sweep": self.plan.name,
-                "sagasr.plan": short(self.plan.hash),
                 "mlflow.note.content": self.plan.question,
                 **self.tags,
             }
@@ -213,11 +214,17 @@ class Tracker:
             client.update_run(run.info.run_id, status="RUNNING")
         else:
             run = client.create_run(self._experiment, tags=tags, run_name=plain(self.plan.name, NAME_LENGTH))
-            client.log_artifact(run.info.run_id, str(self.plan.paths.grid))
-            client.log_artifact(run.info.run_id, str(self.plan.paths.plan))
+        self._plan_sent = run.data.tags.get("sagasr.plan", "")
         return str(run.info.run_id)
 
-    def _end_parent(self) -> None:
+    def _follow_plan(self) -> None:
+        """Send the plan where the parent run lacks it, and its end where it ended."""
+        known = short(self.plan.hash)
+        if self._plan_sent != known:
+            self._client.log_artifact(self._parent, str(self.plan.paths.grid))
+            self._client.log_artifact(self._parent, str(self.plan.paths.plan))
+            self._client.set_tag(self._parent, "sagasr.plan", known)
+            self._plan_sent = known
         if self._over:
             self._client.set_terminated(self._parent, "FINISHED" if self._complete else "KILLED")
 
@@ -447,7 +454,9 @@ def connect(uri: str) -> Any:
 
 
 def _experiment(client: Any, plan: Plan) -> str:
-    """Return the experiment of the sweep, found by name or created; without a server its artifacts lie in the storage."""
+    """Return the experiment of the sweep, found by name or created; where there is no server, its artifacts are kept
+    in the storage.
+    """
     found = client.get_experiment_by_name(plan.name)
     if found is None:
         uri = plan.tracking_uri

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.ledger import record
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import read_space
 from orchestrator.tracking import Tracker, connect
-from sagasr.files import write_json
-from sagasr.journal import History, Status, write_status
+from sagasr.journal import History
+from tests.orchestrator.journals import curve, journal, runs_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,38 +29,6 @@ def plan(make_grid, tmp_path, empty_database):
     made = make_plan(read_space(make_grid(seeds=[0]), storage=str(tmp_path / "sweeps")))
     write_plan(made)
     return made
-
-
-def journal(plan, trial, steps, state="running", checkpoint=None, **status):
-    """Write what a training leaves behind: a loss every step, scores of each variant every other one."""
-    folder = plan.paths.trial(trial.id)
-    record(plan.paths, trial)
-    history = History(folder)
-    done = max((r["step"] for r in history), default=0)
-    for step in range(done + 1, steps + 1):
-        history.append(step, {"train/loss": 1 / step})
-        if step % 2 == 0:
-            for number, variant in enumerate(trial.variants):
-                history.append(step, {"val/lsd": 3 - step / 10 + number, "val/si_sdr": 1.0}, variant=variant.id)
-    if checkpoint is not None:
-        path = folder / "checkpoints" / f"step-{checkpoint:08d}" / "manifest.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {})
-    write_status(folder, Status(state=state, step=steps, steps=8, started=1e9, updated=1e9 + steps, **status))
-
-
-def runs_of(plan):
-    client = connect(plan.tracking_uri)
-    experiment = client.get_experiment_by_name(plan.name)
-    found = client.search_runs([experiment.experiment_id])
-    by_replicate = {run.data.tags["sagasr.replicate"]: run for run in found if "sagasr.replicate" in run.data.tags}
-    parents = [run for run in found if "sagasr.replicate" not in run.data.tags]
-    assert len(by_replicate) + len(parents) == len(found), "a replicate has more than one run"
-    return client, by_replicate, parents
-
-
-def curve(client, run, name):
-    return [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run.info.run_id, name)]
 
 
 def test_every_replicate_has_one_run_with_its_factors_its_scores_and_the_training_it_shares(plan):
@@ -159,5 +126,6 @@ def test_a_dead_server_delays_nothing_and_what_it_missed_is_sent_later(plan):
 def test_no_password_of_a_tracking_uri_reaches_the_sweep_folder(plan):
     journal(plan, plan.trials[0], 8, "done")
     tracker = Tracker(replace(plan, tracking_uri="postgresql+psycopg2://user:canary@host/db"))
-    tracker._offsets.write(plan.replicates[0], {"run": "x", "records": 1, "state": "running"})
+    tracker._offsets.set(plan.replicates[0], {"run": "x", "state": "running"})
+    tracker._offsets.save()
     assert "canary" not in (plan.folder / ".tracking.json").read_text()
