@@ -26,7 +26,7 @@ DISTANCE = pa.schema(
     [(name, pa.string()) for name in ("subject", "domain", "metric")]
     + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
 )
-ROW = pa.schema([("clip", pa.string()), ("domain", pa.string()), ("subject", pa.string())])
+ROW = pa.schema([(name, pa.string()) for name in ("clip", "domain", "subject", "remark")])
 
 Rows = list[dict[str, Any]]
 
