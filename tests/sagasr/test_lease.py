@@ -1,0 +1,152 @@
+"""A folder has one writer: living owners are named, dead ones replaced, and who was replaced writes no more."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sagasr import lease
+from sagasr.errors import DataError
+from sagasr.files import read_json, write_json
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from sagasr import lease\n"
+    "held = lease.acquire(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lease.json"
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats and expiry in fractions of a second."""
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.6)
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def elsewhere(path: Path, **changes: object) -> lease.Owner:
+    """Write the lease of a process on another machine."""
+    owner = lease.me().model_copy(update={"host": "far", "boot": "other/1", "pid": 7, **changes})
+    write_json(path, owner.model_dump())
+    return owner
+
+
+def test_a_living_owner_is_named_and_kept_and_a_killed_one_is_replaced_at_once(path: Path) -> None:
+    other = holder(path)
+    try:
+        with pytest.raises(DataError, match=f"host {socket.gethostname()}, process {other.pid}, since 20"):
+            lease.acquire(path)
+        other.send_signal(signal.SIGSTOP)  # a process that is stopped still owns what it holds
+        with pytest.raises(DataError):
+            lease.acquire(path)
+    finally:
+        other.kill()
+        other.wait()
+    told: list[str] = []
+    with lease.held(path, say=told.append) as mine:
+        mine.check()
+    assert not path.exists()
+    assert "its process is gone" in told[0]
+
+
+def test_a_process_that_took_the_number_of_a_dead_owner_is_not_that_owner(path: Path) -> None:
+    write_json(path, lease.me().model_copy(update={"ticks": 1}).model_dump())
+    lease.acquire(path, say=str).release()
+
+
+def test_an_owner_from_before_a_restart_of_the_machine_is_dead(path: Path) -> None:
+    write_json(path, lease.me().model_copy(update={"boot": "earlier/4026531836"}).model_dump())
+    lease.acquire(path, say=str).release()
+
+
+def test_of_another_machine_silence_is_waited_for_and_a_beat_is_life(path: Path, short: None) -> None:
+    elsewhere(path, started=time.time() + 86_400)  # its clock is a day ahead, which is nobody's business
+    began, told = time.monotonic(), list[str]()
+    lease.acquire(path, say=told.append).release()
+    assert 0.5 < time.monotonic() - began < 5
+    assert "silent for" in told[0]
+
+    owner, over = elsewhere(path), threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(0.05):
+            count += 1
+            write_json(path, owner.model_copy(update={"beat": count}).model_dump())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(DataError, match="host far, process 7"):
+            lease.acquire(path)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_who_was_replaced_finds_out_and_writes_no_more(path: Path, short: None) -> None:
+    lost = threading.Event()
+    mine = lease.acquire(path, on_lost=lost.set)
+    elsewhere(path)
+    with pytest.raises(lease.Lost, match="host far"):
+        mine.check()
+    assert lost.wait(5)
+    mine.release()
+    assert read_json(path)["host"] == "far"  # what is another's is left alone
+
+
+def test_a_successor_ends_a_frozen_predecessor_on_its_machine(path: Path) -> None:
+    other = holder(path)
+    other.send_signal(signal.SIGSTOP)
+    with lease.held(path, wait_s=10, replace=True, say=str):
+        assert other.wait(10) == -signal.SIGKILL
+
+
+def test_the_owner_beats_by_counting(path: Path, short: None) -> None:
+    with lease.held(path):
+        deadline = time.monotonic() + 5
+        while read_json(path)["beat"] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert read_json(path)["pid"] == os.getpid()
+
+
+def test_of_many_that_come_at_once_one_gets_it(path: Path) -> None:
+    write_json(path, lease.me().model_copy(update={"ticks": 1}).model_dump())  # left by a dead process
+    got: list[lease.Lease] = []
+    refused: list[DataError] = []
+
+    def come() -> None:
+        try:
+            got.append(lease.acquire(path, say=str))
+        except DataError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=come) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 7)
+    got[0].release()
+
+
+def test_a_lease_cut_short_by_a_crash_belongs_to_nobody(path: Path) -> None:
+    path.write_text('{"host": "fa')
+    lease.acquire(path, say=str).release()
