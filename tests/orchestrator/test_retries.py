@@ -1,0 +1,127 @@
+"""How often a trial is started again, when it counts as frozen, and what its driver tells the scheduler. No Ray."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from orchestrator import guard, worker
+from orchestrator.worker import WAITS_S, Beats, Problem, Retries, Task, kind_of, validations
+from sagasr.config import Config, Evaluation, Runtime, parse
+from sagasr.errors import DataError, StorageError
+from sagasr.journal import History, Status, write_status
+from sagasr.lease import Lost
+
+LOST = Problem("lost", "its process or node was lost")
+BUG = Problem("bug", "ZeroDivisionError: division by zero")
+
+
+def test_a_lost_process_is_started_again_a_few_times_each_later_than_the_last() -> None:
+    retries = Retries(rows=4)
+    assert [retries.after(LOST, step=-1) for _ in range(4)] == [*WAITS_S, None]
+    assert retries.reason == "its process or node was lost (4 times without a new checkpoint)"
+
+
+def test_as_long_as_checkpoints_advance_there_is_no_limit() -> None:
+    retries = Retries(rows=4)
+    assert {retries.after(LOST, step) for step in range(0, 1_000, 10)} == {WAITS_S[0]}
+
+
+def test_the_same_exception_again_is_a_bug_and_ends_the_trial() -> None:
+    retries = Retries(rows=4)
+    assert retries.after(BUG, 10) == WAITS_S[0]
+    assert retries.after(BUG, 10) is None
+    assert retries.reason == BUG.reason
+
+
+def test_unusable_input_is_not_tried_again() -> None:
+    assert Retries(rows=4).after(Problem("input", "clip.flac: broken"), 0) is None
+
+
+def test_out_of_memory_is_tried_once_more_with_the_batch_in_two_parts() -> None:
+    retries, memory = Retries(rows=4), Problem("memory", "OutOfMemoryError: CUDA out of memory")
+    assert retries.after(memory, -1) == WAITS_S[0]
+    assert retries.micro_batches == 2
+    assert retries.after(memory, -1) is None
+    assert retries.reason.endswith("(also with its batch taken in two parts)")
+    assert Retries(rows=1).after(memory, -1) is None  # one row has no parts
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (StorageError("disk: no space left"), "storage"),
+        (DataError("clip: broken"), "input"),
+        (Lost("taken over"), "lost"),
+        (guard.Preempted("told to end"), "lost"),
+        (MemoryError(), "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory: you tried 9 TB"), "memory"),
+        (RuntimeError("shapes differ"), "bug"),
+    ],
+)
+def test_exceptions_are_told_apart(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: Path) -> None:
+    now = [0.0]
+    beats = Beats(60.0, clock=lambda: now[0])
+    status = Status(state="running", updated=1e9, beat=1)
+
+    def after(seconds: float, **changes: object) -> bool:
+        now[0] += seconds
+        write_status(tmp_path, status.model_copy(update=changes))
+        return beats.frozen(tmp_path)
+
+    assert not after(0)
+    assert not after(59)
+    assert not after(59, beat=2, updated=0.0)  # it moved, though its clock went back thirty years
+    assert not after(59, beat=2)
+    assert after(2, beat=2)
+    assert not after(1, beat=2)  # told once, then given time again
+    assert not after(600, beat=2, state="waiting")  # who waits for a turn does not hang
+    assert not after(0, beat=3)
+
+
+def test_a_validation_without_a_value_is_infinitely_bad_never_equal_or_best(tmp_path: Path, config: Config) -> None:
+    history = History(tmp_path)
+    history.append(10, {"val/lsd": 1.5}, variant="v")
+    history.append(20, {"val/lsd": math.nan, "val/si_sdr": 3.0}, variant="v")
+    task = Task(
+        trial="t", folder=str(tmp_path), scratch="", store="", sweep="", launch="", lean=True, config=config,
+        variants={"v": Evaluation()}, runtime=Runtime(),
+    )  # fmt: skip
+    assert list(validations(task, after=-1)) == [(10, 1.5), (20, math.inf)]
+
+
+@pytest.fixture
+def config() -> Config:
+    return parse(Config, {"data": {"train": "m.csv", "val": "m.csv"}, "codec": {"kind": "wavelet"}}, "test")
+
+
+def test_the_newest_committed_checkpoint_counts_as_progress(tmp_path: Path) -> None:
+    assert worker.reached(tmp_path) == -1
+    for step in (100, 200):
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000100" / "manifest.json").write_text("{}")
+    assert worker.reached(tmp_path) == 100  # the other has no manifest, so it does not exist
+
+
+def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:
+    launch = tmp_path / ".launch"
+    launch.write_text("one")
+    watch = guard.Guard(tmp_path, launch, "one", hang_s=60, notice_s=5)
+    assert watch.wanted() is None
+    guard.ask_to_halt(launch, "one")
+    watch.look()
+    watch.close()
+    assert watch.wanted() == ("interrupted", None)
+
+
+def test_a_stop_that_was_decided_is_kept_with_its_reason(tmp_path: Path) -> None:
+    assert guard.stopped(tmp_path) is None
+    guard.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
+    assert guard.stopped(tmp_path) == "asha: behind the others at step 30"
+    assert json.loads((tmp_path / guard.STOPPED).read_text())["step"] == 30
