@@ -20,6 +20,7 @@ from sagasr.metrics.embedders import Embedder
 WINDOW = SAMPLE_RATE
 HOP = SAMPLE_RATE // 2
 ALL = "all"  # no domain has this name
+CLIPS = 8  # cut into windows at once, which overlap and so take twice the memory of their clips
 
 
 class Distance(NamedTuple):
@@ -104,8 +105,10 @@ class Distances:
         return self._embedded(self._high)
 
     def _embedded(self, audio: Tensor) -> Tensor:
-        """Return embeddings [n, W, D], NaN for clips that are not finite."""
-        parts = windows(audio)
+        """Return embeddings [n, W, D], NaN for windows that are not finite."""
+        return torch.cat([self._embedded_windows(windows(clips)) for clips in audio.split(CLIPS)])
+
+    def _embedded_windows(self, parts: Tensor) -> Tensor:
         finite = parts.isfinite().all(-1, keepdim=True)
         embedded = self._embedder.embed(torch.where(finite, parts, 0.0).flatten(0, 1)).unflatten(0, parts.shape[:2])
         return torch.where(finite, embedded, torch.nan)
