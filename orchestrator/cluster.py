@@ -131,7 +131,7 @@ def on_loopback(address: str) -> bool:
 
 def asks_for_token(address: str) -> bool:
     """Return whether the head at host:port turns away a caller without a token. Raises ConfigError if none answers."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
 
     try:
         with grpc.insecure_channel(address) as channel:

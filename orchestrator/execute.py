@@ -21,12 +21,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.analysis.taken import MIN_SEEDS, Account
-from orchestrator.guard import LEASE, ask_to_halt, mark_stopped, stopped
+from orchestrator.cluster import enter
+from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, one_writer, record, scan
+from orchestrator.mirror import fetch_trials, following, send, stores_of
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
 from orchestrator.promotion import first_stage, promoted
+from orchestrator.redact import redact
 from orchestrator.results import collect
+from orchestrator.storage import check_folder
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
 from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode, free_resources, run_trial
 from sagasr.errors import ConfigError, SagasrError
@@ -73,7 +77,8 @@ def run(plan: Plan, options: Options) -> Outcome:
     Raises SagasrError when nothing could be started.
     """
     console = Console(quiet=options.quiet, highlight=False)
-    with one_writer(plan.paths):
+    check_folder(plan.folder)
+    with one_writer(plan.paths), following(plan.uri, plan.folder, [trial.id for trial in plan.selected]):
         write_plan(plan)
         ledger = scan(plan)
         held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]
@@ -170,6 +175,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
     token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     write_text(token, launch)  # from here on, what is left of an earlier run ends itself
+    send(plan.uri, plan.folder, token.name)
     whole = {trial.id: trial for trial in plan.trials}
     launched: list[Trial] = []
     view = View(plan, waiting)
@@ -180,7 +186,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
                 view.phase = "encoding recordings"
                 stores, broken = _encode(plan, waiting)
                 for name, reason in broken.items():
-                    record(plan.paths, whole[name])
+                    _record(plan, whole[name])
                     _end(plan, name, "failed", reason)
                 view.phase = "starting trials"
                 for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
@@ -190,7 +196,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
                         for trial in batch
                     }
                     for trial in batch:
-                        record(plan.paths, whole[trial.id])
+                        _record(plan, whole[trial.id])
                     _fit(plan, batch, tasks, concurrent, scratch, early)
                     if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
                         _settle(plan, batch, early, "failed", LOST)
@@ -198,6 +204,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
                 view.phase = "saving"
                 console.print("interrupted: running trainings save what they have; once more ends at once")
                 ask_to_halt(token, launch)
+                send(plan.uri, plan.folder, token.name)
                 _wait_for_halt(plan, launched, HALT_S)
                 raise
     except KeyboardInterrupt:
@@ -208,6 +215,15 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
         return False
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _record(plan: Plan, trial: Trial) -> None:
+    record(plan.paths, trial)
+    _send(plan, plan.paths.record(trial.id))
+
+
+def _send(plan: Plan, path: Path) -> None:
+    send(plan.uri, plan.folder, str(path.relative_to(plan.folder)))
 
 
 def _wait_for_halt(plan: Plan, trials: Sequence[Trial], wait_s: float) -> None:
@@ -224,6 +240,7 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path, *, l
     stopping = plan.space.early_stopping
     return Task(
         trial=trial.id,
+        uri=plan.uri,
         folder=str(plan.paths.trial(trial.id).resolve()),
         scratch=str(scratch),
         store=store,
@@ -243,7 +260,7 @@ def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[s
     """Return the encoded store of each trial, each made once, and why it could not be made where it could not."""
     import ray
 
-    root = str((plan.folder.parent / "encoded").resolve())
+    root = str((stores_of(plan.uri) if plan.uri else plan.folder.parent / "encoded").resolve())
     kinds = {trial.id: fingerprint(_decides_store(trial)) for trial in trials}
     remote = ray.remote(max_calls=1)(encode)
     pending = {}
@@ -251,7 +268,7 @@ def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[s
         if kinds[trial.id] not in pending:
             gpus = trial.resources.gpus_per_worker
             pending[kinds[trial.id]] = remote.options(num_cpus=1, num_gpus=gpus).remote(
-                trial.config.model_dump_json(), root
+                trial.config.model_dump_json(), root, plan.uri
             )
     stores: dict[str, str] = {}
     problems: dict[str, str] = {}
@@ -341,6 +358,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
             if not last.get("ended"):
                 step = int(last.get(TIME, 0))
                 mark_stopped(plan.paths.trial(name), f"asha: behind the others at step {step}", step)
+                _send(plan, plan.paths.trial(name) / STOPPED)
                 early[name] = step
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -362,6 +380,7 @@ def _name(trial: Any) -> str:
 
 def _settle(plan: Plan, trials: Sequence[Trial], early: dict[str, int], state: str, reason: str) -> None:
     """Give every trial that Ray left without an end the one it had, once its worker is gone."""
+    fetch_trials(plan.uri, plan.folder, [trial.id for trial in trials])
     for name in list(early):
         _end_stopped(plan, name, early, wait_s=SETTLE_S)
     for trial in trials:
@@ -390,6 +409,7 @@ def _end(plan: Plan, trial: str, state: str, reason: str) -> None:
     if status.state != "done":
         end = {"state": state, "reason": reason, "updated": time.time()}
         write_status(plan.paths.trial(trial), Status.model_validate(status.model_dump() | end))
+        _send(plan, plan.paths.status(trial))
 
 
 def _status(plan: Plan, trial: str) -> Status | None:
@@ -405,7 +425,7 @@ def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered:
     if undelivered.replicates:
         console.print(
             escape(
-                f"tracking: {undelivered.replicates} replicates are not (fully) in {plan.tracking_uri}"
+                f"tracking: {undelivered.replicates} replicates are not (fully) in {redact(plan.tracking_uri)}"
                 f"{': ' + undelivered.reason if undelivered.reason else ''}; the same command sends what is missing"
             ),
             soft_wrap=True,
@@ -423,6 +443,8 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
     os.environ.update(SETTINGS if options.address else SETTINGS | LOCAL_SETTINGS)
     if not options.address and "RAY_AUTH_MODE" not in os.environ:  # a secret of this sweep alone, in no file
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    elif options.address:
+        enter(options.address)
     import ray  # reads the environment when it is imported
 
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):

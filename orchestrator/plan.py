@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from orchestrator.factors import METRICS
 from orchestrator.paths import SweepPaths
+from orchestrator.redact import redact_tree
 from orchestrator.space import Cell, Levels, SearchSpace, expand, holds
+from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
@@ -92,6 +94,11 @@ class Plan:
     @property
     def question(self) -> str:
         return self.space.question
+
+    @property
+    def uri(self) -> str:
+        """What ``folder`` is a copy of, where the storage is a URI; else nothing."""
+        return f"{self.space.storage.rstrip('/')}/{self.name}" if is_uri(self.space.storage) else ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -254,13 +261,10 @@ def size_of(cell: Cell) -> str:
 
 
 def storage_path(storage: str) -> Path:
-    """Return the local folder a storage names. Raises ConfigError for other kinds of URI."""
-    scheme, colon, rest = storage.partition("://")
-    if not colon:
-        return Path(storage).expanduser()
-    if scheme == "file":
-        return Path(rest)
-    raise ConfigError(f"storage {storage!r}: only folders are supported yet; give a path that every node can reach")
+    """Return the local folder a storage names; of a URI, the one in which this machine keeps its copy."""
+    if is_uri(storage):
+        return local_folder(storage.rstrip("/"), "sweeps")
+    return Path(storage.removeprefix("file://")).expanduser()
 
 
 def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial | None:
@@ -311,8 +315,8 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
 
 def write_plan(plan: Plan) -> None:
     """Write the grid as resolved (grid.yaml, base.yaml) and plan.json into the sweep folder."""
-    write_text(plan.paths.base, dump_yaml(dict(plan.space.base)))
-    write_text(plan.paths.grid, dump_yaml(dict(plan.space.tree)))
+    write_text(plan.paths.base, dump_yaml(redact_tree(plan.space.base)))
+    write_text(plan.paths.grid, dump_yaml(redact_tree(plan.space.tree)))
     before = read_json(plan.paths.recordings) if plan.paths.recordings.exists() else {}
     write_json(plan.paths.recordings, before | dict(plan.recordings))
     write_json(plan.paths.plan, plan.tree | ({"allowed": _allowed(plan)} if _allowed(plan) else {}))

@@ -7,6 +7,7 @@ never waits for Ray, and what a run of Ray leaves behind is never needed again. 
 import contextlib
 import faulthandler
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from orchestrator.guard import WORKER, Guard, Preempted, catch_terminate, hang_of, hung, only_writer, stopped
+from orchestrator.mirror import fetch_trials, mirrored, send, send_store, shared_store
 from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError, StorageError
 from sagasr.files import read_json
@@ -35,6 +37,7 @@ class Task(Strict):
     """All that a trial needs to run, on any node that reaches the storage."""
 
     trial: str
+    uri: str = ""  # where the sweep is kept, if not in a folder that every node reaches
     folder: str
     scratch: str  # where Ray Train may keep what it insists on keeping
     store: str
@@ -119,13 +122,13 @@ def _train_or_record(task: Task) -> None:
             wait_s = retries.after(problem, reached(folder))
             _log(folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
             if wait_s is None:
-                _fail(folder, retries.reason)
+                _fail(task, retries.reason)
                 return
             time.sleep(wait_s)
     except Exception as error:  # noqa: BLE001 - one bad trial never ends the sweep
         with contextlib.suppress(SagasrError, OSError):  # storage that is gone cannot be told so
             _log(folder, traceback.format_exc())
-            _fail(folder, _one_line(error))
+            _fail(task, _one_line(error))
 
 
 class Problem(NamedTuple):
@@ -178,6 +181,19 @@ def reached(folder: Path) -> int:
 
 def _fit(task: Task, micro_batches: int) -> Problem | None:
     """Start the workers once and wait for them; return what went wrong."""
+    _fetch(task)
+    try:
+        return _fit_here(task, micro_batches)
+    finally:
+        _fetch(task)
+
+
+def _fetch(task: Task) -> None:
+    """Bring the trial's folder up to date, where its workers have folders of their own."""
+    fetch_trials(task.uri, Path(task.folder).parents[1], [task.trial])
+
+
+def _fit_here(task: Task, micro_batches: int) -> Problem | None:
     from ray import train
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -287,10 +303,21 @@ def free_resources(folder: Path) -> None:
 def train_worker(parameters: Mapping[str, Any]) -> None:
     """Run as one Ray Train worker: train in the trial's folder, as the only one that writes there."""
     task = Task.model_validate_json(parameters["task"])
-    folder = Path(task.folder)
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
+    if not task.uri:
+        _work(task, parameters, rank)
+        return
+    with mirrored(task.uri, task.trial, rank) as (folder, launch):
+        own = {"folder": str(folder), "sweep": str(launch), "store": str(shared_store(task.uri, Path(task.store)))}
+        _work(task.model_copy(update=own), parameters, rank)
+
+
+def _work(task: Task, parameters: Mapping[str, Any], rank: int) -> None:
+    import ray
+
+    folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
     log_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt"))
     runtime = task.runtime
@@ -354,11 +381,17 @@ def _train(task: Task, parameters: Mapping[str, Any], guard: Guard, fence: Calla
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 
-def encode(config: str, root: str) -> str:
-    """Return the path of the encoded store of a configuration (JSON), encoding it if need be. Runs as a Ray task."""
+def encode(config: str, root: str, uri: str = "") -> str:
+    """Return the path of the encoded store of a configuration (JSON), encoding it if need be. Runs as a Ray task.
+
+    With the URI of a sweep it is sent there too, for the other machines.
+    """
     from sagasr.data.encode import encode_store
 
-    return str(encode_store(Config.model_validate_json(config), Path(root)))
+    store = encode_store(Config.model_validate_json(config), Path(root))
+    if uri:
+        send_store(uri, store)
+    return str(store)
 
 
 # ---------------------------------------------------------------------------------------------------------------- small
@@ -375,13 +408,17 @@ def log_to(path: Path) -> None:
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     faulthandler.enable(sys.stderr)
-    sys.stdout.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} {sys.executable}\n")
+    sys.stdout.write(
+        f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()} {sys.executable}\n"
+    )
 
 
-def _fail(folder: Path, reason: str) -> None:
+def _fail(task: Task, reason: str) -> None:
+    folder = Path(task.folder)
     status = read_status(folder) or Status(state="failed")
     if status.state not in ("done", "stopped"):
         write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
+        send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")
 
 
 def _log(folder: Path, text: str) -> None:

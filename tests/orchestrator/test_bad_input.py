@@ -98,7 +98,7 @@ def test_a_faulty_grid_is_refused_in_one_line(make_grid, trap):
         (["grid.yaml", "--only", "text=captoin"], "did you mean 'caption'?"),
         (["grid.yaml", "--only", "caption"], "expected 'FACTOR=LEVEL'"),
         (["grid.yaml", "--seeds", "0,0"], "names a seed twice"),
-        (["grid.yaml", "--storage", "s3://bucket/path"], "only folders are supported yet"),
+        (["grid.yaml", "--storage", "attic://bucket/path"], "s3://bucket/prefix"),
     ],
 )
 def test_a_faulty_option_is_refused_in_one_line(make_grid, arguments, expected):
