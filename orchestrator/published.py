@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from orchestrator.plan import Plan
+from orchestrator.redact import plain
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
 MAX_COMPARED = 8  # runs in the saved comparison
@@ -42,7 +43,7 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
             runs[replicate] = _one(client, experiment.experiment_id, f"tags.`sagasr.replicate` = '{replicate}'")
         return list(links(plan.tracking_uri, experiment.experiment_id, parent, [one for one in runs.values() if one]))
     except Exception as error:  # noqa: BLE001 - whatever a server answers, the page is there
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = plain((str(error).splitlines() or [type(error).__name__])[0], 200)
         return [f"report not in MLflow yet: {reason}; the same command sends it again"]
 
 

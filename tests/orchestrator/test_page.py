@@ -1,7 +1,9 @@
 """The page is whole, needs nothing from outside, says the numbers of effects.parquet, and no name can break it."""
 
 import asyncio
+import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ import socket
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -222,8 +225,6 @@ def test_a_folder_named_by_the_plan_cannot_leave_the_sweep(folder: Path, tmp_pat
 
 
 def test_takes_are_lossless_and_matched_in_level(made: tuple[Page, str, pd.DataFrame]) -> None:
-    import base64
-
     takes = json.loads(made[0].data["clip-data"])["takes"]
     levels = []
     for take in takes:
@@ -254,10 +255,16 @@ def test_the_marked_roll_off_is_that_of_the_trainer() -> None:
     assert rolloff_hz(power(low)) == pytest.approx(spectrum.rolloff_hz(low), rel=0.03)
 
 
+# ---------------------------------------------------------------------------------------------------- in a real browser
+
+
 PLAY = """(async () => {
   const pause = (time) => new Promise((done) => setTimeout(done, time));
   const card = document.querySelector("article.clip");
   const state = () => document.querySelector("#player-state").textContent;
+  const axis = document.querySelector("#curve-axis");
+  axis.value = "hours";
+  axis.dispatchEvent(new Event("change"));
   card.querySelector(".play").click();
   for (let tries = 0; tries < 200 && !state(); tries += 1) await pause(50);
   const first = state();
@@ -265,17 +272,48 @@ PLAY = """(async () => {
   const second = state();
   const running = card.querySelector(".play").getAttribute("aria-pressed");
   document.querySelector("#blind").click();
+  const hidden = [...card.querySelectorAll(".slot-version")].map((part) => part.textContent);
   document.querySelectorAll("article.clip [data-vote=a]").forEach((button) => button.click());
   document.querySelector("#blind-done").click();
-  return [first, second, running, document.querySelector("#blind-text").value];
+  const boxes = [...document.querySelectorAll("svg.curves, svg.course, svg.track, svg.scatter, svg.interaction")];
+  return {
+    first, second, running, hidden,
+    answers: document.querySelector("#blind-text").value,
+    moved: document.querySelectorAll("polyline[data-hours][transform]").length,
+    ticks: document.querySelector(".x-ticks[data-axis=hours]").hidden,
+    flat: boxes.filter((one) => one.getBoundingClientRect().height < 20 && !one.closest("details")).length,
+    drawn: boxes.length,
+    pictures: [...document.images].every((image) => image.naturalWidth > 0),
+    unnamed: [...document.querySelectorAll("button, select, input, textarea")].filter((one) =>
+      !one.textContent.trim() && !one.labels?.length && !one.ariaLabel).length,
+    injected: [...document.querySelectorAll("script")].filter((one) => !one.type && one.src).length,
+  };
 })()"""
+LOADED = """new Promise((done) => {
+  const there = () => document.readyState === "complete" && document.querySelector("#page-data");
+  const look = () => (there() ? done() : setTimeout(look, 50));
+  look();
+})"""
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio",
+         "--disable-component-update")  # fmt: skip
+WRONG = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 
 
-async def _played(url: str, port: int) -> tuple[list[str], list[str], list[str]]:
-    """Return what the players said, complaints of the console, and every address asked for."""
+class Seen(NamedTuple):
+    """What a page did in a browser: the value of a script, complaints of the console, addresses asked for."""
+
+    value: Any
+    complaints: list[str]
+    asked: list[str]
+
+
+async def _visit(address: str, port: int, script: str, framed: bool) -> Seen:
+    """Open a page, run a script in it (or in its frame) as if a person had clicked, and return all that was seen."""
     from aiohttp import ClientError, ClientSession
 
-    said: list[dict] = []
+    heard: list[dict] = []
+    within: dict[str, str] = {}
+    numbers = itertools.count(1)
     async with ClientSession() as session:
         for _ in range(120):
             try:
@@ -288,43 +326,87 @@ async def _played(url: str, port: int) -> tuple[list[str], list[str], list[str]]
             await asyncio.sleep(0.5)
         async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
 
-            async def call(number: int, method: str, **parameters: object) -> dict:
-                await socket.send_json({"id": number, "method": method, "params": parameters})
-                while (heard := await asyncio.wait_for(socket.receive_json(), 120)).get("id") != number:
-                    said.append(heard)
-                return heard["result"]
+            async def call(method: str, **parameters: object) -> dict:
+                number = next(numbers)
+                await socket.send_json({"id": number, "method": method, "params": parameters} | within)
+                while (one := await asyncio.wait_for(socket.receive_json(), 120)).get("id") != number:
+                    heard.append(one)
+                return one["result"]
 
-            for number, domain in enumerate(("Runtime", "Log", "Network", "Page")):
-                await call(number, f"{domain}.enable")
-            await call(5, "Page.navigate", url=url)
-            while not any(one.get("method") == "Page.loadEventFired" for one in said):
-                said.append(await asyncio.wait_for(socket.receive_json(), 120))
+            async def met(event: str) -> dict:
+                while not (found := [one for one in heard if one.get("method") == event]):
+                    heard.append(await asyncio.wait_for(socket.receive_json(), 120))
+                return found[0]["params"]
+
+            for domain in ("Runtime", "Log", "Network", "Page"):
+                await call(f"{domain}.enable")
+            await call("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=False, flatten=True)
+            await call("Page.navigate", url=address)
+            await met("Page.loadEventFired")
+            if framed:  # a sandboxed frame lives in a process of its own
+                within["sessionId"] = (await met("Target.attachedToTarget"))["sessionId"]
+                for domain in ("Runtime", "Log", "Network"):
+                    await call(f"{domain}.enable")
             options = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
-            result = await call(6, "Runtime.evaluate", expression=PLAY, **options)
-    bad = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-    complaints = [json.dumps(one["params"]) for one in said if one.get("method") in bad]
-    asked = [one["params"]["request"]["url"] for one in said if one.get("method") == "Network.requestWillBeSent"]
-    return result["result"].get("value") or [json.dumps(result)], complaints, asked
+            await call("Runtime.evaluate", expression=LOADED, **options)
+            result = await call("Runtime.evaluate", expression=script, **options)
+    complaints = [json.dumps(one["params"]) for one in heard if one.get("method") in WRONG]
+    asked = [one["params"]["request"]["url"] for one in heard if one.get("method") == "Network.requestWillBeSent"]
+    return Seen(result["result"].get("value", result), complaints, asked)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_players_switch_in_a_browser_without_error_or_request(folder: Path, tmp_path: Path) -> None:
-    path, _ = built(folder)
+def visit(page: Path, profile: Path, script: str, framed: bool = False) -> Seen:
+    """Open a page in headless Chromium through its DevTools protocol."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-               "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}", "--mute-audio",
-               f"--remote-debugging-port={port}", "about:blank"]  # fmt: skip
+    command = ["chromium", *FLAGS, f"--user-data-dir={profile}", f"--remote-debugging-port={port}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
         try:
-            said, complaints, asked = asyncio.run(_played(path.as_uri(), port))
+            return asyncio.run(_visit(page.as_uri(), port, script, framed))
         finally:
             browser.terminate()
-    assert said[0].endswith(": A")
-    assert said[1].endswith(": B")
-    assert said[2] == "true"
-    assert {trial["preferred"] for trial in json.loads(said[3])["trials"]} <= {"A", "B"}
+
+
+def preview(page: Path, target: Path) -> Path:
+    """Write a page that shows another as MLflow does: from a blob, in a frame that may run scripts and nothing else."""
+    code = base64.b64encode(page.read_bytes()).decode()
+    target.write_text(
+        f"""<!doctype html><iframe sandbox="allow-scripts" style="width:1000px;height:900px"></iframe><script>
+        const bytes = Uint8Array.from(atob("{code}"), (letter) => letter.charCodeAt(0));
+        document.querySelector("iframe").src = URL.createObjectURL(new Blob([bytes], {{ type: "text/html" }}));
+        </script>"""
+    )
+    return target
+
+
+browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+@pytest.mark.slow
+@browser
+@pytest.mark.parametrize("framed", [False, True], ids=["file", "sandboxed preview"])
+def test_a_browser_plays_switches_draws_and_judges_without_error_or_request(
+    folder: Path, tmp_path: Path, framed: bool
+) -> None:
+    path, _ = built(folder)
+    shown = preview(path, tmp_path / "preview.html") if framed else path
+    said, complaints, asked = visit(shown, tmp_path / "profile", PLAY, framed)
+    assert said["first"].endswith(": A")
+    assert said["second"].endswith(": B")
+    assert said["running"] == "true"
+    assert said["hidden"].count("hidden until you reveal") == 2
+    assert said["moved"] > 0
+    assert said["ticks"] is False
+    assert (said["flat"], said["unnamed"], said["injected"]) == (0, 0, 0)
+    assert said["drawn"] > 8
+    assert said["pictures"]
     assert not complaints
-    assert [address for address in asked if not address.startswith("data:")] == [path.as_uri()]
+    assert [one for one in asked if not one.startswith(("data:", "blob:"))] == [shown.as_uri()]
+    answers = json.loads(said["answers"])
+    assert {trial["preferred"] for trial in answers["trials"]} <= {"A", "B"}
+    (tmp_path / "sweep").mkdir()
+    shutil.copytree(folder, tmp_path / "sweep", dirs_exist_ok=True)
+    (tmp_path / "sweep" / "report" / "preferences.json").write_text(said["answers"])
+    (found,) = report(tmp_path / "sweep").preferences  # what the page says, the analysis reads
+    assert found.a_preferred + found.b_preferred == len(answers["trials"])
