@@ -132,7 +132,8 @@ class Tracker:
         status, records = _state(self.plan.paths, trial)
         if status is None:
             return None
-        final, refusal = committed(records, status, folder), None
+        final = committed(records, status, folder)
+        refusal: Exception | None = None
         for row in trial.replicates:
             try:
                 self._send(trial, row, status, final)
@@ -353,7 +354,7 @@ class Offsets:
         """Return whether a run on the server ends where what was sent ends."""
         entry = self.runs.get(replicate, {})
         sent = {name: value for name, (_, value) in entry.get("sent", {}).items()}
-        return entry.get("run") == run.info.run_id and sent == run.data.metrics
+        return bool(entry.get("run") == run.info.run_id and sent == run.data.metrics)
 
     def set(self, row: Replicate, entry: dict[str, Any]) -> None:
         self.runs = {**self.runs, row.id: entry}
