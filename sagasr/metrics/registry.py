@@ -51,13 +51,13 @@ METRICS: dict[str, Metric] = {
             "log_sispec", "dB", "higher",
             "ssr_eval's log-SiSpec: with L = log10(magnitude + 1e-12) of estimate and high clip, the energy of the "
             "part of L_estimate along L_high over that of the rest, Hann 2048/441, mono mix",
-            "over 100, growing with length and level", "finite; silence has L = -12 everywhere",
+            "near 100 or above, growing with length and level", "finite; silence has L = -12 everywhere",
             ssr_eval.log_sispec,
         ),
         Metric(
             "sispec", "dB", "higher",
             "ssr_eval's SiSpec: the same of the magnitudes themselves",
-            "over 100, growing with length and level", "-120 if either side is silent",
+            "near 100 or above, growing with length and level", "-120 if either side is silent",
             ssr_eval.sispec,
         ),
         Metric(

@@ -76,6 +76,17 @@ def test_an_identical_estimate_has_the_best_score(recording: Tensor) -> None:
         assert scores["log_sispec"] > 100  # type: ignore[operator]
 
 
+def test_what_the_table_says_of_identical_clips_is_so(recording: Tensor) -> None:
+    scores = score(recording, recording.clone(), CUTOFF_HZ)
+    for name, metric in METRICS.items():
+        expected = metric.identity.split(",")[0]
+        if expected.isdecimal():
+            assert scores[name] == pytest.approx(float(expected), abs=1e-5)
+        else:
+            assert expected == "near 100 or above"
+            assert scores[name] > 90  # type: ignore[operator]
+
+
 def test_better_means_better_for_an_estimate_nearer_to_the_high_clip(recording: Tensor) -> None:
     texture = 0.1 * noise(recording.shape[1], seed=1)
     near, far = (
