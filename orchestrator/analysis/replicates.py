@@ -119,7 +119,7 @@ def with_levels(
 
 
 def status_words(table: pd.DataFrame) -> list[str]:
-    """Return done, failed, stopped, not needed or missing for every row.
+    """Return done, failed, stopped, not needed, held or missing for every row.
 
     One stopped before its budget is stopped, whatever it says.
     """
@@ -136,7 +136,7 @@ def status_words(table: pd.DataFrame) -> list[str]:
         elif word in STOPPED or (word in DONE and cut):
             kinds.append("stopped")
         else:
-            kinds.append("done" if word in DONE else UNNEEDED if word in (UNNEEDED, HELD) else "missing")
+            kinds.append("done" if word in DONE else word if word in (UNNEEDED, HELD) else "missing")
     return kinds
 
 
@@ -153,7 +153,7 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> pd.DataFra
 def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
     """Return every replicate without a final value, by name where the plan lets one name it."""
     rows = _outcomes(table, factors)
-    lost = [one for one in rows if one.kind not in ("done", UNNEEDED)]
+    lost = [one for one in rows if one.kind not in ("done", UNNEEDED, HELD)]
     seen = {(tuple(one.levels.values()), one.seed) for one in rows}
     blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
     started = set(table["seed"])
@@ -165,8 +165,8 @@ def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple
 
 
 def unneeded_replicates(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
-    """Return every replicate that was not run because the answer was in."""
-    return tuple(one for one in _outcomes(table[table["status"] == UNNEEDED], factors))
+    """Return every replicate that was not run because the answer was in, or that waits for one."""
+    return tuple(one for one in _outcomes(table[table["status"].isin((UNNEEDED, HELD))], factors))
 
 
 def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:

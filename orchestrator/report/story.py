@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from orchestrator.analysis.metrics import is_distance
+from orchestrator.analysis.replicates import HELD
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
 from orchestrator.report.charts import minus
@@ -119,10 +120,12 @@ def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(keys, row, strict=True)) for row in rows[keys].astype(object).to_numpy().tolist()]
 
 
-def spared(sweep: Sweep) -> list[tuple[int, str]]:
-    """Return how many replicates were not run, by reason, most first."""
+def spared(sweep: Sweep) -> list[str]:
+    """Return, reason by reason, how many replicates were not run, or wait."""
+    reasons = Counter((one.kind, one.reason or "decided before") for one in sweep.unneeded)
     return [
-        (count, why) for why, count in Counter(one.reason or "decided before" for one in sweep.unneeded).most_common()
+        f"{count} more {'wait' if kind == HELD else 'were not needed'} ({why})"
+        for (kind, why), count in reasons.most_common()
     ]
 
 

@@ -66,8 +66,8 @@ def _heading(sweep: Sweep) -> Text:
     whole = done + len(sweep.unneeded) == sweep.expected
     text.append(f"\n{'all' if whole else 'partial:'} {done} of {sweep.expected - len(sweep.unneeded)} replicates, ")
     text.append(f"{sweep.runs['seed'].nunique()} seeds. ")
-    for count, why in spared(sweep):
-        text.append(f"{count} more were not needed ({why}). ")
+    for sentence in spared(sweep):
+        text.append(f"{sentence}. ")
     metric = sweep.metric
     delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
     text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
