@@ -22,6 +22,7 @@ from sagasr.files import read_json, write_json, write_text
 
 HALT = "\nhalt"
 EVERY_S = 1.0
+START_S = 300.0  # before its first sign of life a worker imports, and reads what it trains on
 LEASE, WORKER, HUNG, STOPPED = ".worker.lease", ".worker.json", ".hung.json", "stopped.json"
 
 _terminated_at: list[float] = []  # when this process was told to end (monotonic)
@@ -51,7 +52,7 @@ class Guard:
         self.folder, self.launch_file, self.launch = folder, launch_file, launch
         self.hang_s, self.notice_s = hang_s, notice_s
         self.halted = False
-        self._moved = time.monotonic()
+        self._moved = time.monotonic() + max(0.0, START_S - hang_s)
         self._over = threading.Event()
         self.look()
         threading.Thread(target=self._watch, name="guard", daemon=True).start()

@@ -31,6 +31,7 @@ class Status(Strict):
     updated: float = 0.0
     wall_seconds: float = Field(0.0, ge=0, description="training and scoring, summed over attempts")
     gpu_seconds: float = Field(0.0, ge=0, description="wall seconds times GPUs held")
+    resumed: int = Field(0, description="the step from which this attempt went on")
     beat: int = Field(0, description="counts heartbeats: what stands still hangs, whatever the clocks say")
     micro_batches: int = Field(1, ge=1, description="parts a batch is taken in, after running out of memory")
     note: str = Field("", description="what happened on the way, e.g. a checkpoint passed over")

@@ -138,6 +138,7 @@ def train(
     watch = _Watch(config, out, variants, runtime, harness, clips, codec)
     newest = checkpoint.newest(watch.checkpoints, watch.say)
     reached = checkpoint.step_of(newest) if newest else -1
+    watch.status = watch.status.model_copy(update={"resumed": max(0, reached)})
     if _is_rank_zero():
         harness.fence()
         checkpoint.discard_after(watch.checkpoints, reached)

@@ -1,0 +1,327 @@
+"""Real sweeps on Ray whose processes are killed on purpose: workers, drivers, controllers, raylets, servers, sweeps.
+
+``campaign`` strikes in a seeded order until it has struck often enough; each sweep is then let go on to its end and
+compared with one that ran undisturbed in a single process without Ray.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.orchestrator import chaos
+from tests.orchestrator.servers import free_port
+
+STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 5.0
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
+LIMIT_S = 180.0
+
+
+class Strike(NamedTuple):
+    """One kill: what was hit, at which step of which trial, the steps that had to be done again, seconds to recover."""
+
+    kind: str
+    step: int
+    lost: int
+    seconds: float
+
+
+class Lab:
+    """A sweep of two trainings on Ray in a folder, its processes, and its tracking server if it has one."""
+
+    def __init__(self, folder: Path, *, served: bool) -> None:
+        self.folder, self.storage = folder, folder / "sweeps"
+        self.grid = grid_of(folder / "study")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.served = served
+        self.log = folder / "sweep.log"
+        if served:
+            self.serve()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}" if self.served else f"sqlite:///{self.storage / 'mlflow.db'}"
+
+    def serve(self) -> None:
+        """Start the tracking server, on the same database as before."""
+        (self.folder / "server").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server/mlflow.db"]
+        command += ["--artifacts-destination", str(self.folder / "server" / "artifacts")]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.server = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def start(self) -> None:
+        """Give the same command (again)."""
+        command = [*SWEEP, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def close(self) -> None:
+        for process in (self.process, self.server):
+            if process is not None and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    # ------------------------------------------------------------------------------------------------- what is going on
+
+    def trials(self) -> list[Path]:
+        return sorted((self.storage / "chaos" / "trials").glob("*/status.json"))
+
+    def statuses(self) -> dict[Path, dict[str, Any]]:
+        found = {}
+        for path in self.trials():
+            try:
+                found[path.parent] = json.loads(path.read_text())
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def moving(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return a trial that is training, has saved, and is far from its end."""
+        for folder, status in self.statuses().items():
+            if status["state"] == "running" and committed(folder) >= SAVED and status["step"] < STEPS - 3 * SAVED:
+                return folder, status
+        return None
+
+    def processes(self) -> Iterator[tuple[int, str]]:
+        """Yield the number and name of each process that the sweep has started, directly or not."""
+        assert self.process is not None
+        parents: dict[int, int] = {}
+        names: dict[int, str] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    number = int(entry.name)
+                    parents[number] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    names[number] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                except (OSError, ValueError):
+                    continue
+        for number in parents:
+            ancestor = number
+            while ancestor in parents and ancestor != self.process.pid:
+                ancestor = parents[ancestor]
+            if ancestor == self.process.pid and number != self.process.pid:
+                yield number, names[number]
+
+    def one(self, *words: str) -> int | None:
+        """Return the number of a process whose name holds one of the words."""
+        return next((number for number, name in self.processes() if any(word in name for word in words)), None)
+
+
+def grid_of(folder: Path, **changes: Any) -> Path:
+    """Write the study: long enough to be struck, saved often."""
+    resources = {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}
+    path = chaos.write_grid(folder, resources=resources, **changes)
+    base = (folder / "base.yaml").read_text()
+    for old, new in ((f"steps: {chaos.STEPS}", f"steps: {STEPS}"), (f"every: {chaos.EVERY}", f"every: {EVERY}")):
+        assert old in base
+        base = base.replace(old, new)
+    (folder / "base.yaml").write_text(base)
+    return path
+
+
+def committed(folder: Path) -> int:
+    """Return the step of a trial's newest checkpoint."""
+    found = folder.glob("checkpoints/step-*/manifest.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in found), default=-1)
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = LIMIT_S) -> Any:
+    """Return the first true answer. Raises AssertionError."""
+    end = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"{what}: not within {timeout_s:g} s"
+        time.sleep(0.05)
+    return answer
+
+
+# -------------------------------------------------------------------------------------------------------------- strikes
+
+
+def worker_of(folder: Path) -> int:
+    return int(json.loads((folder / ".worker.json").read_text())["pid"])
+
+
+def _signal(find: Callable[[Lab, Path], int | None], number: int) -> Callable[[Lab, Path], None]:
+    def strike(lab: Lab, folder: Path) -> None:
+        victim = find(lab, folder)
+        assert victim is not None, "no such process"
+        os.kill(victim, number)
+
+    return strike
+
+
+def _sweep(lab: Lab, folder: Path) -> None:
+    assert lab.process is not None
+    lab.process.kill()
+    lab.process.wait()
+    lab.start()
+
+
+def _raylet(lab: Lab, folder: Path) -> None:
+    victim = lab.one("raylet/raylet")
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    assert lab.process is not None
+    lab.process.wait(LIMIT_S)  # nothing is left to run on: the sweep ends by itself
+    assert lab.process.returncode != 0
+    lab.start()
+
+
+def _server(lab: Lab, folder: Path) -> None:
+    assert lab.server is not None
+    os.killpg(lab.server.pid, signal.SIGKILL)
+    lab.server.wait()
+    time.sleep(2)
+    lab.serve()
+
+
+STRIKES: dict[str, Callable[[Lab, Path], None]] = {
+    "worker: SIGKILL": _signal(lambda lab, folder: worker_of(folder), signal.SIGKILL),
+    "worker: SIGTERM (spot notice)": _signal(lambda lab, folder: worker_of(folder), signal.SIGTERM),
+    "worker: SIGSTOP (frozen)": _signal(lambda lab, folder: worker_of(folder), signal.SIGSTOP),
+    "trial driver: SIGKILL": _signal(
+        lambda lab, folder: lab.one("ray::ImplicitFunc", "ray::run_trial"), signal.SIGKILL
+    ),
+    "controller: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
+    "raylet: SIGKILL": _raylet,
+    "sweep: SIGKILL": _sweep,
+    "tracking server: SIGKILL": _server,
+}
+
+
+def strike(lab: Lab, kind: str) -> Strike:
+    """Hit a sweep that is training, and wait until the trial that was hit trains again."""
+    if not lab.running():
+        lab.start()
+    moving = wait_for(lambda: lab.moving() or not lab.running(), "a trial that trains")
+    assert moving is not True, f"the sweep ended by itself: {lab.log.read_text()[-2_000:]}"
+    folder, status = moving
+    began = time.monotonic()
+    STRIKES[kind](lab, folder)
+    if kind.startswith("tracking"):
+        return Strike(kind, status["step"], 0, 0.0)
+
+    def again() -> dict[str, Any] | None:
+        now = lab.statuses().get(folder)
+        return now if now and (now["attempt"] > status["attempt"] or now["state"] == "done") else None
+
+    now = wait_for(again, f"{folder.name} after {kind}")
+    first = now["resumed"]
+    wait_for(
+        lambda: (now := lab.statuses().get(folder)) and (now["step"] > first or now["state"] == "done"), "a new step"
+    )
+    return Strike(kind, status["step"], max(0, status["step"] - first), round(time.monotonic() - began, 1))
+
+
+@contextmanager
+def lab(folder: Path, *, served: bool) -> Iterator[Lab]:
+    """Yield a lab whose processes are gone afterwards."""
+    made = Lab(folder, served=served)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def calm_state(folder: Path) -> dict[str, Any]:
+    """Return the tables of the undisturbed sweep, run in one process without Ray."""
+    grid = grid_of(folder / "study")
+
+    def work() -> dict[str, Any]:
+        chaos.sweep(grid, folder / "calm", tracked=False)
+        return state(grid, folder / "calm")
+
+    status, found = chaos.forked(work)
+    assert status == 0
+    return dict(found)
+
+
+def state(grid: Path, storage: Path) -> dict[str, Any]:
+    return chaos.state_of(grid, storage, tracked=False, steps=STEPS)
+
+
+def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
+    """Strike in the order given; let the last sweep end and compare."""
+    chaos.import_all()
+    folder.mkdir(parents=True, exist_ok=True)
+    calm = calm_state(folder)
+    struck: list[Strike] = []
+    faults: list[str] = []
+    waiting, sweeps = list(kinds), 0
+    while waiting:
+        sweeps += 1
+        place = folder / f"sweep-{sweeps}"
+        shutil.copytree(folder / "study", place / "study")
+        with lab(place, served=True) as here:
+            here.start()
+            while waiting:
+                wait_for(lambda: here.moving() or not here.running(), "a trial that trains")
+                if not here.running() and all(one["state"] == "done" for one in here.statuses().values()):
+                    break  # it ended before all had struck
+                struck.append(strike(here, waiting.pop(0)))
+            assert here.process is not None
+            while here.process.wait(600) != 0:
+                here.start()
+            found = state(here.grid, here.storage)
+            faults += [f"sweep {sweeps}: {key}" for key in calm if key != "litter" and calm[key] != found.get(key)]
+            faults += [f"sweep {sweeps}: MLflow: {fault}" for fault in tracked_faults(here)]
+    return {"strikes": [one._asdict() for one in struck], "sweeps": sweeps, "faults": faults}
+
+
+def tracked_faults(here: Lab) -> list[str]:
+    """Return what MLflow has twice or not at all, compared with the tables."""
+    import pyarrow.parquet as pq
+
+    from orchestrator.tracking import connect
+
+    client = connect(here.uri)
+    experiment = client.get_experiment_by_name("chaos").experiment_id
+    runs = [run for run in client.search_runs([experiment]) if "sagasr.replicate" in run.data.tags]
+    names = [run.data.tags["sagasr.replicate"] for run in runs]
+    faults = [f"{name} has {names.count(name)} runs" for name in set(names) if names.count(name) > 1]
+    curves = pq.read_table(here.storage / "chaos" / "results" / "curves.parquet").to_pylist()
+    wanted: dict[tuple[str, str], list[int]] = {}
+    for row in curves:
+        wanted.setdefault((row["replicate"], row["metric"]), []).append(row["step"])
+    for run in runs:
+        for (replicate, metric), steps in wanted.items():
+            if replicate == run.data.tags["sagasr.replicate"]:
+                points = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+                if sorted(points) != sorted(steps):
+                    faults.append(f"{replicate} {metric}: {len(points)} points of {len(steps)}")
+    return faults + [f"{name} has no run" for name in {name for name, _ in wanted} - set(names)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=12, help="so many; each kind at least once, if there are enough")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    kinds = list(STRIKES)
+    rng.shuffle(kinds)
+    kinds = (kinds + [rng.choice(list(STRIKES)) for _ in range(options.kills)])[: options.kills]
+    sys.stdout.write(json.dumps(campaign(options.folder, kinds), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
