@@ -1,0 +1,100 @@
+"""The token of a Ray cluster: only its owner reads it, and no cluster without one is joined unless told."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cluster
+from orchestrator.cluster import check_token, enter, main, make_token, on_loopback, token_file
+from sagasr.errors import ConfigError
+
+LOCAL = Path(__file__).parents[2] / "orchestrator" / "clusters" / "local.yaml"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_token_is_made_once_and_only_its_owner_reads_it(home: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = make_token()
+    finally:
+        os.umask(before)
+    assert path == home / ".ray" / "auth_token"
+    assert mode_of(path) == 0o600
+    assert mode_of(path.parent) == 0o700
+    token = path.read_text()
+    assert len(token) == 64
+    path.chmod(0o644)  # as Ray leaves it
+    assert make_token().read_text() == token
+    assert mode_of(path) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to another user needs root")
+def test_a_token_of_another_user_is_refused(home: Path) -> None:
+    os.chown(make_token(), 4_321, -1)
+    with pytest.raises(ConfigError, match="another user"):
+        check_token(token_file())
+
+
+def test_who_joins_a_cluster_brings_a_token(home: Path) -> None:
+    with pytest.raises(ConfigError, match="no token of a Ray cluster") as refused:
+        enter("auto")
+    assert "\n" not in str(refused.value)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize(
+    ("asks", "address", "refused"), [(True, "10.0.0.1:6379", False), (False, "10.0.0.1:6379", True)]
+)
+def test_a_cluster_that_asks_for_no_token_is_joined_only_when_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    make_token()
+    monkeypatch.setattr(cluster, "resolve", lambda _: "10.0.0.1:6379")
+    monkeypatch.setattr(cluster, "asks_for_token", lambda _: asks)
+    if not asks:
+        with pytest.raises(ConfigError, match="runs code on it"):
+            enter("auto")
+    else:
+        enter("auto")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    enter("auto")
+
+
+def test_ray_client_addresses_are_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="ray exec"):
+        enter("ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1:6379", True), ("[::1]:6379", True), ("10.0.0.1:6379", False), ("head:6379", False)],
+)
+def test_loopback_is_told_from_the_rest(address: str, loopback: bool) -> None:
+    assert on_loopback(address) is loopback
+
+
+def test_the_launcher_starts_nothing_with_a_file_that_opens_ports(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "open.yaml"
+    file.write_text(LOCAL.read_text().replace("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"))
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cluster", "up", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "every address" in done.stderr
+    assert not (home / ".ray").exists()
+    assert main(["up"]) == 2
