@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
+from sagasr.config import Data
 from sagasr.errors import ConfigError, DataError, did_you_mean
 from sagasr.fingerprint import file_sha256, fingerprint
 
@@ -50,16 +51,22 @@ class Row:
 
 
 def read_manifest(path: Path) -> tuple[Row, ...]:
-    """Return all rows. Raises ConfigError listing every fault with its line."""
+    """Return all rows of a manifest or a folder. Raises ConfigError listing every fault with its line."""
+    if path.is_dir():
+        from sagasr.data.folders import rows_in
+
+        return rows_in(path)
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
+    if reader is None and not path.suffix and not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; data.train and data.val name manifests or folders")
     if reader is None:
         raise ConfigError(
             f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}"
         )
     if not path.is_file():
         reason = "is not a file" if path.exists() else "no such file"
-        raise ConfigError(f"{path}: {reason}; data.train and data.val name manifests")
+        raise ConfigError(f"{path}: {reason}; data.train and data.val name manifests or folders")
     faults: list[str] = []
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -96,13 +103,51 @@ def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
     return chosen
 
 
+def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
+    """Return the rows of one split of a configuration's data. Raises ConfigError.
+
+    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``folders.divided``).
+    """
+    path = Path(data.train if split == "train" else data.val)
+    if data.train == data.val and path.is_dir():
+        rows = read_manifest(path)
+        if not any(row.split for row in rows):
+            from sagasr.data.folders import divided
+
+            return tuple(row for row in divided(path, rows) if row.split == split)
+    return rows_for(path, split)
+
+
+def usable_rows(data: Data) -> tuple[dict[Split, tuple[Row, ...]], list[str]]:
+    """Return the rows of both splits, and what planning can see wrong with their files (see ``problems_of``).
+
+    With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifests.
+    """
+    rows: dict[Split, tuple[Row, ...]] = {}
+    problems: list[str] = []
+    for split in ("train", "val"):
+        found = rows_of(data, split)
+        reasons = header_problems(found)
+        if data.policy == "quarantine":
+            found = tuple(row for row, reason in zip(found, reasons, strict=True) if reason is None)
+            reasons = []
+        rows[split] = found
+        problems += [reason for reason in reasons if reason]
+    return rows, list(dict.fromkeys(problems))
+
+
 def problems_of(rows: Iterable[Row]) -> list[str]:
     """Return one line per recording that is missing or has no readable header, in the order of the rows.
 
     Quick enough for planning: contents are checked when they are encoded.
     """
+    return [problem for problem in header_problems(rows) if problem]
+
+
+def header_problems(rows: Iterable[Row]) -> list[str | None]:
+    """Return for each row why its file is missing or has no readable header, or None."""
     with ThreadPoolExecutor() as pool:
-        return [problem for problem in pool.map(_header_problem, rows) if problem]
+        return list(pool.map(_header_problem, rows))
 
 
 def content_hashes(rows: Iterable[Row]) -> list[str]:
@@ -112,7 +157,7 @@ def content_hashes(rows: Iterable[Row]) -> list[str]:
     """
     rows = list(rows)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(_hash_or_problem, rows))
+        found = list(pool.map(hash_or_problem, rows))
     problems = [problem for _, problem in found if problem]
     if problems:
         raise DataError("\n".join(problems))
@@ -305,7 +350,8 @@ def _header_problem(row: Row) -> str | None:
     return None
 
 
-def _hash_or_problem(row: Row) -> tuple[str, str | None]:
+def hash_or_problem(row: Row) -> tuple[str, str | None]:
+    """Return the sha256 of a recording's file, and why it cannot be read or is not the one meant, or None."""
     try:
         status = row.file.stat()
         digest = _hash_of(row.file, status.st_size, status.st_mtime_ns)

@@ -25,19 +25,11 @@ from sagasr.audio.spectrum import BIN_HZ, HOP, rolloff_bin, rolloff_hz, stft_mag
 from sagasr.codec import build_codec
 from sagasr.config import Config, parse
 from sagasr.data import statistics
+from sagasr.data.encode import encode_store
 from sagasr.data.manifest import Row, read_manifest
-from sagasr.data.store import (
-    TRAIN_SCHEMA,
-    Recording,
-    Store,
-    _records,
-    clip_gain,
-    clip_names,
-    encode_store,
-    recordings,
-    select_clips,
-    store_identity,
-)
+from sagasr.data.recordings import Recording, clip_names, recordings, select_clips, store_identity
+from sagasr.data.records import clip_gain
+from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError
 from sagasr.metrics import score
 
@@ -88,7 +80,15 @@ def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def records(store: Store) -> list[dict[str, Any]]:
-    return list(_records(store.path / "train.arrow", TRAIN_SCHEMA))
+    return records_of(store)
+
+
+def records_of(store: Store) -> list[dict[str, Any]]:
+    """Return how each training recording of a store was degraded, and the latents that came of it."""
+    return [
+        {"id": entry.id, "path": entry.path, "draws": draws, "low": low.numpy()}
+        for entry, draws, low in zip(store.train.entries, store.train.draws, store.train.low, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- what is in it
@@ -103,8 +103,7 @@ def test_latents_decode_to_the_recording_and_to_its_degraded_versions(
         decoded = codec.decode(store.train.high[index].float()[None], high.shape[-1])[0]
         assert float((decoded - torch.from_numpy(high)).square().mean().sqrt()) < 1e-3 * high.std()
         for variant in range(2):
-            draw = Draw(record["filter"][variant], record["order"][variant], record["cutoff_hz"][variant])
-            low = degrade(high, draw)
+            low = degrade(high, record["draws"][variant])
             decoded = codec.decode(store.train.low[index][variant].float()[None], low.shape[-1])[0]
             assert float((decoded - torch.from_numpy(low)).square().mean().sqrt()) < 1e-3 * low.std()
 
@@ -125,7 +124,7 @@ def test_roll_off_and_level_of_every_crop_are_those_of_the_crop(
 ) -> None:
     for index, record in enumerate(records):
         high = read_audio(corpus / record["path"], 1)
-        low = degrade(high, Draw(record["filter"][1], record["order"][1], record["cutoff_hz"][1]))
+        low = degrade(high, record["draws"][1])
         magnitudes = stft_magnitude(torch.from_numpy(high).mean(0))
         crops = store.train.gain[index].shape[1]
         assert crops == (65_536 - SEGMENT) // statistics.STEP + 1
@@ -220,7 +219,7 @@ def test_meta_says_what_was_encoded(corpus: Path, store: Store) -> None:
     assert store.vocabulary("caption") == tuple(sorted([*(Path(row.path).stem for row in trained), "the"]))
     assert store.vocabulary("off") == ()
     assert len(meta["high_spectrum"]["log10_power"]) == 1_025
-    assert {it["path"] for it in meta["recordings"]["train"]} == {row.path for row in trained}
+    assert {entry.path for entry in store.train.entries} == {row.path for row in trained}
     assert str(corpus) not in (store.path / "meta.json").read_text()
 
 
@@ -240,7 +239,7 @@ def test_the_roll_off_regression_finds_what_can_be_found() -> None:
 def test_only_what_changes_the_content_changes_the_name(corpus: Path) -> None:
     def identity(**changes: Any) -> dict[str, Any]:
         config = config_of(corpus, **changes)
-        return store_identity(config, *recordings(config))
+        return store_identity(config, recordings(config))
 
     first = identity()
     for same in (
@@ -282,11 +281,10 @@ def test_adding_a_recording_leaves_the_draws_of_the_others_alone(
 ) -> None:
     demo_subset(tmp_path, train=3)
     more = Store.open(encode_store(config_of(tmp_path), tmp_path / "stores"))
-    found = {record["id"]: record for record in _records(more.path / "train.arrow", TRAIN_SCHEMA)}
+    found = {record["id"]: record for record in records_of(more)}
     assert len(found) == 9
     for record in records:
-        for key in ("filter", "order", "cutoff_hz"):
-            assert found[record["id"]][key] == record[key]
+        assert found[record["id"]]["draws"] == record["draws"]
         assert np.array_equal(found[record["id"]]["low"], record["low"])
 
 
@@ -333,7 +331,7 @@ def test_a_killed_encoding_leaves_nothing_visible_and_the_next_one_gives_the_sam
 ) -> None:
     code = (
         "import json, os, signal, sys; from pathlib import Path\n"
-        "from sagasr.config import Config; from sagasr.data.store import encode_store\n"
+        "from sagasr.config import Config; from sagasr.data.encode import encode_store\n"
         "def kill(done, total):\n"
         "    if done == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
         "encode_store(Config.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=kill)\n"
@@ -346,7 +344,9 @@ def test_a_killed_encoding_leaves_nothing_visible_and_the_next_one_gives_the_sam
         os.utime(left, (0, 0))  # as if it had been left there long ago
     again = encode_store(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [again.name]
-    for name in ("train.arrow", "val.arrow", "meta.json"):
+    names = sorted(path.name for path in store.path.iterdir())
+    assert sorted(path.name for path in again.iterdir()) == names
+    for name in names:
         assert (again / name).read_bytes() == (store.path / name).read_bytes()
 
 
@@ -378,10 +378,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("damage", "part"),
     [
-        (lambda path: (path / "train.arrow").unlink(), "train.arrow: 0 bytes"),
-        (lambda path: os.truncate(path / "val.arrow", 1_000), "val.arrow: 1000 bytes"),
+        (lambda path: shard(path, "train").unlink(), r"train-\w+.arrow: 0 bytes"),
+        (lambda path: os.truncate(shard(path, "val"), 1_000), r"val-\w+.arrow: 1000 bytes"),
+        (lambda path: os.truncate(path / "recordings.arrow", 10), "recordings.arrow: 10 bytes"),
         (lambda path: (path / "meta.json").write_text("{"), "meta.json: not readable"),
-        (lambda path: overwrite(path / "train.arrow"), "train.arrow: not readable"),
+        (lambda path: overwrite(shard(path, "train")), r"train-\w+.arrow: not readable"),
     ],
 )
 def test_a_damaged_store_is_named(store: Store, tmp_path: Path, damage: Callable[[Path], None], part: str) -> None:
@@ -389,6 +390,10 @@ def test_a_damaged_store_is_named(store: Store, tmp_path: Path, damage: Callable
     damage(copy)
     with pytest.raises(DataError, match=part):
         Store.open(copy)
+
+
+def shard(path: Path, split: str) -> Path:
+    return min(path.glob(f"{split}-*.arrow"))
 
 
 def overwrite(path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What a recording must be to be learnt from or scored, and what is worth saying of one that is used all the same.
+
+Refused beside what ``sagasr.audio.files`` refuses: silence, a constant, and recordings so band-limited that no cutoff
+of the configuration would leave anything to restore. Said, and used: 8-bit samples, clipping, recordings shorter than
+a training segment, and clips whose roll-off lies so low that they are scored at a lower cutoff than the others.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sagasr.audio.files import as_heard, decode, oddities
+from sagasr.audio.spectrum import rolloff_hz
+from sagasr.config import SAMPLE_RATE, Config
+from sagasr.data.manifest import Split
+from sagasr.errors import DataError
+
+SILENCE_RMS = 1e-5  # -100 dBFS, after removing a constant offset
+FADE = 220  # samples, 5 ms
+
+
+class Usable(NamedTuple):
+    """What is encoded of a recording: ``high`` [C, T], padded to a whole segment, ``start`` and ``samples`` (without
+    padding) saying which part of ``total_samples`` it is; and what is unusual about it.
+    """
+
+    high: np.ndarray
+    start: int
+    samples: int
+    total_samples: int
+    rolloff_hz: float
+    notes: tuple[str, ...]
+
+
+def usable(config: Config, split: Split, file: Path) -> Usable:
+    """Return what is encoded of a file: all of it for training, its loudest stretch for validation. Raises DataError.
+
+    Everything that decides whether the recording can be used is looked at here, and nothing of it depends on other
+    recordings.
+    """
+    sound = decode(file)
+    audio, notes = as_heard(sound, config.audio.channels), oddities(sound)
+    total = audio.shape[-1]
+    if split == "train":
+        start, length, segment = 0, total, config.audio.segment
+    else:
+        length = segment = config.validation.segment
+        start = _loudest(audio, segment)
+    if float(np.std(audio[:, start : start + length], axis=-1).max()) < SILENCE_RMS:
+        raise DataError(f"{file}: silent; remove it from the manifest")
+    stretch = _cut(audio, start, length)
+    high = np.pad(stretch, ((0, 0), (0, max(segment - stretch.shape[-1], 0))))
+    rolloff = rolloff_hz(high)
+    _refuse_band_limited(config, file, rolloff)
+    if stretch.shape[-1] < segment:
+        seconds = f"{stretch.shape[-1] / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
+        notes.append(f"shorter than a segment ({seconds}); it ends in silence")
+    if split == "val" and (cutoff := config.degradation.rolloff_cap * rolloff) < config.validation.cutoff_hz:
+        notes.append(f"its roll-off is {rolloff:,.0f} Hz, so it is scored at a cutoff of {cutoff:,.0f} Hz")
+    return Usable(high, start, stretch.shape[-1], total, rolloff, tuple(notes))
+
+
+def _refuse_band_limited(config: Config, file: Path, rolloff: float) -> None:
+    least = config.degradation.cutoff_hz[0]
+    if config.degradation.rolloff_cap * rolloff < least:
+        raise DataError(
+            f"{file}: its roll-off is {rolloff:,.0f} Hz, so nothing is left to restore above a cutoff of "
+            f"{least:,.0f} Hz; remove it from the manifest, or lower degradation.cutoff_hz"
+        )
+
+
+def _cut(audio: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Return a stretch of audio [C, T], faded where it was cut: a sudden end is a click, which reaches Nyquist."""
+    sound = audio[:, start : start + length].copy()
+    ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32)) ** 2
+    if start > 0:
+        sound[:, :FADE] *= ramp
+    if start + length < audio.shape[-1]:
+        sound[:, -FADE:] *= ramp[::-1]
+    return sound
+
+
+def _loudest(audio: np.ndarray, length: int) -> int:
+    """Return where the stretch of ``length`` samples with the most energy begins."""
+    if audio.shape[-1] <= length:
+        return 0
+    energy = np.concatenate([[0.0], np.square(audio, dtype=np.float64).sum(0).cumsum()])
+    return int(np.argmax(energy[length:] - energy[:-length]))

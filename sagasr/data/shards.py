@@ -1,0 +1,173 @@
+"""Shards: Arrow IPC files of records, uncompressed, committed whole and mapped into memory by every reader.
+
+A shard's name is the identity of what is in it: the settings of its records and the contents of their recordings. Its
+schema carries the settings too, so that single records of one shard can be taken over into another.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sagasr.data.manifest import Split
+from sagasr.data.records import Record
+from sagasr.errors import DataError
+from sagasr.files import write_whole
+from sagasr.fingerprint import fingerprint
+
+GROUP_BYTES = 64 << 20  # records written together
+PER_SHARD = 16  # recordings, on average
+MOST_PER_SHARD = 64
+SHARD_BYTES = 64 << 20  # of recordings as stored on disk
+
+_F16, _F32, _F64 = (pa.large_list(kind) for kind in (pa.float16(), pa.float32(), pa.float64()))
+_COMMON = [
+    ("id", pa.string()),
+    ("samples", pa.int64()),
+    ("rolloff_hz", pa.float64()),
+    ("notes", pa.list_(pa.string())),
+]
+_DRAWN = [("filter", pa.list_(pa.string())), ("order", pa.list_(pa.int32())), ("cutoff_hz", pa.list_(pa.float64()))]
+_LATENTS = [("high", _F16), ("low", _F16)]
+SCHEMAS: Mapping[Split, pa.Schema] = {
+    "train": pa.schema(
+        [
+            *_COMMON,
+            *_DRAWN,
+            ("rolloff_high_hz", _F32),
+            ("rolloff_low_hz", _F32),
+            ("gain", _F32),
+            *_LATENTS,
+            ("moments", _F64),
+            ("features", _F64),
+            ("power", _F32),
+            ("log10_power", _F32),
+        ]
+    ),
+    "val": pa.schema(
+        [
+            *_COMMON,
+            *_DRAWN,
+            ("start", pa.int64()),
+            ("total_samples", pa.int64()),
+            ("rolloff_low_hz", pa.float64()),
+            ("gain", pa.float64()),
+            ("features", _F64),
+            ("high_audio", _F32),
+            ("low_audio", _F32),
+            *_LATENTS,
+        ]
+    ),
+}
+
+# Which recordings a store holds, in its order, and where the record of each lies.
+ROWS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("split", "id", "path", "name", "domain", "caption", "transcript")),
+        ("shard", pa.int32()),
+        ("place", pa.int32()),
+    ]
+)
+
+
+def grouped(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Return the ids (hashes), sorted, in groups of about PER_SHARD; ``sizes``: bytes of each.
+
+    A group ends where the id itself says so, or at a limit: adding or removing a recording changes the groups next to
+    it and no others.
+    """
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(sizes):
+        groups[-1].append(name)
+        size += sizes[name]
+        if int(name[-8:], 16) % PER_SHARD == 0 or len(groups[-1]) == MOST_PER_SHARD or size >= SHARD_BYTES:
+            groups.append([])
+            size = 0
+    return groups if groups[-1] else groups[:-1]
+
+
+def shard_name(split: Split, settings: str, ids: Sequence[str]) -> str:
+    """Return the file name of the shard that holds the records of these ids under these settings."""
+    return f"{split}-{fingerprint([settings, list(ids)])[:16]}.arrow"
+
+
+def write_shard(path: Path, split: Split, settings: str, records: Iterable[Record]) -> None:
+    """Write a shard whole. Raises StorageError when the disk cannot take it."""
+    schema = SCHEMAS[split].with_metadata({"settings": settings})
+    write_whole(path, lambda temporary: write_arrow(temporary, schema, records))
+
+
+def write_arrow(path: Path, schema: pa.Schema, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write an Arrow IPC file without compression; arrays become lists, and few records are held at a time."""
+    group: list[Mapping[str, Any]] = []
+    size = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for record in records:
+            group.append(record)
+            size += sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
+            if size >= GROUP_BYTES:
+                writer.write_batch(_batch(schema, group))
+                group, size = [], 0
+        if group:
+            writer.write_batch(_batch(schema, group))
+
+
+def read_records(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Yield the records of an Arrow file, long lists as numpy views of the mapped file. Raises DataError."""
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+            if not reader.schema.equals(schema):
+                raise pa.ArrowInvalid("other columns than this version writes")
+            for number in range(reader.num_record_batches):
+                columns = dict(zip(schema.names, map(_values, reader.get_batch(number).columns), strict=True))
+                for values in zip(*columns.values(), strict=True):
+                    yield dict(zip(columns, values, strict=True))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not readable ({reason}); delete {path.parent} to encode anew") from error
+
+
+def ids_in(path: Path, settings: str) -> list[str]:
+    """Return the ids of a shard's records; none where it has other settings, is broken, or has just gone."""
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+            if (reader.schema.metadata or {}).get(b"settings") != settings.encode():
+                return []
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            return [name for batch in batches for name in batch.column("id").to_pylist()]
+    except (pa.ArrowException, OSError, KeyError):
+        return []
+
+
+def views(arrays: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return tensors on mapped, read-only memory. Nothing writes to them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return [torch.from_numpy(array) for array in arrays]
+
+
+def _values(column: pa.Array) -> Sequence[Any]:
+    if not pa.types.is_large_list(column.type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    flat, ends = column.values.to_numpy(), column.offsets.to_numpy()
+    return [flat[a:b] for a, b in pairwise(ends)]
+
+
+def _batch(schema: pa.Schema, group: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    columns = []
+    for column in schema:
+        values = [record[column.name] for record in group]
+        if pa.types.is_large_list(column.type):
+            offsets = np.concatenate([[0], np.cumsum([value.size for value in values])]).astype(np.int64)
+            flat = np.concatenate([value.ravel() for value in values])
+            columns.append(pa.LargeListArray.from_arrays(offsets, pa.array(flat, column.type.value_type)))
+        else:
+            columns.append(pa.array(values, column.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
