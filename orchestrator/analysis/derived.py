@@ -34,6 +34,7 @@ def shared_curves(curves: pd.DataFrame | None, runs: pd.DataFrame, metric: str) 
     if curves is None or "replicate" not in runs or not {"replicate", "step", "metric", "value"} <= set(curves):
         return None
     rows = curves[(curves["metric"] == f"val/{metric}") & (curves["step"] > 0)]
+    rows = rows.assign(replicate=rows["replicate"].astype(str))
     table = rows.pivot_table("value", "replicate", "step", "last")
     table = table.reindex(runs["replicate"].astype(str)) if len(table) else table
     have = table.notna().any(axis=1)

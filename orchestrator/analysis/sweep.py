@@ -95,6 +95,10 @@ def read_sweep(folder: Path) -> Sweep:
     metrics = metrics_of(plan, metric_columns(plan, table, clips, factors))
     if metrics[0].name not in table:
         raise DataError(f"{path}: no column {metrics[0].name!r}, the metric that plan.json names")
+    try:
+        table[metrics[0].name] = pd.to_numeric(table[metrics[0].name])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: column {metrics[0].name!r} holds something other than numbers ({error})") from error
     table["status"] = status_words(table)
     table = one_row_each(table, factors)
     runs = table[table["status"] == "done"].reset_index(drop=True)

@@ -286,6 +286,9 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
     if not path.exists():
         return []
     curves = pq.read_table(path).to_pandas()
+    if curves.empty or not {"replicate", "step", "metric", "value"} <= set(curves):
+        return []
+    curves["replicate"] = curves["replicate"].astype(str)
     known = _replicates(sweep, plan).drop_duplicates("replicate").set_index("replicate")
     indices = {one.name: {level: index for index, level in enumerate(one.levels)} for one in sweep.factors}
     curves = curves[curves["replicate"].isin(known.index)]

@@ -211,3 +211,14 @@ def test_a_cell_run_twice_in_one_block_counts_as_two_runs(tmp_path: Path) -> Non
     write_sweep(tmp_path, rows, TWO)
     row = primary(effects(read_sweep(tmp_path)), "text")
     assert (row["n_runs"], row["df_error"]) == (32, 32 - 1 - 3 - 3 - 1)
+
+
+def test_numbers_as_text_are_numbers_and_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = noisy_grid(TWO, 2, {"text": -0.2})
+    write_sweep(tmp_path, [{**row, "lsd": str(row["lsd"])} for row in rows], TWO)
+    assert primary(effects(read_sweep(tmp_path)), "text")["estimate"] == pytest.approx(-0.2, abs=0.05)
+    write_sweep(tmp_path, [{**row, "lsd": "good"} for row in rows], TWO)
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "column 'lsd' holds something other than numbers" in error
+    assert error.count("\n") == 1
