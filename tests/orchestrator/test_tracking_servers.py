@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import time
 
 import pytest
@@ -158,7 +159,7 @@ def test_a_slow_server_is_served_to_the_end(make_sweep, proxy, server):
 
 
 def test_chaos_on_the_way_to_the_server_leaves_every_point_once(make_sweep, proxy, server, monkeypatch):
-    """Four requests in ten fail, trackers and trainings are killed, offsets lost and runs deleted, by a seeded draw."""
+    """Four requests in ten fail, trackers and trainings are killed, checkpoints broken, offsets lost, runs deleted."""
     monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
     monkeypatch.setattr(tracking, "BATCH", 7)  # several requests for each curve
     draw = random.Random(0)
@@ -169,7 +170,10 @@ def test_chaos_on_the_way_to_the_server_leaves_every_point_once(make_sweep, prox
         proxy.set("refuse", "cut", "429", "500", chance=0.4)
         trial = draw.choice(plan.trials)
         done = steps[trial.id]
-        if done and done < 24 and draw.random() < 0.3:  # killed: what lies behind the checkpoint is trained again
+        if done and done < 24 and draw.random() < 0.4:  # killed: what lies behind the checkpoint is trained again
+            if draw.random() < 0.5:  # and the newest checkpoint is broken: steps that were sent are, too
+                shutil.rmtree(plan.paths.trial(trial.id) / "checkpoints" / f"step-{done:08d}", ignore_errors=True)
+                steps[trial.id] = done = done - 2
             History(plan.paths.trial(trial.id)).resume(done)
         if done < 24:
             steps[trial.id] = done + draw.choice([2, 4])
@@ -237,6 +241,24 @@ def test_a_server_that_was_restored_from_a_backup_gets_what_it_lost(make_sweep, 
         cursor.execute("DELETE FROM metrics WHERE run_uuid = %s AND key = 'lsd'", (lost,))
     follow(plan)
     assert assert_all_is_there_once(plan, server) == points
+
+
+def test_of_two_runs_of_one_replicate_the_one_that_was_written_to_stays(make_sweep, proxy, server):
+    """A server may make a run after its client has given up and asked again."""
+    plan = make_sweep(proxy.uri, "twins")
+    trial, row = plan.trials[0], plan.trials[0].replicates[0]
+    journal(plan, trial, 4, checkpoint=4)
+    Tracker(plan).sync()
+    client, runs, parents = runs_of(plan, server)
+    experiment = parents[0].info.experiment_id
+    for tags in ({"sagasr.kind": "replicate", "sagasr.replicate": row.id}, {"sagasr.kind": "sweep"}):
+        client.create_run(experiment, start_time=0, tags=tags)  # late, and by its time the older one
+    for each in plan.trials:
+        journal(plan, each, 8, "done")
+    follow(plan)
+    assert_all_is_there_once(plan, server)
+    _, after, _ = runs_of(plan, server)
+    assert after[row.id].info.run_id == runs[row.id].info.run_id
 
 
 def test_a_replicate_that_the_server_refuses_holds_up_no_other(make_sweep, proxy, server, monkeypatch):
