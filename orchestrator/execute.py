@@ -24,7 +24,7 @@ from orchestrator.analysis.taken import MIN_SEEDS, Account
 from orchestrator.cluster import enter
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, one_writer, record, scan
-from orchestrator.mirror import fetch_trials, following, send, stores_of
+from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
 from orchestrator.promotion import first_stage, promoted
@@ -78,7 +78,7 @@ def run(plan: Plan, options: Options) -> Outcome:
     """
     console = Console(quiet=options.quiet, highlight=False)
     check_folder(plan.folder)
-    with one_writer(plan.paths), following(plan.uri, plan.folder, [trial.id for trial in plan.selected]):
+    with one_writer(plan.paths), sweeping(plan.uri, plan.folder):
         write_plan(plan)
         ledger = scan(plan)
         held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.guard import HUNG, LEASE, WORKER
-from orchestrator.paths import SweepPaths
 from orchestrator.storage import Object, Remote, check_storage, claimed, each, first_line, local_folder, open_storage
 from sagasr.errors import ConfigError, DataError, SagasrError, StorageError
 from sagasr.files import read_json, write_json
@@ -28,7 +27,6 @@ PATIENCE_S = 600.0  # how long a finished training waits for a storage that is a
 STATUS, MANIFEST, LAUNCH, TRACKING = "status.json", "manifest.json", ".launch", ".tracking.json"
 WRITER = ".writer"  # whose place it is: the token of the process that may write
 SHARED = frozenset({LEASE, WORKER, HUNG})  # hidden files of a trial that concern other machines
-FINAL = ("done", "stopped", "failed")
 
 
 # ------------------------------------------------------------------------------------------------- a worker's folder
@@ -45,10 +43,10 @@ class Mirror:
         self.token = secrets.token_hex(8)
         self._sent: dict[str, tuple[int, int]] = {}
         self._status: bytes | None = None
-        remote.write(WRITER, self.token.encode())
 
     def pull(self) -> None:
-        """Make the local folder what the place holds; a checkpoint without a manifest is left there."""
+        """Take the place over, and make the local folder what it holds but for checkpoints without a manifest."""
+        self._take()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700)
         found = [name for name in self.remote.list() if _is_shared(name) and name != LEASE]
@@ -73,6 +71,9 @@ class Mirror:
             self.remote.write(STATUS, status)
             self._status = status
         self._remove_gone()
+
+    def _take(self) -> None:
+        self.remote.write(WRITER, self.token.encode())
 
     def check(self) -> None:
         """Raise Lost when a later process has taken the place over."""
@@ -112,8 +113,8 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
     folder, launch = root / "trials" / trial, root / LAUNCH
     place = sweep / f"trials/{trial}"
     copy = _Reader(folder, place) if rank else Mirror(folder, place)
-    copy.pull()
-    sweep.download(LAUNCH, launch)
+    _insist(copy.pull, uri)
+    _insist(lambda: sweep.download(LAUNCH, launch), uri)
     over = threading.Event()
 
     def follow() -> None:
@@ -140,11 +141,11 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
 class _Reader(Mirror):
     """The folder of a worker beside the first, which goes on from the same checkpoint: filled once, sent nowhere."""
 
-    def __init__(self, folder: Path, remote: Remote) -> None:
-        self.folder, self.remote = folder, remote
-
     def push(self) -> None:
         """Send nothing."""
+
+    def _take(self) -> None:
+        """Leave the place to the first worker."""
 
 
 def _own_folder(parent: Path) -> Path:
@@ -249,8 +250,35 @@ def _read_index(path: Path) -> dict[str, list[int]]:
 
 
 @contextlib.contextmanager
-def following(uri: str, folder: Path, trials: Sequence[str]) -> Iterator[None]:
-    """Hold the sweep at ``uri``, and keep these trials in ``folder`` up to date, for the block; then send the results.
+def following(uri: str, folder: Path, trial: str) -> Iterator[None]:
+    """Keep one trial of the sweep's folder up to date for the block; nothing to do without a URI.
+
+    Run by the trial's driver: what is asked of the storage grows with the trials that run, not with those that wait.
+    """
+    if not uri:
+        yield
+        return
+    remote, over = open_storage(uri), threading.Event()
+
+    def follow() -> None:
+        while not over.wait(EVERY_S):
+            with contextlib.suppress(OSError, SagasrError):
+                _copy_trials(remote, folder, [trial])
+
+    fetch_trials(uri, folder, [trial])
+    thread = threading.Thread(target=follow, name="copy", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        fetch_trials(uri, folder, [trial])
+
+
+@contextlib.contextmanager
+def sweeping(uri: str, folder: Path) -> Iterator[None]:
+    """Hold the sweep at ``uri`` for the block, as ``folder`` that is brought up to date; then send what came of it.
 
     Nothing to do without a URI. Raises SagasrError when the storage cannot be used or another sweep holds it.
     """
@@ -261,20 +289,9 @@ def following(uri: str, folder: Path, trials: Sequence[str]) -> Iterator[None]:
     check_storage(remote)
     with claimed(remote):
         fetch(uri, folder)
-        over = threading.Event()
-
-        def follow() -> None:
-            while not over.wait(EVERY_S):
-                with contextlib.suppress(OSError, SagasrError):
-                    _copy_trials(remote, folder, [trial for trial in trials if _state(folder, trial) not in FINAL])
-
-        thread = threading.Thread(target=follow, name="copy", daemon=True)
-        thread.start()
         try:
             yield
         finally:
-            over.set()
-            thread.join()
             send_results(uri, folder)
 
 
@@ -332,13 +349,6 @@ def _is_status(name: str) -> bool:
 
 def _of_checkpoint(name: str) -> bool:
     return name.startswith("checkpoints/")
-
-
-def _state(folder: Path, trial: str) -> str:
-    try:
-        return str(read_json(SweepPaths(folder).status(trial))["state"])
-    except (SagasrError, KeyError, TypeError):
-        return ""
 
 
 def _content(path: Path) -> bytes | None:

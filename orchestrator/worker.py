@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from orchestrator.guard import WORKER, Guard, Preempted, catch_terminate, hang_of, hung, only_writer, stopped
-from orchestrator.mirror import fetch_trials, mirrored, send, send_store, shared_store
+from orchestrator.mirror import following, mirrored, send, send_store, shared_store
 from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError, StorageError
 from sagasr.files import read_json
@@ -181,16 +181,8 @@ def reached(folder: Path) -> int:
 
 def _fit(task: Task, micro_batches: int) -> Problem | None:
     """Start the workers once and wait for them; return what went wrong."""
-    _fetch(task)
-    try:
+    with following(task.uri, Path(task.folder).parents[1], task.trial):
         return _fit_here(task, micro_batches)
-    finally:
-        _fetch(task)
-
-
-def _fetch(task: Task) -> None:
-    """Bring the trial's folder up to date, where its workers have folders of their own."""
-    fetch_trials(task.uri, Path(task.folder).parents[1], [task.trial])
 
 
 def _fit_here(task: Task, micro_batches: int) -> Problem | None:
