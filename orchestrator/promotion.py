@@ -111,7 +111,7 @@ def decide(
         if one.promoted:
             going[one.factor].add(one.level)
     at, to = cell_name(rule.source), cell_name(rule.target)
-    names = sorted({one.factor for one in judged if one.promoted})
+    names = list(dict.fromkeys(one.factor for one in judged if one.promoted))
     rows: list[Waiting] = []
     kept: tuple[int, ...] = ()
     if not names:

@@ -362,7 +362,7 @@ def _promotion(sweep: Sweep, effects: pd.DataFrame, folder: Path) -> dict[str, A
         for one in decision.judged
     ]
     return {
-        "reason": decision.reason[:1].upper() + decision.reason[1:] + ".",
+        "reason": f"Decided: {decision.reason}.",
         "rows": rows,
         "at": cell_name(decision.source),
         "to": cell_name(decision.target),
