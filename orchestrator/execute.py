@@ -454,7 +454,7 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
     if options.address:
         try:
             ray.init(address=options.address, runtime_env={"env_vars": dict(SETTINGS)}, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"--address {options.address}: no Ray cluster answers there ({_first_line(error)})"
             ) from error
