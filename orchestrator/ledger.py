@@ -20,7 +20,7 @@ from orchestrator.promotion import HELD, standing
 from sagasr import lease
 from sagasr.config import Config, leaves, parse
 from sagasr.errors import SagasrError
-from sagasr.files import read_json, write_json
+from sagasr.files import read_json, remove_litter, write_json
 from sagasr.fingerprint import RESULT_VERSION
 from sagasr.journal import Status, read_status
 
@@ -122,7 +122,8 @@ def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
         found["data"] = [f"{path}: the recording changed since this sweep began" for path in changed]
     old = {record["id"]: record for record in _records(paths)}
     known = {trial.id for trial in plan.trials}
-    others = {record.get("version") for record in old.values() if record["id"] not in known} - {RESULT_VERSION, None}
+    others = {int(record.get("version", RESULT_VERSION)) for name, record in old.items() if name not in known}
+    others -= {RESULT_VERSION}
     if others and any(entry.state == "stale" for entry in ledger.entries.values()):
         found["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
     now = versions()
@@ -187,6 +188,8 @@ def _spared(plan: Plan) -> tuple[frozenset[int], str]:
 def one_writer(paths: SweepPaths) -> Iterator[None]:
     """Hold the sweep folder for this process. Raises DataError naming who else writes there."""
     with lease.held(paths.lease, say=_say, on_lost=_lost):
+        for folder in (paths.root, paths.results):
+            remove_litter(folder, deep=False)
         yield
 
 

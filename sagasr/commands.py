@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sagasr import cli
+from sagasr import cli, lease
 from sagasr.config import Config, Runtime, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_yaml
@@ -100,15 +100,21 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.evaluate import summary
     from sagasr.model import missing_weights
     from sagasr.scores import read_distances, read_scores
+    from sagasr.stopping import halting
+    from sagasr.train import Harness
     from sagasr.train import train as train_model
 
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))
-    store = encode_store(config, out / "encoded")
-    result = train_model(config, out, store, runtime=Runtime(checkpoint_every=options.checkpoint_every))
+    runtime = Runtime(checkpoint_every=options.checkpoint_every)
+    with lease.held(out / ".worker.lease") as held, halting() as halt:
+        store = encode_store(config, out / "encoded")
+        result = train_model(config, out, store, runtime=runtime, harness=Harness(halt=halt, fence=held.check))
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )
+    if result.state == "interrupted":
+        raise KeyboardInterrupt
     if result.state != "done":
         return cli.SOME_FAILED
     distances = read_distances(out, "default")

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -312,3 +313,30 @@ def test_a_zombie_that_wakes_after_its_replacement_changes_nothing(
     after = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     assert after == before
     assert outcome(tmp_path) == calm
+
+
+def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config, tmp_path: Path) -> None:
+    from sagasr.files import dump_yaml
+
+    path, out = tmp_path / "config.yaml", tmp_path / "out"
+    longer = {**config.model_dump(mode="json"), "training": {**TREE["training"], "steps": 5_000}}
+    longer["validation"] = {**TREE["validation"], "every": 5_000}
+    path.write_text(dump_yaml(longer))
+    command = [sys.executable, "-c", "import sys; from sagasr.commands import train; sys.exit(train())", str(path)]
+    training = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    try:
+        while not ((status := read_status(out) if out.exists() else None) and status.step > 3):
+            assert training.poll() is None
+            time.sleep(0.1)
+        with pytest.raises(DataError, match=f"process {training.pid}"):
+            lease.acquire(out / ".worker.lease")
+        training.terminate()
+        assert training.communicate(timeout=30)[1] == (
+            "interrupted; the same command again goes on from the last checkpoint\n"
+        )
+    finally:
+        training.kill()
+    assert training.returncode == 130
+    status = read_status(out)
+    assert status is not None
+    assert status.reason == f"interrupted at step {status.step}; saved at step {status.step}"
