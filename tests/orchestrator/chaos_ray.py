@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from tests.orchestrator import chaos
 from tests.orchestrator.servers import free_port
 
-STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 5.0
+STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 10.0
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
 LIMIT_S = 180.0
 
@@ -38,9 +38,9 @@ class Strike(NamedTuple):
 class Lab:
     """A sweep of two trainings on Ray in a folder, its processes, and its tracking server if it has one."""
 
-    def __init__(self, folder: Path, *, served: bool) -> None:
+    def __init__(self, folder: Path, *, served: bool, **changes: Any) -> None:
         self.folder, self.storage = folder, folder / "sweeps"
-        self.grid = grid_of(folder / "study")
+        self.grid = grid_of(folder / "study", **changes)
         self.process: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -128,7 +128,7 @@ class Lab:
 def grid_of(folder: Path, **changes: Any) -> Path:
     """Write the study: long enough to be struck, saved often."""
     resources = {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}
-    path = chaos.write_grid(folder, resources=resources, **changes)
+    path = chaos.write_grid(folder, **{"resources": resources, **changes})
     base = (folder / "base.yaml").read_text()
     for old, new in ((f"steps: {chaos.STEPS}", f"steps: {STEPS}"), (f"every: {chaos.EVERY}", f"every: {EVERY}")):
         assert old in base
@@ -197,9 +197,7 @@ STRIKES: dict[str, Callable[[Lab, Path], None]] = {
     "worker: SIGKILL": _signal(lambda lab, folder: worker_of(folder), signal.SIGKILL),
     "worker: SIGTERM (spot notice)": _signal(lambda lab, folder: worker_of(folder), signal.SIGTERM),
     "worker: SIGSTOP (frozen)": _signal(lambda lab, folder: worker_of(folder), signal.SIGSTOP),
-    "trial driver: SIGKILL": _signal(
-        lambda lab, folder: lab.one("ray::ImplicitFunc", "ray::run_trial"), signal.SIGKILL
-    ),
+    "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::ImplicitFunc", "run_trial"), signal.SIGKILL),
     "controller: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
     "raylet: SIGKILL": _raylet,
     "sweep: SIGKILL": _sweep,
@@ -232,9 +230,9 @@ def strike(lab: Lab, kind: str) -> Strike:
 
 
 @contextmanager
-def lab(folder: Path, *, served: bool) -> Iterator[Lab]:
+def lab(folder: Path, *, served: bool, **changes: Any) -> Iterator[Lab]:
     """Yield a lab whose processes are gone afterwards."""
-    made = Lab(folder, served=served)
+    made = Lab(folder, served=served, **changes)
     try:
         yield made
     finally:
@@ -260,6 +258,8 @@ def state(grid: Path, storage: Path) -> dict[str, Any]:
 
 def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
     """Strike in the order given; let the last sweep end and compare."""
+    if not kinds:
+        return {"strikes": [], "sweeps": 0, "faults": []}
     chaos.import_all()
     folder.mkdir(parents=True, exist_ok=True)
     calm = calm_state(folder)
@@ -310,17 +310,21 @@ def tracked_faults(here: Lab) -> list[str]:
     return faults + [f"{name} has no run" for name in {name for name, _ in wanted} - set(names)]
 
 
+def drawn(kills: int, seed: int) -> list[str]:
+    """Return so many kinds of strikes in a seeded order, each at least once if there are enough."""
+    rng = random.Random(seed)
+    kinds = list(STRIKES)
+    rng.shuffle(kinds)
+    return (kinds + [rng.choice(list(STRIKES)) for _ in range(kills)])[:kills]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=12, help="so many; each kind at least once, if there are enough")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    kinds = list(STRIKES)
-    rng.shuffle(kinds)
-    kinds = (kinds + [rng.choice(list(STRIKES)) for _ in range(options.kills)])[: options.kills]
-    sys.stdout.write(json.dumps(campaign(options.folder, kinds), indent=2) + "\n")
+    sys.stdout.write(json.dumps(campaign(options.folder, drawn(options.kills, options.seed)), indent=2) + "\n")
 
 
 if __name__ == "__main__":
