@@ -85,13 +85,13 @@ def oddities(sound: Sound) -> list[str]:
 def _clipped_share(samples: np.ndarray) -> float:
     """Return the share of samples [C, T] in runs of at least CLIPPED_RUN at the recording's own peak, either sign."""
     peak = float(np.abs(samples).max())
-    at_peak = (np.abs(samples) >= peak * (1 - 1e-4)) if peak > 0 else np.zeros(samples.shape, bool)
-    if at_peak.shape[1] < CLIPPED_RUN or not at_peak.any():
+    if peak == 0 or samples.shape[-1] < CLIPPED_RUN:
         return 0.0
+    at_peak = np.abs(samples) >= peak * (1 - 1e-4)
     runs = np.lib.stride_tricks.sliding_window_view(at_peak, CLIPPED_RUN, axis=1).all(-1)
-    inside = np.zeros(at_peak.shape, bool)
+    inside = np.zeros_like(at_peak)
     for shift in range(CLIPPED_RUN):
-        inside[:, shift : shift + runs.shape[1]] |= runs
+        inside[:, shift : shift + runs.shape[-1]] |= runs
     return float(inside.mean())
 
 

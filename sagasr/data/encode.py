@@ -146,11 +146,19 @@ def encode_store(
 
 
 def in_process(workers: int) -> Runner:
-    """Return a runner that performs tasks in threads of this process, in their order."""
+    """Return a runner that performs tasks in threads of this process, in their order.
+
+    Each task stays on one core: torch's own threads would wait for one another on arrays as small as these.
+    """
 
     def run(tasks: Sequence[Task]) -> Iterator[Outcome]:
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            yield from _in_order(pool, perform, tasks, 2 * workers)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from _in_order(pool, perform, tasks, 2 * workers)
+        finally:
+            torch.set_num_threads(threads)
 
     return run
 
@@ -273,7 +281,7 @@ class _Build:
         folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
         try:
             self._assemble(folder, Corpus(good["train"], chosen, left_out), shards, len(good["val"]))
-            point("encode.assembled")
+            point("store.commit")
             _publish(folder, self.root / name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ them and applied when it is drawn. A crop of the latents differs from the latent
 frames of overlap at its two ends.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from sagasr.audio.degrade import degrade, draw_degradation, frozen_degradation
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.codec import Codec
 from sagasr.config import Config
-from sagasr.data.checks import Usable
+from sagasr.data.checks import Usable, usable
 from sagasr.data.manifest import Split
 from sagasr.data.statistics import (
     STEP,
@@ -32,18 +33,18 @@ from sagasr.fingerprint import seed_of
 Record = dict[str, Any]
 
 
-def record_of(config: Config, codec: Codec, split: Split, sha256: str, usable: Usable) -> Record:
+def record_of(config: Config, codec: Codec, split: Split, sha256: str, found: Usable) -> Record:
     """Return the record of a recording: a function of its content and of ``recordings.record_settings``."""
-    record = _train(config, codec, sha256, usable) if split == "train" else _val(config, codec, usable)
-    common = {"id": sha256, "samples": usable.samples, "rolloff_hz": usable.rolloff_hz, "notes": list(usable.notes)}
+    record = _train(config, codec, sha256, found) if split == "train" else _val(config, codec, found)
+    common = {"id": sha256, "samples": found.samples, "rolloff_hz": found.rolloff_hz, "notes": list(found.notes)}
     return common | record
 
 
-def _train(config: Config, codec: Codec, sha256: str, usable: Usable) -> Record:
+def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
     """Return K degraded versions beside the high one, a value per possible crop, and a share of the statistics."""
-    high, segment = usable.high, config.audio.segment
+    high, segment = found.high, config.audio.segment
     seeds = [seed_of("degradation", sha256, variant) for variant in range(config.degradation.variants)]
-    draws = [draw_degradation(config.degradation, usable.rolloff_hz, seed) for seed in seeds]
+    draws = [draw_degradation(config.degradation, found.rolloff_hz, seed) for seed in seeds]
     rolloffs, gains, features, latents = [], [], [], []
     for draw in draws:  # one at a time: an hour of audio takes gigabytes
         low = degrade(high, draw)
@@ -71,14 +72,14 @@ def _train(config: Config, codec: Codec, sha256: str, usable: Usable) -> Record:
     }
 
 
-def _val(config: Config, codec: Codec, usable: Usable) -> Record:
+def _val(config: Config, codec: Codec, found: Usable) -> Record:
     """Return the frozen pair, as audio and as latents."""
-    high = usable.high
-    draw = frozen_degradation(config.validation, config.degradation, usable.rolloff_hz)
+    high = found.high
+    draw = frozen_degradation(config.validation, config.degradation, found.rolloff_hz)
     low = degrade(high, draw)
     return {
-        "start": usable.start,
-        "total_samples": usable.total_samples,
+        "start": found.start,
+        "total_samples": found.total_samples,
         "filter": [draw.family],
         "order": [draw.order],
         "cutoff_hz": [draw.cutoff_hz],
@@ -90,6 +91,12 @@ def _val(config: Config, codec: Codec, usable: Usable) -> Record:
         "high": _encode(codec, high).astype(np.float16),
         "low": _encode(codec, low).astype(np.float16),
     }
+
+
+def low_of(config: Config, file: Path) -> np.ndarray:
+    """Return the low audio [C, T] of a validation recording's scored stretch. Raises DataError."""
+    found = usable(config, "val", file)
+    return degrade(found.high, frozen_degradation(config.validation, config.degradation, found.rolloff_hz))
 
 
 def clip_gain(config: Config, low: np.ndarray) -> float:

@@ -1,0 +1,335 @@
+"""``sagasr-encode``: recordings checked, captioned and encoded into the store that sweeps and trainings will find.
+
+With one worker all is done in this process; with more, Ray Data maps the tasks of ``sagasr.data.encode`` over its
+workers, on this machine or, with ``--address``, on every node of a cluster that sees the same folders.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sagasr.config import Config, located, parse, patch
+from sagasr.data.manifest import Row, Split, read_manifest, rows_of
+from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr.files import read_json, read_yaml, write_text
+
+if TYPE_CHECKING:
+    from sagasr.data.encode import Outcome, Progress, Runner, Task
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+SHOWN = 20  # lines of notes; all of them are in meta.json
+
+EXAMPLES = """\
+examples:
+  sagasr-encode recordings/manifest.csv                       its rows say which train and which validate
+  sagasr-encode VCTK-Corpus/ --config small.yaml --workers 8  a folder: VCTK, ESC-50, MUSDB18, or any other
+  sagasr-encode train.csv --val val.csv --quarantine          what cannot be used is left out, and listed
+  sagasr-encode sounds/ --captioner Qwen/Qwen2-Audio-7B       describe what has no caption yet
+
+A sweep with the same recordings, configuration and storage finds the store and encodes nothing. A run that was
+interrupted goes on where it was when the same command is given again.
+exit codes: 0 the store is there, 2 bad input (every fault is listed, nothing was built), 130 interrupted (resumable)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``sagasr-encode`` and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        for source in options.source:
+            _encode(options, source)
+    except SagasrError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return INTERRUPTED
+    return DONE
+
+
+def _encode(options: argparse.Namespace, source: Path) -> None:
+    config = _config(options, source)
+    if options.captioner:
+        config = _captioned(config, options.captioner, options.store)
+    from sagasr.codec import missing_weights
+    from sagasr.data.encode import encode_store, in_process
+
+    if line := missing_weights(config.codec):
+        raise DataError(line)
+    for folder in dict.fromkeys((config.data.train, config.data.val)):
+        if Path(folder).is_dir():
+            from sagasr.data.folders import describe
+
+            print(describe(Path(folder)))
+    with _progress() as progress, _runner(options, in_process) as runner:
+        store = encode_store(
+            config,
+            options.store,
+            runner=runner,
+            checking=progress("checking"),
+            progress=progress("encoding"),
+        )
+    _tell(store)
+
+
+def _config(options: argparse.Namespace, source: Path) -> Config:
+    """Return the configuration with its data. Raises ConfigError."""
+    from orchestrator.space import shipped
+
+    file = options.config if options.config.exists() else shipped(str(options.config))
+    tree = located(read_yaml(file), file.parent)
+    settings = dict(_setting(text) for text in options.set)
+    names = {"train": str(source), "val": str(options.val or source)}
+    data = located({"data": names}, Path.cwd())["data"]
+    data |= {"policy": "quarantine"} if options.quarantine else {}
+    tree = patch({**tree, "data": data}, located(settings, Path.cwd()))
+    return parse(Config, tree, str(file))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    from sagasr.files import parse_yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. degradation.variants=8")
+    return key.strip(), parse_yaml(value, f"--set {key.strip()}")
+
+
+# ------------------------------------------------------------------------------------------------------------ captions
+
+
+def _captioned(config: Config, model: str, store: Path) -> Config:
+    """Return the configuration with manifests in which every recording has a caption, written beside the old ones.
+
+    A caption of a training recording describes its high audio, that of a validation recording what a model will hear:
+    the low audio.
+    """
+    from sagasr.captions import Qwen2Audio, caption, missing_weights, unique_share
+    from sagasr.data.records import low_of
+
+    if line := missing_weights(model):
+        raise DataError(line)
+    rows: dict[Split, list[Row]] = {
+        "train": list(rows_of(config.data, "train")),
+        "val": list(rows_of(config.data, "val")),
+    }
+    captioner, told = Qwen2Audio(model), {}
+    for split, listed in rows.items():
+        silent = [row for row in listed if not row.caption]
+        sounds: list[Any] = [row.file if split == "train" else low_of(config, row.file) for row in silent]
+        with _progress() as progress:
+            texts = caption(sounds, captioner, store / "captions.json", progress=progress(f"captions ({split})"))
+        told |= {(split, row.path): text for row, text in zip(silent, texts, strict=True)}
+        if texts:
+            print(f"{len(texts)} {split} captions, {100 * unique_share(texts):.0f} % of them different")
+    names = {}
+    for name in dict.fromkeys((config.data.train, config.data.val)):
+        splits = [split for split in rows if getattr(config.data, split) == name]
+        target = _beside(Path(name))
+        lines = [(split, row, told.get((split, row.path), row.caption)) for split in splits for row in rows[split]]
+        _write_manifest(target, lines)
+        print(f"{target}: written; name it as data.{' and data.'.join(splits)} to use these captions")
+        names[name] = str(target)
+    data = config.data.model_copy(update={"train": names[config.data.train], "val": names[config.data.val]})
+    return config.model_copy(update={"data": data})
+
+
+def _beside(source: Path) -> Path:
+    return source / "captioned.csv" if source.is_dir() else source.with_name(f"{source.stem}.captioned.csv")
+
+
+def _write_manifest(target: Path, lines: Sequence[tuple[str, Row, str]]) -> None:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(["path", "split", "domain", "licence", "caption", "transcript"])
+    for split, row, text in lines:
+        writer.writerow([row.path, split, row.domain, row.licence, text, row.transcript])
+    try:
+        write_text(target, out.getvalue())
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); paths of a manifest are relative "
+                        "to it, so it has to lie beside the recordings") from error  # fmt: skip
+    read_manifest(target)
+
+
+# ------------------------------------------------------------------------------------------------------------- runners
+
+
+@contextlib.contextmanager
+def _runner(options: argparse.Namespace, in_process: Any) -> Iterator["Runner"]:
+    """Yield what performs the tasks: this process, or Ray Data from the first task on."""
+    alone = options.workers == 1 or (options.workers is None and len(os.sched_getaffinity(0)) == 1)
+    if options.address is None and alone:
+        yield in_process(1)
+        return
+    cluster = _Cluster(options.address, options.workers)
+    try:
+        yield cluster.run
+    finally:
+        cluster.close()
+
+
+class _Cluster:
+    """Tasks mapped over Ray's workers; Ray is started by the first, so that a store that is there costs nothing."""
+
+    def __init__(self, address: str | None, workers: int | None) -> None:
+        self.address, self.started = address, False
+        self.workers = workers or (None if address else len(os.sched_getaffinity(0)))
+
+    def run(self, tasks: Sequence["Task"]) -> Iterator["Outcome"]:
+        """Yield the outcomes as they come."""
+        if not tasks:
+            return
+        import ray
+
+        from sagasr.data.encode import Outcome
+
+        self._start()
+        rows = [{"task": task.model_dump_json()} for task in tasks]
+        found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _perform, num_cpus=1, num_gpus=_gpus(tasks[0]), concurrency=self.workers
+        )
+        for row in found.iter_rows():
+            yield Outcome.model_validate_json(row["outcome"])
+
+    def _start(self) -> None:
+        import logging
+
+        import ray
+
+        if self.started:
+            return
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}}
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        try:
+            if self.address:
+                ray.init(address=self.address, runtime_env=environment, **quiet)
+            else:
+                ray.init(
+                    num_cpus=self.workers,
+                    include_dashboard=False,
+                    object_store_memory=150_000_000,
+                    runtime_env=environment,
+                    **quiet,
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"--address {self.address}: no Ray cluster answers there" if self.address else "Ray did not start"
+            raise SagasrError(f"{where} ({str(error).splitlines()[0]}); --workers 1 needs none") from error
+        self.started = True
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = False
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def close(self) -> None:
+        """Stop what was started here, or leave the cluster."""
+        if self.started:
+            import ray
+
+            ray.shutdown()
+
+
+def _perform(row: dict[str, str]) -> dict[str, str]:
+    """Do one task on a worker of Ray."""
+    import torch
+
+    from sagasr.data.encode import Task, perform
+
+    torch.set_num_threads(1)
+    return {"outcome": perform(Task.model_validate_json(row["task"])).model_dump_json()}
+
+
+def _gpus(task: "Task") -> float:
+    """Return what one task takes of a GPU: the autoencoder is worth one where there is one."""
+    import ray
+
+    wanted = task.step == "encode" and task.config.codec.kind == "stable-audio"
+    return 1.0 if wanted and ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------------- showing
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """Yield a function that makes a bar of a name: on a terminal one bar, elsewhere a line per tenth."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def bar(name: str) -> "Progress":
+            task = bars.add_task(name, total=None)
+
+            def show(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+                tenth = -(-total // 10)
+                if not console.is_terminal and (done % tenth == 0 or done == total):
+                    console.print(f"{name} {done}/{total}", highlight=False)
+
+            return show
+
+        yield bar
+
+
+def _tell(store: Path) -> None:
+    """Print what the store holds, what was left out, and what is odd about what was used."""
+    meta = read_json(store / "meta.json")
+    counts, size = meta["counts"], sum(meta["bytes"].values())
+    seconds = meta["train_seconds"]
+    print(
+        f"{store}: {counts['train']} recordings to learn from ({seconds / 60:.1f} min), "
+        f"{counts['val']} of {counts['val_available']} to score, {size / 1e6:,.0f} MB"
+    )
+    for left in meta["left_out"]:
+        print(f"left out: {json.dumps(left['path'], ensure_ascii=False)} ({left['split']}): {left['reason']}")
+    for note in meta["notes"][:SHOWN]:
+        print(f"note: {json.dumps(note['path'], ensure_ascii=False)} ({note['split']}): {note['note']}")
+    if len(meta["notes"]) > SHOWN:
+        print(f"note: … and {len(meta['notes']) - SHOWN} more in {store / 'meta.json'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sagasr-encode",
+        description="Check recordings, describe them, and encode them once for all trainings.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", metavar="MANIFEST-OR-FOLDER", type=Path, nargs="+", help="recordings; each into a store of its own")
+    add("--val", type=Path, metavar="MANIFEST-OR-FOLDER", help="what is scored (default: the val rows of the first)")
+    add(
+        "--config",
+        type=Path,
+        default=Path("tiny.yaml"),
+        metavar="YAML",
+        help="configuration or grid's base (tiny.yaml)",
+    )
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. degradation.variants=8")
+    add("--store", type=Path, default=Path("sweeps/encoded"), metavar="DIR", help="folder of stores (sweeps/encoded)")
+    add("--captioner", metavar="MODEL", help="describe recordings without a caption by this model (Qwen2-Audio)")
+    add("--quarantine", action="store_true", help="leave out recordings that cannot be used, and list them")
+    add(
+        "--workers", type=_positive, default=None, metavar="N", help="processes (default: one per core; 1 needs no Ray)"
+    )
+    add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1 (found {text!r})")
+    return int(text)
