@@ -18,7 +18,8 @@ from orchestrator.redact import plain
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
 MAX_COMPARED = 8  # runs in the saved comparison
-ARTIFACTS = "report"
+ARTIFACTS, PAGE = "report", "index.html"
+KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI shows trainings, not conversations with models
 
 
 def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[str] = ()) -> list[str]:
@@ -37,6 +38,7 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
         if parent is None:
             return []
         client.log_artifact(parent, str(page), ARTIFACTS)
+        client.set_experiment_tag(experiment.experiment_id, *KIND)
         client.log_batch(parent, list(_metrics(effects, int(page.stat().st_mtime * 1_000))))
         runs = {}
         for replicate in compared[:MAX_COMPARED]:
@@ -56,7 +58,7 @@ def links(uri: str, experiment: str, parent: str, runs: Sequence[str]) -> Sequen
             f"runs={quote(json.dumps(list(runs), separators=(',', ':')))}&experiments={quote(json.dumps([experiment]))}"
         )
         found.append(f"compare {len(runs)} runs: {base}/#/compare-runs?{query}")
-    found.append(f"report in MLflow: {base}/#/experiments/{experiment}/runs/{parent}/artifacts")
+    found.append(f"report in MLflow: {base}/#/experiments/{experiment}/runs/{parent}/artifacts/{ARTIFACTS}/{PAGE}")
     return found
 
 
