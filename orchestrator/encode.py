@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sagasr.data.encode import Outcome, Progress, Runner, Task
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+FEW = 500  # recordings that one process has encoded before Ray has started
 SHOWN = 20  # lines of notes; all of them are in meta.json
 
 EXAMPLES = """\
@@ -58,6 +59,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     config = _config(options, source)
     if options.captioner:
         config = _captioned(config, options.captioner, options.store)
+    _refuse_untold(config)
     from sagasr.codec import missing_weights
     from sagasr.data.encode import encode_store, in_process
 
@@ -68,7 +70,8 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
             from sagasr.data.folders import describe
 
             print(describe(Path(folder)))
-    with _progress() as progress, _runner(options, in_process) as runner:
+    workers = options.workers or _workers_for(config)
+    with _progress() as progress, _runner(options.address, workers, in_process) as runner:
         store = encode_store(
             config,
             options.store,
@@ -77,6 +80,17 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
             progress=progress("encoding"),
         )
     _tell(store)
+
+
+def _refuse_untold(config: Config) -> None:
+    """Raise ConfigError where the configuration's text source has no text at all: all would be trained without one."""
+    source = config.conditions.text.source
+    for split in ("train", "val"):
+        if source != "off" and not any(row.text(source) for row in rows_of(config.data, split)):  # type: ignore[arg-type]
+            raise ConfigError(
+                f"{getattr(config.data, split)}: no {split} recording has a {source}; add the column {source!r}, give "
+                "--captioner MODEL, or --set conditions.text.source=off"
+            )
 
 
 def _config(options: argparse.Namespace, source: Path) -> Config:
@@ -114,13 +128,16 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
     from sagasr.captions import Qwen2Audio, caption, missing_weights, unique_share
     from sagasr.data.records import low_of
 
-    if line := missing_weights(model):
-        raise DataError(line)
     rows: dict[Split, list[Row]] = {
         "train": list(rows_of(config.data, "train")),
         "val": list(rows_of(config.data, "val")),
     }
-    captioner, told = Qwen2Audio(model), {}
+    if all(row.caption for listed in rows.values() for row in listed):
+        return config
+    if line := missing_weights(model):
+        raise DataError(line)
+    captioner = Qwen2Audio(model)
+    told: dict[tuple[Split, str], str] = {}
     for split, listed in rows.items():
         silent = [row for row in listed if not row.caption]
         sounds: list[Any] = [row.file if split == "train" else low_of(config, row.file) for row in silent]
@@ -163,17 +180,22 @@ def _write_manifest(target: Path, lines: Sequence[tuple[str, Row, str]]) -> None
 
 
 @contextlib.contextmanager
-def _runner(options: argparse.Namespace, in_process: Any) -> Iterator["Runner"]:
+def _runner(address: str | None, workers: int | None, in_process: Any) -> Iterator["Runner"]:
     """Yield what performs the tasks: this process, or Ray Data from the first task on."""
-    alone = options.workers == 1 or (options.workers is None and len(os.sched_getaffinity(0)) == 1)
-    if options.address is None and alone:
+    if address is None and workers == 1:
         yield in_process(1)
         return
-    cluster = _Cluster(options.address, options.workers)
+    cluster = _Cluster(address, workers)
     try:
         yield cluster.run
     finally:
         cluster.close()
+
+
+def _workers_for(config: Config) -> int | None:
+    """Return the processes that are worth their start."""
+    few = sum(len(rows_of(config.data, split)) for split in ("train", "val")) < FEW  # type: ignore[arg-type]
+    return 1 if few else None
 
 
 class _Cluster:
@@ -262,12 +284,17 @@ def _gpus(task: "Task") -> float:
 @contextlib.contextmanager
 def _progress() -> Iterator[Any]:
     """Yield a function that makes a bar of a name: on a terminal one bar, elsewhere a line per tenth."""
+    from rich import progress as bar_of
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    columns = (
+        bar_of.TextColumn("{task.description}"),
+        bar_of.BarColumn(),
+        bar_of.MofNCompleteColumn(),
+        bar_of.TimeRemainingColumn(),
+    )
+    with bar_of.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def bar(name: str) -> "Progress":
             task = bars.add_task(name, total=None)

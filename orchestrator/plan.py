@@ -278,7 +278,7 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
 
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.manifest import content_hashes, manifest_fingerprint, problems_of, rows_for
+    from sagasr.data.manifest import content_hashes, manifest_fingerprint, usable_rows
 
     faults: list[str] = []
     train: dict[Data, str] = {}
@@ -288,8 +288,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         digests: dict[str, str] = {}
         for split, manifest in (("train", data.train), ("val", data.val)):
             try:
-                rows = rows_for(Path(manifest), split)  # type: ignore[arg-type]
-                problems = problems_of(rows)
+                rows, problems = usable_rows(data, split)  # type: ignore[arg-type]
                 faults.extend(problems)
                 if not problems:
                     digests[split] = manifest_fingerprint(rows)

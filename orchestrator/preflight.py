@@ -125,13 +125,13 @@ def _text(config: Config) -> tuple[str, str]:
 
 def _vocabulary(key: tuple[Any, tuple[str, str]]) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.manifest import rows_for
+    from sagasr.data.manifest import rows_of
     from sagasr.text import vocabulary_of
 
     data, (source, kind) = key
     if source == "off" or kind != "words":
         return 0
-    return len(vocabulary_of(row.text(source) for row in rows_for(Path(data.train), "train")))  # type: ignore[arg-type]
+    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))  # type: ignore[arg-type]
 
 
 def _relevant(config: Config) -> Config:

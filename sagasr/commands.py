@@ -88,11 +88,10 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from sagasr.data.manifest import problems_of, rows_for
+    from sagasr.data.manifest import usable_rows
 
     config, out = read(options.config, options.set), options.out
-    rows = {split: rows_for(Path(getattr(config.data, split)), split) for split in ("train", "val")}
-    problems = [problem for found in rows.values() for problem in problems_of(found)]
+    problems = [problem for split in ("train", "val") for problem in usable_rows(config.data, split)[1]]
     if problems:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
 

@@ -118,22 +118,19 @@ def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
     return rows_for(path, split)
 
 
-def usable_rows(data: Data) -> tuple[dict[Split, tuple[Row, ...]], list[str]]:
-    """Return the rows of both splits, and what planning can see wrong with their files (see ``problems_of``).
+def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the rows of a split, and what planning can see wrong with their files (see ``problems_of``).
 
-    With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifests.
+    With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifest.
     """
-    rows: dict[Split, tuple[Row, ...]] = {}
-    problems: list[str] = []
-    for split in ("train", "val"):
-        found = rows_of(data, split)
-        reasons = header_problems(found)
-        if data.policy == "quarantine":
-            found = tuple(row for row, reason in zip(found, reasons, strict=True) if reason is None)
-            reasons = []
-        rows[split] = found
-        problems += [reason for reason in reasons if reason]
-    return rows, list(dict.fromkeys(problems))
+    rows = rows_of(data, split)
+    reasons = header_problems(rows)
+    if data.policy == "quarantine":
+        good = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+        with ThreadPoolExecutor() as pool:
+            checked = zip(good, pool.map(hash_or_problem, good), strict=True)
+            return tuple(row for row, (_, wrong) in checked if not wrong), []
+    return rows, [reason for reason in reasons if reason]
 
 
 def problems_of(rows: Iterable[Row]) -> list[str]:
