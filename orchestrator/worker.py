@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.guard import WORKER, Guard, Preempted, catch_terminate, hang_of, hung, only_writer, stopped
 from orchestrator.mirror import following, mirrored, send, send_store, shared_store
+from orchestrator.redact import redact
 from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError, StorageError
 from sagasr.files import read_json
@@ -67,9 +68,9 @@ def run_trial(parameters: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
     from ray import tune
 
     task = Task.model_validate_json(tasks[parameters["trial"]])
-    training = threading.Thread(target=_train_or_record, args=(task,), daemon=True)
-    training.start()
     reported, beats = -1, Beats(task.runtime.hang_seconds + FROZEN_S)
+    training = threading.Thread(target=_train_or_record, args=(task, beats), daemon=True)
+    training.start()
     while True:
         training.join(POLL_S)
         ended = not training.is_alive()
@@ -86,10 +87,14 @@ def run_trial(parameters: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
 
 
 class Beats:
-    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock."""
+    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock.
+
+    Only the status of ``attempt`` counts: while a worker waits for its turn or starts, that of the one before is there.
+    """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit_s, self._clock = limit_s, clock
+        self.attempt = 1
         self._last: tuple[int, int] | None = None
         self._since = clock()
 
@@ -97,7 +102,8 @@ class Beats:
         """Return, once per limit, whether the trial is running and has not moved for so long."""
         with contextlib.suppress(SagasrError, OSError):
             status = read_status(folder)
-            now = (status.attempt, status.beat) if status and status.state == "running" else None
+            running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
+            now = (status.attempt, status.beat) if status and running else None
             if now is None or now != self._last:
                 self._last, self._since = now, self._clock()
         if self._clock() - self._since > self.limit_s:
@@ -114,11 +120,11 @@ def validations(task: Task, after: int) -> Iterator[Progress]:
             yield Progress(record["step"], record["metrics"].get(METRIC, float("inf")))
 
 
-def _train_or_record(task: Task) -> None:
+def _train_or_record(task: Task, beats: Beats) -> None:
     """Train, starting anew as often as ``Retries`` allows; whatever remains an error becomes the trial's status."""
     folder, retries = Path(task.folder), Retries(task.config.training.batch_size // task.runtime.workers)
     try:
-        while (problem := _fit(task, retries.micro_batches)) is not None:
+        while (problem := _fit(task, retries.micro_batches, beats)) is not None:
             wait_s = retries.after(problem, reached(folder))
             _log(folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
             if wait_s is None:
@@ -179,23 +185,24 @@ def reached(folder: Path) -> int:
     return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
 
 
-def _fit(task: Task, micro_batches: int) -> Problem | None:
+def _fit(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
     """Start the workers once and wait for them; return what went wrong."""
     with following(task.uri, Path(task.folder).parents[1], task.trial):
-        return _fit_here(task, micro_batches)
+        return _fit_here(task, micro_batches, beats)
 
 
-def _fit_here(task: Task, micro_batches: int) -> Problem | None:
+def _fit_here(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
     from ray import train
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     runtime, status = task.runtime, read_status(Path(task.folder))
+    beats.attempt = status.attempt + 1 if status else 1
     resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
     trainer = _trainer_class(runtime, task.lean)(
         train_worker,
         train_loop_config={
             "task": task.model_dump_json(),
-            "attempt": status.attempt + 1 if status else 1,
+            "attempt": beats.attempt,
             "micro_batches": max(micro_batches, status.micro_batches if status else 1),
         },
         scaling_config=train.ScalingConfig(
@@ -416,9 +423,9 @@ def _fail(task: Task, reason: str) -> None:
 def _log(folder: Path, text: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", encoding="utf-8") as handle:
-        handle.write(text)
+        handle.write(redact(text))
 
 
 def _one_line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = redact(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     return text if isinstance(error, SagasrError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

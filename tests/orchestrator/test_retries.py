@@ -83,6 +83,10 @@ def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: 
     assert not after(1, beat=2)  # told once, then given time again
     assert not after(600, beat=2, state="waiting")  # who waits for a turn does not hang
     assert not after(0, beat=3)
+    beats.attempt = 2
+    assert not after(600, beat=3)  # left by the attempt before, while the next one starts
+    assert not after(600, beat=4, attempt=2)
+    assert after(61, beat=4, attempt=2)
 
 
 def test_a_validation_without_a_value_is_infinitely_bad_never_equal_or_best(tmp_path: Path, config: Config) -> None:
