@@ -193,6 +193,7 @@ def _fit(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
 
 def _fit_here(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
     from ray import train
+    from ray.exceptions import RayError
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     runtime, status = task.runtime, read_status(Path(task.folder))
@@ -219,6 +220,9 @@ def _fit_here(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
+        return _problem(error, Path(task.folder))
+    except RayError as error:  # the controller itself was lost, and nobody gave back what its workers held
+        free_resources(Path(task.folder))
         return _problem(error, Path(task.folder))
     return None
 

@@ -238,7 +238,7 @@ class _Watch(pl.Callback):
             note=before.note if before else "",
         )
         self._base = self.status
-        self._beaten = -math.inf
+        self._beaten, self._step = -math.inf, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.beat(trainer.global_step, force=True)
@@ -430,6 +430,7 @@ class _Watch(pl.Callback):
     def beat(self, step: int, force: bool = False) -> None:
         """Refresh status.json, at most once a second: the trial's heartbeat."""
         self.harness.pulse()
+        self._step = step
         now = time.monotonic()
         if _is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
             self._beaten = now
@@ -437,7 +438,7 @@ class _Watch(pl.Callback):
 
     def end(self, state: State, reason: str) -> TrainResult:
         """Record how the training ended."""
-        step = self.status.steps if state == "done" else self.status.step  # one that was only scored took no step
+        step = self.status.steps if state == "done" else self._step  # one that was only scored took no step
         if _is_rank_zero():
             self._write(state, reason, step)
         return TrainResult(state, reason, step)

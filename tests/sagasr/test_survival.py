@@ -112,7 +112,8 @@ def test_a_training_halts_wherever_it_is_asked_saves_and_goes_on_bit_for_bit(
     assert status is not None
     assert status.reason.startswith("told to at step")
     saved = [checkpoint.step_of(path) for path in (tmp_path / "checkpoints").glob("step-*")]
-    assert max(saved, default=0) >= result.step - (1 if result.step == STEPS else 0)
+    # A halt in the last validation goes back to the checkpoint before: a save there would count as the end.
+    assert max(saved, default=0) >= result.step - (2 if result.step == STEPS else 0)
     assert go(tmp_path).state == "done"
     assert outcome(tmp_path) == calm
 
