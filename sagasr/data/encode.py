@@ -300,7 +300,8 @@ class _Build:
                         self.shards[path.name] = path
                         self.holders[split] |= dict.fromkeys(ids, path)
             if not left:
-                self.hashes |= read_json(folder / "meta.json").get("sha256", {})
+                known = read_json(folder / "meta.json").get("sha256", {})
+                self.hashes |= {name: digest for name, digest in known.items() if name in self.shards}
 
     def _check(self, checking: Progress | None) -> dict[str, str]:
         """Return why recordings cannot be used, by content. Those that have records were looked at before."""
