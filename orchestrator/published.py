@@ -18,6 +18,7 @@ from orchestrator.redact import plain
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
 MAX_COMPARED = 8  # runs in the saved comparison
+MAX_CURVES = 24  # runs in the saved chart
 ARTIFACTS, PAGE = "report", "index.html"
 KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI shows trainings, not conversations with models
 
@@ -40,26 +41,41 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
         client.log_artifact(parent, str(page), ARTIFACTS)
         client.set_experiment_tag(experiment.experiment_id, *KIND)
         client.log_batch(parent, list(_metrics(effects, int(page.stat().st_mtime * 1_000))))
-        runs = {}
-        for replicate in compared[:MAX_COMPARED]:
-            runs[replicate] = _one(client, experiment.experiment_id, f"tags.`sagasr.replicate` = '{replicate}'")
-        return list(links(plan.tracking_uri, experiment.experiment_id, parent, [one for one in runs.values() if one]))
+        known = _runs(client, experiment.experiment_id, "tags.`sagasr.kind` = 'replicate'")
+        runs = {run.data.tags["sagasr.replicate"]: run.info.run_id for run in known}
+        seed = str(plan.seeds[0])
+        chosen = [run.info.run_id for run in known if run.data.params.get("seed") == seed]
+        side = [runs[one] for one in compared if one in runs][:MAX_COMPARED]
+        return links(plan.tracking_uri, experiment.experiment_id, parent, side, chosen, f"val/{plan.metric}")
     except Exception as error:  # noqa: BLE001 - whatever a server answers, the page is there
         reason = plain((str(error).splitlines() or [type(error).__name__])[0], 200)
         return [f"report not in MLflow yet: {reason}; the same command sends it again"]
 
 
-def links(uri: str, experiment: str, parent: str, runs: Sequence[str]) -> Sequence[str]:
-    """Return lines with addresses of the user interface: curves of all runs, some runs side by side, the report."""
-    base = re.sub(r"//[^/@]*@", "//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
-    found = [f"curves side by side: {base}/#/experiments/{experiment}/runs?compareRunsMode=CHART"]
+def links(
+    uri: str, experiment: str, parent: str, runs: Sequence[str], curves: Sequence[str] = (), metric: str = "val/lsd"
+) -> list[str]:
+    """Return lines with addresses of the user interface: ``curves`` in one chart, ``runs`` side by side, the report.
+
+    MLflow's own list of runs folds the replicates under their sweep, so its charts would show the sweep alone.
+    """
+    base = re.sub(r"//[^/]*@", "//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
+    found = []
+    if curves:
+        shown = list(curves[:MAX_CURVES])
+        chart = {"runs": shown, "experiments": [experiment], "metric": metric, "plot_metric_keys": [metric]}
+        words = "&x_axis=step&y_axis_scale=linear&line_smoothness=1&show_point=false"
+        rest = "&plot_layout=%7B%7D&deselected_curves=%5B%5D&last_linear_y_axis_range=%5B%5D"
+        found.append(f"{metric} of {len(shown)} runs, first seed: {base}/#/metric?{_query(chart)}{words}{rest}")
     if len(runs) > 1:
-        query = (
-            f"runs={quote(json.dumps(list(runs), separators=(',', ':')))}&experiments={quote(json.dumps([experiment]))}"
-        )
+        query = _query({"runs": list(runs), "experiments": [experiment]})
         found.append(f"compare {len(runs)} runs: {base}/#/compare-runs?{query}")
     found.append(f"report in MLflow: {base}/#/experiments/{experiment}/runs/{parent}/artifacts/{ARTIFACTS}/{PAGE}")
     return found
+
+
+def _query(values: Mapping[str, Any]) -> str:
+    return "&".join(f"{key}={quote(json.dumps(value, separators=(',', ':')))}" for key, value in values.items())
 
 
 def to_compare(replicates: pd.DataFrame, cells: Sequence[Mapping[str, str]]) -> list[str]:
@@ -91,3 +107,7 @@ def _metrics(effects: pd.DataFrame, when: int) -> Sequence[Any]:
 def _one(client: Any, experiment: str, condition: str) -> str | None:
     runs = client.search_runs([experiment], condition, max_results=1)
     return str(runs[0].info.run_id) if runs else None
+
+
+def _runs(client: Any, experiment: str, condition: str) -> list[Any]:
+    return list(client.search_runs([experiment], condition, max_results=1_000, order_by=["attributes.start_time ASC"]))
