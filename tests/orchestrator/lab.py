@@ -9,13 +9,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sagasr.files import dump_yaml, read_yaml
+
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 SHARED_MEMORY = "300m"  # of each host
 BOOT_S = 30.0
+ROOT = Path(__file__).parents[2]
 
 BOOT = """
 set -e
@@ -128,6 +132,29 @@ class Lab:
     def _on_the_wire(self, *words: str) -> None:
         assert self.wire
         subprocess.run(["nsenter", "--target", str(self.wire.pid), "--net", "ip", *words], check=True)
+
+
+def cluster_file(lab: Lab, head: Host, workers: list[Host]) -> Path:
+    """Write the shipped file for these machines: addresses, account and key are theirs, and a node offers one CPU."""
+    file = read_yaml(ROOT / "orchestrator" / "clusters" / "local.yaml")
+    file["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address for worker in workers]}
+    file["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
+    for key, less in (("head_start_ray_commands", "--num-cpus=0"), ("worker_start_ray_commands", "--num-cpus=1")):
+        file[key] = [command.replace("ray start", f"ray start {less}") for command in file[key]]
+    for host in (head, *workers):  # the dependencies are installed already: the setup command finds that out
+        environment = host.home / "sagasr" / ".venv"
+        environment.mkdir(parents=True)
+        for part in Path(sys.prefix).iterdir():
+            (environment / part.name).symlink_to(part)
+        (environment / "installed.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    path = lab.folder / "lab.yaml"
+    path.write_text(dump_yaml(file))
+    return path
+
+
+def launcher(desk: Host, *words: str) -> list[str]:
+    """Return the command that runs ``words`` at the desk, in the checkout."""
+    return desk.command("sh", "-c", f'cd {ROOT} && exec "$@"', "sh", *words)
 
 
 def _mortal(*words: str) -> list[str]:

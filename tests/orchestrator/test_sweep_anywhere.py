@@ -1,7 +1,10 @@
 """One sweep wherever it runs: with its storage in a bucket, or on several machines, its tables are the same."""
 
+import json
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +20,8 @@ from orchestrator.results import VOLATILE
 from orchestrator.space import read_space
 from orchestrator.storage import open_storage
 from sagasr.journal import History, read_status
+from tests.orchestrator.lab import Lab, cluster_file, launcher
+from tests.orchestrator.lab import missing as lab_lacks
 from tests.orchestrator.s3_server import BUCKET, serving
 from tests.orchestrator.test_sweep import write_grid
 
@@ -115,8 +120,6 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
 
 
 def read_json_of(bucket, name: str) -> dict:
-    import json
-
     return json.loads(bucket.read(name))
 
 
@@ -124,3 +127,70 @@ def newest_checkpoint(bucket, trial: str) -> int:
     """Return the step of the last checkpoint that reached the bucket whole."""
     whole = [name.split("/") for name in bucket.list() if name.startswith(f"{trial}/checkpoints/")]
     return max(int(parts[3].removeprefix("step-")) for parts in whole if parts[-1] == "manifest.json")
+
+
+# ---------------------------------------------------------------------------------------------------- several machines
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "import sys; from orchestrator.cluster import asks_for_token as asks; sys.exit(not asks(sys.argv[1]))"
+
+
+def hosts_of(plan: Plan, trial: str) -> list[str]:
+    """Return the machines on which a trial was trained, in turn."""
+    log = plan.paths.trial(trial) / "log.txt"
+    return re.findall(r"^--- .* process \d+ on (\S+) ", log.read_text() if log.exists() else "", re.M)
+
+
+def saved(plan: Plan, trial: str) -> bool:
+    return any(plan.paths.trial(trial).glob("checkpoints/step-*/manifest.json"))
+
+
+@pytest.mark.skipif(bool(lab_lacks()), reason=lab_lacks())
+def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
+    plan = plan_of(grid, str(tmp_path / "shared"))
+    with Lab(tmp_path / "lab") as lab:
+        desk, head = lab.add("desk", "10.7.0.1"), lab.add("head", "10.7.0.10")
+        workers = [lab.add("one", "10.7.0.11"), lab.add("two", "10.7.0.12")]
+        file = cluster_file(lab, head, workers)
+
+        up = launcher(desk, sys.executable, "-m", "orchestrator.cluster", "up", str(file), "--yes", "--no-config-cache")
+        done = subprocess.run(up, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        token = (desk.home / ".ray" / "auth_token").read_text()
+        assert token not in done.stdout + done.stderr
+
+        script = tmp_path / "sweep.py"
+        script.write_text("import sys\nfrom orchestrator.commands import sweep\nsys.exit(sweep())\n")
+        ray = str(Path(sys.executable).parent / "ray")
+        words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
+        with (tmp_path / "out.txt").open("w") as out:
+            sweep = subprocess.Popen(
+                launcher(desk, ray, "submit", str(file), str(script), *words), stdout=out, stderr=out
+            )
+        try:
+            # Whoever has no token is turned away, and the dashboard listens on the head alone.
+            assert desk.run(sys.executable, "-c", TOKEN, f"{head.address}:6379", cwd=ROOT).returncode == 0
+            assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/22").returncode == 0
+            assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/8265").returncode != 0
+            names = [trial.id for trial in plan.trials]
+            wait_for(lambda: all(saved(plan, name) for name in names), 200, sweep)
+            victim = next(name for name in names if hosts_of(plan, name) == ["two"])
+            assert {host for name in names for host in hosts_of(plan, name)} == {"one", "two"}
+            workers[1].cut_the_power()
+            assert sweep.wait(250) == 0, (tmp_path / "out.txt").read_text()
+        finally:
+            sweep.kill()
+        assert hosts_of(plan, victim) == ["two", "one"]
+        assert read_status(plan.paths.trial(victim)).attempt == 2
+        assert tables(plan) == calm
+        for host in (head, *workers):
+            files = [host.home / ".ray" / "auth_token", host.home / ".ray"]
+            assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600, 0o700]
+        leaks = subprocess.run(["grep", "-rl", token, str(tmp_path / "shared")], capture_output=True, text=True)
+        assert leaks.stdout == ""
+
+        down = launcher(desk, sys.executable, "-m", "orchestrator.cluster", "down", str(file), "--yes")
+        done = subprocess.run(down, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for host in (head, workers[0]):
+            wait_for(lambda host=host: host.run("pgrep", "-x", "raylet|gcs_server").returncode == 1, 30)
