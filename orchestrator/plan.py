@@ -230,7 +230,7 @@ def identity(config: Config) -> dict[str, Any]:
     ):
         if section.get(key):
             section[key] = _content(section[key])
-    return tree
+    return {section: keys for section, keys in tree.items() if keys != {}}
 
 
 def _content(name: str) -> str:
@@ -315,10 +315,11 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
 def write_plan(plan: Plan) -> None:
     """Write the grid as resolved (grid.yaml, base.yaml) and plan.json into the sweep folder."""
     write_text(plan.paths.base, dump_yaml(redact_tree(plan.space.base)))
-    write_text(plan.paths.grid, dump_yaml(redact_tree(plan.space.tree)))
+    write_text(plan.paths.grid, dump_yaml(redact_tree(plan.space.tree, keys=False)))
     before = read_json(plan.paths.recordings) if plan.paths.recordings.exists() else {}
     write_json(plan.paths.recordings, before | dict(plan.recordings))
-    write_json(plan.paths.plan, plan.tree | ({"allowed": _allowed(plan)} if _allowed(plan) else {}))
+    allowed = {"allowed": _allowed(plan)} if _allowed(plan) else {}
+    write_json(plan.paths.plan, redact_tree(plan.tree, keys=False) | allowed)
 
 
 def _allowed(plan: Plan) -> list[str]:

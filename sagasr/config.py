@@ -424,9 +424,9 @@ def train_stage(config: Config) -> dict[str, Any]:
     Values that stand at their defaults are left out: a key that is new and neutral makes no finished training another.
     """
     scored = {name for name in type(config.validation).model_fields if name != "every"}
-    return config.model_dump(
-        mode="json", exclude={"data": True, "evaluation": True, "validation": scored}, exclude_defaults=True
-    )
+    left_out: dict[str, Any] = {"data": True, "evaluation": True, "validation": scored}
+    tree = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return {section: keys for section, keys in tree.items() if keys != {}}  # it differs in what is left out alone
 
 
 def score_stage(config: Config) -> dict[str, Any]:
