@@ -55,6 +55,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from orchestrator.overview import show_cost, show_plan, show_summary
     from orchestrator.plan import Options, make_plan
     from orchestrator.preflight import check_disk, costs_of, preflight, total
+    from orchestrator.redact import redact_tree
     from orchestrator.why import explain
 
     settings = cli.parse_settings(options.set)
@@ -73,7 +74,7 @@ def _sweep(options: argparse.Namespace) -> int:
     costs = costs_of(plan.trials, shapes)
     console = Console(quiet=options.quiet, highlight=False)
     if options.json:
-        print(json.dumps(plan.tree, indent=2, allow_nan=False))
+        print(json.dumps(redact_tree(plan.tree, keys=False), indent=2, allow_nan=False))
         return DONE
     if options.plan:
         show_plan(plan, ledger, shapes, costs, console)

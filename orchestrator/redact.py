@@ -15,15 +15,15 @@ def redact(text: str) -> str:
     return _QUERY.sub(rf"\g<1>{HIDDEN}", _USER_INFO.sub(f"{HIDDEN}@", text))
 
 
-def redact_tree(tree: Any) -> Any:
+def redact_tree(tree: Any, keys: bool = True) -> Any:
     """Return nested containers with every text redacted, and those texts hidden whose key names a secret.
 
-    Numbers stay: ``max_tokens: 16`` is none.
+    Numbers stay: ``max_tokens: 16`` is none. ``keys`` False is for what has factors as keys: ``cond_token: "512"``.
     """
     if isinstance(tree, Mapping):
-        return {key: _value(str(key), value) for key, value in tree.items()}
+        return {key: _value(str(key), value, keys) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [redact_tree(value) for value in tree]
+        return [redact_tree(value, keys) for value in tree]
     return redact(tree) if isinstance(tree, str) else tree
 
 
@@ -36,5 +36,6 @@ def plain(text: str, limit: int) -> str:
     return whole if len(whole) <= limit else whole[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _value(key: str, value: Any) -> Any:
-    return HIDDEN if isinstance(value, str) and value and SECRET_KEY.search(key) else redact_tree(value)
+def _value(key: str, value: Any, keys: bool) -> Any:
+    hidden = keys and isinstance(value, str) and value and SECRET_KEY.search(key)
+    return HIDDEN if hidden else redact_tree(value, keys)

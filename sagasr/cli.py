@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sagasr.errors import ConfigError, SagasrError
@@ -25,6 +26,11 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def shown(path: Path) -> str:
+    """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

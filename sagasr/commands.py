@@ -149,7 +149,7 @@ def _upsample(options: argparse.Namespace) -> int:
             upsampler,
             settings,
             on_progress=lambda seconds: progress.advance(task, seconds),
-            on_file=lambda path, seconds: print(f"{path}  {seconds:.1f} s"),
+            on_file=lambda path, seconds: print(f"{cli.shown(path)}  {seconds:.1f} s"),
         )
     return cli.DONE
 

@@ -13,6 +13,7 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -520,7 +521,7 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 def seconds_of(paths: Iterable[Path]) -> float:
     """Return the length of readable recordings together, by their headers."""
-    return float(sum(soundfile.info(path).duration for path in paths))
+    return float(sum(soundfile.info(os.fsencode(path)).duration for path in paths))
 
 
 def _clashes(pairs: Sequence[tuple[Path, Path]]) -> list[str]:

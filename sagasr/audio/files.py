@@ -10,6 +10,7 @@ the samples of a WAV or AIFF file, which hold no checksum, and a cut MP3 file wi
 
 import io
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a recording whose container and header can be used; raises DataError for that and what goes wrong inside."""
     try:
         _refuse(path, "the file is empty" if path.stat().st_size == 0 else _container_problem(path))
-        with soundfile.SoundFile(path) as sound:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:  # soundfile refuses names that are not UTF-8
             _refuse(path, _header_problem(sound))
             yield sound
     except FileNotFoundError as error:

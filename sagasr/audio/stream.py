@@ -5,6 +5,7 @@ and the measures of one that is held whole.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
@@ -117,8 +118,9 @@ class Buffer:
 
     def cut(self, start: int, stop: int) -> np.ndarray:
         """Return a copy [C, stop - start], zeros where nothing is held."""
-        first, last = max(start, self.start), max(min(stop, self.stop), self.start)
-        part = self.audio[:, first - self.start : last - self.start]
+        first = min(max(start, self.start), stop)
+        last = max(first, min(stop, self.stop))
+        part = self.audio[:, max(first - self.start, 0) : max(last - self.start, 0)]
         return np.pad(part, ((0, 0), (first - start, stop - first - part.shape[1])))
 
     def drop(self, stop: int) -> None:
@@ -192,13 +194,14 @@ def write_flac_blocks(path: Path, blocks: Iterable[np.ndarray], channels: int) -
     def write(temporary: Path) -> None:
         nonlocal written
         try:
-            with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, channels, "PCM_24", format="FLAC") as sound:
+            name = os.fsencode(temporary)
+            with soundfile.SoundFile(name, "w", SAMPLE_RATE, channels, "PCM_24", format="FLAC") as sound:
                 for block in blocks:
                     if not np.isfinite(block).all():
                         raise DataError(f"{path}: the audio to be written holds NaN or infinite samples")
                     sound.write(np.clip(block, -1, 1).T)
                     written += block.shape[1]
-            if soundfile.info(temporary).frames != written:
+            if soundfile.info(name).frames != written:
                 raise soundfile.SoundFileRuntimeError("samples are missing")
         except (soundfile.SoundFileError, AssertionError) as error:  # the codec does not say why: an assertion or less
             raise DataError(f"{path}: could not be written whole; is the disk full?") from error

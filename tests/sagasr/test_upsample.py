@@ -1,5 +1,6 @@
 """A trained model on a user's own recordings: lengths, rates, joints, the kept low band, the command, its refusals."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -309,6 +310,31 @@ def test_a_folder_becomes_a_folder_of_flac_files(
         Settings(steps=2, rolloff_target=0.8, guidance=(1.2, 1.0)),
     )
     np.testing.assert_allclose(read_audio(tmp_path / "out/deep/b.flac", None), expected, atol=1e-5)
+
+
+def test_names_of_files_are_kept_and_shown_harmlessly(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        b"<script>",
+        b"a'b\"c$(x)",
+        b"two\nlines",
+        b"\x1b[31mred",
+        "\u202egnp \N{MUSICAL NOTE}".encode(),
+        b"\xff\xfe",
+    ]
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "plain.wav", noise(4_000)[0], SAMPLE_RATE)
+    for name in names:
+        shutil.copy(tmp_path / "plain.wav", os.fsencode(tmp_path / "in") + b"/" + name + b".wav")
+    command = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial), "--steps", "1"]
+    assert commands.upsample(command) == 0
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == sorted(
+        name + b".flac" for name in names
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(names)
+    assert all(line.isprintable() for line in lines)
 
 
 def test_one_checkpoint_is_as_good_as_its_folder(trial: Path, tmp_path: Path) -> None:
