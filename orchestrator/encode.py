@@ -62,9 +62,13 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     _refuse_untold(config)
     from sagasr.codec import missing_weights
     from sagasr.data.encode import encode_store, in_process
+    from sagasr.data.store import Store
+    from sagasr.data.texts import embed_texts
+    from sagasr.text import missing_weights as missing_text_weights
 
-    if line := missing_weights(config.codec):
-        raise DataError(line)
+    for line in (missing_weights(config.codec), missing_text_weights(config.conditions.text)):
+        if line:
+            raise DataError(line)
     for folder in dict.fromkeys((config.data.train, config.data.val)):
         if Path(folder).is_dir():
             from sagasr.data.folders import describe
@@ -79,6 +83,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
             checking=progress("checking"),
             progress=progress("encoding"),
         )
+    embed_texts(Store.open(store), config.conditions.text)
     _tell(store)
 
 

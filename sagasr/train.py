@@ -23,6 +23,7 @@ from sagasr.codec import Codec, build_codec
 from sagasr.config import Config, Evaluation, Runtime
 from sagasr.data.draws import Draws, Validation
 from sagasr.data.store import Store
+from sagasr.data.texts import recall_texts
 from sagasr.evaluate import Prediction, evaluate, means, validation_loss
 from sagasr.faults import point
 from sagasr.files import dump_yaml, remove_litter, write_text
@@ -182,6 +183,7 @@ def _initial(config: Config, store: Store, micro_batches: int = 1) -> SagaModule
     norm, words = store.norm.seen_as(config.model.latents), store.vocabulary(config.conditions.text.source)
     model = build_model(config, norm, words)
     load_pretrained(model, config)
+    recall_texts(model.conditioner.text, store, config.conditions.text)
     return SagaModule(config, model, micro_batches)
 
 

@@ -23,6 +23,7 @@ from sagasr.conditions import ConditionInputs, seeded
 from sagasr.config import SAMPLE_RATE, Config
 from sagasr.data.statistics import STEP
 from sagasr.data.store import Store
+from sagasr.data.texts import recall_texts
 from sagasr.fingerprint import seed_of
 from sagasr.flow import time_of
 from sagasr.metrics import Reference, Scores, score_many
@@ -60,6 +61,7 @@ class Draws:
         self.texts = store.train.texts(text.source)
         with seeded("not used"):
             self.encoder = build_text_encoder(text, config.model.cond_dim, store.vocabulary(text.source))
+        recall_texts(self.encoder, store, text)
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self.at, range(self.start(), self.config.training.steps))

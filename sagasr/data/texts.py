@@ -1,0 +1,86 @@
+"""Features of texts beside a store: each caption encoded once, at its true length, and mapped by all trainings.
+
+    <store>/texts-<12 hex digits>.arrow     one row per unique caption or transcript: float32 features [n, width]
+
+The name is the identity of the frozen encoder: the content of its files, and the longest text that it reads. A store
+without such a file is complete; trainings then encode texts by themselves.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from sagasr import config as settings
+from sagasr.data.shards import read_records, views, write_arrow
+from sagasr.data.store import Store
+from sagasr.errors import DataError
+from sagasr.files import write_whole
+from sagasr.fingerprint import file_sha256, fingerprint, short
+from sagasr.text import T5Encoder, TextEncoder, encode_texts
+
+SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "spiece.model")
+
+
+def embed_texts(store: Store, text: settings.Text) -> Path | None:
+    """Write the features of all texts of a store, and return their file; None for encoders that learn theirs.
+
+    Texts that another store below the same root has are taken over. Raises DataError without the encoder's weights.
+    """
+    if text.source == "off" or not isinstance(text.encoder, settings.T5):
+        return None
+    path = _file(store.path, text.encoder)
+    if path.exists():
+        return path
+    said = [*store.train.entries, *store.clips]
+    texts = sorted({getattr(it, source) for it in said for source in ("caption", "transcript")})
+    known: dict[str, Tensor] = {}
+    for other in sorted(store.path.parent.glob(f"*/{path.name}")):
+        known |= _read(other)
+    new = [it for it in texts if it not in known]
+    known |= zip(new, encode_texts(new, text.encoder, "cuda" if torch.cuda.is_available() else "cpu"), strict=True)
+    rows = ({"text": it, "width": known[it].shape[-1], "features": known[it].numpy()} for it in texts)
+    write_whole(path, lambda temporary: write_arrow(temporary, SCHEMA, rows))
+    return path
+
+
+def recall_texts(encoder: TextEncoder, store: Store, text: settings.Text) -> None:
+    """Give an encoder what ``embed_texts`` wrote for it, if it did; what is missing it then encodes by itself."""
+    if not isinstance(encoder, T5Encoder) or not isinstance(text.encoder, settings.T5):
+        return
+    if any(store.path.glob("texts-*.arrow")) and (path := _file(store.path, text.encoder)).exists():
+        encoder.recall(_read(path))
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    rows = list(read_records(path, SCHEMA))
+    features = views([row["features"].reshape(-1, row["width"]) for row in rows])
+    return {row["text"]: found for row, found in zip(rows, features, strict=True)}
+
+
+def _file(store: Path, encoder: settings.T5) -> Path:
+    return store / f"texts-{short(fingerprint([_content(encoder.model), encoder.max_tokens]))}.arrow"
+
+
+def _content(model: str) -> dict[str, str]:
+    """Return the hashes of an encoder's files, in a folder or in the local cache of published models."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {}
+    for name in WEIGHTS:
+        path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
+        if isinstance(path, (str, Path)) and Path(path).is_file():
+            status = Path(path).stat()
+            found[name] = _hash(Path(path), status.st_size, status.st_mtime_ns)
+    if not found:
+        raise DataError(f"{model}: no text encoder in this folder or in the Hugging Face cache")
+    return found
+
+
+@cache
+def _hash(path: Path, size: int, changed_ns: int) -> str:
+    return file_sha256(path)
