@@ -176,7 +176,7 @@ def _sweep(lab: Lab, folder: Path) -> None:
 
 
 def _raylet(lab: Lab, folder: Path) -> None:
-    victim = lab.one("raylet/raylet")
+    victim = next((number for number, name in lab.processes() if name.split(" ")[0].endswith("raylet/raylet")), None)
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     assert lab.process is not None
@@ -277,6 +277,7 @@ def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
                 if not here.running() and all(one["state"] == "done" for one in here.statuses().values()):
                     break  # it ended before all had struck
                 struck.append(strike(here, waiting.pop(0)))
+                sys.stderr.write(f"{struck[-1]}\n")
             assert here.process is not None
             while here.process.wait(600) != 0:
                 here.start()
