@@ -191,6 +191,8 @@ def one_writer(paths: SweepPaths) -> Iterator[None]:
         for folder in (paths.root, paths.results):
             remove_litter(folder, deep=False)
         yield
+        # A finished training is not opened again: what its killed attempt left in the making goes here.
+        remove_litter(paths.trials)
 
 
 def _say(text: str) -> None:

@@ -96,6 +96,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True, steps: int = STEPS
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
     import pyarrow.parquet as pq
 
+    from orchestrator.guard import LEASE, WORKER
     from orchestrator.plan import make_plan
     from orchestrator.results import VOLATILE
     from orchestrator.space import read_space
@@ -111,7 +112,8 @@ def state_of(grid: Path, storage: Path, tracked: bool = True, steps: int = STEPS
         found[f"{number} history"] = [{k: v for k, v in one.items() if k != "time"} for one in History(folder)]
         status = read_status(folder)
         found[f"{number} status"] = (status.state, status.step) if status else None
-        litter = [path.name for path in folder.rglob(".*") if path.name != ".worker.json"]
+        # A claim outlives its holder, until the next one takes it over; a finished training has no next one.
+        litter = [path.name for path in folder.rglob(".*") if path.name not in (WORKER, LEASE)]
         found[f"{number} litter"] = litter
     for name in ("replicates", "clips", "curves", "references"):
         table = pq.read_table(plan.paths.table(name))
