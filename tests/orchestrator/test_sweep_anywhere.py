@@ -85,7 +85,7 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
 
         victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_for(lambda: f"{second}/checkpoints" in "".join(bucket.list()), 300, victim)
+            wait_for(lambda: newest_checkpoint(bucket, second), 300, victim)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
         finally:
             victim.send_signal(signal.SIGKILL)
@@ -124,9 +124,10 @@ def read_json_of(bucket, name: str) -> dict:
 
 
 def newest_checkpoint(bucket, trial: str) -> int:
-    """Return the step of the last checkpoint that reached the bucket whole."""
+    """Return the step of the last checkpoint that reached the bucket whole, 0 before the first."""
     whole = [name.split("/") for name in bucket.list() if name.startswith(f"{trial}/checkpoints/")]
-    return max(int(parts[3].removeprefix("step-")) for parts in whole if parts[-1] == "manifest.json")
+    steps = [int(parts[3].removeprefix("step-")) for parts in whole if parts[-1] == "manifest.json"]
+    return max(steps, default=0)
 
 
 # ---------------------------------------------------------------------------------------------------- several machines
