@@ -247,7 +247,8 @@ class _Cluster:
                     runtime_env=environment,
                     **quiet,
                 )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
+            ray.shutdown()
             where = f"--address {self.address}: no Ray cluster answers there" if self.address else "Ray did not start"
             raise SagasrError(f"{where} ({str(error).splitlines()[0]}); --workers 1 needs none") from error
         self.started = True

@@ -1,10 +1,11 @@
+# ruff: noqa: T201
 """Random batch reads: the mapped store against the layout that stable-audio-tools' pre-encoding writes.
 
     python tests/benchmarks/reads.py MANIFEST-OR-FOLDER [--batch 64] [--batches 40] [--repeats 7]
 
 The peer's layout is one ``.npy`` [C, N] and one ``.json`` (padding mask as a list, seconds, path, prompt) per clip. It
 has no pairs, so low versions are files of their own, as its users keep them. Both sides read the same recordings,
-variants and crops in the same order, from the page cache, and end with the same arrays; the order of the two alternates.
+variants and crops in the same order, from the page cache, and get the same arrays; their order alternates.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def main() -> None:
             "npy + json": lambda picks: read_peer(peer, picks, frames),
         }
         found: dict[str, list[float]] = {name: [] for name in sides}
-        for name, read in sides.items():
+        for read in sides.values():
             seconds(read, batches)  # both from the page cache
         for repeat in range(options.repeats):
             for name in sorted(sides, reverse=bool(repeat % 2)):
