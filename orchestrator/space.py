@@ -33,6 +33,7 @@ RESERVED = frozenset(
     {
         "audio",
         "clip",
+        "clips",
         "cell",
         "config",
         "domain",
@@ -41,9 +42,10 @@ RESERVED = frozenset(
         "gpu_seconds",
         "metric",
         "mlflow_run_id",
+        "n",
     }
     | {"reason", "replicate", "seed", "status", "step", "stopped_at_step", "subject", "sweep", "trial", "unit", "value"}
-    | {"variant", "versus", "wall_seconds", "config_fingerprint", "data_fingerprint", "trial_fingerprint"}
+    | {"remark", "variant", "versus", "wall_seconds", "config_fingerprint", "data_fingerprint", "trial_fingerprint"}
     | set(METRICS)
 )
 
