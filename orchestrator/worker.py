@@ -17,14 +17,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.guard import WORKER, Guard, Preempted, catch_terminate, hang_of, hung, only_writer, stopped
+from orchestrator.guard import (
+    LEASE,
+    START_S,
+    WORKER,
+    Guard,
+    Preempted,
+    catch_terminate,
+    hang_of,
+    hung,
+    only_writer,
+    stopped,
+)
 from orchestrator.mirror import following, mirrored, send, send_store, shared_store
 from orchestrator.redact import redact
 from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError, StorageError
 from sagasr.files import read_json
 from sagasr.journal import History, Status, read_status, write_status
-from sagasr.lease import Lost
+from sagasr.lease import Lost, read_owner
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers, so that they never compete with workers
 METRIC, TIME = "val/lsd", "step"
@@ -90,26 +101,39 @@ class Beats:
     """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock.
 
     Only the status of ``attempt`` counts: while a worker waits for its turn or starts, that of the one before is there.
+    One that has taken the folder, and so has had its turn, gets ``START_S`` more for its first sign of life.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit_s, self._clock = limit_s, clock
         self.attempt = 1
+        self._before: str | None = None  # the token of who held the folder before this attempt
         self._last: tuple[int, int] | None = None
         self._since = clock()
 
     def frozen(self, folder: Path) -> bool:
         """Return, once per limit, whether the trial is running and has not moved for so long."""
+        started = False
         with contextlib.suppress(SagasrError, OSError):
             status = read_status(folder)
             running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
-            now = (status.attempt, status.beat) if status and running else None
+            started = not running and self._token(folder) not in (None, self._before)
+            now = (self.attempt, status.beat) if status and running else (self.attempt, -1) if started else None
             if now is None or now != self._last:
                 self._last, self._since = now, self._clock()
-        if self._clock() - self._since > self.limit_s:
+        if self._clock() - self._since > self.limit_s + (START_S if started else 0.0):
             self._since = self._clock()
             return True
         return False
+
+    def begin(self, folder: Path, attempt: int) -> None:
+        """Note that an attempt begins; who holds the folder now is of an earlier one."""
+        self._before, self.attempt = self._token(folder), attempt
+
+    @staticmethod
+    def _token(folder: Path) -> str | None:
+        owner = read_owner(folder / LEASE)
+        return owner.token if owner else None
 
 
 def validations(task: Task, after: int) -> Iterator[Progress]:
@@ -197,7 +221,7 @@ def _fit_here(task: Task, micro_batches: int, beats: Beats) -> Problem | None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     runtime, status = task.runtime, read_status(Path(task.folder))
-    beats.attempt = status.attempt + 1 if status else 1
+    beats.begin(Path(task.folder), status.attempt + 1 if status else 1)
     resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
     trainer = _trainer_class(runtime, task.lean)(
         train_worker,

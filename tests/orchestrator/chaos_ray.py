@@ -46,6 +46,7 @@ class Lab:
         self.port = free_port()
         self.served = served
         self.log = folder / "sweep.log"
+        self.beats: dict[Path, list[tuple[int, int]]] = {}
         if served:
             self.serve()
 
@@ -94,9 +95,14 @@ class Lab:
         return found
 
     def moving(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return a trial that is training, has saved, and is far from its end."""
+        """Return a trial that is training, has saved, and is far from its end: its heart was heard to beat."""
         for folder, status in self.statuses().items():
-            if status["state"] == "running" and committed(folder) >= SAVED and status["step"] < STEPS - 3 * SAVED:
+            beats = self.beats.setdefault(folder, [])
+            if (status["attempt"], status["beat"]) not in beats:
+                beats.append((status["attempt"], status["beat"]))
+            beating = len({beat for attempt, beat in beats if attempt == status["attempt"]}) > 1
+            far = committed(folder) >= SAVED and status["step"] < STEPS - 3 * SAVED
+            if beating and far and status["state"] == "running" and beats[-1] == (status["attempt"], status["beat"]):
                 return folder, status
         return None
 
@@ -211,22 +217,23 @@ def strike(lab: Lab, kind: str) -> Strike:
         lab.start()
     moving = wait_for(lambda: lab.moving() or not lab.running(), "a trial that trains")
     assert moving is not True, f"the sweep ended by itself: {lab.log.read_text()[-2_000:]}"
-    folder, status = moving
+    folder, before = moving[0], lab.statuses()
+    lab.beats.clear()
     began = time.monotonic()
     STRIKES[kind](lab, folder)
     if kind.startswith("tracking"):
-        return Strike(kind, status["step"], 0, 0.0)
+        return Strike(kind, before[folder]["step"], 0, 0.0)
 
-    def again() -> dict[str, Any] | None:
-        now = lab.statuses().get(folder)
-        return now if now and (now["attempt"] > status["attempt"] or now["state"] == "done") else None
+    def again() -> tuple[Path, dict[str, Any]] | None:
+        """Return the trial that was hit, begun again: of drivers and controllers it cannot be told beforehand."""
+        for one, now in lab.statuses().items():
+            if now["attempt"] > before.get(one, now)["attempt"] and now["step"] > now["resumed"]:
+                return one, now
+        return None
 
-    now = wait_for(again, f"{folder.name} after {kind}")
-    first = now["resumed"]
-    wait_for(
-        lambda: (now := lab.statuses().get(folder)) and (now["step"] > first or now["state"] == "done"), "a new step"
-    )
-    return Strike(kind, status["step"], max(0, status["step"] - first), round(time.monotonic() - began, 1))
+    hit, now = wait_for(again, f"a trial after {kind}")
+    seconds = round(time.monotonic() - began, 1)
+    return Strike(kind, before[hit]["step"], max(0, before[hit]["step"] - now["resumed"]), seconds)
 
 
 @contextmanager

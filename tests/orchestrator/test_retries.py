@@ -10,8 +10,9 @@ from orchestrator import guard, worker
 from orchestrator.worker import WAITS_S, Beats, Problem, Retries, Task, kind_of, validations
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.errors import DataError, StorageError
+from sagasr.files import write_json
 from sagasr.journal import History, Status, write_status
-from sagasr.lease import Lost
+from sagasr.lease import Lost, me
 
 LOST = Problem("lost", "its process or node was lost")
 BUG = Problem("bug", "ZeroDivisionError: division by zero")
@@ -83,8 +84,12 @@ def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: 
     assert not after(1, beat=2)  # told once, then given time again
     assert not after(600, beat=2, state="waiting")  # who waits for a turn does not hang
     assert not after(0, beat=3)
-    beats.attempt = 2
-    assert not after(600, beat=3)  # left by the attempt before, while the next one starts
+    beats.begin(tmp_path, attempt=2)
+    assert not after(600, beat=3)  # left by the attempt before, while the next one waits for its turn
+    write_json(tmp_path / guard.LEASE, me().model_dump())
+    assert not after(0, beat=3)
+    assert not after(300, beat=3)  # it has its turn, and starts
+    assert after(61, beat=3)
     assert not after(600, beat=4, attempt=2)
     assert after(61, beat=4, attempt=2)
 
