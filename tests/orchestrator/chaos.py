@@ -111,7 +111,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True, steps: int = STEPS
         found |= {f"{number} {path.name}": _sha256(path) for path in sorted(last.iterdir())}
         found[f"{number} history"] = [{k: v for k, v in one.items() if k != "time"} for one in History(folder)]
         status = read_status(folder)
-        found[f"{number} status"] = (status.state, status.step) if status else None
+        found[f"{number} status"] = [status.state, status.step] if status else None
         # A claim outlives its holder, until the next one takes it over; a finished training has no next one.
         litter = [path.name for path in folder.rglob(".*") if path.name not in (WORKER, LEASE)]
         found[f"{number} litter"] = litter
