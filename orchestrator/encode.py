@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sagasr.config import Config, located, parse, patch
-from sagasr.data.manifest import Row, Split, read_manifest, rows_of
+from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import read_json, read_yaml, write_text
 
 if TYPE_CHECKING:
+    from sagasr.captions import Sound
     from sagasr.data.encode import Outcome, Progress, Runner, Task
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -128,10 +129,9 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
     """Return the configuration with manifests in which every recording has a caption, written beside the old ones.
 
     A caption of a training recording describes its high audio, that of a validation recording what a model will hear:
-    the low audio.
+    the low audio. All recordings are looked at before the model is loaded; what quarantine leaves out is not described.
     """
     from sagasr.captions import Qwen2Audio, caption, missing_weights, unique_share
-    from sagasr.data.records import low_of
 
     rows: dict[Split, list[Row]] = {
         "train": list(rows_of(config.data, "train")),
@@ -141,14 +141,17 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
         return config
     if line := missing_weights(model):
         raise DataError(line)
+    sounds = {split: _undescribed(config, split, listed) for split, listed in rows.items()}
+    problems = [problem for _, found in sounds.values() for problem in found]
+    if problems and config.data.policy == "strict":
+        raise DataError("\n".join(problems))
     captioner = Qwen2Audio(model)
     told: dict[tuple[Split, str], str] = {}
-    for split, listed in rows.items():
-        silent = [row for row in listed if not row.caption]
-        sounds: list[Any] = [row.file if split == "train" else low_of(config, row.file) for row in silent]
+    for split, (heard, _) in sounds.items():
         with _progress() as progress:
-            texts = caption(sounds, captioner, store / "captions.json", progress=progress(f"captions ({split})"))
-        told |= {(split, row.path): text for row, text in zip(silent, texts, strict=True)}
+            show = progress(f"captions ({split})")
+            texts = caption(list(heard.values()), captioner, store / "captions.json", progress=show)
+        told |= {(split, path): text for path, text in zip(heard, texts, strict=True)}
         if texts:
             print(f"{len(texts)} {split} captions, {100 * unique_share(texts):.0f} % of them different")
     names = {}
@@ -163,16 +166,46 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
     return config.model_copy(update={"data": data})
 
 
+def _undescribed(config: Config, split: Split, rows: Sequence[Row]) -> "tuple[dict[str, Sound], list[str]]":
+    """Return what is to be heard of the recordings without a caption, by path, and why any recording cannot be used."""
+    from sagasr.data.checks import usable
+    from sagasr.data.records import low_of
+
+    sounds: dict[str, Sound] = {}
+    problems = []
+    with _progress() as progress:
+        show = progress(f"checking ({split})")
+        for done, row in enumerate(rows, start=1):
+            _, problem = hash_or_problem(row)
+            try:
+                if split == "val":
+                    sound: Sound = low_of(config, row.file)
+                else:
+                    usable(config, split, row.file)
+                    sound = row.file
+            except DataError as error:
+                problem = problem or str(error)
+            if problem:
+                problems.append(problem)
+            elif not row.caption:
+                sounds[row.path] = sound
+            show(done, len(rows))
+    return sounds, problems
+
+
 def _beside(source: Path) -> Path:
     return source / "captioned.csv" if source.is_dir() else source.with_name(f"{source.stem}.captioned.csv")
 
 
 def _write_manifest(target: Path, lines: Sequence[tuple[str, Row, str]]) -> None:
+    """Write rows with their captions; what else the old manifest said of them is kept."""
+    extra = list(dict.fromkeys(name for _, row, _ in lines for name in row.extra))
     out = io.StringIO(newline="")
     writer = csv.writer(out)
-    writer.writerow(["path", "split", "domain", "licence", "caption", "transcript"])
+    writer.writerow(["path", "split", "domain", "licence", "caption", "transcript", "sha256", *extra])
     for split, row, text in lines:
-        writer.writerow([row.path, split, row.domain, row.licence, text, row.transcript])
+        known = [row.path, split, row.domain, row.licence, text, row.transcript, row.sha256]
+        writer.writerow([*known, *(row.extra.get(name, "") for name in extra)])
     try:
         write_text(target, out.getvalue())
     except OSError as error:
@@ -343,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", metavar="MANIFEST-OR-FOLDER", type=Path, nargs="+", help="recordings; each into a store of its own")
-    add("--val", type=Path, metavar="MANIFEST-OR-FOLDER", help="what is scored (default: the val rows of the first)")
+    add("--val", type=Path, metavar="MANIFEST-OR-FOLDER", help="what is scored (default: val rows of the same)")
     add(
         "--config",
         type=Path,

@@ -90,7 +90,7 @@ class Qwen2Audio:
         inputs = inputs.to(network.device)
         inputs["input_features"] = inputs["input_features"].to(network.dtype)
         written = network.generate(**inputs, max_new_tokens=self.max_tokens)[:, inputs["input_ids"].shape[1] :]
-        return [" ".join(text.split()) for text in processor.batch_decode(written, skip_special_tokens=True)]
+        return [_one_line(text) for text in processor.batch_decode(written, skip_special_tokens=True)]
 
     def _question(self, processor: Any) -> str:
         if "instruct" not in Path(self.model).name.lower():
@@ -165,6 +165,11 @@ def missing_weights(model: str) -> str | None:
     except DataError as error:
         return str(error)
     return None
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line ends and without what no manifest takes: control codes, halves of characters."""
+    return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
 
 
 def _refuse_deaf(found: dict[str, str], captioner: Captioner) -> None:

@@ -10,7 +10,9 @@ import soundfile
 from orchestrator.encode import main
 from sagasr.config import Config, located, parse
 from sagasr.data.encode import encode_store
+from sagasr.data.manifest import read_manifest
 from sagasr.files import read_yaml
+from tests.sagasr.qwen import write_qwen
 
 SMALL = ["--set", "degradation.variants=1", "--set", "validation.clips=2"]
 
@@ -98,6 +100,49 @@ def test_what_cannot_be_meant_is_one_line(
     assert len(err.splitlines()) == 1
     assert out == ""
     assert not (tmp_path / "sweeps").exists()
+
+
+def test_what_has_no_caption_is_described_once_beside_all_else_that_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sounds(tmp_path / "a", train=4, val=2)
+    for name, hertz in (("train1", 400), ("train2", 900), ("train3", 2_500), ("val0", 700), ("val1", 3_000)):
+        tone = 0.2 * np.sin(2 * np.pi * hertz / 44_100 * np.arange(20_000))
+        tone += 0.01 * np.random.default_rng(hertz).standard_normal(20_000)
+        soundfile.write(tmp_path / f"a/{name}.wav", tone, 44_100)
+    rows = [f"train{n}.wav,train,{'a hiss' * (n == 0)},mine{n}" for n in range(4)]
+    rows += [f"val{n}.wav,val,,his{n}" for n in range(2)]
+    manifest = tmp_path / "a/manifest.csv"
+    manifest.write_text("\n".join(["path,split,caption,author", *rows]) + "\n")
+    model, root = write_qwen(tmp_path), tmp_path / "stores"
+    command = [str(manifest), "--store", str(root), "--captioner", str(model), *SMALL]
+
+    soundfile.write(tmp_path / "a/train4.wav", np.zeros(9_000), 44_100)
+    (tmp_path / "a/val2.wav").write_bytes(b"RIFF")
+    broken = "train4.wav,train,,\nval2.wav,val,,\ngone.wav,val,a bell,\n"
+    whole = manifest.read_text()
+    manifest.write_text(whole + broken)
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    faults = [line for line in err.splitlines() if line.startswith(str(tmp_path))]
+    assert [Path(line.split(": ")[0]).name for line in faults] == ["train4.wav", "val2.wav", "gone.wav"]
+    assert out == ""
+    assert not (root / "captions.json").exists()  # nothing was heard before all was looked at
+    assert main([*command, "--quarantine"]) == 0
+    assert capsys.readouterr().out.count("left out: ") == 3
+
+    manifest.write_text(whole)
+    heard = (root / "captions.json").read_bytes()
+    assert len(json.loads(heard)) == 5
+    assert main(command) == 0
+    assert (root / "captions.json").read_bytes() == heard
+    target = manifest.with_name("manifest.captioned.csv")
+    found = {row.path: row for row in read_manifest(target)}
+    assert found["train0.wav"].caption == "a hiss"
+    assert all(row.caption for row in found.values())
+    assert [row.extra["author"] for row in found.values()] == ["mine0", "mine1", "mine2", "mine3", "his0", "his1"]
+    assert main([str(target), "--store", str(root), *SMALL]) == 0  # as it was told, and as sweeps find it
+    assert len(list(root.glob("*/meta.json"))) == 2
 
 
 @pytest.mark.cluster
