@@ -1,4 +1,4 @@
-"""Runs what a plan still lacks: Ray Tune trials, each starting its own Ray Train workers.
+"""Runs what a plan still lacks: Ray Tune trials, whose drivers start the workers that train.
 
 Ray schedules, starts and stops processes; it remembers nothing for us. Which trials are missing is read from their
 folders, each training resumes by itself from its own checkpoints, and what Ray writes is deleted at the end.
@@ -32,7 +32,7 @@ from orchestrator.redact import redact
 from orchestrator.results import collect
 from orchestrator.storage import check_folder
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
-from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode, free_resources, run_trial
+from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
@@ -191,10 +191,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
                 view.phase = "starting trials"
                 for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
                     launched += batch
-                    tasks = {
-                        trial.id: _task(plan, trial, stores[trial.id], launch, scratch, lean=options.address is None)
-                        for trial in batch
-                    }
+                    tasks = {trial.id: _task(plan, trial, stores[trial.id], launch, scratch) for trial in batch}
                     for trial in batch:
                         _record(plan, whole[trial.id])
                     _fit(plan, batch, tasks, concurrent, scratch, early)
@@ -236,7 +233,7 @@ def _wait_for_halt(plan: Plan, trials: Sequence[Trial], wait_s: float) -> None:
         time.sleep(0.2)
 
 
-def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path, *, lean: bool) -> str:
+def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> str:
     stopping = plan.space.early_stopping
     return Task(
         trial=trial.id,
@@ -246,7 +243,6 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path, *, l
         store=store,
         sweep=str(plan.paths.root.resolve() / ".launch"),
         launch=launch,
-        lean=lean,
         config=trial.config,
         variants={variant.id: variant.evaluation for variant in trial.variants},
         runtime=trial.resources,
@@ -302,11 +298,13 @@ def _fit(
     """Run one batch as a Tune experiment. A trial that cannot run does not end the others."""
     from ray import tune
 
+    from orchestrator.driver import Driver
+
     if not batch:
         return
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_trial, tasks={trial.id: tasks[trial.id] for trial in batch}), {DRIVER: 1}
+            tune.with_parameters(Driver, tasks={trial.id: tasks[trial.id] for trial in batch}), {DRIVER: 1}
         ),
         param_space={"trial": tune.grid_search([trial.id for trial in batch])},
         tune_config=tune.TuneConfig(
@@ -314,6 +312,7 @@ def _fit(
             mode="min",
             scheduler=_scheduler(plan, batch),
             max_concurrent_trials=concurrent,
+            reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
@@ -350,6 +349,8 @@ def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
 def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
     """Return a Tune callback that notes which trials the scheduler ended: killed, they cannot say so themselves."""
     from ray.tune import Callback
+
+    from orchestrator.driver import free_resources
 
     class StopWatch(Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -481,8 +482,9 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
                 f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
                 "The same command tries again"
             ) from error
-        # One more than fit: its driver and controller start while the others train, and its worker waits its turn.
-        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources()) + 1
+        # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait their turn.
+        ahead = int(any(trial.resources.workers > 1 for trial in trials))
+        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources()) + ahead
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         yield concurrent

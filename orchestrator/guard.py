@@ -51,7 +51,7 @@ class Guard:
     def __init__(self, folder: Path, launch_file: Path, launch: str, hang_s: float, notice_s: float) -> None:
         self.folder, self.launch_file, self.launch = folder, launch_file, launch
         self.hang_s, self.notice_s = hang_s, notice_s
-        self.halted = False
+        self.halted, self.stopped = False, False
         self._moved = time.monotonic() + max(0.0, START_S - hang_s)
         self._over = threading.Event()
         self.look()
@@ -65,6 +65,8 @@ class Guard:
         """Return why the training should end now, and until when it can, if that is known; None to go on."""
         if _terminated_at:
             return "told to end by the machine", _terminated_at[0] + self.notice_s
+        if self.stopped:
+            return "stopped early", 0.0  # nobody goes on from what it could save
         return ("interrupted", None) if self.halted else None
 
     @property
@@ -75,7 +77,8 @@ class Guard:
         self._over.set()
 
     def look(self) -> None:
-        """Read the launch file once. Ends this process when another sweep has begun."""
+        """Read once what was said from outside. Ends this process when another sweep has begun."""
+        self.stopped = self.stopped or (self.folder / STOPPED).exists()
         with contextlib.suppress(OSError):
             word = self.launch_file.read_text(encoding="utf-8")
             if word == self.launch + HALT:

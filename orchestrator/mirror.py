@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from orchestrator.guard import HUNG, LEASE, WORKER
+from orchestrator.guard import HUNG, LEASE, STOPPED, WORKER
 from orchestrator.storage import Object, Remote, check_storage, claimed, each, first_line, local_folder, open_storage
 from sagasr.errors import ConfigError, DataError, SagasrError, StorageError
 from sagasr.files import read_json, write_json
@@ -121,6 +121,7 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
         while not over.wait(EVERY_S):
             try:
                 sweep.download(LAUNCH, launch)
+                place.download(STOPPED, folder / STOPPED)
                 copy.push()
             except Lost:
                 os._exit(1)

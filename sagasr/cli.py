@@ -1,15 +1,63 @@
-"""What all commands share: exit codes, one line for what a person can mend, and ``--set``."""
+"""What all commands share: how options are read, exit codes, one line for what a person can mend, and ``--set``."""
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from sagasr.errors import ConfigError, SagasrError
+from sagasr.errors import ConfigError, SagasrError, nearest
 from sagasr.files import parse_yaml
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Options as all commands take them: never abbreviated, a fault is one line with a remedy, ``--version`` is there."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action=_Version, help="print the version and stop")
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line: what is wrong, what may be meant, and where to look."""
+        message = message.removeprefix("argument ")
+        unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message)
+        choice = re.fullmatch(r"(.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if unknown:
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            message = f"{unknown[1]}: no such option{nearest(unknown[1].split('=')[0], options)}"
+        elif choice:
+            known = [word.strip(" '") for word in choice[3].split(",")]
+            message = f"{choice[1]}: {choice[2]!r} is none of {', '.join(known)}{nearest(choice[2], known)}"
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from sagasr import __version__
+
+        parser.exit(DONE, f"{parser.prog} {__version__}\n")
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for ``type=`` of an option."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1 (found {text!r})")
+    return int(text)
 
 
 def run(command: Callable[[], int], interrupted: str = "") -> int:

@@ -23,7 +23,10 @@ class StorageError(DataError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'rolloff'?``, or the list of what would have been accepted."""
     known = sorted(map(str, known))
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return nearest(word, known) or (f"; known: {', '.join(known)}" if known else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a clause such as ``; did you mean 'rolloff'?``, or nothing where no known word is near."""
+    close = difflib.get_close_matches(str(word), sorted(map(str, known)), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

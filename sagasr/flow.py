@@ -11,6 +11,8 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from sagasr.guidance import guidance_weights
+
 REFERENCE_STEPS = 1_000  # of the linear grid that a linear-quadratic schedule starts on (Movie Gen, arXiv 2410.13720)
 
 
@@ -64,11 +66,6 @@ def schedule(kind: Literal["linear", "linear-quadratic"], steps: int) -> Tensor:
             return torch.cat([first, (1 - near / REFERENCE_STEPS) * (1 - share**2)])
         case unknown:
             assert_never(unknown)
-
-
-def guidance_weights(audio: float, text: float) -> tuple[float, float, float]:
-    """Return the weights of u(0, 0), u(z, 0) and u(z, c) in the guided velocity; they sum to 1."""
-    return 1 - audio, audio - text, text
 
 
 def guided_velocity(null: Tensor, low: Tensor, full: Tensor, *, audio: float, text: float) -> Tensor:

@@ -4,7 +4,7 @@ All latents here are normalised (``LatentNorm``). The model draws nothing: noise
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,10 @@ from sagasr import codec as codecs
 from sagasr import flow, pretrained, text
 from sagasr.codec import LatentNorm
 from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
-from sagasr.config import Conditions, Config, Guidance, Sampler, downsampling_ratio
+from sagasr.config import Config, Sampler, downsampling_ratio
+from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, latent_channels
 from sagasr.metrics import embedders
-
-
-class Branch(NamedTuple):
-    """One evaluation of the network per sampling step: its weight, and which conditions it sees."""
-
-    weight: float
-    low: bool
-    text: bool
 
 
 class SagaModel(nn.Module):
@@ -165,26 +158,6 @@ def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequ
     return SagaModel(config, latent_channels(config.codec, config.audio.channels), norm, vocabulary)
 
 
-def effective_guidance(config: Config) -> Guidance:
-    """Return the guidance that takes effect: a scale counts as 1 where its null was never seen in training."""
-    return _effective(config.conditions, config.evaluation.sampler.guidance)
-
-
-def guidance_branches(conditions: Conditions, guidance: Guidance) -> tuple[Branch, ...]:
-    """Return the network evaluations that guidance needs: equal ones merged, those without weight left out.
-
-    A null that was never trained is replaced by the condition itself, in every branch.
-    """
-    low_null, text_null = _trained_nulls(conditions)
-    effective = _effective(conditions, guidance)
-    null, low, full = flow.guidance_weights(effective.audio, effective.text)
-    weights: dict[tuple[bool, bool], float] = {}
-    for weight, sees_low, sees_text in ((null, False, False), (low, True, False), (full, True, True)):
-        seen = (sees_low or not low_null, sees_text or not text_null)
-        weights[seen] = weights.get(seen, 0.0) + weight
-    return tuple(Branch(weight, *seen) for seen, weight in weights.items() if weight)
-
-
 def missing_weights(config: Config) -> list[str]:
     """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
     lines = (
@@ -265,13 +238,3 @@ def _meta_text(model: SagaModel, batch: int) -> Tensor:
     if isinstance(encoder, text.T5Encoder):
         return torch.empty(batch, encoder.max_tokens, encoder.width)
     return torch.empty(batch, encoder.max_tokens, dtype=torch.int64)
-
-
-def _trained_nulls(conditions: Conditions) -> tuple[bool, bool]:
-    """Return whether training shows the model null low latents, and null text."""
-    return conditions.low.dropout > 0, conditions.text.source != "off" and conditions.text.dropout > 0
-
-
-def _effective(conditions: Conditions, guidance: Guidance) -> Guidance:
-    low_null, text_null = _trained_nulls(conditions)
-    return Guidance(audio=guidance.audio if low_null else 1.0, text=guidance.text if text_null else 1.0)

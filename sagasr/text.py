@@ -6,10 +6,9 @@
 
 import contextlib
 import logging
-import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from sagasr import config as settings
 from sagasr.errors import DataError
+from sagasr.words import words_of
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
 # Widths of the encoders that Hugging Face publishes, so that a plan needs none of them.
 T5_WIDTHS = {
     "t5-small": 512,
@@ -163,16 +162,6 @@ def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[
             return T5Encoder(model, max_tokens, cond_dim)
         case unknown:
             assert_never(unknown)
-
-
-def words_of(caption: str) -> list[str]:
-    """Return the words of a caption in order, in lower case."""
-    return WORD.findall(caption.lower())
-
-
-def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
-    """Return every word of the captions once, sorted."""
-    return tuple(sorted({word for caption in captions for word in words_of(caption)}))
 
 
 def missing_weights(text: settings.Text) -> str | None:

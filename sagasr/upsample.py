@@ -43,7 +43,8 @@ from sagasr.files import read_json, read_yaml, write_json
 from sagasr.fingerprint import seed_of
 from sagasr.lfr import Kind, replace_low_band
 from sagasr.model import SagaModel, build_model
-from sagasr.text import WordEncoder, words_of
+from sagasr.text import WordEncoder
+from sagasr.words import words_of
 
 FACTS = "model.json"
 OVERLAP = 4  # windows share at least one part in so many

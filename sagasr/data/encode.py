@@ -61,7 +61,7 @@ from sagasr.errors import DataError, StorageError
 from sagasr.faults import point
 from sagasr.files import STORAGE_FAULTS, read_json, write_json
 from sagasr.fingerprint import file_sha256, fingerprint, short
-from sagasr.text import vocabulary_of
+from sagasr.words import vocabulary_of
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import guard, worker
-from orchestrator.worker import WAITS_S, Beats, Problem, Retries, Task, kind_of, validations
+from orchestrator import guard
+from orchestrator.driver import Beats, validations
+from orchestrator.retries import WAITS_S, Problem, Retries, kind_of, reached
+from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.errors import DataError, StorageError
 from sagasr.files import write_json
@@ -99,7 +101,7 @@ def test_a_validation_without_a_value_is_infinitely_bad_never_equal_or_best(tmp_
     history.append(10, {"val/lsd": 1.5}, variant="v")
     history.append(20, {"val/lsd": math.nan, "val/si_sdr": 3.0}, variant="v")
     task = Task(
-        trial="t", folder=str(tmp_path), scratch="", store="", sweep="", launch="", lean=True, config=config,
+        trial="t", folder=str(tmp_path), scratch="", store="", sweep="", launch="", config=config,
         variants={"v": Evaluation()}, runtime=Runtime(),
     )  # fmt: skip
     assert list(validations(task, after=-1)) == [(10, 1.5), (20, math.inf)]
@@ -111,11 +113,11 @@ def config() -> Config:
 
 
 def test_the_newest_committed_checkpoint_counts_as_progress(tmp_path: Path) -> None:
-    assert worker.reached(tmp_path) == -1
+    assert reached(tmp_path) == -1
     for step in (100, 200):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000100" / "manifest.json").write_text("{}")
-    assert worker.reached(tmp_path) == 100  # the other has no manifest, so it does not exist
+    assert reached(tmp_path) == 100  # the other has no manifest, so it does not exist
 
 
 def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:

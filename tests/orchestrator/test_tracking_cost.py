@@ -19,9 +19,10 @@ from orchestrator.plan import make_plan, write_plan
 from orchestrator.report.command import report
 from orchestrator.report.page import write_page
 from orchestrator.results import collect
+from orchestrator.retries import one_line
 from orchestrator.space import read_space
 from orchestrator.tracking import Tracker, connect, environment_tags
-from orchestrator.worker import _one_line, encode
+from orchestrator.worker import encode
 from sagasr import train as training
 from sagasr.files import dump_yaml
 from sagasr.journal import History
@@ -144,7 +145,7 @@ def test_no_secret_and_no_hostile_name_gets_through(
     train_all(plan)
     bad = plan.trials[0]
     error = RuntimeError(f"no answer of https://me:{CANARY}@hub/model?token={CANARY}\x00\udcff <script>")
-    journal(plan, bad, 4, "failed", reason=_one_line(error))
+    journal(plan, bad, 4, "failed", reason=one_line(error))
     dead = Tracker(plan, tags=environment_tags())
     dead.start()
     assert CANARY not in dead.close(timeout_s=30).reason

@@ -10,15 +10,8 @@ from torch import Tensor
 from sagasr import flow
 from sagasr.conditions import ConditionInputs, null_cross, null_low
 from sagasr.config import SIZES, Config, Guidance, Sampler, parse, patch
-from sagasr.model import (
-    Branch,
-    SagaModel,
-    build_model,
-    effective_guidance,
-    guidance_branches,
-    missing_weights,
-    shapes,
-)
+from sagasr.guidance import Branch, effective_guidance, guidance_branches
+from sagasr.model import SagaModel, build_model, missing_weights, shapes
 
 WORDS = ("bark", "dog", "rain")
 BATCH, CHANNELS, FRAMES = 3, 16, 20

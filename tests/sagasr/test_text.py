@@ -17,9 +17,8 @@ from sagasr.text import (
     build_text_encoder,
     encode_texts,
     missing_weights,
-    vocabulary_of,
-    words_of,
 )
+from sagasr.words import vocabulary_of, words_of
 
 WIDTH = 48
 CAPTIONS = ["a dog barks", "rain on a tin roof", "a man speaks while rain falls"]
