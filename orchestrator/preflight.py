@@ -3,16 +3,19 @@
 torch is imported here alone, when a function is called.
 """
 
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Trial
+from orchestrator.plan import Plan, Trial
+from orchestrator.redact import redact
 from orchestrator.space import Cell
+from orchestrator.storage import check_folder
 from sagasr.config import Config, Evaluation, downsampling_ratio, sampling_of
-from sagasr.errors import ConfigError, SagasrError
+from sagasr.errors import ConfigError, SagasrError, nearest
 
 # peak operations per second and the share of them that is assumed; the plan says so beside the estimate
 GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}
@@ -20,6 +23,7 @@ GPU_NAME = "an H100-class GPU"
 CPU_PEAK = 100e9
 SHARE = 0.3
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
+TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
 START_SECONDS = 12.0  # of one trial: processes, imports, store
 
 
@@ -71,6 +75,63 @@ def preflight(cells: Iterable[Cell], source: str) -> dict[str, Shapes]:
             lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
         raise ConfigError("\n".join(lines))
     return found
+
+
+def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Shapes], *, local: bool) -> None:
+    """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine."""
+    check_storage_folder(plan.folder)
+    check_tracking(plan.tracking_uri, plan.folder.parent)
+    check_disk(plan.folder, trials, shapes)
+    if local:
+        check_machine(trials, shapes)
+
+
+def check_storage_folder(folder: Path) -> None:
+    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write into it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
+    check_folder(folder)
+
+
+def check_tracking(uri: str, storage: Path) -> None:
+    """Raise ConfigError for a tracking URI that no server or database can be behind. Nothing is connected to."""
+    scheme, colon, rest = uri.partition("://")
+    kind = scheme.split("+")[0]
+    if not colon or kind not in TRACKING_SCHEMES:
+        hint = nearest(kind, TRACKING_SCHEMES) if colon else ""
+        raise ConfigError(
+            f"tracking.uri {redact(uri)}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
+        )
+    if kind == "sqlite" and (name := rest.removeprefix("/")):
+        file = Path(name)
+        if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
+            raise ConfigError(f"tracking.uri {uri}: there is no folder {file.parent}; make it, or name another file")
+        if file.is_dir() or (file.is_file() and file.stat().st_size and file.read_bytes()[:15] != b"SQLite format 3"):
+            raise ConfigError(f"tracking.uri {uri}: {file} is there and no sqlite database; name another file")
+
+
+def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None:
+    """Raise ConfigError for a trial that needs GPUs or memory that this machine does not have at all."""
+    import torch
+
+    gpus, memory = torch.cuda.device_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for trial in trials:
+        runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
+        wanted = runtime.workers * runtime.gpus_per_worker
+        if wanted > gpus:
+            raise ConfigError(
+                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {gpus}; lower gpus_per_worker in "
+                "the grid's resources, or join a cluster with --address"
+            )
+        needed = runtime.workers * shape.state_bytes
+        if not wanted and needed > memory:
+            raise ConfigError(
+                f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
+                f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"
+            )
 
 
 def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None:
@@ -126,7 +187,7 @@ def _text(config: Config) -> tuple[str, str]:
 def _vocabulary(key: tuple[Any, tuple[str, str]]) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
     from sagasr.data.manifest import rows_of
-    from sagasr.text import vocabulary_of
+    from sagasr.words import vocabulary_of
 
     data, (source, kind) = key
     if source == "off" or kind != "words":

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 from orchestrator.designs import Fraction, fraction
 from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, level_name
 from sagasr.config import SHIPPED_RECORDINGS, SIZES, Config, Data, Runtime, Strict, leaves, located, parse, patch
-from sagasr.errors import ConfigError, did_you_mean
+from sagasr.errors import ConfigError, did_you_mean, nearest
 from sagasr.files import read_yaml
 
 MAX_CELLS = 10_000
@@ -229,8 +229,11 @@ def holds(condition: Mapping[str, frozenset[str]], levels: Mapping[str, str]) ->
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def shipped(name: str) -> Path:
-    """Return the path of a file shipped in search_spaces/, beside the package or inside it. Raises ConfigError."""
+def shipped(name: str, beside: Path | None = None) -> Path:
+    """Return the path of a file shipped in search_spaces/, beside the package or inside it. Raises ConfigError.
+
+    Files in the folder ``beside``, by default the working folder, may be what is meant too.
+    """
     package = Path(__file__).parent
     folders = (package.parent / "search_spaces", package / "search_spaces")
     for folder in folders:
@@ -239,7 +242,9 @@ def shipped(name: str) -> Path:
                 return candidate
     files = [path for folder in folders for path in folder.glob("*.yaml")]
     known = {path.name if "." in name else path.stem for path in files}
-    raise ConfigError(f"{name}: no such file, and none of that name is shipped{did_you_mean(name, known)}")
+    here = {path.name for path in (Path(name).parent if beside is None else beside).glob("*.yaml")}
+    hint = nearest(name, here) or did_you_mean(name, known)
+    raise ConfigError(f"{name}: no such file, and none of that name is shipped{hint}")
 
 
 def find_grid(name: str) -> Path:
@@ -248,22 +253,22 @@ def find_grid(name: str) -> Path:
     return path if path.exists() or path.name != name else shipped(name)
 
 
-def read_space(
-    path: Path,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    seeds: Sequence[int] | None = None,
-    storage: str | None = None,
-) -> SearchSpace:
-    """Return the grid in ``path``. Raises ConfigError with one line per fault, all of them at once.
+def read_space(path: Path, *, settings: Mapping[str, Any] | None = None, **keys: Any) -> SearchSpace:
+    """Return the grid in ``path``, with some of its keys replaced by ``keys`` (see ``parse_space``)."""
+    return parse_space({**read_yaml(path), **keys}, path, settings=settings)
 
-    ``settings`` are dotted paths of the grid or of the base configuration that replace what the files say.
+
+def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, Any] | None = None) -> SearchSpace:
+    """Return the grid with these keys. Raises ConfigError with one line per fault, all of them at once.
+
+    ``path`` is named in faults, and files are relative to its folder. ``settings`` are dotted paths of the grid or of
+    the base configuration that replace what the files say.
     """
-    tree = _with_settings(read_yaml(path), settings or {}, path)
-    if seeds is not None:
-        tree["seeds"] = list(seeds)
-    if storage is not None:
-        tree["storage"] = storage
+    if "factors" not in tree and len(set(tree) & (set(Config.model_fields) - set(GridFile.model_fields))) > 1:
+        raise ConfigError(
+            f"{path}: a configuration, not a grid; name it as 'base:' of a grid, or train it: sagasr-train"
+        )
+    tree = _with_settings(dict(tree), settings or {}, path)
     faults = _Faults(str(path))
     grid = faults.collect(lambda: parse(GridFile, tree, str(path)))
     factors = _read_factors(tree.get("factors"), path.parent, faults)
@@ -349,7 +354,11 @@ def _read_base(
     if not isinstance(name, str) or not name:
         return None
     beside = path.parent / name
-    file = beside if beside.exists() or Path(name).name != name else faults.collect(lambda: shipped(name), "base: ")
+    file = (
+        beside
+        if beside.exists() or Path(name).name != name
+        else faults.collect(lambda: shipped(name, path.parent), "base: ")
+    )
     tree = faults.collect(lambda: read_yaml(file)) if file else None
     if file is None or tree is None:
         return None

@@ -15,7 +15,7 @@ DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """Options as all commands take them: never abbreviated, a fault is one line with a remedy, ``--version`` is there."""
+    """Options as all commands take them: never abbreviated, with ``--version``; a fault is one line with a remedy."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
         super().__init__(

@@ -1,0 +1,316 @@
+"""A sweep in Python: defined, planned, run, resumed and analysed. The commands are this, and nothing beside it.
+
+::
+
+    from orchestrator import Sweep
+
+    sweep = Sweep("demo.yaml", seeds=[0, 1])     # a grid file, and keys that replace the file's
+    sweep.plan()                                 # what would run and what it would cost; nothing is written
+    sweep.run()                                  # run what is missing; again: go on
+    sweep.effects                                # data frames: effects, replicates, clips, curves
+    sweep.analyse().forest()                     # a matplotlib figure
+
+Loads neither torch nor ray before they are needed.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.ledger import Ledger, refused, scan
+from orchestrator.plan import Options, Plan, make_plan
+from orchestrator.space import SearchSpace, find_grid, parse_only, parse_space, read_space
+from sagasr.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from orchestrator.execute import Outcome
+    from orchestrator.preflight import Cost, Shapes
+    from orchestrator.report.command import Report
+
+Change = Literal["data", "code", "versions"]
+WRITTEN_HERE = Path("grid")  # stands for the file of a grid that was given as keys, in this folder
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a sweep will do, what of it is done, and by cell and trial what it will take. Shows itself in a notebook."""
+
+    plan: Plan
+    ledger: Ledger
+    shapes: Mapping[str, "Shapes"]
+    costs: Mapping[str, "Cost"]
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return self.plan.tree
+
+    @property
+    def refused(self) -> dict[str, list[str]]:
+        """The changes since the last run that ``run`` goes on with only when it is allowed to, by kind."""
+        return refused(self.plan, self.ledger)
+
+    @property
+    def cells(self) -> "pd.DataFrame":
+        """One row per cell and seed: a column per factor, ``seed``, ``trial``, ``state`` and its ``reason``."""
+        import pandas as pd
+
+        states = self.ledger.entries
+        return pd.DataFrame(
+            {**row.levels, "seed": row.seed, "trial": row.trial}
+            | {"state": states[row.id].state, "reason": states[row.id].reason}
+            for row in self.plan.replicates
+        )
+
+    def show(self, console: "Console") -> None:
+        """Print what ``sagasr-sweep --plan`` prints."""
+        from rich.markup import escape
+
+        from orchestrator.overview import show_plan
+
+        show_plan(self.plan, self.ledger, self.shapes, self.costs, console)
+        for kind, changes in self.refused.items():
+            console.print(escape(f"needs --allow {kind}: {'; '.join(changes[:3])}"), soft_wrap=True)
+
+    def allowing(self, kinds: Iterable[str]) -> Plan:
+        """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
+        changes = self.refused
+        faults = [
+            f"{change}; undo it, or go on with --allow {kind}"
+            for kind, found in changes.items()
+            if kind not in kinds
+            for change in found
+        ]
+        if faults:
+            raise DataError("\n".join(faults))
+        return replace(
+            self.plan, allowed=tuple(f"{kind}: {change}" for kind, found in changes.items() for change in found)
+        )
+
+    def _repr_html_(self) -> str:
+        return _html(self.show)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep has found so far. Shows its tables and its forest plot in a notebook."""
+
+    report: "Report"
+    page: Path
+
+    @property
+    def effects(self) -> "pd.DataFrame":
+        """The columns of results/effects.parquet: every contrast with its intervals and verdict."""
+        return self.report.effects
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The answer as plain JSON values."""
+        from orchestrator.report.command import summary
+
+        return summary(*self.report)
+
+    def show(self, console: "Console") -> None:
+        """Print the tables that end a sweep."""
+        from orchestrator.report.terminal import print_report
+
+        print_report(self.report.sweep, self.report.effects, console, self.report.notes, self.report.preferences)
+
+    def forest(self) -> "Figure":
+        """Return a figure: each factor's effect on the metric that decides, with its 95 % interval for new seeds and
+        clips, over the band of effects too small to matter.
+        """
+        from matplotlib.figure import Figure
+
+        metric, rows = self.report.sweep.metric, self.effects[self.effects["family"] == "primary"]
+        figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(rows))
+        if metric.delta:
+            axes.axvspan(-metric.delta, metric.delta, color="0.92")
+        axes.axvline(0, color="0.6", linewidth=1)
+        axes.hlines(places, rows["low"], rows["high"], color="C0")
+        axes.plot(rows["estimate"], places, "o", color="C0")
+        labels = (f"{name}\n{verdict}" for name, verdict in zip(rows["contrast"], rows["verdict"], strict=True))
+        axes.set_yticks(places, list(labels))
+        axes.invert_yaxis()
+        axes.set_xlabel(f"difference in {metric.name} ({metric.better} is better), 95 % interval")
+        return figure
+
+    def _repr_html_(self) -> str:
+        picture = io.BytesIO()
+        self.forest().savefig(picture, format="png", dpi=110)
+        return f'{_html(self.show)}<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">'
+
+
+class Sweep:
+    """One sweep: a grid with its folder of results.
+
+    ``grid`` is a grid file, the name of a shipped one, or its keys as a mapping; ``keys`` replace or make up its keys
+    (``Sweep(name="mine", base="tiny.yaml", data={...}, factors={...})``). ``settings`` are dotted paths of the
+    configuration (``{"training.steps": 200}``), ``only`` conditions such as ``"text=caption,rolloff=on"``. Paths are
+    relative to the file, or to the working folder where there is none. Raises SagasrError naming every fault.
+    """
+
+    def __init__(
+        self,
+        grid: "str | Path | Mapping[str, Any] | None" = None,
+        /,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        only: str | Sequence[str] = (),
+        **keys: Any,
+    ) -> None:
+        keys = json.loads(json.dumps(keys, default=str))  # paths as texts, tuples as lists
+        if grid is None or isinstance(grid, Mapping):
+            self.space: SearchSpace = parse_space({**(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
+        else:
+            self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
+        self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        from orchestrator.mirror import fetch
+
+        plan = make_plan(self.space, self._only)
+        fetch(plan.uri, plan.folder)
+        return plan
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the sweep lies."""
+        return self._plan.folder
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow keeps its runs."""
+        return self._plan.tracking_uri
+
+    def plan(self) -> Planned:
+        """Return what would run, after one training step of every cell on the meta device; nothing is written."""
+        from orchestrator.preflight import costs_of, preflight
+
+        shapes = preflight(self._plan.cells, str(self.space.source))
+        return Planned(self._plan, scan(self._plan), shapes, costs_of(self._plan.trials, shapes))
+
+    def why(self, cell: str) -> list[str]:
+        """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
+        from orchestrator.why import explain
+
+        return explain(self._plan, scan(self._plan), cell)
+
+    def run(
+        self,
+        *,
+        address: str | None = None,
+        max_concurrent: int | None = None,
+        allow: Iterable[Change] = (),
+        quiet: bool = False,
+        agreed: bool = False,
+        console: "Console | None" = None,
+    ) -> "Outcome":
+        """Run what is missing and return how it ended. Once more goes on where an interruption or a failure left off.
+
+        ``allow`` goes on although recordings, the code of results or libraries changed; ``agreed`` spends more than the
+        grid's budget. Raises SagasrError, before anything is written or started, for what cannot be meant.
+        """
+        from rich.console import Console
+
+        from orchestrator.execute import run
+        from orchestrator.overview import show_cost, show_summary
+        from orchestrator.preflight import ready, total
+        from orchestrator.promotion import write_estimate
+
+        console = console or Console(quiet=quiet, highlight=False)
+        planned = self.plan()
+        plan = planned.allowing(allow)
+        show_summary(plan, planned.ledger, console)
+        show_cost(plan, planned.ledger, planned.costs, console)
+        waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
+        ready(plan, waiting, planned.shapes, local=address is None)
+        _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
+        write_estimate(plan.folder, planned.costs)
+        return run(plan, Options(address, max_concurrent, console.quiet))
+
+    def analyse(self) -> Answer:
+        """Judge what is there, write results/effects.parquet and the page, and return the answer."""
+        from orchestrator.report.command import report
+        from orchestrator.report.page import write_page
+
+        found = report(self.folder)
+        page = write_page(found.sweep, found.effects, found.notes, self.folder, preferences=found.preferences)
+        return Answer(found, page)
+
+    def publish(self, answer: Answer) -> list[str]:
+        """Send the answer to the tracking server and the storage; return a line with each place to see it."""
+        from orchestrator.mirror import send_results
+        from orchestrator.published import publish, to_compare
+        from orchestrator.report.terminal import best_cell, paper_cell
+
+        sweep = answer.report.sweep
+        best = best_cell(sweep) if len(sweep.runs) else {}
+        cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
+        links = publish(self._plan, answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one]))
+        send_results(self._plan.uri, self.folder)
+        return links
+
+    @property
+    def effects(self) -> "pd.DataFrame":
+        """Every contrast with its estimate, intervals and verdict, judged now."""
+        return self.analyse().effects
+
+    @property
+    def replicates(self) -> "pd.DataFrame":
+        """One row per cell and seed: factors, metrics, status, cost."""
+        return self._table("replicates")
+
+    @property
+    def clips(self) -> "pd.DataFrame":
+        """One row per replicate and clip."""
+        return self._table("clips")
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """One row per replicate, step and metric."""
+        return self._table("curves")
+
+    def _table(self, name: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        path = self._plan.paths.table(name)
+        if not path.exists():
+            raise DataError(f"{path}: no such file; run the sweep first")
+        return pd.read_parquet(path)
+
+
+def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
+    """Ask, or refuse where nobody can be asked, before more is spent than the grid allows. Raises ConfigError."""
+    import sys
+
+    limit = space.budget.max_gpu_hours if space.budget else None
+    if limit is None or needed <= limit or agreed:
+        return
+    question = f"This may take {needed:.3g} GPU-hours; the grid's budget is {limit:g}. Go on? [y/N] "
+    if not (sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")):
+        raise ConfigError(
+            f"budget.max_gpu_hours: about {needed:.3g} GPU-hours are needed and {limit:g} are allowed; "
+            "raise it, select less with --only or --seeds, or agree with --yes"
+        )
+
+
+def _html(show: Any) -> str:
+    """Return as HTML what ``show(console)`` prints."""
+    from rich.console import Console
+
+    console = Console(record=True, file=io.StringIO(), width=110, highlight=False)
+    show(console)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
