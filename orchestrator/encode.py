@@ -10,11 +10,11 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sagasr import cli
 from sagasr.config import Config, located, parse, patch
 from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError, SagasrError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sagasr.captions import Sound
     from sagasr.data.encode import Outcome, Progress, Runner, Task
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 FEW = 500  # recordings that one process has encoded before Ray has started
 SHOWN = 20  # lines of notes; all of them are in meta.json
 
@@ -44,16 +43,19 @@ exit codes: 0 the store is there, 2 bad input (every fault is listed, nothing wa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-encode`` and return its exit code."""
     options = _parser().parse_args(arguments)
+    return cli.run(lambda: _run(options), interrupted="interrupted; the same command goes on where it was")
+
+
+def _run(options: argparse.Namespace) -> int:
+    new = [folder for folder in (options.store, options.store.parent) if not folder.exists()]
     try:
         for source in options.source:
             _encode(options, source)
-    except SagasrError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return INTERRUPTED
-    return DONE
+    finally:
+        for folder in new:  # nothing is left where nothing was built
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    return cli.DONE
 
 
 def _encode(options: argparse.Namespace, source: Path) -> None:
@@ -105,21 +107,12 @@ def _config(options: argparse.Namespace, source: Path) -> Config:
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)
-    settings = dict(_setting(text) for text in options.set)
+    settings = cli.parse_settings(options.set)
     names = {"train": str(source), "val": str(options.val or source)}
     data = located({"data": names}, Path.cwd())["data"]
     data |= {"policy": "quarantine"} if options.quarantine else {}
     tree = patch({**tree, "data": data}, located(settings, Path.cwd()))
     return parse(Config, tree, str(file))
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    from sagasr.files import parse_yaml
-
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.strip().split(".")):
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. degradation.variants=8")
-    return key.strip(), parse_yaml(value, f"--set {key.strip()}")
 
 
 # ------------------------------------------------------------------------------------------------------------ captions
@@ -367,12 +360,8 @@ def _tell(store: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sagasr-encode",
-        description="Check recordings, describe them, and encode them once for all trainings.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = cli.Parser(
+        "sagasr-encode", "Check recordings, describe them, and encode them once for all trainings.", EXAMPLES
     )
     add = parser.add_argument
     add("source", metavar="MANIFEST-OR-FOLDER", type=Path, nargs="+", help="recordings; each into a store of its own")
@@ -389,13 +378,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--captioner", metavar="MODEL", help="describe recordings without a caption by this model (Qwen2-Audio)")
     add("--quarantine", action="store_true", help="leave out recordings that cannot be used, and list them")
     add(
-        "--workers", type=_positive, default=None, metavar="N", help="processes (default: one per core; 1 needs no Ray)"
+        "--workers",
+        type=cli.positive,
+        default=None,
+        metavar="N",
+        help="processes (default: one per core; 1 needs no Ray)",
     )
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1 (found {text!r})")
-    return int(text)

@@ -28,18 +28,13 @@ A recording of T samples at R Hz becomes ceil(T x 44100 / R) samples at 44,100 H
 
 def train(argv: Sequence[str] | None = None) -> int:
     """Run ``sagasr-train`` and return its exit code: 0 done, 1 the training failed, 2 bad input, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="sagasr-train",
-        description="Train one configuration and score it on the validation recordings.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("sagasr-train", "Train one configuration and score it on the validation recordings.", EXAMPLE)
     parser.add_argument("config", type=Path, help="a configuration (YAML) with its data: train and val manifests")
     parser.add_argument("--out", type=Path, required=True, help="folder of the training; the same one again resumes it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="change a setting, e.g. training.steps=200"
     )
-    parser.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="training steps (500)")
+    parser.add_argument("--checkpoint-every", type=cli.positive, default=500, metavar="N", help="training steps (500)")
     options = parser.parse_args(argv)
     return cli.run(
         lambda: _train(options), interrupted="interrupted; the same command again goes on from the last checkpoint"
@@ -48,11 +43,8 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def upsample(argv: Sequence[str] | None = None) -> int:
     """Run ``sagasr-upsample`` and return its exit code: 0 done, 2 bad input (nothing written), 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="sagasr-upsample",
-        description="Give recordings the high frequencies they lack, with a trained model.",
-        epilog=UPSAMPLE_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.Parser(
+        "sagasr-upsample", "Give recordings the high frequencies they lack, with a trained model.", UPSAMPLE_EXAMPLE
     )
     parser.add_argument("input", type=Path, help="a recording, or a folder of them: any rate, mono or stereo")
     parser.add_argument("output", type=Path, help="a .flac file, or a folder")
@@ -68,7 +60,7 @@ def upsample(argv: Sequence[str] | None = None) -> int:
         "--lfr", choices=("off", "hard", "crossfade"), default="crossfade", help="how the recording's low band is kept"
     )
     parser.add_argument("--cutoff", type=float, metavar="HZ", help="end of the recording's low band (its own roll-off)")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (as validated)")
+    parser.add_argument("--steps", type=cli.positive, metavar="N", help="sampling steps (as validated)")
     parser.add_argument("--guidance", type=_pair, metavar="AUDIO,TEXT", help="guidance strengths (as validated)")
     parser.add_argument("--text", default="", metavar="CAPTION", help="what is heard, for models trained with text")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the last ones")
@@ -81,7 +73,10 @@ def upsample(argv: Sequence[str] | None = None) -> int:
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
     """Return the configuration in ``path`` with ``a.b=c`` settings applied; its files are relative to it."""
-    tree = patch(located(read_yaml(path), path.parent), located(cli.parse_settings(settings), Path.cwd()))
+    tree = located(read_yaml(path), path.parent)
+    if "factors" in tree:
+        raise ConfigError(f"{path}: a grid, not a configuration; run it: sagasr-sweep {path}")
+    tree = patch(tree, located(cli.parse_settings(settings), Path.cwd()))
     if "data" not in tree:
         raise ConfigError(f"{path}: data is missing; add 'data: {{train: train.csv, val: val.csv}}' or {EXAMPLE_DATA}")
     return parse(Config, tree, str(path))
@@ -91,6 +86,8 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.data.manifest import usable_rows
 
     config, out = read(options.config, options.set), options.out
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: a file is there; name a folder")
     problems = [problem for split in ("train", "val") for problem in usable_rows(config.data, split)[1]]
     if problems:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
@@ -155,9 +152,15 @@ def _upsample(options: argparse.Namespace) -> int:
 
 
 def _target(text: str) -> float | str:
-    return text if text == "estimated" else float(text)
+    try:
+        return text if text == "estimated" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, or 'estimated' (found {text!r})") from error
 
 
 def _pair(text: str) -> tuple[float, float]:
-    audio, strength = map(float, text.split(","))
+    try:
+        audio, strength = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected two numbers such as 1.4,1.2 (found {text!r})") from error
     return audio, strength

@@ -6,13 +6,14 @@ not here but in ``Runtime``, which is never fingerprinted.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sagasr.errors import ConfigError, did_you_mean
+from sagasr.errors import ConfigError, did_you_mean, nearest
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
@@ -439,19 +440,33 @@ def score_stage(config: Config) -> dict[str, Any]:
 
 def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:
     lines = []
-    for fault in error.errors():
+    found = error.errors()
+    unknown = [str(fault["loc"][-1]) for fault in found if fault["type"] == "extra_forbidden"]
+    for fault in found:
         location = [part for part in fault["loc"] if not _is_union_tag(part, tree, fault["loc"])]
         path = ".".join(map(str, location)) or "(top level)"
         if fault["type"] == "extra_forbidden":
             lines.append(f"unknown key {path!r}{did_you_mean(str(location[-1]), _siblings(model, fault['loc']))}")
         elif fault["type"] == "missing":
-            lines.append(f"{path} is missing; add it")
+            if not nearest(str(location[-1]), unknown):  # else it is there, misspelt, and said so
+                lines.append(f"{path} is missing; add it")
+        elif fault["type"] in ("literal_error", "union_tag_invalid"):
+            lines.append(f"{path}: {_one_of(fault)}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             given = fault["input"]
             shown = f" (found {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
             lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
     return lines
+
+
+def _one_of(fault: Any) -> str:
+    """Return what a word that is none of those known may have been meant as."""
+    context = fault["ctx"]
+    listed = context["expected" if fault["type"] == "literal_error" else "expected_tags"]
+    words = re.findall(r"'([^']*)'", listed) or [listed]
+    given = context.get("tag", fault["input"])
+    return f"{given!r} is none of {', '.join(words)}{nearest(str(given), words)}"
 
 
 def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> bool:

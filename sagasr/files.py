@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from sagasr.errors import ConfigError, DataError, StorageError
+from sagasr.errors import ConfigError, DataError, StorageError, nearest
 from sagasr.faults import point
 
 # What a disk may say that is no fault of ours, and may be over later.
@@ -98,13 +98,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: larger than {MAX_YAML_BYTES} bytes; this is not a configuration file")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
+        raise ConfigError(f"{path}: no such file{like(path)}") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: a folder; name the file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from error
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {type(tree).__name__}")
     return tree
+
+
+def like(path: Path) -> str:
+    """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent}"
+    return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix))
 
 
 def parse_yaml(text: str, source: str) -> Any:

@@ -176,9 +176,12 @@ def missing_weights(text: settings.Text) -> str | None:
 
 
 def _remedy(model: str) -> str:
+    folder = "a folder with config.json, model.safetensors and tokenizer.json (or spiece.model)"
+    if Path(model).is_absolute():
+        return f"conditions.text.encoder.model names {folder}, or a published model such as t5-base"
     return (
-        f"download it once where there is a network (hf download {model}), or name a folder with config.json, "
-        "model.safetensors and tokenizer.json (or spiece.model) in conditions.text.encoder.model"
+        f"download it once where there is a network (hf download {model}), or name {folder} in "
+        "conditions.text.encoder.model"
     )
 
 

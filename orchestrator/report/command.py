@@ -12,11 +12,13 @@ import pandas as pd
 
 from orchestrator.analysis.crosscheck import cross_check
 from orchestrator.analysis.effects import effects, write_effects
+from orchestrator.analysis.findings import clips_left_out
 from orchestrator.analysis.preferences import Preference, gather, write_preferences
 from orchestrator.analysis.sweep import Sweep, read_sweep
 from orchestrator.report.page import write_page
 from orchestrator.report.terminal import print_report
-from sagasr.errors import SagasrError
+from sagasr import cli
+from sagasr.errors import ConfigError, SagasrError
 
 
 class Report(NamedTuple):
@@ -38,13 +40,15 @@ def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
     write_effects(table, folder / "results" / "effects.parquet")
     preferences, notes = gather(sweep, folder, sheets)
     write_preferences(preferences, folder / "results" / "preferences.parquet")
-    return Report(sweep, table, [*cross_check(sweep), *notes], preferences)
+    return Report(sweep, table, [*clips_left_out(sweep), *cross_check(sweep), *notes], preferences)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.sweep_dir.is_file():
+            raise ConfigError(f"{arguments.sweep_dir}: a file; name the sweep's folder, such as sweeps/demo")
         sweep, table, notes, preferences = report(arguments.sweep_dir, arguments.preferences)
         page = write_page(sweep, table, notes, arguments.sweep_dir, preferences=preferences)
     except SagasrError as error:
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if arguments.json:
         sys.stdout.write(json.dumps(summary(sweep, table, notes, preferences), indent=2, allow_nan=False) + "\n")
-    else:
+    elif not arguments.quiet:
         print_report(sweep, table, notes=notes, preferences=preferences)
         sys.stdout.write(f"\nreport: {page}\n")
     return exit_code(sweep)
@@ -85,10 +89,10 @@ def summary(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sagasr-report",
-        description="Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
-        epilog="example: sagasr-report sweeps/demo",
+    parser = cli.Parser(
+        "sagasr-report",
+        "Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
+        "example: sagasr-report sweeps/demo",
     )
     parser.add_argument("sweep_dir", type=Path, help="folder with plan.json and results/")
     parser.add_argument(
@@ -96,4 +100,5 @@ def _parser() -> argparse.ArgumentParser:
         help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the effects as JSON instead of tables")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
     return parser

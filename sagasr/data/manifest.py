@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sagasr.config import Data
 from sagasr.errors import ConfigError, DataError, did_you_mean
+from sagasr.files import like
 from sagasr.fingerprint import file_sha256, fingerprint
 
 Split = Literal["train", "val"]
@@ -61,12 +62,15 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
     if reader is None and not path.suffix and not path.exists():
         raise ConfigError(f"{path}: no such file or folder; data.train and data.val name manifests or folders")
     if reader is None:
+        remedy = {".xlsx": "; save the table as CSV", ".xls": "; save the table as CSV"}.get(path.suffix.lower(), "")
         raise ConfigError(
             f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}"
+            f"{remedy or '; recordings are named by their folder, or by a manifest of them'}"
         )
     if not path.is_file():
         reason = "is not a file" if path.exists() else "no such file"
-        raise ConfigError(f"{path}: {reason}; data.train and data.val name manifests or folders")
+        hint = like(path) or "; data.train and data.val name manifests or folders"
+        raise ConfigError(f"{path}: {reason}{hint}")
     faults: list[str] = []
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -205,12 +209,20 @@ def _header_is_good(header: list[str], report: Report) -> bool:
     if twice:
         report(1, f"column {_shown(twice[0])} stands twice; remove or rename one")
     if "path" not in header:
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        if not header:
+            hint = "; the file is empty: begin with a line of column names, such as path,text,split"
+        elif len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
             hint = "; separate columns by commas"
         else:
-            hint = did_you_mean("path", (name[:80] for name in header[:20])).replace("did you mean", "rename")
+            hint = _rename(name[:80] for name in header[:20])
         report(1, f"no column 'path'{hint}")
     return not twice and "path" in header
+
+
+def _rename(names: Iterable[str]) -> str:
+    """Return which of the columns that are there should be called ``path``."""
+    told = did_you_mean("path", names).replace("did you mean", "rename")
+    return told.replace("; known:", "; rename the one that names the recordings:")
 
 
 def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
@@ -241,7 +253,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
             if not isinstance(record, dict):
                 report(line, f'expected one object such as {{"path": …}}, found {type(record).__name__}')
             elif "path" not in record:
-                report(line, f"no key 'path'{did_you_mean('path', record).replace('did you mean', 'rename')}")
+                report(line, f"no key 'path'{_rename(record)}")
             else:
                 yield line, {name: _as_text(value) for name, value in record.items()}
 

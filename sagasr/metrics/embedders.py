@@ -161,7 +161,7 @@ def _is_here(model: str, name: str) -> bool:
 
 
 def _remedy(model: str) -> str:
-    return (
-        f"download it once where there is a network (hf download {model}), or name a folder with config.json, "
-        "preprocessor_config.json and model.safetensors in validation.distance.model"
-    )
+    key, folder = "validation.distance.model", "a folder with config.json, preprocessor_config.json, model.safetensors"
+    if Path(model).is_absolute():
+        return f"{key} names {folder}, or a published model such as laion/clap-htsat-unfused"
+    return f"download it once where there is a network (hf download {model}), or name {folder} in {key}"

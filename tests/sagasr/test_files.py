@@ -45,7 +45,7 @@ def test_missing_or_binary_yaml_is_named(tmp_path: Path) -> None:
     for name, expected in (
         ("none.yaml", "no such file"),
         ("binary.yaml", "cannot be read as text"),
-        (".", "cannot be"),
+        (".", "a folder; name the file"),
     ):
         with pytest.raises(ConfigError, match=expected):
             read_yaml(tmp_path / name)

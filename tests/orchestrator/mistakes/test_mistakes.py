@@ -1,0 +1,102 @@
+"""The mistakes of mistakes.yaml, each through its real command: exit code 2, a line per fault, nothing left behind."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from orchestrator.commands import report, sweep
+from orchestrator.encode import main as encode
+from sagasr.commands import train, upsample
+from sagasr.config import patch
+from sagasr.files import dump_yaml, parse_yaml, read_yaml
+from tests.orchestrator.conftest import BASE
+
+MISTAKES: list[dict[str, Any]] = parse_yaml(Path(__file__).with_name("mistakes.yaml").read_text(), "mistakes.yaml")
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "sagasr-sweep": sweep,
+    "sagasr-report": report,
+    "sagasr-encode": encode,
+    "sagasr-train": train,
+    "sagasr-upsample": upsample,
+}
+PROGRESS = re.compile(r"checking \d+/\d+")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(shape)
+
+
+def latin_1(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "manifest.csv").write_bytes("path,split,caption\na.flac,train,caf\xe9\nc.flac,val,y\n".encode("latin-1"))
+
+
+def cut(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "a.flac").write_bytes((study / "a.flac").read_bytes()[:9_000])
+
+
+def silent(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(study / "a.flac", np.zeros(20_000), 44_100)
+
+
+def three_channels(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(study / "a.flac", noise(20_000, 3), 44_100)
+
+
+def not_finite(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(study / "a.wav", np.full(20_000, np.nan), 44_100, subtype="FLOAT")
+    (study / "manifest.csv").write_text("path,split,caption\na.wav,train,x\nc.flac,val,y\n")
+
+
+def no_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+
+
+def one_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+
+
+PREPARATIONS = {each.__name__: each for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu)}
+
+
+def prepare(study: Path, mistake: dict[str, Any]) -> None:
+    """Make the mistake in a sound study."""
+    base, grid = mistake.get("base", {}), mistake.get("grid", {})
+    (study / "base.yaml").write_text(dump_yaml(patch(BASE, base)))
+    kept = {key: value for key, value in read_yaml(study / "grid.yaml").items() if key not in grid}
+    (study / "grid.yaml").write_text(dump_yaml(kept | grid))
+    for name, text in mistake.get("write", {}).items():
+        (study / name).write_text(text)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake["name"])
+def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypatch, capfd):
+    study = make_grid().parent
+    prepare(study, mistake)
+    if "make" in mistake:
+        PREPARATIONS[mistake["make"]](study, monkeypatch)
+    monkeypatch.chdir(study)
+    before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
+    command, *arguments = shlex.split(mistake["run"])
+    try:
+        code = COMMANDS[command](arguments)
+    except SystemExit as ended:
+        code = ended.code
+    told = capfd.readouterr().err
+    lines = [line for line in told.splitlines() if not PROGRESS.fullmatch(line)]
+    expected = [mistake["says"]] if isinstance(mistake["says"], str) else mistake["says"]
+    assert code == 2, told
+    assert len(lines) == len(expected), told
+    for line, words in zip(lines, expected, strict=True):
+        assert words in line
+        assert len(line.replace(str(study), "")) < 400
+    assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before
+
+
+def test_the_table_is_large_and_no_mistake_is_in_it_twice():
+    assert len({mistake["name"] for mistake in MISTAKES}) == len(MISTAKES) >= 50
