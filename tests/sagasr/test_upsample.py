@@ -18,10 +18,12 @@ from sagasr import commands
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
-from sagasr.config import SAMPLE_RATE
+from sagasr.codec import LatentNorm, build_codec
+from sagasr.config import SAMPLE_RATE, Config, parse, patch
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import write_text
 from sagasr.lfr import Kind
+from sagasr.model import build_model
 from sagasr.upsample import Settings, Upsampler, _Stream, plan_files, window_starts
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,45 @@ def test_a_mono_model_gives_each_channel_of_a_stereo_recording_what_it_would_giv
 def test_equal_channels_stay_equal(upsampler: Upsampler) -> None:
     left, right = upsampler.upsample(np.repeat(noise(20_000), 2, axis=0), SAMPLE_RATE, FEW)
     np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def stereo(upsampler: Upsampler) -> Upsampler:
+    """A stereo model whose weights are drawn: which channels it takes and gives does not depend on what it learned."""
+    config = parse(Config, patch(upsampler.config.model_dump(mode="json"), {"audio.channels": 2}), "test")
+    norm = LatentNorm(*(part.repeat(2) for part in upsampler.model.norm))
+    model = build_model(config, norm, upsampler.facts.vocabulary)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():
+                weight.normal_(std=0.05, generator=generator)
+    return Upsampler(config, upsampler.facts, model, build_codec(config.codec, 2))
+
+
+def test_a_stereo_model_hears_both_channels_at_once(stereo: Upsampler) -> None:
+    low = noise(20_000, channels=2)
+    free = Settings(steps=2, lfr="off")
+    both = stereo.upsample(low, SAMPLE_RATE, free)
+    assert both.shape == low.shape
+    assert np.abs(both[0] - both[1]).max() > 1e-3
+    other = stereo.upsample(low * [[1.0], [-0.5]], SAMPLE_RATE, free)
+    assert np.abs(both[0] - other[0]).max() > 1e-3  # what the right channel is matters to the left one
+
+
+def test_a_stereo_model_takes_mono_twice_and_its_answers_are_averaged(stereo: Upsampler) -> None:
+    low = noise(20_000)
+    both = stereo.upsample(np.repeat(low, 2, axis=0), SAMPLE_RATE, FEW)
+    alone = stereo.upsample(low[0], SAMPLE_RATE, FEW)
+    np.testing.assert_allclose(alone, both.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_stereo_model_keeps_the_low_band_of_each_channel(stereo: Upsampler, channels: int) -> None:
+    low = noise(40_000, channels=channels) * np.array([[1.0], [0.3]], np.float32)[:channels]
+    result = stereo.upsample(low, SAMPLE_RATE, Settings(steps=2, cutoff_hz=3_000.0))
+    for before, after in zip(low, result, strict=True):
+        assert low_band_error_db(before[None], after[None], 2_500.0) < 0.1
 
 
 def test_recordings_that_share_batches_come_back_in_their_order_and_unmixed(upsampler: Upsampler) -> None:
