@@ -303,9 +303,7 @@ def _fit(
     if not batch:
         return
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(Driver, tasks={trial.id: tasks[trial.id] for trial in batch}), {DRIVER: 1}
-        ),
+        tune.with_parameters(Driver, tasks={trial.id: tasks[trial.id] for trial in batch}),
         param_space={"trial": tune.grid_search([trial.id for trial in batch])},
         tune_config=tune.TuneConfig(
             metric=METRIC,
@@ -321,6 +319,7 @@ def _fit(
             storage_path=str(scratch),
             callbacks=[_stop_watch(plan, early)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )

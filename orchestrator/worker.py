@@ -24,7 +24,7 @@ from orchestrator.retries import Problem, problem_of
 from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError
 
-DRIVER = "trial_driver"  # the custom resource of trial drivers, so that they never compete with workers
+DRIVER = "trial_driver"  # the custom resource of trial drivers
 METRIC, TIME = "val/lsd", "step"
 TAKEOVER_S = 60.0  # how long a new worker waits for the one it replaces to be gone
 Parameters = Mapping[str, Any]  # task (JSON), attempt, micro_batches

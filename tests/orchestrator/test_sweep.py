@@ -161,6 +161,7 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     victim.wait()
     finished = (first / "status.json").read_bytes()
     assert read_status(second).state == "running"
+    assert process_of(first) == process_of(second)  # kept warm: what follows is compared with two fresh processes
 
     again = run(grid, tmp_path, "--max-concurrent", "1")
     assert again.returncode == 0, again.stdout + again.stderr
@@ -191,6 +192,11 @@ def test_a_training_that_fails_is_reported_and_the_others_go_on(tmp_path):
         "sane": "FINISHED",
         "absurd": "FAILED",
     }
+
+
+def process_of(folder: Path) -> str:
+    """Return which process a trial was trained in first."""
+    return (folder / "log.txt").read_text().split(" process ")[1].split()[0]
 
 
 def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:

@@ -1,0 +1,351 @@
+"""A trial's driver: starts its workers as often as need be, sees that they move, and tells Tune how they do. No torch.
+
+A training of one worker runs in a process that is kept for the next such training; one of several is a run of Ray
+Train. The trial folder is the one channel: a worker writes its journal there and the driver reads it. So training never
+waits for Ray, and what a run of Ray leaves behind is never needed again.
+"""
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, hang_of, hung
+from orchestrator.mirror import following, send
+from orchestrator.redact import redact
+from orchestrator.retries import Problem, Retries, kind_of, one_line, problem_of, reached
+from orchestrator.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker, train_one_of_several
+from sagasr.errors import SagasrError
+from sagasr.files import read_json
+from sagasr.journal import History, Status, read_status, write_status
+from sagasr.lease import read_owner
+
+POLL_S = 0.5
+IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
+LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
+FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
+
+
+class Driver(tune.Trainable):  # type: ignore[misc]
+    """Runs the Tune trials that it is given, one after the other; reports each validation that a journal gains."""
+
+    @classmethod
+    def default_resource_request(cls, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        """Take a slot of the drivers' own, so that they never compete with workers."""
+        return tune.PlacementGroupFactory([{DRIVER: 1}])
+
+    def setup(self, config: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
+        self._tasks, self._warm = tasks, Warm()
+        self._begin(config["trial"])
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        self._training.leave()
+        self._begin(new_config["trial"])
+        return True
+
+    def _begin(self, trial: str) -> None:
+        self._reported = -1
+        self._training = Training(Task.model_validate_json(self._tasks[trial]), self._warm)
+        self._training.start()
+
+    def step(self) -> dict[str, Any]:
+        task = self._training.task
+        while True:
+            self._training.join(POLL_S)
+            ended = not self._training.is_alive()
+            if not ended:
+                self._training.end_if_frozen()
+            for progress in validations(task, after=self._reported):
+                self._reported = progress.step
+                return {TIME: progress.step, METRIC: progress.value}
+            if ended:
+                status = read_status(Path(task.folder))
+                step = max(self._reported, status.step if status else 0)
+                return {TIME: step, METRIC: float("inf"), "ended": True, "done": True}
+
+    def cleanup(self) -> None:
+        self._training.left.set()
+        self._warm.end()
+
+
+class Progress(NamedTuple):
+    """What Tune is told after a validation."""
+
+    step: int
+    value: float
+
+
+def validations(task: Task, after: int) -> Iterator[Progress]:
+    """Yield the validations of the first variant behind step ``after``; one without a value is infinitely bad."""
+    first = next(iter(task.variants))
+    for record in History(Path(task.folder)):
+        if record["step"] > after and record.get("variant") == first:
+            yield Progress(record["step"], record["metrics"].get(METRIC, float("inf")))
+
+
+# --------------------------------------------------------------------------------------------------------- one training
+
+
+class Training(threading.Thread):
+    """Trains one trial, starting anew as often as ``Retries`` allows; whatever remains an error becomes its status."""
+
+    def __init__(self, task: Task, warm: "Warm") -> None:
+        super().__init__(name=task.trial, daemon=True)
+        self.task, self.folder = task, Path(task.folder)
+        self.left = threading.Event()  # nobody waits for a result: what ends now is not started again
+        self._warm = warm
+        self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
+
+    def run(self) -> None:
+        retries = Retries(self.task.config.training.batch_size // self.task.runtime.workers)
+        try:
+            while (problem := self._train(retries.micro_batches)) is not None and not self.left.is_set():
+                wait_s = retries.after(problem, reached(self.folder))
+                _log(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
+                if wait_s is None:
+                    _fail(self.task, retries.reason)
+                    return
+                if self.left.wait(wait_s):
+                    return
+        except Exception as error:  # noqa: BLE001 - one bad trial never ends the sweep
+            with contextlib.suppress(SagasrError, OSError):  # storage that is gone cannot be told so
+                _log(self.folder, traceback.format_exc())
+                _fail(self.task, one_line(error))
+
+    def _train(self, micro_batches: int) -> Problem | None:
+        """Start the workers once and wait for them; return what went wrong."""
+        with following(self.task.uri, self.folder.parents[1], self.task.trial):
+            status = read_status(self.folder)
+            attempt = status.attempt + 1 if status else 1
+            self._beats.begin(self.folder, attempt)
+            parameters: Parameters = {
+                "task": self.task.model_dump_json(),
+                "attempt": attempt,
+                "micro_batches": max(micro_batches, status.micro_batches if status else 1),
+            }
+            if self.task.runtime.workers == 1:
+                return self._warm.train(self.task, parameters)
+            self._warm.end()
+            return train_by_several(self.task, parameters)
+
+    def end_if_frozen(self) -> None:
+        """End the workers if they have not moved for too long, not even to end themselves."""
+        if self._beats.frozen(self.folder):
+            _log(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            self._end_workers()
+
+    def leave(self) -> None:
+        """Wait for the end; a training that was stopped early is told by its folder, and ended if it does not hear."""
+        self.left.set()
+        self.join(LEAVE_S)
+        while self.is_alive():
+            self._end_workers()
+            self.join(POLL_S)
+
+    def _end_workers(self) -> None:
+        self._warm.end()
+        free_resources(self.folder)
+
+
+class Beats:
+    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock.
+
+    Only the status of ``attempt`` counts: while a worker waits for its turn or starts, that of the one before is there.
+    One that has taken the folder, and so has had its turn, gets ``START_S`` more for its first sign of life.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s, self._clock = limit_s, clock
+        self.attempt = 1
+        self._before: str | None = None  # the token of who held the folder before this attempt
+        self._last: tuple[int, int] | None = None
+        self._since = clock()
+
+    def frozen(self, folder: Path) -> bool:
+        """Return, once per limit, whether the trial is running and has not moved for so long."""
+        started = False
+        with contextlib.suppress(SagasrError, OSError):
+            status = read_status(folder)
+            running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
+            started = not running and self._token(folder) not in (None, self._before)
+            now = (self.attempt, status.beat) if status and running else (self.attempt, -1) if started else None
+            if now is None or now != self._last:
+                self._last, self._since = now, self._clock()
+        if self._clock() - self._since > self.limit_s + (START_S if started else 0.0):
+            self._since = self._clock()
+            return True
+        return False
+
+    def begin(self, folder: Path, attempt: int) -> None:
+        """Note that an attempt begins; who holds the folder now is of an earlier one."""
+        self._before, self.attempt = self._token(folder), attempt
+
+    @staticmethod
+    def _token(folder: Path) -> str | None:
+        owner = read_owner(folder / LEASE)
+        return owner.token if owner else None
+
+
+# ----------------------------------------------------------------------------------------------------------- one worker
+
+
+class Warm:
+    """The process in which trainings of one worker run, one after the other as long as they need the same resources.
+
+    Let go when a training fails in it, as nobody knows what that leaves behind, and when none follows for ``IDLE_S``.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+        self._resources: Mapping[str, float] = {}
+        self._trainings = 0
+        self._lock = threading.Lock()
+
+    def train(self, task: Task, parameters: Parameters) -> Problem | None:
+        """Train in the process, once there is one; return what went wrong."""
+        runtime = task.runtime
+        worker = self._take({"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker})
+        try:
+            problem: Problem | None = ray.get(worker.train.remote(parameters))
+        except RayError as error:
+            problem = _lost(error, Path(task.folder))
+        if problem:
+            self.end()
+        else:
+            idle = threading.Timer(IDLE_S, self._end_unless_taken, [self._trainings])
+            idle.daemon = True
+            idle.start()
+        return problem
+
+    def end(self) -> None:
+        """End the process, whatever it does; the next training starts another."""
+        with self._lock:
+            self._end()
+
+    def _take(self, resources: Mapping[str, float]) -> Any:
+        with self._lock:
+            self._trainings += 1
+            if resources != self._resources:
+                self._end()
+            if self._worker is None:
+                # Of no placement group: that of the driver has room for the driver alone.
+                options = {**resources, "scheduling_strategy": "DEFAULT"}
+                self._worker, self._resources = ray.remote(Worker).options(**options).remote(), resources
+            return self._worker
+
+    def _end_unless_taken(self, trainings: int) -> None:
+        with self._lock:
+            if trainings == self._trainings:
+                self._end()
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            ray.kill(self._worker)
+            self._worker = None
+
+
+def _lost(error: BaseException, folder: Path) -> Problem:
+    """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
+    _log(folder, f"{type(error).__name__}: {error}\n")
+    if (hang := hang_of(folder)) is not None:
+        return Problem("lost", hang)
+    return Problem(
+        "memory" if kind_of(error) == "memory" else "lost", f"its process or node was lost: {one_line(error)}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ several workers
+
+
+def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
+    """Train by a run of Ray Train with several workers; return what went wrong."""
+    from ray import train
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    class Notice(WorkerGroupCallback):  # type: ignore[misc]
+        """Every worker takes SIGTERM as a notice, which only its main thread can decide, before it trains."""
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            worker_group.execute(catch_terminate)
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        """Without the helper that frees what a lost run held: it asks a dashboard, maybe that of another cluster."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
+
+    runtime, folder = task.runtime, Path(task.folder)
+    resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
+    trainer = Trainer(
+        train_one_of_several,
+        train_loop_config=parameters,
+        scaling_config=train.ScalingConfig(
+            num_workers=runtime.workers,
+            use_gpu=runtime.gpus_per_worker > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
+        run_config=train.RunConfig(
+            name=task.trial,
+            storage_path=task.scratch,
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
+            callbacks=[Notice()],
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return _first_problem(error, folder)
+    except RayError as error:  # the controller itself was lost, and nobody gave back what its workers held
+        free_resources(folder)
+        return _lost(error, folder)
+    return None
+
+
+def _first_problem(error: Any, folder: Path) -> Problem:
+    """Tell the exceptions of a training from the loss of its process or node."""
+    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
+
+    found = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
+    failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
+    for failure in failures:
+        if not isinstance(failure, (RayError, RayTrainError)):
+            return problem_of(failure)
+    return _lost(getattr(failures[0], "health_check_failure", failures[0]), folder)
+
+
+def free_resources(folder: Path) -> None:
+    """Give back what several workers of a trial held, if their driver was ended before it could."""
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    with contextlib.suppress(SagasrError, KeyError, TypeError, ValueError):
+        group = read_json(folder / WORKER)["placement_group"]
+        if group:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+
+
+# ---------------------------------------------------------------------------------------------------------------- small
+
+
+def _fail(task: Task, reason: str) -> None:
+    folder = Path(task.folder)
+    status = read_status(folder) or Status(state="failed")
+    if status.state not in ("done", "stopped"):
+        write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
+        send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")
+
+
+def _log(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
+        handle.write(redact(text))

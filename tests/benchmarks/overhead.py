@@ -1,0 +1,150 @@
+# ruff: noqa: T201
+"""What a sweep costs beside its trainings: cells that do next to nothing, by three ways in one run.
+
+    python -m tests.benchmarks.overhead [--cells 64] [--repeats 1] [--shell-cells 8]
+
+One training step, one validation clip, one sampling step per cell. Ours is ``sagasr-sweep`` with all that it does: the
+ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.train.train`` and no more: a Ray
+Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells, as it
+costs the same for each.
+"""
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from orchestrator.plan import make_plan
+from orchestrator.space import read_space
+from sagasr.files import dump_yaml, read_yaml
+from sagasr.journal import History, read_status
+from tests.orchestrator import chaos
+
+ROOT = Path(__file__).parents[2]
+NOTHING = {
+    "training": {"steps": 1, "batch_size": 1},
+    "validation": {"every": 1, "clips": 1, "segment": 8192},
+    "evaluation": {"sampler": {"steps": 1}},
+}
+SWEEP = "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"
+TRAIN = "import sys; from sagasr.commands import train; sys.exit(train())"
+PEER = """\
+import sys
+from pathlib import Path
+import ray
+from ray import tune
+from sagasr.commands import read
+from sagasr.data.encode import encode_store
+
+base, out, cells = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
+store = encode_store(read(base), out / "encoded")
+
+def trainable(cell):
+    from sagasr.train import train
+    config = read(base, [f"seed={cell['seed']}"])
+    result = train(config, out / "trials" / str(cell["seed"]), store)
+    tune.report({"step": result.step})
+
+ray.init(include_dashboard=False, log_to_driver=False)
+tuner = tune.Tuner(
+    tune.with_resources(trainable, {"cpu": 1}),
+    param_space={"seed": tune.grid_search(list(range(cells)))},
+    run_config=tune.RunConfig(name="peer", storage_path=str(out / "ray"), verbose=0),
+)
+assert not tuner.fit().errors
+"""
+
+
+def timed(*words: str) -> float:
+    """Run Python with these words; return the seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return time.monotonic() - began
+
+
+def study(folder: Path, cells: int) -> Path:
+    """Write a grid of so many cells; return its path."""
+    grid = chaos.write_grid(folder, factors={"text": ["off", "caption"]}, seeds=list(range(cells // 2)))
+    base = read_yaml(folder / "base.yaml") | NOTHING
+    (folder / "base.yaml").write_text(dump_yaml(base))
+    (folder / "alone.yaml").write_text(dump_yaml(base | {"data": {"train": "manifest.csv", "val": "manifest.csv"}}))
+    return grid
+
+
+def first_steps(grid: Path, storage: Path) -> tuple[list[float], list[float]]:
+    """Return the seconds from launch to first step: of each process's first training, and of its later ones.
+
+    The first are launched when the sweep has recorded them, a later one when the training before it has ended.
+    """
+    plan = make_plan(read_space(grid, storage=str(storage)))
+    by_process: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    recorded = []
+    for trial in plan.trials:
+        folder = plan.paths.trial(trial.id)
+        process = (folder / "log.txt").read_text().split(" process ")[1].split()[0]
+        first = min(one["time"] for one in History(folder) if "train/loss" in one["metrics"])
+        status = read_status(folder)
+        assert status is not None
+        by_process[process].append((first, status.updated))
+        recorded.append(plan.paths.record(trial.id).stat().st_mtime)
+    began = max(recorded)  # all are recorded before the first one starts
+    cold, warm = [], []
+    for spans in by_process.values():
+        spans.sort()
+        cold.append(spans[0][0] - began)
+        warm += [first - ended for (_, ended), (first, _) in itertools.pairwise(spans)]
+    return cold, warm
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})" if values else "none"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--shell-cells", type=int, default=8)
+    options = parser.parse_args()
+    ours, peer, shell = [], [], []
+    cold: list[float] = []
+    warm: list[float] = []
+    for number in range(options.repeats):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            grid = study(folder / "study", options.cells)
+            alone, script = folder / "study" / "alone.yaml", folder / "peer.py"
+            script.write_text(PEER)
+
+            def sweep(grid: Path = grid, folder: Path = folder) -> None:
+                ours.append(timed("-c", SWEEP, str(grid), "--storage", str(folder / "sweeps"), "--quiet"))
+
+            def tune(alone: Path = alone, folder: Path = folder, script: Path = script) -> None:
+                peer.append(timed(str(script), str(alone), str(folder / "tune"), str(options.cells)))
+
+            for side in (sweep, tune) if number % 2 == 0 else (tune, sweep):
+                side()
+            for cell in range(options.shell_cells):
+                shell.append(timed("-c", TRAIN, str(alone), "--out", str(folder / f"shell-{cell}")))
+            found = first_steps(grid, folder / "sweeps")
+            cold, warm = cold + found[0], warm + found[1]
+    print(f"{options.cells} cells of one step, {options.repeats} runs; seconds a cell, median (least to most)")
+    print(f"  sagasr-sweep       {spread([one / options.cells for one in ours])}")
+    print(f"  plain Tune script  {spread([one / options.cells for one in peer])}")
+    print(f"  shell loop         {spread(shell)}   (of {options.shell_cells} cells)")
+    ratio = statistics.median(ours) / statistics.median(peer)
+    print(f"sagasr-sweep / plain Tune script: {ratio:.2f}")
+    if shell:
+        print(f"sagasr-sweep / shell loop: {statistics.median(ours) / options.cells / statistics.median(shell):.2f}")
+    print(f"launch to first step, first training of a process: {spread(cold)}")
+    print(f"launch to first step, later trainings of a process: {spread(warm)}")
+
+
+if __name__ == "__main__":
+    main()
