@@ -32,7 +32,7 @@ def columns(term: Term, codes: Codes, sizes: Sequence[int]) -> Array:
     out = np.ones((len(codes), 1))
     for factor in term:
         own = coding(sizes[factor])[codes[:, factor]]
-        out = (out[:, :, None] * own[:, None, :]).reshape(len(codes), -1)
+        out = (out[:, :, None] * own[:, None, :]).reshape(len(codes), out.shape[1] * own.shape[1])
     return out
 
 
@@ -67,10 +67,12 @@ class Fit:
         """Return whether the data determine this combination of coefficients."""
         if not coefficients or not all(term in self.places for term in coefficients):
             return False
-        vector = self._vector(coefficients)
-        return bool(
-            np.abs(vector @ self.inverse @ self.design - vector).max() < TOLERANCE * max(1.0, np.abs(vector).max())
-        )
+        return self.determines(self._vector(coefficients))
+
+    def determines(self, vector: Array) -> bool:
+        """Return whether the data determine this combination, given as a number per column."""
+        left = np.abs(vector @ self.inverse @ self.design - vector).max(initial=0.0)
+        return bool(left < TOLERANCE * max(1.0, np.abs(vector).max(initial=0.0)))
 
     def weights(self, coefficients: Mapping[Term, Array]) -> Array:
         """Return the weight of every row in the least-squares estimate of this combination."""

@@ -47,6 +47,22 @@ def responses(sweep: Sweep) -> Iterator[tuple[Metric, str, Response]]:
             yield metric, domain, _response(np.full(len(means), np.nan), clips[:, domains == domain])
 
 
+def clips_left_out(sweep: Sweep) -> list[str]:
+    """Return a sentence where clips enter no comparison of the plan's metric, because some run has no value on them."""
+    name = sweep.metric.name
+    if sweep.clips is None or name not in sweep.clips:
+        return []
+    clips = _clip_matrix(sweep, name)[0]
+    used = _response(sweep.runs[name].to_numpy(dtype=float, na_value=np.nan), clips).clips
+    if used is not None:
+        left = clips.shape[1] - used.shape[1]
+        return [f"{name}: {left} of {clips.shape[1]} clips lack a finite value in some run and enter no mean"] * (
+            left > 0
+        )
+    reason = "the clips lack finite values in some runs" if clips.shape[1] > 1 else "there is one clip"
+    return [f"{name}: {reason}, so intervals hold for new seeds on these clips alone"]
+
+
 def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
     """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
     codes, sizes = codes_of(sweep)
@@ -55,7 +71,7 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
         if primary_only and not (metric is sweep.metric and domain == "all"):
             break
         kept = np.isfinite(response.values)
-        if not kept.any():
+        if not kept.any() and not (metric is sweep.metric and domain == "all"):
             continue
         if kept.tobytes() not in plans:
             plan = layout(sweep, codes, sizes, kept)
@@ -69,10 +85,11 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
 
 def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
     """Return the values that are there, less a constant: contrasts ignore it, and large values keep their digits."""
-    offset = response.values[kept][0]
+    values = response.values[kept]
+    offset = values[0] if len(values) else 0.0
     clips = None if response.clips is None else response.clips[kept] - offset
-    floor = 8 * float(np.finfo(float).eps * np.abs(response.values[kept]).max())
-    return Response(response.values[kept] - offset, clips, floor)
+    floor = 8 * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
+    return Response(values - offset, clips, floor)
 
 
 def _finding(
@@ -97,7 +114,7 @@ def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict
         ss, df = plan.within.sum_of_squares(line.term, plan.inner_values(response.values))
         error, df_error = pooled.within, pooled.within_df
     else:
-        variants = plan.num_common  # published sums of squares count every scored variant
+        variants = plan.num_variants  # published sums of squares count every scored variant
         ss, df = plan.between.sum_of_squares(line.term, plan.training_means(response.values))
         ss, error, df_error = ss * variants, pooled.between * variants, pooled.between_df
     if not df:
@@ -130,7 +147,7 @@ def _clip_matrix(sweep: Sweep, metric: str) -> tuple[Array, Any]:
     matrix[sweep.clips["row"].to_numpy(), clip] = sweep.clips[metric].to_numpy(dtype=float, na_value=np.nan)
     domains = np.full(len(names), "", dtype=object)
     if "domain" in sweep.clips:
-        domains[clip] = sweep.clips["domain"].fillna("").astype(str).to_numpy()
+        domains[clip] = sweep.clips["domain"].astype(object).fillna("").astype(str).to_numpy()
     return _finite(matrix), domains
 
 

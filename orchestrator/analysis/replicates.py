@@ -1,11 +1,13 @@
 """Rows of results/*.parquet made comparable: levels as words, one row per replicate, clips tied to theirs."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
@@ -17,6 +19,7 @@ FAILED = {"failed", "error", "diverged", "crashed", "nan"}
 STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
 UNNEEDED = "not needed"  # never launched, because the looks had decided before, or because it was not promoted
 HELD = "held"  # not launched until a factor matters elsewhere (`promote`)
+SAME = (("True", "true", "on"), ("False", "false", "off"), ("None", "null", "nan", "<NA>"))  # words of one level
 KEYS = {
     "sweep",
     "cell",
@@ -56,7 +59,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Lost:
-    """A replicate that has no final value: ``kind`` is failed, stopped or missing."""
+    """A replicate that has no final value: ``kind`` is failed, stopped, no value (finished without one) or missing."""
 
     cell: str
     levels: Mapping[str, str]
@@ -74,18 +77,28 @@ def word_of(value: object) -> str:
 
 def level_of(value: object, levels: tuple[str, ...]) -> str:
     """Return the level that ``value`` means, or its own word when it is none of them."""
-    if value in levels:
-        return str(value)
-    words = [str(value), word_of(value)]
-    if isinstance(value, bool) or words[0] in ("True", "False"):
-        words += ["on" if words[0] == "True" else "off", words[0].lower()]
-    for word in words:
-        if word in levels:
-            return word
+    word = word_of(value)
+    same: tuple[str, ...] = next((words for words in SAME if word in words), ())
+    for one in (str(value), word, *same):
+        if one in levels:
+            return one
+    number = _number(word)
+    return next((level for level in levels if math.isclose(_number(level), number, rel_tol=1e-6)), word)
+
+
+def _levels(values: Iterable[object], factor: Factor) -> list[str]:
+    """Return the level that each value means, working out each distinct value once."""
+    values = list(values)
+    meaning = {value: level_of(value, factor.levels) for value in set(values)}
+    return [meaning[value] for value in values]
+
+
+def _number(word: str) -> float:
+    """Return the number that a word means (a float32 of it is as near as 1e-7); NaN where it means none."""
     try:
-        return next(level for level in levels if float(level) == float(words[0]))
-    except (ValueError, StopIteration):
-        return words[0]
+        return float(word)
+    except ValueError:
+        return math.nan
 
 
 def with_levels(
@@ -105,15 +118,13 @@ def with_levels(
             values = list(table[factor.name])
         else:
             raise DataError(f"{path}: no column {factor.name!r} for the factor of that name in plan.json")
-        meaning = {value: level_of(value, factor.levels) for value in set(values)}
-        table["@" + factor.name] = [meaning[value] for value in values]
+        table["@" + factor.name] = _levels(values, factor)
     kept = pd.Series(True, index=table.index)
     for factor in factors:
         kept &= table["@" + factor.name].isin(factor.levels)
+    left = int((~kept).sum())
     notes = (
-        (f"{int((~kept).sum())} replicates of cells that the plan no longer has are left out",)
-        if not kept.all()
-        else ()
+        (f"{_counted(left, 'replicate')} of cells that the plan does not have {_are(left)} left out",) if left else ()
     )
     return table[kept].reset_index(drop=True), notes
 
@@ -140,20 +151,45 @@ def status_words(table: pd.DataFrame) -> list[str]:
     return kinds
 
 
-def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> pd.DataFrame:
-    """Return the table where a replicate that was retried counts once, by its finished row."""
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table where a replicate that was retried, or is written twice, counts once; and notes on what is left.
+
+    A row is a copy when it names its run and equals another in that and in every number. Finished rows of one cell and
+    seed that differ are runs of their own.
+    """
     keys = ["seed", *("@" + factor.name for factor in factors)]
+    names = [name for name in ("replicate", "trial", "mlflow_run_id") if name in table]
+    copies = table.duplicated([*keys, "status", *names, *table.select_dtypes("number")]) & bool(names)
+    table = table[~copies]
+    notes = []
+    if count := int(copies.sum()):
+        notes.append(f"{_counted(count, 'row')} of replicates.parquet {_are(count)} written twice and count once")
     done = table["status"] == "done"
     finished = pd.MultiIndex.from_frame(table.loc[done, keys])
     again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)
     twice = ~done & table.duplicated(keys, keep="last")
-    return table[~again & ~twice].reset_index(drop=True)
+    if count := int(table[done].duplicated(keys).sum()):
+        notes.append(f"{_counted(count, 'finished row')} more for a cell and seed that have one: each counts as a run")
+    return table[~again & ~twice].reset_index(drop=True), tuple(notes)
 
 
-def lost_replicates(table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
+def lost_replicates(
+    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], metric: str
+) -> tuple[Lost, ...]:
     """Return every replicate without a final value, by name where the plan lets one name it."""
     rows = _outcomes(table, factors)
     lost = [one for one in rows if one.kind not in ("done", UNNEEDED, HELD)]
+    empty = (table["status"] == "done") & ~np.isfinite(table[metric].to_numpy(dtype=float, na_value=np.nan))
+    why = f"{metric} is empty or not finite"
+    lost += [replace(one, kind="no value", reason=why) for one, none in zip(rows, empty, strict=True) if none]
     seen = {(tuple(one.levels.values()), one.seed) for one in rows}
     blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
     started = set(table["seed"])
@@ -224,8 +260,9 @@ def linked_clips(
     """Return the clip rows of finished replicates with their ``row`` in ``runs``; None if they cannot be tied."""
     if clips is None or clips.empty or "clip" not in clips or runs.empty:
         return None
-    names = [factor.name for factor in factors]
-    for keys in (["replicate"], ["cell", "seed"], ["trial", "variant"], [*names, "seed"]):
+    named = {"@" + one.name: _levels(clips[one.name], one) for one in factors if one.name in clips}
+    clips = clips.assign(**named)
+    for keys in (["replicate"], ["cell", "seed"], ["trial", "variant"], [*("@" + one.name for one in factors), "seed"]):
         if set(keys) <= set(clips) and set(keys) <= set(runs) and not runs.duplicated(keys).any():
             break
     else:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, lil_array
 
-from orchestrator.analysis.design import Array, Codes, Fit, Term, block_means, fit, pairs
+from orchestrator.analysis.design import Array, Codes, Fit, Term, block_means, columns, fit, pairs
 from orchestrator.analysis.sweep import Sweep
 
 Index = NDArray[np.int64]
@@ -28,14 +29,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Layout:
-    """The finished replicates of one metric, arranged. ``common`` marks the variants a training is averaged over."""
+    """The finished replicates of one metric, arranged.
+
+    ``whole``: the trainings that have a mean over the variants in common; ``means`` takes it, [whole, replicates].
+    """
 
     codes: Codes  # [replicates, factors]
     sizes: tuple[int, ...]
     run: Index  # [replicates], the training of each
     seed: Index  # [replicates], the block of each
-    common: NDArray[np.bool_]
-    whole: Index  # trainings with every common variant: the ones averaged
+    whole: Index
+    means: csr_array
+    num_variants: float  # a training's mean is over so many
     between_factors: tuple[int, ...]
     within_factors: tuple[int, ...]
     blocked: bool
@@ -43,17 +48,9 @@ class Layout:
     within: Fit | None
     inner: Index  # replicates that enter the within fit
 
-    @property
-    def num_common(self) -> float:
-        """How many variants a training's mean is over."""
-        return len(self._members()[0]) / max(len(self.whole), 1)
-
     def training_means(self, values: Array) -> Array:
         """Return [trainings, ...] means of ``values`` [replicates, ...] over the common variants."""
-        picked, place = self._members()
-        sums = np.zeros((len(self.whole), *values.shape[1:]))
-        np.add.at(sums, place, values[picked])
-        return np.asarray(sums / np.bincount(place).reshape(-1, *[1] * (values.ndim - 1)))
+        return np.asarray(self.means @ values)
 
     def inner_values(self, values: Array) -> Array:
         """Return [inner replicates, ...] values as deviations from their training's mean."""
@@ -62,23 +59,16 @@ class Layout:
 
     def spread(self, between: Array) -> Array:
         """Return weights per replicate of weights per training."""
-        picked, place = self._members()
-        rows = np.zeros(len(self.run))
-        rows[picked] = between[place] / np.bincount(place)[place]
-        return rows
+        return np.asarray(between @ self.means)
 
     def split(self, rows: Array) -> Weights | None:
-        """Return the two parts of any row weights; None when a training they need was not averaged."""
+        """Return the two parts of any row weights; None when a training they need has no mean."""
         total: Array = np.zeros(int(self.run.max()) + 1)
         np.add.at(total, self.run, rows)
         if np.abs(np.delete(total, self.whole)).max(initial=0.0) > 1e-12:
             return None
         between = np.asarray(total[self.whole])
         return Weights(rows, between, rows - self.spread(between))
-
-    def _members(self) -> tuple[Index, Index]:
-        picked = np.flatnonzero(self.common & np.isin(self.run, self.whole))
-        return picked, np.searchsorted(self.whole, self.run[picked])
 
 
 def codes_of(sweep: Sweep) -> tuple[Codes, tuple[int, ...]]:
@@ -102,20 +92,22 @@ def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.
     varying = [index for index, name in enumerate(stage) if name == "eval" and _varies_inside(codes[:, index], run)]
     within = tuple(varying)
     between = tuple(index for index in range(len(stage)) if index not in within)
-    common, whole = _common_variants(codes[:, list(within)], run)
-    first = _first(run)[whole]
-    blocks = np.unique(seed[first], return_inverse=True)[1].astype(np.int64)
-    blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
-    if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
-        blocks = np.zeros(len(first), dtype=np.int64)
-    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between))
     inner = np.flatnonzero(np.bincount(run)[run] > 1)
     within_fit = None
     if within:
         mixed = [tuple(sorted(pair)) for pair in pairs(range(len(stage))) if set(pair) & set(within)]
         own = np.unique(run[inner], return_inverse=True)[1].astype(np.int64)
         within_fit = fit(codes[inner], sizes, own, [(one,) for one in within], mixed)
-    return Layout(codes, sizes, run, seed, common, whole, between, within, blocked, between_fit, within_fit, inner)
+    means, whole, variants = _training_means(codes, sizes, run, within, within_fit, inner)
+    first = _first(run)[whole]
+    blocks = np.unique(seed[first], return_inverse=True)[1].astype(np.int64)
+    blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
+    if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
+        blocks = np.zeros(len(first), dtype=np.int64)
+    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between))
+    return Layout(
+        codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner
+    )
 
 
 def refit(plan: Layout, term: Term, stratum: str) -> Fit:
@@ -167,25 +159,42 @@ def _first(run: Index) -> Index:
     return np.unique(run, return_index=True)[1].astype(np.int64)
 
 
-def _common_variants(variants: Codes, run: Index) -> tuple[NDArray[np.bool_], Index]:
-    """Return the rows to average and the trainings that have them all.
+def _training_means(
+    codes: Codes, sizes: tuple[int, ...], run: Index, within: tuple[int, ...], inside: Fit | None, inner: Index
+) -> tuple[csr_array, Index, float]:
+    """Return what takes each training's mean over the variants in common, which have one, how many variants these are.
 
     The variants that more than half of the trainings have are common; where none is, each training's own are averaged.
+    A training that lacks some of them is moved by what the fit ``inside`` the trainings says of those, where it can.
     """
-    label = (
-        np.unique(variants, axis=0, return_inverse=True)[1].reshape(-1)
-        if variants.shape[1]
-        else np.zeros(len(run), int)
-    )
-    seen = np.unique(np.column_stack([run, label]), axis=0)
-    count = np.bincount(seen[:, 1]) if len(seen) else np.zeros(1)
-    trainings = np.unique(run)
-    shared = np.flatnonzero(count * 2 > len(trainings))
-    if not len(shared):
-        return np.ones(len(run), dtype=bool), trainings
-    common = np.isin(label, shared)
-    have = np.bincount(seen[np.isin(seen[:, 1], shared), 0], minlength=int(run.max()) + 1)
-    return common, np.flatnonzero(have == len(shared)).astype(np.int64)
+    trainings, places = int(run.max(initial=-1)) + 1, list(within)
+    variant = np.unique(codes[:, places], axis=0, return_inverse=True)[1].reshape(-1) if within else 0 * run
+    have = np.zeros((trainings, int(variant.max(initial=-1)) + 1), dtype=bool)
+    have[run, variant] = True
+    shared = np.flatnonzero(have.sum(axis=0) * 2 > trainings)
+    common = np.isin(variant, shared) | (not len(shared))
+    count = np.bincount(run[common], minlength=trainings)
+    weights = csr_array((common / np.maximum(count, 1)[run], (run, np.arange(len(run)))), shape=(trainings, len(run)))
+    whole = np.asarray(have[:, shared].all(axis=1), dtype=bool)
+    moves = lil_array(weights.shape)
+    kinds = codes[np.unique(variant, return_index=True)[1][shared]]  # a row of each common variant
+    if inside is not None:
+        for training in np.flatnonzero(~whole & (count > 0)):
+            mine = codes[common & (run == training)]
+            all_ = np.repeat(mine[:1], len(shared), axis=0)
+            all_[:, places] = kinds[:, places]
+            lacking = _mean_columns(inside, all_, sizes) - _mean_columns(inside, mine, sizes)
+            if inside.determines(lacking):
+                moves[[training], inner] = lacking @ inside.inverse
+                whole[training] = True
+    kept = np.flatnonzero(whole)
+    return csr_array((weights + csr_array(moves))[kept]), kept, float(count[kept].sum() / max(len(kept), 1))
+
+
+def _mean_columns(fitted: Fit, codes: Codes, sizes: tuple[int, ...]) -> Array:
+    """Return the mean of the rows ``codes`` in the columns of a fit, blocks left in."""
+    found = [columns(term, codes, sizes) for term in fitted.places]
+    return np.asarray(np.concatenate(found, axis=1).mean(axis=0), dtype=float)
 
 
 def seeds_of(plan: Layout, weights: Array) -> int:

@@ -91,8 +91,8 @@ def read_sweep(folder: Path) -> Sweep:
     factors = _factors(plan, folder / "plan.json")
     steps = _ladder(plan, factors)
     table, stale = with_levels(table, plan, factors, path)
-    clips = _parquet(folder / "results" / "clips.parquet")
-    metrics = metrics_of(plan, metric_columns(plan, table, clips, factors))
+    scored = _parquet(folder / "results" / "clips.parquet")
+    metrics = metrics_of(plan, metric_columns(plan, table, scored, factors))
     if metrics[0].name not in table:
         raise DataError(f"{path}: no column {metrics[0].name!r}, the metric that plan.json names")
     try:
@@ -100,13 +100,16 @@ def read_sweep(folder: Path) -> Sweep:
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: column {metrics[0].name!r} holds something other than numbers ({error})") from error
     table["status"] = status_words(table)
-    table = one_row_each(table, factors)
+    table, twice = one_row_each(table, factors)
     runs = table[table["status"] == "done"].reset_index(drop=True)
-    lost = lost_replicates(table, plan, factors)
+    lost = lost_replicates(table, plan, factors, metrics[0].name)
     expected = int(plan.get("expected_replicates") or len(table) + sum(one.kind == "missing" for one in lost))
     distances, unfair, dropped = linked_distances(_parquet(folder / "results" / "distances.parquet"), runs)
     metrics = tuple(one for one in metrics if one.name not in dropped)
-    clips = linked_clips(clips, runs, factors, metrics)
+    clips = linked_clips(scored, runs, factors, metrics)
+    untied: tuple[str, ...] = ()
+    if clips is None and scored is not None and len(scored) and len(runs):
+        untied = ("clips.parquet is not used: no columns tie its rows to the finished replicates",)
     curves = shared_curves(_curves(folder, metrics[0].name), runs, metrics[0].name)
     runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
     plan_hash = str(plan.get("plan_hash") or short(fingerprint(plan)))
@@ -126,7 +129,7 @@ def read_sweep(folder: Path) -> Sweep:
         lost=lost,
         clips=clips,
         references=_parquet(folder / "results" / "references.parquet"),
-        notes=(*stale, *unfair, *(account.notes() if account else ())),
+        notes=(*stale, *twice, *unfair, *untied, *(account.notes() if account else ())),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
         promote=_promote(plan, factors, folder / "plan.json"),
@@ -219,7 +222,11 @@ def _parquet(path: Path, filters: list[tuple[str, str, str]] | None = None) -> p
 
 def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
     factors = []
+    if not isinstance(plan["factors"], Mapping):
+        raise DataError(f"{path}: factors: expected a mapping from names to levels, found {plan['factors']!r:.80}")
     for name, spec in plan["factors"].items():
+        if name in ("seed", "status"):
+            raise DataError(f"{path}: factor {name!r}: a column of the results has that name; rename the factor")
         if not isinstance(spec, Mapping) or not spec.get("levels"):
             raise DataError(f"{path}: factor {name!r}: expected a baseline, levels and a stage, found {spec!r}")
         levels = [word_of(level) for level in spec["levels"]]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.sweep import read_sweep
-from orchestrator.report.command import main
+from orchestrator.report.command import main, report
 from sagasr.errors import DataError
 from sagasr.files import read_json, write_json
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
@@ -81,6 +82,76 @@ def test_levels_match_their_words_however_the_columns_are_typed(tmp_path: Path) 
     assert primary(effects(read_sweep(tmp_path)), "steps")["estimate"] == pytest.approx(-0.3, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("planned", "written"),
+    [
+        ([False, True], ["false", "true"]),
+        ([False, True], ["off", "on"]),
+        (["off", "on"], [False, True]),
+        (["off", "0.10"], ["off", "0.1"]),
+        (["0", "0.1"], np.array([0, 0.1], dtype=np.float32)),
+        ([None, 0.1], [float("nan"), 0.1]),
+        (["a b", "C(x)"], pd.Categorical(["a b", "C(x)"])),
+    ],
+    ids=["words of truth", "on and off", "truth", "number as text", "float32", "nothing", "categories"],
+)
+def test_a_level_is_known_in_whatever_type_a_table_has_it(tmp_path: Path, planned: Any, written: Any) -> None:
+    rows = noisy_grid({"drop": ["0", "1"]}, 3, {"drop": -0.3})
+    column = pd.Series(written)
+    clips = [{"seed": row["seed"], "drop": planned[int(row["drop"])], "clip": name, "lsd": row["lsd"] + shift}
+             for row in rows for name, shift in (("a", 0.1), ("b", -0.1))]  # fmt: skip
+    write_sweep(tmp_path, rows, {"drop": planned}, clips=[{**one, "drop": str(one["drop"])} for one in clips])
+    frame = pd.DataFrame(rows).assign(status="done", drop=column.take([int(row["drop"]) for row in rows]).array)
+    frame.to_parquet(tmp_path / "results" / "replicates.parquet")
+    sweep = read_sweep(tmp_path)
+    row = primary(effects(sweep), "drop")
+    assert row["estimate"] == pytest.approx(-0.3, abs=0.1)
+    assert (row["n_runs"], row["n_clips"], sweep.lost, sweep.notes) == (6, 2, (), ())
+
+
+def test_a_table_written_twice_counts_once_and_repeats_of_a_cell_are_told(tmp_path: Path) -> None:
+    rows = [{**row, "trial": f"t{index}"} for index, row in enumerate(noisy_grid(TWO, 2, {"text": -0.2}))]
+    write_sweep(tmp_path, [*rows, *rows[:3]], TWO, expected_replicates=16)
+    sweep = read_sweep(tmp_path)
+    assert primary(effects(sweep), "text")["n_runs"] == 16
+    assert "3 rows of replicates.parquet are written twice and count once" in sweep.notes
+    write_sweep(tmp_path, [*rows, {**rows[0], "trial": "again", "lsd": 1.0}], TWO)
+    sweep = read_sweep(tmp_path)
+    assert primary(effects(sweep), "text")["n_runs"] == 17
+    assert "1 finished row more for a cell and seed that have one" in sweep.notes[0]
+
+
+def test_a_finished_replicate_without_a_value_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = noisy_grid(TWO, 3, {})
+    rows[0]["lsd"], rows[9]["lsd"] = float("nan"), float("inf")
+    write_sweep(tmp_path, rows, TWO)
+    assert main([str(tmp_path)]) == 1
+    assert "no value: text=off rolloff=off size=small seed 0 (lsd is empty or not finite)" in capsys.readouterr().out
+    row = primary(pd.read_parquet(tmp_path / "results" / "effects.parquet"), "text")
+    assert (row["n_runs"], row["n_missing"]) == (22, 2)
+
+
+def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 2, {})
+    clips = [{**row, "clip": f"c{clip}", "domain": None if clip else "music", "lsd": row["lsd"] + clip}
+             for row in rows for clip in range(4)]  # fmt: skip
+
+    def notes(changed: list[dict[str, Any]]) -> list[str]:
+        write_sweep(tmp_path, rows, TWO, clips=changed)
+        table = pd.read_parquet(tmp_path / "results" / "clips.parquet")
+        table.astype({"domain": "category"} if "domain" in table else {}).to_parquet(
+            tmp_path / "results" / "clips.parquet"
+        )
+        return report(tmp_path).notes + list(read_sweep(tmp_path).notes)
+
+    assert notes(clips) == []
+    assert notes([{**clips[0], "lsd": None}, *clips[1:]]) == [
+        "lsd: 1 of 4 clips lack a finite value in some run and enter no mean"
+    ]
+    assert "the clips lack finite values in some runs" in notes(clips[4:])[0]
+    assert "no columns tie its rows" in notes([{"clip": one["clip"], "lsd": one["lsd"]} for one in clips])[0]
+
+
 def test_extra_columns_and_cells_that_the_plan_dropped_are_left_out(tmp_path: Path) -> None:
     rows = noisy_grid(TWO, 3, {})
     rows.append({**rows[0], "text": "transcript", "lsd": 50.0})
@@ -88,7 +159,7 @@ def test_extra_columns_and_cells_that_the_plan_dropped_are_left_out(tmp_path: Pa
     write_sweep(tmp_path, rows, TWO, expected_replicates=24)
     sweep = read_sweep(tmp_path)
     assert len(sweep.runs) == 24
-    assert "1 replicates of cells that the plan no longer has" in sweep.notes[0]
+    assert "1 replicate of cells that the plan does not have is left out" in sweep.notes[0]
     assert set(effects(sweep)["metric"]) == {"lsd"}
 
 
@@ -146,13 +217,16 @@ def test_hostile_names_pass_through_as_they_are(tmp_path: Path) -> None:
     assert primary(table, "a:b")["level"] == "ünï\u202e"
 
 
-def test_a_sweep_without_any_finished_run_writes_an_empty_table(tmp_path: Path) -> None:
+def test_a_sweep_without_any_finished_run_says_of_each_effect_why_it_has_none(tmp_path: Path) -> None:
     rows = [{**row, "status": "failed", "reason": "no GPU", "lsd": None} for row in noisy_grid(TWO, 1, {})]
     write_sweep(tmp_path, rows, TWO)
     frame = pd.read_parquet(tmp_path / "results" / "replicates.parquet").astype({"lsd": float})
     frame.to_parquet(tmp_path / "results" / "replicates.parquet")
     assert main([str(tmp_path)]) == 1
-    assert pq.read_metadata(tmp_path / "results" / "effects.parquet").num_rows == 0
+    table = pd.read_parquet(tmp_path / "results" / "effects.parquet")
+    assert set(table["family"]) == {"primary", "interaction"}
+    assert primary(table, "text")["verdict"] == "not estimable (no finished run with text=off)"
+    assert set(table["n_failed"]) == {8}
 
 
 def test_broken_folders_are_named_in_one_line_and_exit_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +240,8 @@ def test_broken_folders_are_named_in_one_line_and_exit_two(tmp_path: Path, capsy
         ({"factors": {"text": {"baseline": "no", "levels": ["off"]}}}, "baseline 'no'"),
         ({"factors": {"color": {"baseline": "a", "levels": ["a", "b"]}}}, "no column 'color'"),
         ({"factors": {"text": "off"}}, "factor 'text'"),
+        ({"factors": [{"name": "text", "levels": ["off"]}]}, "factors: expected a mapping"),
+        ({"factors": {"status": {"levels": ["a", "b"]}}}, "factor 'status': a column of the results has that name"),
     ):
         write_json(tmp_path / "plan.json", {**plan, **change})
         assert main([str(tmp_path)]) == 2

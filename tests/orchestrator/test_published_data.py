@@ -2,9 +2,11 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from statsmodels.formula.api import mixedlm, ols
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.sweep import read_sweep
@@ -42,8 +44,28 @@ PEAS = (
     "100 62.0 111 48.8 001 45.5 010 44.2", "110 52.0 000 51.5 101 49.8 011 48.8", "101 57.2 110 59.0 011 53.2 000 56.0",
 )  # fmt: skip
 
+# Yates (R's oats): six blocks x three varieties (whole plots) x four amounts of nitrogen
+OATS = {
+    "Victory": ((111, 130, 157, 174), (61, 91, 97, 100), (68, 64, 112, 86), (74, 89, 81, 122), (62, 90, 100, 116),
+                (53, 74, 118, 113)),
+    "Golden": ((117, 114, 161, 141), (70, 108, 126, 149), (60, 102, 89, 96), (64, 103, 132, 133), (80, 82, 94, 126),
+               (89, 82, 86, 104)),
+    "Marvel": ((105, 140, 118, 156), (96, 124, 121, 144), (89, 129, 132, 124), (70, 89, 104, 117), (63, 70, 109, 99),
+               (97, 99, 119, 121)),
+}  # fmt: skip
+NITROGEN = [0.0, 0.2, 0.4, 0.6]
 
-def table(folder: Path, rows: Rows, factors: dict[str, list[str]], eval_stage: tuple[str, ...] = ()) -> pd.DataFrame:
+
+def oats() -> Rows:
+    return [
+        {"variety": name, "nitrogen": amount, "seed": block, "lsd": float(value)}
+        for name, blocks in OATS.items()
+        for block, line in enumerate(blocks)
+        for amount, value in zip(NITROGEN, line, strict=True)
+    ]
+
+
+def table(folder: Path, rows: Rows, factors: dict[str, list[Any]], eval_stage: tuple[str, ...] = ()) -> pd.DataFrame:
     write_sweep(folder, rows, factors, eval_stage=eval_stage)
     return effects(read_sweep(folder))
 
@@ -114,6 +136,36 @@ def test_a_split_plot_of_paper_has_both_of_its_errors(tmp_path: Path) -> None:
     assert [one["ss"] for one in (pulp, temperature, mixed)] == pytest.approx([128.39, 434.08, 75.17], abs=0.005)
     assert [one["f"] for one in (pulp, temperature, mixed)] == pytest.approx([7.08, 36.43, 3.15], abs=0.01)
     assert [one["df_error"] for one in (pulp, temperature, mixed)] == [4, 18, 18]
+
+
+def test_oats_have_the_strata_that_r_prints(tmp_path: Path) -> None:
+    found = table(tmp_path, oats(), {"variety": list(OATS), "nitrogen": NITROGEN}, ("nitrogen",))
+    variety, nitrogen = primary(found, "variety", "Golden"), primary(found, "nitrogen", "0.4")
+    mixed = interaction(found, "variety", "nitrogen")
+    assert [one["ss"] for one in (variety, nitrogen, mixed)] == pytest.approx([1786.4, 20020.5, 321.75], abs=0.05)
+    assert [one["f"] for one in (variety, nitrogen, mixed)] == pytest.approx([1.485, 37.686, 0.303], abs=5e-4)
+    assert [one["f_p"] for one in (variety, nitrogen, mixed)] == pytest.approx([0.272, 2.458e-12, 0.932], rel=2e-3)
+    assert [one["df_error"] for one in (variety, nitrogen, mixed)] == [10, 45, 45]
+    assert [primary(found, "nitrogen", level)["estimate"] for level in ("0.2", "0.6")] == pytest.approx([19.5, 44.0])
+
+
+@pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")  # variety lies in the plots
+def test_oats_that_lost_plots_keep_every_block_and_agree_with_maximum_likelihood(tmp_path: Path) -> None:
+    rows = [row for index, row in enumerate(oats()) if index % 7]
+    found = table(tmp_path, rows, {"variety": list(OATS), "nitrogen": NITROGEN}, ("nitrogen",))
+    frame = pd.DataFrame(rows)
+    formula = "lsd ~ C(seed) + C(variety, Treatment('Victory')) * C(nitrogen, Sum)"
+    plots = frame["variety"] + frame["seed"].astype(str)
+    fitted = mixedlm(formula, frame, groups=plots).fit(reml=True)
+    for name in ("Golden", "Marvel"):
+        row, key = primary(found, "variety", name), f"C(variety, Treatment('Victory'))[T.{name}]"
+        assert row["estimate"] == pytest.approx(fitted.params[key], abs=0.1 * fitted.bse[key])
+        assert row["se_run"] == pytest.approx(fitted.bse[key], rel=0.05)
+        assert (row["n_runs"], row["df"]) == (12, pytest.approx(10))
+    inside = ols("lsd ~ C(plot) + C(nitrogen, Treatment(0)) * C(variety, Sum)", frame.assign(plot=plots)).fit()
+    row = primary(found, "nitrogen", "0.4")
+    assert row["estimate"] == pytest.approx(inside.params["C(nitrogen, Treatment(0))[T.0.4]"])
+    assert (row["df_error"], row["ss"]) == (inside.df_resid, pytest.approx(row["f"] * 3 * inside.mse_resid))
 
 
 def test_peas_in_incomplete_blocks_have_the_analysis_that_r_prints(tmp_path: Path) -> None:
