@@ -6,6 +6,7 @@ depend on the machine), and its PQMF calls functions that SciPy has removed. Imp
 """
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -19,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sagasr.config import Codec, Config, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio
 from sagasr.errors import DataError
@@ -57,6 +58,52 @@ def build_transformer(config: Config, latent_channels: int) -> nn.Module:
     module = _load("stable_audio_tools.models.dit")
     transformer: nn.Module = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
     return transformer
+
+
+@contextlib.contextmanager
+def settled_context(transformer: Any, context: Tensor) -> Iterator[None]:
+    """Inside, a transformer attends to ``context`` [B, L, D] whatever it is given, as at every step of a sampling.
+
+    Keys and values are projected once. Rows of zeros are left out: without biases they add exactly nothing.
+    """
+    layers = transformer.transformer.layers
+    attentions = [layer.cross_attn for layer in layers]
+    rows = context.ne(0).flatten(1).any(dim=1).nonzero()[:, 0]
+    tokens = transformer.to_cond_embed(context[rows])
+    try:
+        for layer, attention in zip(layers, attentions, strict=True):
+            layer.cross_attn = _Settled(attention, rows, tokens)
+        yield
+    finally:
+        for layer, attention in zip(layers, attentions, strict=True):
+            layer.cross_attn = attention
+
+
+class _Settled(nn.Module):
+    """Cross-attention whose keys and values are kept, for the rows that have any."""
+
+    def __init__(self, attention: Any, rows: Tensor, tokens: Tensor) -> None:
+        super().__init__()
+        self.attention = copy.copy(attention)  # shares the weights, not the table of its parts
+        self.attention._modules = {**attention._modules, "to_kv": _Kept(attention.to_kv(tokens))}
+        self.rows, self.tokens = rows, tokens
+
+    def forward(self, x: Tensor, context: Any = None, **kwargs: Any) -> Tensor:
+        added = torch.zeros_like(x)
+        if len(self.rows):
+            added[self.rows] = self.attention(x[self.rows], context=self.tokens, **kwargs)
+        return added
+
+
+class _Kept(nn.Module):
+    """What a layer once gave."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.output
 
 
 def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:

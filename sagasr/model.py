@@ -17,7 +17,7 @@ from sagasr.codec import LatentNorm
 from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
 from sagasr.config import Config, Sampler, downsampling_ratio
 from sagasr.guidance import Branch, guidance_branches
-from sagasr.host import build_transformer, latent_channels
+from sagasr.host import build_transformer, latent_channels, settled_context
 from sagasr.metrics import embedders
 
 
@@ -112,7 +112,8 @@ class SagaModel(nn.Module):
                     velocities = torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
                 return velocities if known is None else flow.steered(velocities, point, moment, *known)
 
-            return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
+            with settled_context(self.transformer, conditioning.cross):
+                return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
 
     def _stack(
         self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]

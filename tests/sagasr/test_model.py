@@ -213,6 +213,33 @@ def test_sampling_follows_the_schedule_of_its_settings() -> None:
     torch.testing.assert_close(found, point, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_context_that_sampling_keeps_is_the_one_each_step_would_project(fails: bool) -> None:
+    model = trained(config())
+    before = list(model.state_dict())
+    given = inputs(model, "dog bark", "", "rain")
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            model.sample(latents(0), given, latents(1), Sampler(steps=2), on_step=_interrupt)
+    found = model.sample(latents(0), given, latents(1), Sampler(steps=2, schedule="linear"))
+    assert list(model.state_dict()) == before
+    half = latents(1) - 0.5 * guided(model, given, latents(1), 1.0)
+    torch.testing.assert_close(found, half - 0.5 * guided(model, given, half, 0.5), atol=1e-4, rtol=1e-4)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@torch.no_grad()
+def guided(model: SagaModel, given: ConditionInputs, point: Tensor, moment: float) -> Tensor:
+    """Return the guided velocity, from one pass per branch."""
+    t, low = torch.full((BATCH,), moment), latents(0)
+    null = model.velocity(point, t, low, given, EVERYTHING, EVERYTHING)
+    no_text, full = model.velocity(point, t, low, given, None, EVERYTHING), model.velocity(point, t, low, given)
+    return flow.guided_velocity(null, no_text, full, audio=1.4, text=1.2)
+
+
 def test_sampling_is_repeatable_and_each_clip_is_independent_of_its_batch() -> None:
     model = trained(config())
     given, sampler = inputs(model), Sampler(steps=3)
