@@ -79,6 +79,14 @@ def test_seconds_join_the_global_vector(route: str, width: int) -> None:
     later = conditioner(given._replace(seconds=torch.tensor([[1.0, 60.0]] * 2))).global_
     assert torch.equal(found[:, : width - 128], later[:, : width - 128])
     assert not torch.equal(found[:, width - 128 :], later[:, width - 128 :])
+    assert conditioner.seconds_total is not None
+    half, whole, more = (
+        conditioner(given._replace(seconds=torch.tensor([[1.0, total]] * 2))).global_[:, width - 128 :]
+        for total in (256.0, 512.0, 600.0)
+    )
+    assert torch.equal(half, conditioner.seconds_total(torch.full((2,), 0.5)))  # of 512 s, as Stable Audio has it
+    assert torch.equal(whole, more)
+    assert not torch.equal(half, whole)
 
 
 @pytest.mark.parametrize("route", ["both", "prepend"])
