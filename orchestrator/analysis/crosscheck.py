@@ -109,7 +109,8 @@ def _disagreements(sweep: Sweep, plan: Layout, response: Response, line: Line, e
         return
     low, high = bootstrap_interval(plan, line.weights.rows, response.clips)
     wide = estimate.interval(0.95)
-    ratio = (high - low) / (wide[1] - wide[0])
+    inflated = np.sqrt(1 + 2 * estimate.overlap / estimate.variance)  # it counts the residual three times (Owen 2007)
+    ratio = (high - low) / (wide[1] - wide[0]) / inflated
     if not 1 / WIDTH_RATIO < ratio < WIDTH_RATIO:
         yield f"{line.contrast}: the bootstrap interval ({low:+.3g} … {high:+.3g}) is {ratio:.2f} times as wide"
 

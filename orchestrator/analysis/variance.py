@@ -45,6 +45,7 @@ class Estimate:
     df_run: float
     variance: float
     df: float
+    overlap: float  # what the run and the clip variance both count, and the total once: the residual of runs x clips
     leverage: float  # variance_run in units of the pooled error: 4 / n for an on-off contrast of n runs
     clips_up: float  # shares of clips with a positive and with a negative difference
     clips_down: float
@@ -127,15 +128,15 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     reference = pooled.between if between > 1e-14 else pooled.within
     leverage = run / reference if np.isfinite(run) and reference > 0 else between + within
     if response.clips is None:
-        return Estimate(value, run, df_run, run, df_run, leverage, NAN, NAN, 1)
+        return Estimate(value, run, df_run, run, df_run, 0.0, leverage, NAN, NAN, 1)
     clips = weights.rows @ response.clips
     count = len(clips)
     clip = float(np.var(clips, ddof=1)) / count
-    total = max(run + clip - sum(both for _, _, both in parts) / count, run, clip) if np.isfinite(run) else NAN
+    both = sum(part for _, _, part in parts) / count
+    total = max(run + clip - both, run, clip) if np.isfinite(run) else NAN
     df = _satterthwaite(total, [(run, df_run), (clip, count - 1)])
-    return Estimate(
-        value, run, df_run, total, df, leverage, float(np.mean(clips > 0)), float(np.mean(clips < 0)), count
-    )
+    up, down = float(np.mean(clips > 0)), float(np.mean(clips < 0))
+    return Estimate(value, run, df_run, total, df, both, leverage, up, down, count)
 
 
 def _mean_square(residuals: Array, df: int, floor: float) -> tuple[float, int]:

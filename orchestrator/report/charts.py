@@ -174,7 +174,7 @@ def curve_panel(
     divergence hides nothing. Where ``hours`` is given, each line says how to move to that axis: scale, then shift.
     """
     lines = [(one, _thinned(one.table)) for one in curves if len(one.table) > 1]
-    values = np.concatenate([table["value"].to_numpy(float) for _, table in lines]) if lines else np.zeros(0)
+    values = np.concatenate([points.to_numpy() for _, points in lines]) if lines else np.zeros(0)
     values = values[np.isfinite(values)]
     if not len(values):
         return None
@@ -182,21 +182,20 @@ def curve_panel(
     y = axis([float(low), float(high)], 4)
     thin = [
         path(
-            _places(table, x, y),
+            _places(points, x, y),
             "thin",
             Markup('data-levels="{}" {}').format(" ".join(map(str, one.levels)), _moved(one.hours, x, hours)),
             one.name,
         )
-        for one, table in lines[:MAX_LINES]
+        for one, points in lines[:MAX_LINES]
     ]
     means = []
     for index, names in enumerate(factors):
         group = []
         for level, name in enumerate(names):
-            mine = [(one, table) for one, table in lines if one.levels[index] == level]
+            mine = [(one, points) for one, points in lines if one.levels[index] == level]
             if mine:
-                tables = [table.set_index("step")["value"] for _, table in mine]
-                shared = pd.concat(tables, axis=1, join="inner").mean(axis=1).rename("value").reset_index()
+                shared = pd.concat([points for _, points in mine], axis=1, join="inner").mean(axis=1)
                 paces = [one.hours for one, _ in mine if one.hours]
                 move = _moved(float(np.mean(paces)) if paces else None, x, hours)
                 group.append(path(_places(shared, x, y), f"mean s{level % NUM_SERIES}", move, name))
@@ -237,15 +236,18 @@ def course_panel(title: str, course: Any, x: Axis, y: Axis) -> Plot:
     )
 
 
-def _thinned(table: pd.DataFrame) -> pd.DataFrame:
-    table = table[np.isfinite(table["value"].astype(float))].sort_values("step").drop_duplicates("step", keep="last")
-    if len(table) <= MAX_POINTS:
-        return table
-    return table.iloc[np.unique(np.linspace(0, len(table) - 1, MAX_POINTS).round().astype(int))]
+def _thinned(table: pd.DataFrame) -> pd.Series:
+    """Return the finite values by step, the last of each step, as many as are drawn."""
+    steps, values = table["step"].to_numpy(), table["value"].to_numpy(float)
+    points = pd.Series(values, index=steps)[np.isfinite(values)].sort_index(kind="stable")
+    points = points[~points.index.duplicated(keep="last")]
+    if len(points) <= MAX_POINTS:
+        return points
+    return points.iloc[np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))]
 
 
-def _places(table: pd.DataFrame, x: Axis, y: Axis) -> list[tuple[float, float]]:
-    return [(x.at(step), y.at(value)) for step, value in zip(table["step"], table["value"], strict=True)]
+def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    return [(x.at(float(step)), y.at(float(value))) for step, value in points.items()]
 
 
 # ---- interactions

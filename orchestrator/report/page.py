@@ -440,8 +440,9 @@ def _takes(sweep: Sweep, plan: Mapping[str, Any], heard: ListeningSet) -> list[d
     scores: dict[tuple[str, str], dict[str, Any]] = {}
     domains: dict[str, str] = {}
     if sweep.clips is not None and "replicate" in sweep.runs:
-        ids = sweep.runs["replicate"].to_numpy()[sweep.clips["row"]]
-        for row, replicate in zip(_records(sweep.clips), ids, strict=True):
+        shown = sweep.clips[sweep.clips["clip"].astype(str).isin([clip.name for clip in heard.clips])]
+        ids = sweep.runs["replicate"].to_numpy()[shown["row"]]
+        for row, replicate in zip(_records(shown), ids, strict=True):
             scores[str(replicate), str(row["clip"])] = row
             domains[str(row["clip"])] = str(row.get("domain") or "")
     if sweep.references is not None and {"subject", "clip"} <= set(sweep.references):

@@ -36,10 +36,11 @@ HEARD = {
 }  # fmt: skip
 EFFECTS = {"text": -0.08, "rolloff": -0.15, "latent_dropout": 0.004, "size": -0.1, "lfr": -0.03}
 LIMITS = {"seconds": 60.0, "processor seconds": 120.0, "GB of memory": 2.0, "MB of page": 15.0}
-# The command with its own peak of memory written last; a child of this process, so that making the data counts not.
+# The command with its own peak of memory (kB) written last; ru_maxrss would begin with the peak of this process, its
+# parent, which made the data.
 COMMAND = (
-    "import resource, sys; from orchestrator.report.command import main; code = main(sys.argv[1:]); "
-    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    "import pathlib, sys; from orchestrator.report.command import main; code = main(sys.argv[1:]); "
+    "print('peak', pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]); sys.exit(code)"
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.analysis.controls import asha
-from orchestrator.analysis.crosscheck import bootstrap_interval, sign_flip_p
+from orchestrator.analysis.crosscheck import bootstrap_interval, cross_check, sign_flip_p
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.looks import complete_seeds, first_blocks, look_at
 from orchestrator.analysis.power import reach, sigma_interval
@@ -446,6 +446,22 @@ def test_the_bootstrap_of_runs_within_cells_and_clips_agrees_with_the_formula() 
         ours = bootstrap_interval(plan, weights.rows, clips)
         ratios.append((ours[1] - ours[0]) / (high - low))
     assert np.mean(ratios) == pytest.approx(1.05, abs=0.12)
+
+
+def test_the_bootstrap_is_held_against_what_it_counts_thrice_not_against_the_formula_alone(tmp_path: Path) -> None:
+    """Of a factor applied at evaluation little but the residual of runs x clips is left, which it counts three times."""
+    random, factors = np.random.default_rng(3), {"text": ["off", "caption"], "lfr": ["off", "hard"]}
+    rows: Rows = []
+    clips: Rows = []
+    for text, seed in itertools.product(factors["text"], range(12)):
+        training = 1.2 + random.normal(0, 0.03)
+        for lfr in factors["lfr"]:
+            values = training - 0.1 * (lfr == "hard") + random.normal(0, 0.1, 30)
+            keys = {"text": text, "lfr": lfr, "seed": seed, "trial": f"{text}{seed}"}
+            rows.append({**keys, "lsd": values.mean()})
+            clips += [{**keys, "clip": f"c{index}", "lsd": value} for index, value in enumerate(values)]
+    write_sweep(tmp_path, rows, factors, eval_stage=("lfr",), clips=clips)
+    assert cross_check(read_sweep(tmp_path)) == []
 
 
 def test_the_reach_of_a_grid_is_that_of_exact_noncentral_t() -> None:
