@@ -10,7 +10,10 @@ costs the same for each.
 """
 
 import argparse
+import contextlib
 import itertools
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.plan import make_plan
 from orchestrator.space import read_space
@@ -26,6 +30,7 @@ from sagasr.journal import History, read_status
 from tests.orchestrator import chaos
 
 ROOT = Path(__file__).parents[2]
+ACCOUNTS = Path("/sys/fs/cgroup/cpuacct")  # which add up the processor time of a command and all that it starts
 NOTHING = {
     "training": {"steps": 1, "batch_size": 1},
     "validation": {"every": 1, "clips": 1, "segment": 8192},
@@ -60,12 +65,33 @@ assert not tuner.fit().errors
 """
 
 
-def timed(*words: str) -> float:
-    """Run Python with these words; return the seconds it took."""
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+class Cost(NamedTuple):
+    """Seconds by the clock, and of processor time of all processes that a command has started."""
+
+    wall: float
+    cpu: float
+
+
+def cost(*words: str) -> Cost:
+    """Run Python with these words; return what it took. The processor time is not a number where no cgroup tells it."""
+    group = ACCOUNTS / f"sagasr-{os.getpid()}"
+    with contextlib.suppress(OSError):
+        group.mkdir()
+    enter = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(group)] if group.exists() else []
+    began, before = time.monotonic(), _used(group)
+    done = subprocess.run([*enter, sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    return time.monotonic() - began
+    found = Cost(time.monotonic() - began, _used(group) - before)
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return found
+
+
+def _used(group: Path) -> float:
+    try:
+        return int((group / "cpuacct.usage").read_text()) / 1e9
+    except OSError:
+        return math.nan
 
 
 def study(folder: Path, cells: int) -> Path:
@@ -106,13 +132,30 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})" if values else "none"
 
 
+def told(costs: list[Cost], cells: int) -> str:
+    """Return what a cell costs by the clock, and in processor time."""
+    cpu = statistics.median(one.cpu / cells for one in costs)
+    return f"{spread([one.wall / cells for one in costs])}, {cpu:.2f} s of processor time"
+
+
+def ratio(ones: list[Cost], others: list[Cost], cells: float = 1.0) -> str:
+    """Return by how much the ones cost more than the others, for so many times as many cells."""
+    wall, cpu = (
+        statistics.median(one[number] for one in ones) / cells / statistics.median(other[number] for other in others)
+        for number in (0, 1)
+    )
+    return f"{wall:.2f} by the clock, {cpu:.2f} in processor time"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--shell-cells", type=int, default=8)
     options = parser.parse_args()
-    ours, peer, shell = [], [], []
+    ours: list[Cost] = []
+    peer: list[Cost] = []
+    shell: list[Cost] = []
     cold: list[float] = []
     warm: list[float] = []
     for number in range(options.repeats):
@@ -121,27 +164,23 @@ def main() -> None:
             grid = study(folder / "study", options.cells)
             alone, script = folder / "study" / "alone.yaml", folder / "peer.py"
             script.write_text(PEER)
-
-            def sweep(grid: Path = grid, folder: Path = folder) -> None:
-                ours.append(timed("-c", SWEEP, str(grid), "--storage", str(folder / "sweeps"), "--quiet"))
-
-            def tune(alone: Path = alone, folder: Path = folder, script: Path = script) -> None:
-                peer.append(timed(str(script), str(alone), str(folder / "tune"), str(options.cells)))
-
-            for side in (sweep, tune) if number % 2 == 0 else (tune, sweep):
-                side()
+            sides: list[tuple[list[Cost], tuple[object, ...]]] = [
+                (ours, ("-c", SWEEP, grid, "--storage", folder / "sweeps", "--quiet")),
+                (peer, (script, alone, folder / "tune", options.cells)),
+            ]
+            for costs, words in sides if number % 2 == 0 else sides[::-1]:
+                costs.append(cost(*map(str, words)))
             for cell in range(options.shell_cells):
-                shell.append(timed("-c", TRAIN, str(alone), "--out", str(folder / f"shell-{cell}")))
+                shell.append(cost("-c", TRAIN, str(alone), "--out", str(folder / f"shell-{cell}")))
             found = first_steps(grid, folder / "sweeps")
             cold, warm = cold + found[0], warm + found[1]
-    print(f"{options.cells} cells of one step, {options.repeats} runs; seconds a cell, median (least to most)")
-    print(f"  sagasr-sweep       {spread([one / options.cells for one in ours])}")
-    print(f"  plain Tune script  {spread([one / options.cells for one in peer])}")
-    print(f"  shell loop         {spread(shell)}   (of {options.shell_cells} cells)")
-    ratio = statistics.median(ours) / statistics.median(peer)
-    print(f"sagasr-sweep / plain Tune script: {ratio:.2f}")
+    print(f"{options.cells} cells of one step, {options.repeats} runs; a cell takes, median (least to most):")
+    print(f"  sagasr-sweep       {told(ours, options.cells)}")
+    print(f"  plain Tune script  {told(peer, options.cells)}")
+    print(f"sagasr-sweep / plain Tune script: {ratio(ours, peer)}")
     if shell:
-        print(f"sagasr-sweep / shell loop: {statistics.median(ours) / options.cells / statistics.median(shell):.2f}")
+        print(f"  shell loop         {told(shell, 1)} (of {options.shell_cells} cells)")
+        print(f"sagasr-sweep / shell loop: {ratio(ours, shell, options.cells)}")
     print(f"launch to first step, first training of a process: {spread(cold)}")
     print(f"launch to first step, later trainings of a process: {spread(warm)}")
 

@@ -1,4 +1,4 @@
-"""Real sweeps on Ray whose processes are killed on purpose: workers, drivers, controllers, raylets, servers, sweeps.
+"""Real sweeps on Ray whose processes are killed on purpose: workers, drivers, raylets, servers, sweeps.
 
 ``campaign`` strikes in a seeded order until it has struck often enough; each sweep is then let go on to its end and
 compared with one that ran undisturbed in a single process without Ray.
@@ -23,7 +23,7 @@ from tests.orchestrator.servers import free_port
 
 STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 10.0
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
-LIMIT_S = 180.0
+LIMIT_S = 600.0  # of a machine that is busy with other things
 
 
 class Strike(NamedTuple):
@@ -203,20 +203,19 @@ STRIKES: dict[str, Callable[[Lab, Path], None]] = {
     "worker: SIGKILL": _signal(lambda lab, folder: worker_of(folder), signal.SIGKILL),
     "worker: SIGTERM (spot notice)": _signal(lambda lab, folder: worker_of(folder), signal.SIGTERM),
     "worker: SIGSTOP (frozen)": _signal(lambda lab, folder: worker_of(folder), signal.SIGSTOP),
-    "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::ImplicitFunc", "run_trial"), signal.SIGKILL),
-    "controller: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
+    "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::Driver"), signal.SIGKILL),
     "raylet: SIGKILL": _raylet,
     "sweep: SIGKILL": _sweep,
     "tracking server: SIGKILL": _server,
 }
 
 
-def strike(lab: Lab, kind: str) -> Strike:
-    """Hit a sweep that is training, and wait until the trial that was hit trains again."""
-    if not lab.running():
-        lab.start()
+def strike(lab: Lab, kind: str) -> Strike | None:
+    """Hit a sweep that is training, and wait until the trial that was hit trains again; None if it ended before."""
     moving = wait_for(lambda: lab.moving() or not lab.running(), "a trial that trains")
-    assert moving is not True, f"the sweep ended by itself: {lab.log.read_text()[-2_000:]}"
+    if moving is True:
+        assert all(one["state"] == "done" for one in lab.statuses().values()), lab.log.read_text()[-2_000:]
+        return None
     folder, before = moving[0], lab.statuses()
     lab.beats.clear()
     began = time.monotonic()
@@ -225,7 +224,7 @@ def strike(lab: Lab, kind: str) -> Strike:
         return Strike(kind, before[folder]["step"], 0, 0.0)
 
     def again() -> tuple[Path, dict[str, Any]] | None:
-        """Return the trial that was hit, begun again: of drivers and controllers it cannot be told beforehand."""
+        """Return the trial that was hit, begun again: of drivers it cannot be told beforehand."""
         for one, now in lab.statuses().items():
             if now["attempt"] > before.get(one, now)["attempt"] and now["step"] > now["resumed"]:
                 return one, now
@@ -279,12 +278,10 @@ def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
         shutil.copytree(folder / "study", place / "study")
         with lab(place, served=True) as here:
             here.start()
-            while waiting:
-                wait_for(lambda: here.moving() or not here.running(), "a trial that trains")
-                if not here.running() and all(one["state"] == "done" for one in here.statuses().values()):
-                    break  # it ended before all had struck
-                struck.append(strike(here, waiting.pop(0)))
-                sys.stderr.write(f"{struck[-1]}\n")
+            while waiting and (one := strike(here, waiting[0])):
+                struck.append(one)
+                waiting.pop(0)
+                sys.stderr.write(f"{one}\n")
             assert here.process is not None
             while here.process.wait(600) != 0:
                 here.start()

@@ -194,6 +194,26 @@ def test_a_training_that_fails_is_reported_and_the_others_go_on(tmp_path):
     }
 
 
+def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp_path):
+    rate = {"baseline": "sane", "levels": {"sane": {}, "idle": {"training.learning_rate": 1e-9}}}
+    rule = {"policy": "asha", "grace": 1, "reduction": 2}
+    grid = write_grid(tmp_path, factors={"rate": rate}, seeds=[0, 1], early_stopping=rule)
+    arguments = ("--max-concurrent", "1", "--set", "training.steps=800", "--set", "validation.every=50")
+    ended = run(grid, tmp_path / "sweeps", *arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    folders = sorted((tmp_path / "sweeps" / "two-trials" / "trials").iterdir())
+    statuses = [read_status(folder) for folder in folders]
+    assert {status.state for status in statuses} == {"done", "stopped"}
+    for status in statuses:
+        if status.state == "stopped":
+            assert status.step < 800
+            assert status.reason.startswith("asha: behind the others at step ")
+    assert len({process_of(folder) for folder in folders}) == 1
+    again = run(grid, tmp_path / "sweeps", *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [read_status(folder) for folder in folders] == statuses  # what was stopped stays so
+
+
 def process_of(folder: Path) -> str:
     """Return which process a trial was trained in first."""
     return (folder / "log.txt").read_text().split(" process ")[1].split()[0]
