@@ -35,12 +35,14 @@ class ConditionInputs(NamedTuple):
 class Conditioning(NamedTuple):
     """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended [B, 1, E].
 
-    The embedding of the time is still to be added to the global vector and to the prepended token.
+    The embedding of the time is still to be added to the global vector and to the prepended token. ``empty``: how many
+    more tokens of zeros the cross-attention has, those beyond the longest text of the batch.
     """
 
     cross: Tensor
     global_: Tensor | None
     prepend: Tensor | None
+    empty: int = 0
 
 
 class NumberEmbedding(nn.Module):
@@ -86,12 +88,14 @@ class Conditioner(nn.Module):
         rolloff = self._rolloff(inputs.rolloff_hz)
         absent = torch.zeros_like(rolloff)
         tokens = (absent if self.route == "global" else rolloff).unflatten(1, (2, self.width))
-        cross = torch.cat([self.text(inputs.text), tokens], dim=1)
+        text = self.text(inputs.text)
+        cross = torch.cat([text, tokens], dim=1)
         vectors = [] if self.route == "prepend" else [absent if self.route == "cross" else rolloff]
         if self.seconds_start is not None and self.seconds_total is not None:
             seconds = inputs.seconds / LONGEST_SECONDS
             vectors += [self.seconds_start(seconds[:, 0]), self.seconds_total(seconds[:, 1])]
-        return Conditioning(cross, torch.cat(vectors, dim=1) if vectors else None, self._prepend(rolloff))
+        global_ = torch.cat(vectors, dim=1) if vectors else None
+        return Conditioning(cross, global_, self._prepend(rolloff), self.text.max_tokens - text.shape[1])
 
     def _rolloff(self, rolloff_hz: Tensor) -> Tensor:
         """Return the embeddings of low and high side by side [B, 2 * cond_dim], zeros where roll-off is off."""

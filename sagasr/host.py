@@ -10,10 +10,11 @@ import copy
 import importlib
 import io
 import json
+import math
 import sys
 import warnings
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -56,8 +57,37 @@ def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any
 def build_transformer(config: Config, latent_channels: int) -> nn.Module:
     """Return the DiffusionTransformer with its stock initialisation, drawn from torch's global generator."""
     module = _load("stable_audio_tools.models.dit")
-    transformer: nn.Module = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
-    return transformer
+    transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
+    for layer in transformer.transformer.layers:
+        layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
+    return transformer  # type: ignore[no-any-return]
+
+
+def compact(context: Tensor, empty: int) -> tuple[Tensor, Tensor | None]:
+    """Return a context and a bias of its scores, ``cross_attention_score_mod``, that stand for more empty tokens.
+
+    Empty tokens are zeros and unmasked, so each takes the weight exp(0) of a score. One to whose score log(n) is added
+    takes that of n of them: the attention is that of ``context`` [B, L, D] followed by n zeros, and costs L + 1.
+    """
+    if not empty:
+        return context, None
+    bias = context.new_zeros(context.shape[1] + 1, dtype=torch.float32)
+    bias[-1] = math.log(empty)
+    return torch.nn.functional.pad(context, (0, 0, 0, 1)), bias
+
+
+def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """The library's attention [B, H, N, D]; a score modification, which it would compile, is a bias here."""
+    bias = options.pop("flex_attention_score_mod", None)
+    if bias is None:
+        return stock(q, k, v, **options)
+    groups = q.shape[1] // k.shape[1]
+    with torch.autocast(q.device.type, enabled=False):  # log(n) would not survive bfloat16
+        keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (k, v))
+        found = torch.nn.functional.scaled_dot_product_attention(
+            q.float(), keys, values, attn_mask=bias.expand(q.shape[0], 1, q.shape[2], -1)
+        )
+    return found.to(q.dtype)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from sagasr.codec import LatentNorm
 from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
 from sagasr.config import Config, Sampler, downsampling_ratio
 from sagasr.guidance import Branch, guidance_branches
-from sagasr.host import build_transformer, latent_channels, settled_context
+from sagasr.host import build_transformer, compact, latent_channels, settled_context
 from sagasr.metrics import embedders
 
 
@@ -112,30 +112,33 @@ class SagaModel(nn.Module):
                     velocities = torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
                 return velocities if known is None else flow.steered(velocities, point, moment, *known)
 
-            with settled_context(self.transformer, conditioning.cross):
+            with settled_context(self.transformer, compact(conditioning.cross, conditioning.empty)[0]):
                 return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
 
     def _stack(
         self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
     ) -> tuple[Tensor, Conditioning]:
         """Return low latents and conditioning of all branches, one after the other along the batch."""
-        cross, global_, prepend = conditioning
+        cross, global_, prepend, empty = conditioning
         empty_low, empty_cross = null_low(low, self.conditions.low.empty), null_cross(cross)
         count = len(branches)
         return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
             torch.cat([cross if branch.text else empty_cross for branch in branches]),
             None if global_ is None else global_.repeat(count, 1),
             None if prepend is None else prepend.repeat(count, 1, 1),
+            empty,
         )
 
     def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
         prepend = conditioning.prepend
         if prepend is not None:
             prepend = prepend + self._time_embedding(t)[:, None]
+        cross, bias = compact(conditioning.cross, conditioning.empty)
         velocity: Tensor = self.transformer(
             noisy,
             t,
-            cross_attn_cond=conditioning.cross,
+            cross_attn_cond=cross,
+            cross_attention_score_mod=bias,
             input_concat_cond=low,
             global_embed=conditioning.global_,
             prepend_cond=prepend,

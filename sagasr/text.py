@@ -1,7 +1,8 @@
 """Captions to tokens for cross-attention, behind one interface: words learned from the captions, or a frozen T5.
 
 ``prepare`` turns strings into a tensor once, outside the training loop; ``forward`` turns that into tokens
-[B, L, cond_dim] in which unused positions are exactly zero.
+[B, L, cond_dim] in which unused positions are exactly zero. Where L is less than ``max_tokens``, so are the rest, which
+need not be there: ``sagasr.host.compact`` counts them.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ T5_WIDTHS = {
     "google/flan-t5-base": 768,
     "google/flan-t5-large": 1024,
 }
+LENGTHS = 16  # texts are as long as the longest of their batch, in multiples of this, so that shapes are few
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
@@ -48,7 +50,7 @@ class TextEncoder(nn.Module):
 
     @abstractmethod
     def forward(self, prepared: Tensor) -> Tensor:
-        """Return tokens [B, max_tokens, cond_dim]; positions without text are exactly zero."""
+        """Return tokens [B, L, cond_dim]; positions without text are exactly zero, and so are those beyond L."""
 
 
 class NoText(TextEncoder):
@@ -56,11 +58,11 @@ class NoText(TextEncoder):
 
     def prepare(self, captions: Sequence[str]) -> Tensor:
         """Return indices [B, L], all of them empty slots."""
-        return torch.zeros(len(captions), self.max_tokens, dtype=torch.int64)
+        return torch.zeros(len(captions), min(LENGTHS, self.max_tokens), dtype=torch.int64)
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Return zeros."""
-        return torch.zeros(prepared.shape[0], self.max_tokens, self.cond_dim, device=prepared.device)
+        return torch.zeros(*prepared.shape[:2], self.cond_dim, device=prepared.device)
 
 
 class WordEncoder(TextEncoder):
@@ -110,10 +112,11 @@ class T5Encoder(TextEncoder):
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._stored]
         new = [caption for caption in new if caption not in self._features]
         self._features |= zip(new, self.encode(new), strict=True)
-        prepared = torch.zeros(len(captions), self.max_tokens, self.width)
-        for row, caption in zip(prepared, captions, strict=True):
-            features = self._stored[caption] if caption in self._stored else self._features[caption]
-            row[: len(features)] = features[: self.max_tokens]
+        features = [self._stored[it] if it in self._stored else self._features[it] for it in captions]
+        longest = -(-max(map(len, features)) // LENGTHS) * LENGTHS
+        prepared = torch.zeros(len(captions), min(longest, self.max_tokens), self.width)
+        for row, found in zip(prepared, features, strict=True):
+            row[: len(found)] = found[: self.max_tokens]
         return prepared
 
     def forward(self, prepared: Tensor) -> Tensor:

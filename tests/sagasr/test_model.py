@@ -12,6 +12,7 @@ from sagasr.conditions import ConditionInputs, null_cross, null_low
 from sagasr.config import SIZES, Config, Guidance, Sampler, parse, patch
 from sagasr.guidance import Branch, effective_guidance, guidance_branches
 from sagasr.model import SagaModel, build_model, missing_weights, shapes
+from sagasr.text import T5Encoder
 
 WORDS = ("bark", "dog", "rain")
 BATCH, CHANNELS, FRAMES = 3, 16, 20
@@ -173,6 +174,28 @@ def test_null_of_dropout_is_the_null_of_guidance_bit_for_bit(null: str, monkeypa
     assert torch.equal(stacked_cross[:BATCH], dropped_cross)
     assert torch.equal(dropped_low, null_low(latents(0), null))  # type: ignore[arg-type]
     assert torch.equal(dropped_cross, null_cross(dropped_cross))
+
+
+@pytest.mark.parametrize("source", ["caption", "off"])
+def test_empty_text_tokens_that_are_only_counted_have_the_effect_of_those_that_are_there(source: str) -> None:
+    encoder = {"kind": "t5", "model": "t5-small", "max_tokens": 128}
+    model = trained(config(conditions={"text": {"source": source, "encoder": encoder}}))
+    if isinstance(model.conditioner.text, T5Encoder):
+        model.conditioner.text.recall({"short": torch.randn(5, 512), "long": torch.randn(29, 512)})
+    compact = inputs(model, "short", "long", "short")
+    padding = [0, 0] * (compact.text.ndim - 2) + [0, 128 - compact.text.shape[1]]
+    padded = compact._replace(text=torch.nn.functional.pad(compact.text, padding))
+    assert compact.text.shape[1] == (32 if source == "caption" else 16)
+    dropped = torch.tensor([False, False, True])
+    found = []
+    for given in (compact, padded):
+        model.zero_grad()
+        loss = model.loss(latents(2), latents(0), latents(1), TIME, given, None, dropped)
+        loss.backward()
+        gradients = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+        found.append((loss.detach(), gradients, model.sample(latents(0), given, latents(1), Sampler(steps=2))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 # --- Sampling -----------------------------------------------------------------------------------------------------
