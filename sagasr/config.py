@@ -360,14 +360,14 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def patch(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a deep copy of ``tree`` with dotted paths set, e.g. ``{"evaluation.sampler.steps": 25}``.
+def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a deep copy of ``tree`` with dotted paths set, e.g. ``{"evaluation.sampler.steps": 25}``, one after another.
 
     Paths and nested sub-trees may be mixed; a mapping value is merged into what stands there, unless it names another
     ``kind``, which replaces it.
     """
     result: dict[str, Any] = json.loads(json.dumps(tree))
-    for path, value in changes.items():
+    for path, value in (item for each in changes for item in each.items()):
         *parents, leaf = path.split(".")
         node = result
         for key in parents:
@@ -400,6 +400,8 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 def _file(key: str, value: Any, folder: Path) -> Any:
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
+    if not value.isprintable():
+        raise ConfigError(f"{key}: {value!r} is no name of a file; remove what cannot be printed")
     if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
         return str(Path(__file__).parent / "recordings" / "manifest.csv")
     if key in MODEL_KEYS and not (folder / value).exists():

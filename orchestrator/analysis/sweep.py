@@ -30,6 +30,7 @@ from orchestrator.analysis.replicates import (
     word_of,
 )
 from orchestrator.analysis.taken import Looks, read_looks
+from orchestrator.analysis.written import check_form
 from sagasr.errors import DataError
 from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
@@ -89,6 +90,7 @@ def read_sweep(folder: Path) -> Sweep:
     if table is None:
         raise DataError(f"{path}: no such file; run the sweep first, or name the sweep's own folder")
     factors = _factors(plan, folder / "plan.json")
+    check_form(plan, folder / "plan.json")
     steps = _ladder(plan, factors)
     table, stale = with_levels(table, plan, factors, path)
     scored = _parquet(folder / "results" / "clips.parquet")
@@ -227,7 +229,7 @@ def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
     for name, spec in plan["factors"].items():
         if name in ("seed", "status"):
             raise DataError(f"{path}: factor {name!r}: a column of the results has that name; rename the factor")
-        if not isinstance(spec, Mapping) or not spec.get("levels"):
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("levels"), list) or not spec["levels"]:
             raise DataError(f"{path}: factor {name!r}: expected a baseline, levels and a stage, found {spec!r}")
         levels = [word_of(level) for level in spec["levels"]]
         baseline = word_of(spec.get("baseline", levels[0] if levels else ""))

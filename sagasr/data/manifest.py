@@ -231,12 +231,11 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        records = table.to_pylist() if _header_is_good(table.column_names, report) else []
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # the latter two: dates beyond Python's
         report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
         return
-    if not _header_is_good(table.column_names, report):
-        return
-    for line, record in enumerate(table.to_pylist(), start=1):
+    for line, record in enumerate(records, start=1):
         yield line, {name: _as_text(value) for name, value in record.items()}
 
 
