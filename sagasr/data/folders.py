@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sagasr.data.manifest import MAX_TEXT, Row, content_hashes, read_manifest
+from sagasr.data.manifest import MAX_FAULTS, MAX_TEXT, Row, content_hashes, is_no_name, read_manifest
 from sagasr.errors import ConfigError
 from sagasr.fingerprint import seed_of
 
@@ -110,7 +110,7 @@ def _esc50(folder: Path) -> list[Row]:
             path = f"audio/{name}"
             rows.append(Row(line=line, path=path, file=folder / path, caption=caption, split=split, domain="effects"))
     if faults:
-        raise ConfigError("\n".join(faults[:100]))
+        raise ConfigError("\n".join(faults[:MAX_FAULTS]))
     return rows
 
 
@@ -136,6 +136,11 @@ def _plain(folder: Path) -> list[Row]:
 
 
 def _rows(folder: Path, files: Iterable[Path], said: Callable[[Path], dict[str, str]]) -> list[Row]:
+    files = list(files)
+    names = [ascii(path) for file in files if is_no_name(path := file.relative_to(folder).as_posix())]
+    if names:
+        remedy = "its name holds line ends, control codes or bytes that are not UTF-8; rename it"
+        raise ConfigError("\n".join(f"{folder}: {name}: {remedy}" for name in names[:MAX_FAULTS]))
     return [
         Row(line=line, path=file.relative_to(folder).as_posix(), file=file, **said(file))  # type: ignore[arg-type]
         for line, file in enumerate(files, start=1)

@@ -232,7 +232,7 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
     try:
         table = pyarrow.parquet.read_table(path)
         records = table.to_pylist() if _header_is_good(table.column_names, report) else []
-    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # the latter two: dates beyond Python's
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # last two: dates beyond Python's
         report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
         return
     for line, record in enumerate(records, start=1):
@@ -316,7 +316,7 @@ def _path_faults(path: str) -> list[str]:
         return ["path is empty"]
     if len(path) > MAX_PATH:
         return [f"path is {len(path):,} characters long; is a quotation mark unclosed?"]
-    if _has_control_characters(path) or "\n" in path or "\r" in path:
+    if is_no_name(path):
         return [f"path {_shown(path)} holds control characters"]
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or PureWindowsPath(path).drive:
         return [f"path {_shown(path)} is absolute; write it relative to the manifest, so that the data can move"]
@@ -325,6 +325,11 @@ def _path_faults(path: str) -> list[str]:
     if ".." in PurePosixPath(path).parts:
         return [f"path {_shown(path)} leaves the manifest's folder; move the manifest above all recordings"]
     return []
+
+
+def is_no_name(path: str) -> bool:
+    """Whether a path holds what no list of files can: line ends, control codes, bytes that are not UTF-8."""
+    return _has_control_characters(path) or "\n" in path or "\r" in path
 
 
 def _has_control_characters(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Folders as corpora come: layouts are known, texts and splits follow from them, and what is wrong is named."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,6 +145,23 @@ def test_a_folder_that_cannot_serve_is_named(tmp_path: Path, files: list[str], p
         sound(tmp_path / name) if name.endswith(".wav") else text(tmp_path / name, "x")
     with pytest.raises(ConfigError, match=part):
         rows_of(Data(train=str(tmp_path), val=str(tmp_path)), "train")
+
+
+def test_names_that_no_list_can_hold_are_listed_and_others_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    kept = ["<script>.wav", "a'b\"c$(x).wav", "Ein Stück.wav", "\u202egnp.wav"]
+    for number, name in enumerate(kept):
+        sound(folder / name, number)
+    assert sorted(paths(read_manifest(folder))) == sorted(kept)
+    hostile = [b"\xff\xfe.wav", b"two\nlines.wav", b"\x1b[31mred.wav"]
+    for name in hostile:
+        shutil.copy(folder / kept[0], os.fsencode(folder) + b"/" + name)
+    with pytest.raises(ConfigError) as caught:
+        read_manifest(folder)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(hostile)
+    assert all(line.isprintable() and line.endswith("; rename it") for line in lines)
+    assert any("'two\\nlines.wav'" in line for line in lines)
 
 
 def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
