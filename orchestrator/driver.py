@@ -41,18 +41,18 @@ class Driver(tune.Trainable):  # type: ignore[misc]
         """Take a slot of the drivers' own, so that they never compete with workers."""
         return tune.PlacementGroupFactory([{DRIVER: 1}])
 
-    def setup(self, config: Mapping[str, Any], tasks: Mapping[str, str]) -> None:
-        self._tasks, self._warm = tasks, Warm()
-        self._begin(config["trial"])
+    def setup(self, config: Mapping[str, Any]) -> None:
+        self._warm = Warm()
+        self._begin(config["task"])
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         self._training.leave()
-        self._begin(new_config["trial"])
+        self._begin(new_config["task"])
         return True
 
-    def _begin(self, trial: str) -> None:
+    def _begin(self, task: str) -> None:
         self._reported = -1
-        self._training = Training(Task.model_validate_json(self._tasks[trial]), self._warm)
+        self._training = Training(Task.model_validate_json(task), self._warm)
         self._training.start()
 
     def step(self) -> dict[str, Any]:

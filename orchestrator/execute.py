@@ -41,6 +41,7 @@ from sagasr.lease import wait_free
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"
+RAY_STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
 SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
 HALT_S = 18.0  # how long trainings may take to save when the sweep is interrupted, of the 30 s it may take in all
 CLOSE_S = 5.0  # how long the tracking server is waited for then
@@ -303,8 +304,8 @@ def _fit(
     if not batch:
         return
     tuner = tune.Tuner(
-        tune.with_parameters(Driver, tasks={trial.id: tasks[trial.id] for trial in batch}),
-        param_space={"trial": tune.grid_search([trial.id for trial in batch])},
+        Driver,
+        param_space={"task": tune.grid_search([tasks[trial.id] for trial in batch])},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="min",
@@ -353,7 +354,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
 
     class StopWatch(Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            name, last = trial.config["trial"], trial.last_result or {}
+            name, last = _name(trial), trial.last_result or {}
             free_resources(plan.paths.trial(name))
             if not last.get("ended"):
                 step = int(last.get(TIME, 0))
@@ -362,7 +363,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
                 early[name] = step
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            free_resources(plan.paths.trial(trial.config["trial"]))
+            free_resources(plan.paths.trial(_name(trial)))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             for name in list(early):
@@ -372,7 +373,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
 
 
 def _name(trial: Any) -> str:
-    return str(trial.config["trial"])
+    return str(json.loads(trial.config["task"])["trial"])
 
 
 # --------------------------------------------------------------------------------------------------------------- ending
@@ -467,20 +468,13 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
         concurrent = options.max_concurrent
     else:
         cpus = float(max(len(os.sched_getaffinity(0)), *(_demand(trial)["CPU"] for trial in trials)))
-        try:
-            ray.init(
-                num_cpus=int(cpus + 0.999),
-                resources={DRIVER: 256},
-                include_dashboard=False,
-                object_store_memory=150_000_000,
-                **quiet,
-            )
-        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
-            ray.shutdown()
-            raise SagasrError(
-                f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
-                "The same command tries again"
-            ) from error
+        _start(
+            num_cpus=int(cpus + 0.999),
+            resources={DRIVER: 256},
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            **quiet,
+        )
         # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait their turn.
         ahead = int(any(trial.resources.workers > 1 for trial in trials))
         concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources()) + ahead
@@ -489,6 +483,24 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
         yield concurrent
     finally:
         ray.shutdown()
+
+
+def _start(**settings: Any) -> None:
+    """Start a Ray of this sweep alone. Raises SagasrError when it does not come up, however often it is tried."""
+    import ray
+
+    for left in reversed(range(RAY_STARTS)):
+        try:
+            ray.init(**settings)
+        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
+            ray.shutdown()
+            if not left:
+                raise SagasrError(
+                    f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
+                    "The same command tries again"
+                ) from error
+        else:
+            return
 
 
 def _demand(trial: Trial) -> dict[str, float]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from tests.orchestrator import chaos
 from tests.orchestrator.servers import free_port
 
-STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 10.0
+STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 20.0
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
 LIMIT_S = 600.0  # of a machine that is busy with other things
 

@@ -18,7 +18,7 @@ from sagasr.files import dump_yaml, read_yaml
 
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 SHARED_MEMORY = "300m"  # of each host
-BOOT_S = 30.0
+BOOT_S = 180.0
 ROOT = Path(__file__).parents[2]
 
 BOOT = """
