@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+    from orchestrator.estimate import Cost
     from orchestrator.execute import Outcome
-    from orchestrator.preflight import Cost, Shapes
     from orchestrator.report.command import Report
+    from sagasr.counts import Counts
 
 Change = Literal["data", "code", "versions"]
 WRITTEN_HERE = Path("grid")  # stands for the file of a grid that was given as keys, in this folder
@@ -46,7 +47,7 @@ class Planned:
 
     plan: Plan
     ledger: Ledger
-    shapes: Mapping[str, "Shapes"]
+    shapes: Mapping[str, "Counts"]
     costs: Mapping[str, "Cost"]
 
     @property
@@ -195,12 +196,24 @@ class Sweep:
         """Where MLflow keeps its runs."""
         return self._plan.tracking_uri
 
-    def plan(self) -> Planned:
-        """Return what would run, after one training step of every cell on the meta device; nothing is written."""
-        from orchestrator.preflight import costs_of, preflight
+    def plan(self, *, calibrate: bool = False) -> Planned:
+        """Return what would run and what it would cost; nothing is written.
 
-        shapes = preflight(self._plan.cells, str(self.space.source))
-        return Planned(self._plan, scan(self._plan), shapes, costs_of(self._plan.trials, shapes))
+        To ``calibrate``, a few steps of each kind of training run on this machine first; the storage remembers them.
+        """
+        return self._planned(build=False, calibrating=calibrate)
+
+    def _planned(self, *, build: bool, calibrating: bool) -> Planned:
+        from orchestrator.estimate import costs_of
+        from orchestrator.preflight import preflight
+
+        plan = self._plan
+        shapes, ledger = preflight(plan.cells, str(self.space.source), build=build), scan(plan)
+        if calibrating:
+            from orchestrator.calibrate import calibrate
+
+            calibrate(plan, [trial for trial in plan.selected if not ledger.finished(trial)])
+        return Planned(plan, ledger, shapes, costs_of(plan, shapes, ledger))
 
     def why(self, cell: str) -> list[str]:
         """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
@@ -216,29 +229,31 @@ class Sweep:
         allow: Iterable[Change] = (),
         quiet: bool = False,
         agreed: bool = False,
+        calibrate: bool = False,
         console: "Console | None" = None,
     ) -> "Outcome":
         """Run what is missing and return how it ended. Once more goes on where an interruption or a failure left off.
 
         ``allow`` goes on although recordings, the code of results or libraries changed; ``agreed`` spends more than the
-        grid's budget. Raises SagasrError, before anything is written or started, for what cannot be meant.
+        grid's budget; ``calibrate`` as for ``plan``. Raises SagasrError, before anything of the sweep is written or
+        started, for what cannot be meant.
         """
         from rich.console import Console
 
+        from orchestrator.estimate import total, write_estimate
         from orchestrator.execute import run
         from orchestrator.overview import show_cost, show_summary
-        from orchestrator.preflight import ready, total
-        from orchestrator.promotion import write_estimate
+        from orchestrator.preflight import ready
 
         console = console or Console(quiet=quiet, highlight=False)
-        planned = self.plan()
+        planned = self._planned(build=True, calibrating=calibrate)
         plan = planned.allowing(allow)
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
         ready(plan, waiting, planned.shapes, local=address is None)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
-        write_estimate(plan.folder, planned.costs)
+        write_estimate(plan, planned.costs)
         return run(plan, Options(address, max_concurrent, console.quiet))
 
     def analyse(self) -> Answer:

@@ -63,13 +63,14 @@ def _sweep(options: argparse.Namespace) -> int:
         print(json.dumps(redact_tree(sweep.plan().tree, keys=False), indent=2, allow_nan=False))
         return DONE
     if options.plan:
-        sweep.plan().show(console)
+        sweep.plan(calibrate=options.calibrate).show(console)
         return DONE
     outcome = sweep.run(
         address=options.address,
         max_concurrent=options.max_concurrent,
         allow=options.allow,
         agreed=options.yes,
+        calibrate=options.calibrate,
         console=console,
     )
     _answer(sweep, console)
@@ -106,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("grid", metavar="GRID", help="the grid file, or the name of one that is shipped (demo, grid, ladder)")
     add("--plan", action="store_true", help="print what would be done, its shapes, memory and cost, and stop")
+    add(
+        "--calibrate",
+        action="store_true",
+        help="time a few steps of each kind of training on this machine first, so that the cost is measured",
+    )
     add("--why", metavar="CELL", help="say of a cell or an id why it is done, new, stale, failed or gone")
     add("--json", action="store_true", help="print plan.json and stop")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a setting, e.g. training.steps=2000")

@@ -8,16 +8,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.analysis.taken import MIN_SEEDS
+from orchestrator.estimate import GPU_NAME, SHARE, Cost, elapsed, total
 from orchestrator.factors import METRICS, cell_name
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Plan, Trial
-from orchestrator.preflight import GPU_NAME, SHARE, Cost, Shapes, total
 from orchestrator.promotion import read_decisions
 from orchestrator.why import GONE, MARKS
+from sagasr.counts import Counts
+
+CELLS_SHOWN = 200
+BASIS = {
+    "assumed": f"assumed from parameters, tokens and steps ({SHARE:.0%} of {GPU_NAME}, or of 100 GFLOP/s per CPU), not "
+    "measured: --calibrate times a few steps on this machine first",
+    "measured": "as timed on this machine by --calibrate",
+    "ended": "as trainings of this sweep that have ended took",
+}
 
 
 def show_plan(
-    plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes], costs: Mapping[str, Cost], console: Console
+    plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts], costs: Mapping[str, Cost], console: Console
 ) -> None:
     """Print all that ``--plan`` promises."""
     show_summary(plan, ledger, console)
@@ -47,7 +56,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     trainings, replicates = len(plan.trials), len(plan.replicates)
     saved = replicates - trainings
     folded = f"; {saved} more are read from the same trainings" if saved else ""
-    console.print(f"{len(plan.cells)} cells x {_count(len(plan.seeds), 'seed')} = {replicates} replicates")
+    cells, seeds = _count(len(plan.cells), "cell"), _count(len(plan.seeds), "seed")
+    console.print(f"{cells} x {seeds} = {_count(replicates, 'replicate')}")
     most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
     console.print(f"{most}{_count(trainings, 'training')}{folded}{until}")
     console.print(escape(_state(ledger)))
@@ -59,19 +69,21 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
 
 
 def show_cost(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console) -> None:
-    """Print what remains and what it may cost, and how roughly that is known."""
+    """Print what remains, what it is predicted to take, and what that rests on."""
     todo = [trial for trial in plan.selected if not ledger.finished(trial)]
     if not todo:
         console.print("Nothing is left to do.")
         return
-    sum_ = total(costs[trial.id] for trial in todo)
-    device = f"{GPU_NAME}" if sum_.gpu_hours else "a CPU core of 100 GFLOP/s"
-    hours = f"{sum_.gpu_hours:.3g} GPU-hours, " if sum_.gpu_hours else ""
+    sum_, here = total(costs[trial.id] for trial in todo), elapsed(plan, todo, costs)
     most = "at most " if stops_early(plan) else ""
-    console.print(
-        f"To do: {most}{_count(len(todo), 'training')}. Estimate: {hours}{_time(sum_.seconds)} one after another "
-        f"(from parameters, tokens and steps at {SHARE:.0%} of {device}; not measured)."
-    )
+    parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
+    if sum_.gpu_hours:
+        price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+        money = f" ({sum_.gpu_hours * price:.3g} at {price:g} each)" if price is not None else ""
+        parts.append(f"{sum_.gpu_hours:.3g} GPU-hours{money}")
+    parts.append(f"{_number(sum_.disk_bytes)}B on disk")
+    console.print(f"To do: {most}{_count(len(todo), 'training')}: {', '.join(filter(None, parts))}.")
+    console.print(f"  {BASIS[sum_.basis]}")
 
 
 def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> list[str]:
@@ -86,7 +98,8 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
     most = total(costs[trial.id] for trial in trials)
     hours = f" ({most.gpu_hours:.3g} GPU-hours)" if most.gpu_hours else ""
     cells = len({row.cell for trial in trials for row in trial.replicates})
-    budget = "; never more than the budget allows" if plan.space.budget else ""
+    limited = plan.space.budget is not None and plan.space.budget.max_gpu_hours is not None
+    budget = "; never more than the budget allows" if limited else ""
     return [
         f"promote: {_count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {_count(len(trials), 'training')}"
         f"{hours}. Once {cell_name(rule.source)} is decided, each factor that {rule.when} there runs at "
@@ -107,7 +120,7 @@ def _factors(plan: Plan) -> Table:
     return table
 
 
-def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes]) -> Table:
+def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
     """One line per cell: levels, shapes of a training step, parameters, memory of one worker, how much is done."""
     names = list(plan.space.factors)
     table = _table("Cells", *names, "latents", "tokens", "param", "memory", "done")
@@ -115,7 +128,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes]) -> Table:
     rows: dict[str, list[Entry]] = {}
     for row in plan.replicates:
         rows.setdefault(row.cell, []).append(ledger.entries[row.id])
-    for cell in plan.cells:
+    for cell in plan.cells[:CELLS_SHOWN]:
         shape = shapes[cell.name]
         done = sum(entry.state in FINISHED for entry in rows[cell.name])
         table.add_row(
@@ -126,7 +139,10 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Shapes]) -> Table:
             _number(shape.memory_bytes(workers[cell.name])) + "B",
             f"{done}/{len(rows[cell.name])}",
         )
-    table.caption = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker in float32"
+    more = len(plan.cells) - CELLS_SHOWN
+    rest = f"… and {more:,} more cells: --json lists all\n" if more > 0 else ""
+    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker in float32"
+    table.caption = rest + units
     return table
 
 

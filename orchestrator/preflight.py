@@ -1,70 +1,48 @@
-"""Try every cell before anything starts: one training step on the meta device, and what the cell will cost.
+"""Look at every cell before anything starts: what a training step of it holds, and whether it can be taken at all.
 
-torch is imported here alone, when a function is called.
+torch is imported here alone, when a function is called, and only where a model is built.
 """
 
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from orchestrator.plan import Plan, Trial
 from orchestrator.redact import redact
 from orchestrator.space import Cell
 from orchestrator.storage import check_folder
-from sagasr.config import Config, Evaluation, downsampling_ratio, sampling_of
+from sagasr.config import Config, Data, Words
+from sagasr.counts import Counts, count, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
+from sagasr.words import vocabulary_of
 
-# peak operations per second and the share of them that is assumed; the plan says so beside the estimate
-GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}
-GPU_NAME = "an H100-class GPU"
-CPU_PEAK = 100e9
-SHARE = 0.3
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
-START_SECONDS = 12.0  # of one trial: processes, imports, store
+
+Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Of one training step on the whole batch: latents [B, D, N], cross-attention tokens [B, L, C]."""
+def preflight(cells: Iterable[Cell], source: str, *, build: bool = True) -> dict[str, Counts]:
+    """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
 
-    latents: tuple[int, int, int]
-    tokens: tuple[int, int, int]
-    parameters: int
-    state_bytes: int  # weights, gradients, AdamW moments, EMA
-    activation_bytes: int  # of the whole batch, in float32
-
-    def memory_bytes(self, workers: int) -> int:
-        """Return the most that one of ``workers`` processes holds."""
-        return self.state_bytes + self.activation_bytes // workers
-
-
-@dataclass(frozen=True)
-class Cost:
-    seconds: float
-    gpu_hours: float
-
-
-def preflight(cells: Iterable[Cell], source: str) -> dict[str, Shapes]:
-    """Return the shapes of each cell by its name. Raises ConfigError naming every cell whose step cannot run."""
-    from sagasr.model import missing_weights
-
-    cells = list(cells)
-    words = {config: _vocabulary(config) for config in {(cell.config.data, _text(cell.config)) for cell in cells}}
-    tried: dict[Config, Shapes | str] = {}
-    found: dict[str, Shapes] = {}
+    Each model is built and takes one training step on the meta device. Without ``build`` only those that files of
+    weights decide do so, and the others are counted.
+    """
+    words: dict[Texts, int] = {}
+    tried: dict[Config, Counts | str] = {}
+    found: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
     for cell in cells:
-        relevant = _relevant(cell.config)
+        relevant, texts = _relevant(cell.config), _texts(cell.config)
+        if texts not in words:
+            words[texts] = _vocabulary(*texts)
         if relevant not in tried:
-            absent = missing_weights(cell.config)
-            count = words[cell.config.data, _text(cell.config)]
-            tried[relevant] = "\n".join(absent) if absent else _measure(relevant, count)
+            built = build or not speaks_for_itself(relevant)
+            tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
         result = tried[relevant]
-        if isinstance(result, Shapes):
+        if isinstance(result, Counts):
             found[cell.name] = result
         else:
             faults.setdefault(result, []).append(cell.name)
@@ -77,7 +55,7 @@ def preflight(cells: Iterable[Cell], source: str) -> dict[str, Shapes]:
     return found
 
 
-def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Shapes], *, local: bool) -> None:
+def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], *, local: bool) -> None:
     """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine."""
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
@@ -113,7 +91,7 @@ def check_tracking(uri: str, storage: Path) -> None:
             raise ConfigError(f"tracking.uri {uri}: {file} is there and no sqlite database; name another file")
 
 
-def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None:
+def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
     """Raise ConfigError for a trial that needs GPUs or memory that this machine does not have at all."""
     import torch
 
@@ -134,7 +112,7 @@ def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None
             )
 
 
-def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> None:
+def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
     """Raise ConfigError when the trials' checkpoints do not fit on the disk of ``folder``; recordings come on top."""
     needed = DISK_MARGIN + sum(checkpoint_bytes(shapes[trial.replicates[0].cell]) for trial in trials)
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
@@ -146,53 +124,23 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Shape
         )
 
 
-def checkpoint_bytes(shapes: Shapes) -> int:
+def checkpoint_bytes(shapes: Counts) -> int:
     """Return what a trial keeps: two checkpoints of weights, average and two moments, and a third in the making."""
     return 3 * shapes.state_bytes * 4 // 5
 
 
-def cost(trial: Trial, shapes: Shapes) -> Cost:
-    """Return a rough estimate of a trial: multiplications by parameters, tokens and steps over an assumed speed."""
-    from sagasr.model import guidance_branches
-
-    config, workers = trial.config, trial.resources.workers
-    training = 3 * config.training.batch_size * config.training.steps * _pass(config, shapes, config.audio.segment)
-    validations = -(-config.training.steps // config.validation.every)
-    once = config.validation.clips * _pass(config, shapes, config.validation.segment)
-    scoring = sum(
-        evaluation.sampler.steps * len(guidance_branches(config.conditions, evaluation.sampler.guidance))
-        for evaluation in _samplings(variant.evaluation for variant in trial.variants)
-    )
-    gpus = trial.resources.gpus_per_worker
-    speed = GPU_PEAK[config.training.precision] * gpus if gpus else CPU_PEAK * trial.resources.cpus_per_worker
-    seconds = START_SECONDS + (training / workers + validations * scoring * once) / (SHARE * speed)
-    return Cost(seconds, seconds * workers * gpus / 3_600)
+def _texts(config: Config) -> Texts:
+    """Return what decides the vocabulary of a configuration."""
+    return config.data, config.conditions.text.source, isinstance(config.conditions.text.encoder, Words)
 
 
-def _samplings(evaluations: Iterable[Evaluation]) -> set[Evaluation]:
-    """Return the evaluations that need their own sampling; replacing low frequencies afterwards needs none."""
-    return {sampling_of(evaluation) for evaluation in evaluations}
-
-
-def _pass(config: Config, shapes: Shapes, segment: int) -> float:
-    """Return the operations of one forward pass over one example: two per weight and token, and attention."""
-    tokens = segment // downsampling_ratio(config.codec) + 1
-    return float(2 * shapes.parameters * tokens + 4 * tokens**2 * config.model.embed_dim * config.model.depth)
-
-
-def _text(config: Config) -> tuple[str, str]:
-    return config.conditions.text.source, config.conditions.text.encoder.kind
-
-
-def _vocabulary(key: tuple[Any, tuple[str, str]]) -> int:
+def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
     from sagasr.data.manifest import rows_of
-    from sagasr.words import vocabulary_of
 
-    data, (source, kind) = key
-    if source == "off" or kind != "words":
+    if source == "off" or not learned:
         return 0
-    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))  # type: ignore[arg-type]
+    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
 
 
 def _relevant(config: Config) -> Config:
@@ -207,35 +155,27 @@ def _relevant(config: Config) -> Config:
             "model": config.model,
             "conditions": conditions.model_copy(update={"text": text, "low": low}),
             "training": plain.training.model_copy(update={"batch_size": config.training.batch_size}),
+            "validation": plain.validation.model_copy(update={"distance": config.validation.distance}),
         }
     )
 
 
-def _measure(config: Config, words: int) -> Shapes | str:
-    """Return the shapes of one training step, or why it fails."""
-    from sagasr.model import shapes
+def _measure(config: Config, words: int) -> Counts | str:
+    """Return the counts of one training step on the meta device, or why it cannot be taken."""
+    from sagasr.model import missing_weights, shapes
 
     try:
+        if absent := missing_weights(config):
+            return "\n".join(absent)
         found = shapes(config, words)
     except SagasrError as error:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
-    return Shapes(
+    return Counts(
         latents=found["latents"],
         tokens=found["cross_attention"],
         parameters=found["parameters"],
         state_bytes=found["training_bytes"],
         activation_bytes=found["activation_bytes"],
     )
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """Return the sum."""
-    costs = list(costs)
-    return Cost(sum(cost.seconds for cost in costs), sum(cost.gpu_hours for cost in costs))
-
-
-def costs_of(trials: Iterable[Trial], shapes: Mapping[str, Shapes]) -> dict[str, Cost]:
-    """Return the cost of each trial by its id."""
-    return {trial.id: cost(trial, shapes[trial.replicates[0].cell]) for trial in trials}

@@ -9,19 +9,18 @@ same. Loads neither torch nor Ray.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.factors import cell_name
 from orchestrator.kept import read_kept
 from orchestrator.plan import Plan, Trial
+from orchestrator.predicted import read_prediction
 from orchestrator.space import Levels, Promote
 from sagasr.config import Strict
-from sagasr.errors import DataError
-from sagasr.files import read_json, write_json
+from sagasr.files import write_json
 from sagasr.journal import read_status
 
 FILE = "promotion.json"
-ESTIMATE = "estimate.json"  # what each training may cost, as said before the sweep began
 MIN_SEEDS = 2  # fewer leave no error to judge a promoted factor by
 HELD = "held"
 
@@ -257,7 +256,7 @@ def settle(plan: Plan) -> Decision | None:
         Effect(str(factor), str(level), str(word), float(value) if math.isfinite(value) else None)
         for factor, level, word, value in table[["factor", "level", "verdict", "estimate"]].to_numpy().tolist()
     ]
-    hours = estimate(plan.folder)
+    hours = {trial: one.gpu_hours for trial, one in read_prediction(plan.folder).trials.items()}
     spent, ratio = _spent(plan, hours)
     budget = _budget(plan)
     left = None if budget is None else max(budget - spent, 0.0)
@@ -267,22 +266,6 @@ def settle(plan: Plan) -> Decision | None:
     )
     write_json(plan.folder / FILE, before.put(decision).model_dump(mode="json"))
     return decision
-
-
-def write_estimate(folder: Path, costs: Mapping[str, Any]) -> None:
-    """Write what each trial may cost (by id: ``seconds``, ``gpu_hours``), to be compared with what it did cost."""
-    tree = {trial: {"seconds": cost.seconds, "gpu_hours": cost.gpu_hours} for trial, cost in sorted(costs.items())}
-    write_json(folder / ESTIMATE, tree)
-
-
-def estimate(folder: Path) -> dict[str, float]:
-    """Return the GPU-hours estimated for each trial before the sweep began; nothing where that was not recorded."""
-    path = folder / ESTIMATE
-    try:
-        tree = read_json(path) if path.exists() else {}
-        return {str(trial): float(cost["gpu_hours"]) for trial, cost in tree.items()}
-    except (DataError, AttributeError, KeyError, TypeError, ValueError):
-        return {}
 
 
 def _open(plan: Plan, trial: str) -> bool:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.designs import Fraction, fraction
 from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, level_name
@@ -73,7 +73,16 @@ class EarlyStopping(Strict):
 
 
 class Budget(Strict):
-    max_gpu_hours: float = Field(gt=0, description="refuse, or ask, before spending more")
+    max_gpu_hours: float | None = Field(None, gt=0, description="refuse, or ask, before spending more")
+    price_per_gpu_hour: float | None = Field(
+        None, gt=0, description="in any currency: plan and report then speak of money"
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.max_gpu_hours is None and self.price_per_gpu_hour is None:
+            raise ValueError("is empty; give max_gpu_hours, price_per_gpu_hour or both")
+        return self
 
 
 class Tracking(Strict):
@@ -85,7 +94,7 @@ class GridFile(Strict):
 
     name: str
     question: str = ""
-    base: str
+    base: str = Field(min_length=1)
     data: Data | None = None
     factors: dict[str, Any]
     design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
@@ -106,6 +115,17 @@ class GridFile(Strict):
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
             raise ValueError("use 1 to 63 of the characters a-z, 0-9 and -")
         return name
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_place(cls, storage: str) -> str:
+        if not storage.strip() or not storage.isprintable():
+            raise ValueError("is no name of a folder")
+        try:
+            Path(storage).expanduser()
+        except RuntimeError as error:
+            raise ValueError("there is no such user") from error
+        return storage
 
     @field_validator("factors", "seeds")
     @classmethod
@@ -203,10 +223,7 @@ class SearchSpace:
 
     def resolve(self, levels: Mapping[str, str]) -> dict[str, Any]:
         """Return the configuration tree of a cell, not yet validated."""
-        tree = dict(self.base)
-        for name, level in levels.items():
-            tree = patch(tree, self.factors[name].levels[level])
-        return tree
+        return patch(self.base, *(self.factors[name].levels[level] for name, level in levels.items()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the answer cost and what was saved: by sharing trainings, by stopping, by promoting only what mattered."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ import pyarrow.parquet as pq
 
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.paths import SweepPaths
-from sagasr.errors import DataError
-from sagasr.files import read_json
+from orchestrator.predicted import Prediction, read_prediction
 
 CELLS_SHOWN = 200
 STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a configuration that decide its encoding
 
 
 def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[str, Any]:
-    """Return hours per cell, in all, as estimated before, and what was saved; ``rows`` is empty without times."""
+    """Return hours per cell, in all, as predicted before, and what was saved; ``rows`` is empty without times."""
     table = pq.read_table(paths.table("replicates")).to_pandas()
     if "wall_seconds" not in table:
         return {"rows": []}
@@ -39,8 +38,9 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
     serves = trials[key].map(served) if key else served
     stopped = found["stopped_at_step"]
     spared = (seconds["wall_seconds"] * (found["steps"] / stopped - 1)).where(stopped > 0).sum()
-    predicted = _estimates(paths.root)
-    guess = trials[key].astype(str).map(predicted).astype(float) if key else pd.Series(np.nan, index=trials.index)
+    before = read_prediction(paths.root)
+    told = {trial: one.seconds for trial, one in before.trials.items()}
+    guess = trials[key].astype(str).map(told).astype(float) if key else pd.Series(np.nan, index=trials.index)
     levels = [one.name for one in factors] or ["seed"]
     groups = trials.assign(**seconds, _served=serves, _guess=guess).groupby(levels, sort=False)
     rows = [
@@ -55,7 +55,7 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
         for name, part in groups
     ]
     wall, gpu = float(seconds["wall_seconds"].sum()), float(seconds["gpu_seconds"].sum())
-    known = guess.notna()
+    whole = trials.assign(**seconds)[trials["status"].eq("done") & guess.notna() & ~stopped.gt(0)]
     return {
         "rows": rows[:CELLS_SHOWN],
         "left": max(0, len(rows) - CELLS_SHOWN),
@@ -67,8 +67,7 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
         "folded": duration(float((seconds["wall_seconds"] * (serves - 1)).sum())),
         "stopped": duration(float(spared)),
         "stops": int((stopped > 0).sum()),
-        "predicted": duration(float(guess[known].sum())) if known.any() else None,
-        "predicted_took": duration(float(seconds["wall_seconds"][known].sum())),
+        "compared": _compared(whole, before, paths) if key else [],
         "unneeded": _unneeded(table, trials, seconds["wall_seconds"], levels, key),
         "stores": _stores(plan),
     }
@@ -104,14 +103,42 @@ def _stores(plan: Mapping[str, Any]) -> int | None:
     return len({json.dumps([one.get(name) for name in STORE], sort_keys=True) for one in configs})
 
 
-def _estimates(folder: Path) -> dict[str, float]:
-    """Return the seconds estimated for each trial before the sweep began."""
-    path = folder / "estimate.json"
-    try:
-        tree = read_json(path) if path.exists() else {}
-        return {str(trial): float(one["seconds"]) for trial, one in tree.items()}
-    except (DataError, AttributeError, KeyError, TypeError, ValueError):
-        return {}
+def _compared(whole: pd.DataFrame, before: Prediction, paths: SweepPaths) -> list[dict[str, str]]:
+    """Return what was predicted of the trainings that ran to their end, beside what they took; without that, nothing.
+
+    ``whole``: one row per such training. What is not there any more (checkpoints may be deleted) is not compared.
+    """
+    trials = [str(trial) for trial in whole["trial"]] if len(whole) else []
+    said = [before.trials[trial] for trial in trials]
+    hours, hours_before = float(whole["gpu_seconds"].sum()) / 3_600, sum(one.gpu_hours for one in said)
+    rows: list[tuple[str, Callable[[float], str], float, float]] = [
+        ("training time", duration, sum(one.seconds for one in said), float(whole["wall_seconds"].sum()))
+    ]
+    if hours_before > 0:
+        rows.append(("GPU-hours", _plain, hours_before, hours))
+        if before.price_per_gpu_hour is not None:
+            price = before.price_per_gpu_hour
+            rows.append((f"money, at {price:g} per GPU-hour", _plain, hours_before * price, hours * price))
+    if all((paths.trial(trial) / "checkpoints").is_dir() for trial in trials):
+        rows.append(("disk", _bytes, sum(one.disk_bytes for one in said), sum(map(_size, map(paths.trial, trials)))))
+    return [
+        {"what": what, "predicted": shown(then), "took": shown(now), "ratio": f"{now / then:.2f}"}
+        for what, shown, then, now in rows
+        if then > 0
+    ]
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
 
 
 def duration(seconds: float) -> str:

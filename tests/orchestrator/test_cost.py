@@ -1,4 +1,4 @@
-"""What the answer cost, what had been estimated, and what was saved and by what."""
+"""What the answer cost, what had been predicted, and what was saved and by what."""
 
 from pathlib import Path
 
@@ -24,7 +24,11 @@ def written(folder: Path) -> dict:
     data = {"data": {"train": "a", "val": "b"}, "audio": {}}
     trials = [{"trial": name, "config": {**data, "seed": i}} for i, name in enumerate(("off0", "caption0"))]
     write_sweep(folder, rows, FACTORS, eval_stage=["lfr"], trials=trials)
-    write_json(folder / "estimate.json", {"off0": {"seconds": 80.0, "gpu_hours": 0.1}})
+    one = {"seconds": 80.0, "gpu_hours": 0.01, "disk_bytes": 3_000_000}
+    write_json(folder / "estimate.json", {"trials": {"off0": one, "caption1": one}, "price_per_gpu_hour": 2.0})
+    checkpoints = folder / "trials" / "off0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "tensors").write_bytes(bytes(6_000_000))
     return cost_of(read_sweep(folder), read_json(folder / "plan.json"), SweepPaths(folder))
 
 
@@ -38,9 +42,14 @@ def test_every_saving_is_named_with_its_reason(tmp_path: Path) -> None:
     assert cost["stores"] == 1
 
 
-def test_what_was_estimated_stands_beside_what_it_took(tmp_path: Path) -> None:
+def test_what_was_predicted_stands_beside_what_it_took(tmp_path: Path) -> None:
     cost = written(tmp_path)
-    assert (cost["predicted"], cost["predicted_took"]) == ("80 s", "100 s")
+    assert [tuple(row.values()) for row in cost["compared"]] == [
+        ("training time", "80 s", "100 s", "1.25"),
+        ("GPU-hours", "0.01", "0.0139", "1.39"),
+        ("money, at 2 per GPU-hour", "0.02", "0.0278", "1.39"),
+        ("disk", "3 MB", "6 MB", "2.00"),
+    ]  # a training that was stopped halfway says nothing of a whole one
     off = next(row for row in cost["rows"] if row["levels"] == ("off",))
     assert (off["trainings"], off["served"], off["wall"]) == (2, 4, 100.0)
     assert off["gpu_hours"] == pytest.approx(100 / 3600)

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.sweep import read_sweep
+from orchestrator.estimate import Cost, write_estimate
 from orchestrator.execute import schedule
 from orchestrator.ledger import record, scan
 from orchestrator.overview import promotion_lines, show_summary
 from orchestrator.plan import Plan, make_plan, write_plan
-from orchestrator.preflight import Cost
-from orchestrator.promotion import Effect, Waiting, affordable, decide, promoted, read_decisions, write_estimate
+from orchestrator.promotion import Effect, Waiting, affordable, decide, promoted, read_decisions
 from orchestrator.report.command import exit_code, report
 from orchestrator.report.page import write_page
 from orchestrator.report.terminal import render
@@ -203,7 +203,7 @@ def test_main_effects_rest_on_the_part_that_decided(make, capsys) -> None:
 
 def test_a_budget_that_is_raised_later_promotes_more(make) -> None:
     plan = make(budget={"max_gpu_hours": 1e-9}, early_stopping={"policy": "none", "delta": 0.05})
-    write_estimate(plan.folder, {trial.id: Cost(1.0, 1.0) for trial in plan.trials})
+    write_estimate(plan, {trial.id: Cost(1.0, 1.0) for trial in plan.trials})
     assert len(run(plan)) == 1
     assert "do not pay" in read_decisions(plan.folder).of(plan.hash).reason
     richer = make(budget={"max_gpu_hours": 100}, early_stopping={"policy": "none", "delta": 0.05})

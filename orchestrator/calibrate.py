@@ -1,0 +1,258 @@
+"""How fast this machine trains: a few steps and validations of each kind of training, beside as many as will run.
+
+A calibration is ``sagasr.train.train`` like any other, only short, in a temporary folder and on a few recordings; what
+its parts took is told by its signs of life. Runs in processes of its own, so that several compete as trials do.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.estimate import (
+    LOSS_PASSES,
+    Speed,
+    Speeds,
+    cpus_here,
+    gpus_here,
+    kind_of,
+    read_speeds,
+    speeds_path,
+)
+from orchestrator.plan import Plan, Trial
+from sagasr.config import Config, Data, Evaluation, Runtime, Strict
+from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr.files import write_json, write_text
+from sagasr.guidance import guidance_branches
+
+STEPS = 40
+LEAST_STEPS = 4
+STEPS_S = 6.0  # of training, after which no more steps are taken
+SAMPLING_STEPS = 4
+CLIPS = 32  # sampled at once in a validation: more of them cost in proportion
+RECORDINGS = 8
+
+
+class Task(Strict):
+    """One short training."""
+
+    config: Config
+    evaluation: Evaluation
+    runtime: Runtime
+    folder: str
+
+
+def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
+    """Time each kind of training among the trials that was not timed before, and remember it beside the storage.
+
+    Raises SagasrError for what cannot run here.
+    """
+    known = read_speeds(plan).kinds
+    found = {}
+    for trial in trials:
+        kind = kind_of(trial)
+        if kind not in known and kind not in found:
+            _say(f"timing a few steps of size {trial.size} ({_beside(trial)} at once)")
+            found[kind] = _time(trial)
+    if found:
+        write_json(speeds_path(plan), Speeds(kinds={**known, **found}).model_dump(mode="json"))
+
+
+def _beside(trial: Trial) -> int:
+    """Return how many trainings of this kind will run at once, beside each other on the same CPUs or the same GPU."""
+    runtime = trial.resources
+    if runtime.gpus_per_worker:
+        return max(1, int(1 / runtime.gpus_per_worker + 1e-9))
+    return max(1, int(cpus_here() / runtime.cpus_per_worker + 1e-9))
+
+
+def _time(trial: Trial) -> Speed:
+    """Return the speed of a kind of training: the mean of as many as run at once."""
+    if trial.resources.gpus_per_worker and not gpus_here():
+        raise ConfigError(
+            f"--calibrate: size {trial.size} trains on a GPU and this machine has none; calibrate on one that has, or "
+            "leave it out: the cost is then assumed, not measured"
+        )
+    with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
+        tasks = [_task(trial, Path(name) / str(copy)) for copy in range(_beside(trial))]
+        command = [sys.executable, "-m", "orchestrator.calibrate"]
+        threads = str(max(1, int(trial.resources.cpus_per_worker)))
+        processes = [
+            subprocess.Popen(
+                [*command, task],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            )
+            for task in tasks
+        ]
+        try:
+            ended = [process.communicate() for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for process, (_, errors) in zip(processes, ended, strict=True):
+            if process.returncode:
+                raise SagasrError(f"--calibrate: {(errors.strip().splitlines() or ['it ended without a word'])[-1]}")
+        speeds = [Speed.model_validate_json(output.splitlines()[-1]) for output, _ in ended]
+    return Speed(
+        **{
+            field: type(getattr(speeds[0], field))(statistics.fmean(getattr(one, field) for one in speeds))
+            for field in Speed.model_fields
+        }
+    )
+
+
+def _task(trial: Trial, folder: Path) -> str:
+    """Write what a process is to do; return the file's path. One of several workers stands for all, alone."""
+    config, runtime = trial.config, trial.resources
+    evaluation = trial.variants[0].evaluation
+    sampler = evaluation.sampler.model_copy(update={"steps": SAMPLING_STEPS})
+    clips, rows = min(CLIPS, config.validation.clips), max(1, config.training.batch_size // runtime.workers)
+    task = Task(
+        config=config.model_copy(
+            update={
+                "data": _few(config.data, folder / "data", clips),
+                "training": config.training.model_copy(update={"steps": STEPS, "batch_size": rows}),
+                "validation": config.validation.model_copy(update={"every": STEPS, "clips": clips}),
+            }
+        ),
+        evaluation=evaluation.model_copy(update={"sampler": sampler}),
+        runtime=runtime.model_copy(update={"workers": 1, "checkpoint_every": STEPS}),
+        folder=str(folder),
+    )
+    path = folder / "task.json"
+    write_text(path, task.model_dump_json())
+    return str(path)
+
+
+def _few(data: Data, folder: Path, clips: int) -> Data:
+    """Return manifests of a few recordings, spread evenly over the data, as links in ``folder``."""
+    from sagasr.data.manifest import usable_rows
+
+    folder.mkdir(parents=True)
+    paths = {}
+    for split, wanted in (("train", RECORDINGS), ("val", clips)):
+        rows, problems = usable_rows(data, split)  # type: ignore[arg-type]
+        if problems:
+            raise DataError("\n".join(problems))
+        chosen = rows[:: max(1, len(rows) // wanted)][:wanted]
+        lines = []
+        for number, row in enumerate(chosen):
+            name = f"{split}-{number}{row.file.suffix}"
+            (folder / name).symlink_to(row.file.resolve())
+            texts = {"caption": row.caption, "transcript": row.transcript, "domain": row.domain}
+            lines.append(json.dumps({"path": name, **texts}))
+        paths[split] = str(folder / f"{split}.jsonl")
+        write_text(Path(paths[split]), "\n".join(lines) + "\n")
+    return Data(**paths, policy=data.policy)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+# ---------------------------------------------------------------------------------------------- the short training
+
+
+class Timeline:
+    """When a short training showed life: after it began, sampling steps, a validation's end, steps, and so on again."""
+
+    def __init__(self) -> None:
+        self.pulses: list[float] = []
+        self.validated: list[tuple[int, float]] = []  # how many pulses there were when a validation had ended, and when
+        self.halted = 0  # pulses when it was asked to end
+
+    def pulse(self) -> None:
+        self.pulses.append(_now())
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        self.validated.append((len(self.pulses), _now()))
+
+    @property
+    def steps(self) -> list[float]:
+        """When each training step had ended."""
+        first = self.validated[0][0] if self.validated else len(self.pulses)
+        return self.pulses[first : self.halted or first + STEPS]
+
+    def slow(self) -> bool:
+        """Return, once, whether enough steps were taken."""
+        steps = self.steps
+        if not self.halted and LEAST_STEPS <= len(steps) < STEPS and steps[-1] - steps[0] > STEPS_S:
+            self.halted = len(self.pulses)
+        return bool(self.halted)
+
+
+def measure(task: Task) -> Speed:
+    """Run one short training and return what its parts took."""
+    from sagasr.data.encode import encode_store
+    from sagasr.data.store import Store
+    from sagasr.model import build_model
+    from sagasr.train import Halt, Harness, train
+
+    config, folder, life = task.config, Path(task.folder), Timeline()
+    build_model(config)  # imports what a process that has trained before has imported
+    began = time.monotonic()
+    path = encode_store(config, folder / "encoded")
+    encoded = time.monotonic()
+    store = Store.open(path)
+    harness = Harness(
+        accelerator="gpu" if task.runtime.gpus_per_worker else "cpu",
+        report=life.report,
+        pulse=life.pulse,
+        halt=lambda: Halt("enough is known") if life.slow() else None,
+    )
+    launched = time.monotonic()
+    train(config, folder / "trial", path, {"only": task.evaluation}, task.runtime, harness)
+    ended, clips = _now(), len(store.clips)
+    branches = len(guidance_branches(config.conditions, task.evaluation.sampler.guidance))
+    recordings = len(store.train.entries) + clips
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Speed(
+        **_speed(life, launched, ended, clips, branches),
+        encode=(encoded - began) / recordings,
+        stored=size // recordings,
+    )
+
+
+def _speed(life: Timeline, launched: float, ended: float, clips: int, branches: int) -> dict[str, float]:
+    """Return what the parts of a training took, from its signs of life."""
+    steps, first, last = life.steps, life.validated[0], life.validated[-1]
+    step = (steps[-1] - steps[0]) / (len(steps) - 1)
+    began = steps[-1] if last is not first else life.pulses[0]
+    sampled = [at for at in life.pulses if began < at < last[1]][:SAMPLING_STEPS]
+    forward = (sampled[-1] - sampled[0]) / (len(sampled) - 1) / (clips * branches)
+    validation = last[1] - began
+    score = validation / clips - forward * (LOSS_PASSES + SAMPLING_STEPS * branches)
+    saving = life.pulses[life.halted or last[0] :]
+    warming = first[1] - life.pulses[0] - validation
+    references = steps[0] - first[1] - step
+    return {
+        "step": step,
+        "forward": forward,
+        "score": max(score, 0.0),
+        "once": max(warming, 0.0) + max(references, 0.0) + (ended - saving[0]),
+        "save": saving[0] - (steps[-1] if life.halted else last[1]),
+        "start": life.pulses[0] - launched,
+    }
+
+
+def _now() -> float:
+    """Return the time when everything that was asked of a GPU is done."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+if __name__ == "__main__":
+    os.nice(15)  # as Ray's workers are
+    given = Task.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(measure(given).model_dump_json())  # noqa: T201 - the answer

@@ -1,0 +1,97 @@
+"""What a training step of a configuration holds, counted without building it. Loads without torch.
+
+Widths and layers are those of the transformer of stable-audio-tools and of our conditions; a test compares every count
+with that of a real step on the meta device (``sagasr.model.shapes``), which is also taken before a sweep starts.
+"""
+
+from typing import NamedTuple
+
+from sagasr.config import Conditions, Config, StableAudio, Words, downsampling_ratio
+
+FLOAT = 4  # bytes
+STATES = 5  # weights, gradients, two AdamW moments and the average
+TIME_FEATURES = 256
+FREQUENCIES = 128  # of a number embedding: so many parameters, and 257 weights and a bias per channel
+ROLLOFF_TOKENS = 2
+
+
+class Counts(NamedTuple):
+    """Of one training step on the whole batch: latents [B, D, N], cross-attention tokens [B, L, C], and its memory."""
+
+    latents: tuple[int, int, int]
+    tokens: tuple[int, int, int]
+    parameters: int
+    state_bytes: int  # weights, gradients, AdamW moments, average
+    activation_bytes: int  # kept for the backward pass, in float32
+
+    def memory_bytes(self, workers: int) -> int:
+        """Return the most that one of ``workers`` processes holds."""
+        return self.state_bytes + self.activation_bytes // workers
+
+
+def speaks_for_itself(config: Config) -> bool:
+    """Return whether no file of weights decides what the model of a configuration looks like, or can be absent."""
+    return not (
+        isinstance(config.codec, StableAudio)
+        or (config.conditions.text.source != "off" and not isinstance(config.conditions.text.encoder, Words))
+        or config.model.init == "pretrained"
+        or config.validation.distance.embedder == "clap"
+    )
+
+
+def count(config: Config, words: int) -> Counts:
+    """Return the counts of a configuration that ``speaks_for_itself``, with ``words`` in its training captions."""
+    ratio, width = downsampling_ratio(config.codec), config.model.cond_dim
+    rows, channels, frames = config.training.batch_size, config.audio.channels * ratio, config.audio.segment // ratio
+    tokens = config.conditions.text.encoder.max_tokens + ROLLOFF_TOKENS
+    parameters = _transformer(config, channels) + _conditions(config.conditions, width, config.model.embed_dim, words)
+    return Counts(
+        latents=(rows, channels, frames),
+        tokens=(rows, tokens, width),
+        parameters=parameters,
+        state_bytes=STATES * FLOAT * parameters,
+        activation_bytes=FLOAT * rows * _activations(config, channels, frames, tokens),
+    )
+
+
+def _transformer(config: Config, channels: int) -> int:
+    """Return the transformer's parameters: layers, and the ways in and out."""
+    model, conditions = config.model, config.conditions
+    wide, cond = model.embed_dim, model.cond_dim
+    modulated = model.time_route == "adaLN"
+    layer = 18 * wide**2 + 2 * cond**2 + 12 * wide + 6 * wide * modulated  # 12 wide**2 of it: the gated feed-forward
+    numbers = 2 * (conditions.rolloff_route != "prepend") + 2 * (conditions.seconds == "on")
+    time = TIME_FEATURES // 2 + (TIME_FEATURES + 1) * wide + (wide + 1) * wide
+    ways = (
+        3 * channels * wide + (2 * channels) ** 2 + channels**2  # projections in and out, convolutions before and after
+        + 2 * cond**2
+        + (numbers * cond * wide + wide**2 if numbers else 0)
+        + (2 * wide**2 if conditions.rolloff_route == "prepend" else 0)
+        + (7 * (wide + 1) * wide if modulated else 0)
+    )  # fmt: skip
+    return model.depth * layer + time + ways
+
+
+def _conditions(conditions: Conditions, cond: int, wide: int, words: int) -> int:
+    """Return the parameters of the embeddings."""
+    rolloff, number = conditions.rolloff == "on", FREQUENCIES + 2 * (FREQUENCIES + 1) * cond
+    return (
+        ((words + 1) * cond if conditions.text.source != "off" else 0)
+        + 2 * number * (rolloff + (conditions.seconds == "on"))
+        + ((2 * cond + 1) * wide if rolloff and conditions.rolloff_route == "prepend" else 0)
+    )
+
+
+def _activations(config: Config, channels: int, frames: int, tokens: int) -> int:
+    """Return the numbers that one row of a batch keeps for the backward pass, within a few per cent.
+
+    Per layer and position 31 vectors of the layer's width (35 where the time modulates the layers): inputs of norms and
+    projections, queries, keys and values before and after the rotation, and twice 8 of the gated feed-forward.
+    """
+    model = config.model
+    modulated = model.time_route == "adaLN"
+    positions = frames + (not modulated) + (config.conditions.rolloff_route == "prepend")
+    vectors = 35 if modulated else 31
+    layer = positions * (vectors * model.embed_dim + 6 + 2 * model.num_heads) + 2 * tokens * model.embed_dim
+    ends = 7 * channels * frames + positions * model.embed_dim + 4 * tokens * model.cond_dim
+    return model.depth * layer + ends
