@@ -59,9 +59,9 @@ def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], *, 
     """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine."""
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
-    check_disk(plan.folder, trials, shapes)
     if local:
         check_machine(trials, shapes)
+    check_disk(plan.folder, trials, shapes)
 
 
 def check_storage_folder(folder: Path) -> None:

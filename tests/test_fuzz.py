@@ -19,7 +19,16 @@ def test_no_reader_answers_with_a_traceback(reader: str, tmp_path: Path) -> None
     assert sum(outcomes.values()) > 0
 
 
-@pytest.mark.parametrize("changes", [{"base": ""}, {"base": "\0"}, {"data": {"train": "\0", "val": "manifest.csv"}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": ""},
+        {"base": "\0"},
+        {"data": {"train": "\0", "val": "manifest.csv"}},
+        {"storage": "\0"},
+        {"storage": "~nobody-of-this-name/sweeps"},
+    ],
+)
 def test_a_grid_that_once_ended_in_a_traceback_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
     assert refused(Readers(tmp_path).grid, GRID | changes)
 
