@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,22 +22,6 @@ from sagasr.fingerprint import file_sha256
 
 KEEP = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-
-
-class SafeCheckpointIO(CheckpointIO):
-    """Lets Lightning save and restore its whole state as safetensors and JSON instead of a pickle."""
-
-    def __init__(self, commit: Callable[[], object] = lambda: None) -> None:
-        self.commit = commit
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save(checkpoint, Path(path), self.commit)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = lambda: None) -> None:

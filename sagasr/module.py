@@ -1,13 +1,18 @@
 """The Lightning module: one training step, the optimiser and the averaged weights. Every formula lives elsewhere."""
 
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from sagasr import checkpoint as checkpoint_folder
 from sagasr.conditions import ConditionInputs
 from sagasr.config import Config, InverseLR
 from sagasr.data.draws import Batch
@@ -71,6 +76,22 @@ class SagaModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lets Lightning save and restore its whole state as safetensors and JSON instead of a pickle."""
+
+    def __init__(self, commit: Callable[[], object] = lambda: None) -> None:
+        self.commit = commit
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoint_folder.save(checkpoint, Path(path), self.commit)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return checkpoint_folder.load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def parts_of(batch: Batch, count: int) -> list[Batch]:

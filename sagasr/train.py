@@ -30,7 +30,7 @@ from sagasr.faults import point
 from sagasr.files import dump_yaml, remove_litter, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.model import build_model
-from sagasr.module import SagaModule
+from sagasr.module import SafeCheckpointIO, SagaModule
 from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
 from sagasr.upsample import write_facts
@@ -156,9 +156,7 @@ def train(
         strategy=harness.strategy,
         accelerator=harness.accelerator,
         devices=harness.devices,
-        plugins=[
-            plugin for plugin in (checkpoint.SafeCheckpointIO(harness.fence), harness.environment) if plugin is not None
-        ],
+        plugins=[plugin for plugin in (SafeCheckpointIO(harness.fence), harness.environment) if plugin is not None],
         callbacks=[watch],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
