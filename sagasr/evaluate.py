@@ -24,7 +24,8 @@ from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance
 from sagasr.model import SagaModel
 
-BATCH = 32  # clips sampled at once
+BATCH = 32  # clips sampled at once …
+CPU_FRAMES = 640  # … but on a CPU only so many latent frames, or the guidance branches outgrow its cache
 LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools
 
 
@@ -85,14 +86,19 @@ def generate(
     """Return high audio [n, C, T] sampled from the clips' frozen noise, before low-frequency replacement."""
     device = model.norm.mean.device
     parts = []
-    for start in range(0, len(clips.names), BATCH):
-        part = slice(start, start + BATCH)
+    for part in _parts(clips, device):
         inputs = _inputs(model, clips, part, target_rolloff_hz(clips, evaluation))
         low, noise = model.norm.apply(clips.low_latents[part].to(device)), clips.noise[part].to(device)
         latents = model.sample(low, inputs, noise, evaluation.sampler, on_step)
         audio = codec.to(device).decode(model.norm.invert(latents), clips.low.shape[-1])
         parts.append((audio / clips.gain[part, None, None].to(device)).cpu())
     return torch.cat(parts)
+
+
+def _parts(clips: Validation, device: torch.device) -> list[slice]:
+    """Return the clips in parts that are sampled at once."""
+    size = BATCH if device.type != "cpu" else max(1, min(BATCH, CPU_FRAMES // clips.noise.shape[-1]))
+    return [slice(start, start + size) for start in range(0, len(clips), size)]
 
 
 def _inputs(model: SagaModel, clips: Validation, part: slice, target_hz: Tensor) -> ConditionInputs:
@@ -120,8 +126,7 @@ def validation_loss(model: SagaModel, clips: Validation) -> float:
     """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped."""
     device = model.norm.mean.device
     total = 0.0
-    for start in range(0, len(clips.names), BATCH):
-        part = slice(start, start + BATCH)
+    for part in _parts(clips, device):
         high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
         noise = clips.noise[part].to(device)
         inputs = _inputs(model, clips, part, clips.rolloff_high_hz)

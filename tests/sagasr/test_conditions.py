@@ -99,7 +99,7 @@ def test_rolloff_switched_off_is_zero_everywhere_and_keeps_its_slots(route: str)
             assert shown.shape == hidden.shape
     low, high = off(inputs(off)), off(inputs(off, low=9_000, high=21_000))
     assert (low.cross[:, 4:] == 0).all()
-    for one, other in zip(low, high, strict=True):
+    for one, other in zip(low[:3], high[:3], strict=True):
         assert one is other is None or torch.equal(one, other)
 
 
