@@ -54,7 +54,8 @@ class Sequence:
     def said(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
         """Return the repeated 95 % interval around the estimate of ``now``, and the verdict of the looks.
 
-        ``plain``, the verdict without looks, is used where the looks left it undecided.
+        ``plain``, the verdict without looks, is used where the looks left it undecided. An effect that is there and too
+        small to matter (its repeated 90 % interval lies within +-delta) is no relevant effect, as without looks.
         """
         decision = self.outcome.decisions[contrast]
         word = plain if plain.startswith(("undecided", "not estimable")) else "undecided (the looks have not decided)"
@@ -65,9 +66,21 @@ class Sequence:
         if not self.looks:
             return float("nan"), float("nan"), word
         judged = Contrast(now.value, now.se, now.df, now.leverage)
-        fractions = fractions_of(self.looks, self.rule)
-        low, high = interval(judged, fractions, len(self.looks) - 1, self.rule.alpha, self.rule)
-        return low, high, word
+        last, fractions = len(self.looks) - 1, fractions_of(self.looks, self.rule)
+        low, high = interval(judged, fractions, last, 2 * self.rule.alpha, self.rule)
+        if decision.word == "different" and self.rule.delta is not None and max(-low, high) < self.rule.delta:
+            word = "no relevant effect"
+        return *interval(judged, fractions, last, self.rule.alpha, self.rule), word
+
+
+def resting_on(sweep: Sweep) -> list[str]:
+    """Return a sentence where seeds have begun whose blocks are not complete: under `blocks` they enter no effect."""
+    sweep = decisive(sweep)
+    seeds = complete_seeds(sweep)
+    begun = set(sweep.runs["seed"]) - set(seeds)
+    if sweep.early_stopping.get("policy") != "blocks" or len(seeds) < MIN_SEEDS or not begun:
+        return []
+    return [f"effects rest on the complete blocks alone: seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
 
 
 def complete_seeds(sweep: Sweep) -> tuple[str, ...]:

@@ -84,5 +84,5 @@ def seeds_needed(estimate: Estimate, delta: float | None, tests: int, num_seeds:
 def _remedy(seeds: int | None, have: int, estimate: Estimate) -> str:
     if seeds is None:
         clips = " and more clips" if estimate.variance > 2 * estimate.variance_run else ""
-        return f"more than {MORE_SEEDS_SHOWN} more seeds{clips}"
+        return f"over {MORE_SEEDS_SHOWN} more seeds{clips}"
     return f"about {seeds - have} more seed{'s' if seeds - have > 1 else ''}"

@@ -238,16 +238,16 @@ def course_panel(title: str, course: Any, x: Axis, y: Axis) -> Plot:
 
 def _thinned(table: pd.DataFrame) -> pd.Series:
     """Return the finite values by step, the last of each step, as many as are drawn."""
-    steps, values = table["step"].to_numpy(), table["value"].to_numpy(float)
-    points = pd.Series(values, index=steps)[np.isfinite(values)].sort_index(kind="stable")
-    points = points[~points.index.duplicated(keep="last")]
-    if len(points) <= MAX_POINTS:
-        return points
-    return points.iloc[np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))]
+    steps, values = table["step"].to_numpy(float), table["value"].to_numpy(float)
+    order = np.flatnonzero(np.isfinite(values))[np.argsort(steps[np.isfinite(values)], kind="stable")]
+    order = order[np.diff(steps[order], append=np.inf) > 0]
+    if len(order) > MAX_POINTS:
+        order = order[np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))]
+    return pd.Series(values[order], index=steps[order])
 
 
 def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
-    return [(x.at(float(step)), y.at(float(value))) for step, value in points.items()]
+    return [(x.at(step), y.at(value)) for step, value in zip(points.index.to_numpy(float), points, strict=True)]
 
 
 # ---- interactions

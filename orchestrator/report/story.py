@@ -165,7 +165,10 @@ def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
             "and enter interactions and effects in context."
         )
     if (effects["stopped"] == "repeated").any():
-        told.append("Seed blocks were added until every main effect was decided; intervals allow for these looks.")
+        told.append(
+            "Seed blocks were added until every main effect was decided; the wide intervals and p values of main "
+            "effects allow for these looks, no other number is adjusted for them."
+        )
     lost = len(sweep.lost)
     left = "1 replicate without a final value enters" if lost == 1 else f"{lost} replicates without a final value enter"
     told.append(f"{left} no average." if lost else "No replicate was left out.")

@@ -26,6 +26,7 @@ STYLES = {
     "not estimable": "magenta",
 }
 LOST_SHOWN = 20
+FACTOR, VERDICT = 18, 21  # the widest of both columns: "(about 12 more seeds)" stands on one line
 SAGA = ("text", "rolloff")
 REFERENCES = (("low", "low input"), ("shaped_noise", "low + shaped noise"), ("untrained", "untrained, best cell"))
 
@@ -100,7 +101,8 @@ def _beside_text(effects: pd.DataFrame) -> list[RenderableType]:
 def _verdicts(sweep: Sweep, effects: pd.DataFrame) -> Table:
     table = _table(f"What each factor does to {sweep.metric.name} (95 % interval: new seeds and clips)", "factor")
     for _, row in effects[effects["family"] == "primary"].iterrows():
-        _add(table, f"{row['factor']}: {row['baseline']} → {row['level']}", row)
+        name, change = f"{row['factor']}:", f"{row['baseline']} → {row['level']}"
+        _add(table, f"{name} {change}" if len(name) + len(change) < FACTOR else f"{name}\n{change}", row)
     return table
 
 
@@ -129,20 +131,22 @@ def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[RenderableType]:
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    table.add_column(first, ratio=3, overflow="fold")
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=box.SIMPLE_HEAD,
+                  collapse_padding=True)  # fmt: skip
+    table.add_column(first, max_width=FACTOR, overflow="fold")
     table.add_column("effect", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("p adj", justify="right", no_wrap=True)
-    table.add_column("verdict", ratio=2, overflow="fold")
+    table.add_column("verdict", max_width=VERDICT, overflow="fold")
     return table
 
 
 def _add(table: Table, name: str, row: pd.Series) -> None:
     interval = "-" if _missing(row["low"]) else f"{row['low']:+.3g} … {row['high']:+.3g}"
     words = str(row["verdict"])
+    words = words if len(words) <= VERDICT else words.replace(" (", "\n(", 1)
     if not _missing(row["confounded_with"]):
-        words += f" [with {row['confounded_with']}]"
+        words += f" [{'' if row['family'] == 'ladder' else 'with '}{row['confounded_with']}]"
     style = next((style for word, style in STYLES.items() if words.startswith(word)), "")
     table.add_row(
         Text(name), _number(row["estimate"], "+.3g"), interval, p_text(row["p_adjusted"]), Text(words, style=style)

@@ -22,6 +22,7 @@ from orchestrator.analysis.strata import contrast
 from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
+from orchestrator.report.command import report
 from sagasr.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
 
@@ -449,7 +450,7 @@ def test_the_bootstrap_of_runs_within_cells_and_clips_agrees_with_the_formula() 
 
 
 def test_the_bootstrap_is_held_against_what_it_counts_thrice_not_against_the_formula_alone(tmp_path: Path) -> None:
-    """Of a factor applied at evaluation little but the residual of runs x clips is left, which it counts three times."""
+    """Of a factor of the eval stage little but the residual of runs x clips is left, which it counts three times."""
     random, factors = np.random.default_rng(3), {"text": ["off", "caption"], "lfr": ["off", "hard"]}
     rows: Rows = []
     clips: Rows = []
@@ -555,6 +556,23 @@ def test_blocks_report_repeated_intervals_on_complete_blocks_alone(tmp_path: Pat
     assert plain["estimate"] == pytest.approx(row["estimate"], abs=1e-12)
     assert row["high"] - row["low"] > plain["high"] - plain["low"]
     assert row["p_adjusted"] > plain["p_adjusted"]
+
+
+def test_an_effect_that_is_there_and_too_small_to_matter_is_none_that_matters_under_any_policy(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 4, {"text": -0.02, "rolloff": -0.2}, sigma=0.002)
+    for policy in ({"policy": "none"}, BLOCKS):
+        write_sweep(tmp_path, rows, TWO, delta=0.05, early_stopping=policy)
+        found = effects(read_sweep(tmp_path))
+        assert primary(found, "text")["p_adjusted"] < 0.01
+        assert [primary(found, name)["verdict"] for name in ("text", "rolloff")] == ["no relevant effect", "improves"]
+
+
+def test_blocks_under_way_are_said_to_be_left_out(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 4, {"text": -0.2})
+    write_sweep(tmp_path, rows[:-1], TWO, delta=0.05, early_stopping=BLOCKS, expected_replicates=32)
+    assert "effects rest on the complete blocks alone: seeds 0, 1, 2" in report(tmp_path).notes
+    write_sweep(tmp_path, rows, TWO, delta=0.05, early_stopping=BLOCKS)
+    assert report(tmp_path).notes == []
 
 
 def test_a_look_at_an_incomplete_block_is_refused(tmp_path: Path) -> None:

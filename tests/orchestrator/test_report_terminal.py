@@ -1,5 +1,6 @@
 """The terminal report answers in eighty columns, says n of N, and names what has no result."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,15 @@ def test_every_factor_has_a_verdict_and_no_line_is_wider_than_eighty(tmp_path: P
     assert max(len(line) for line in text.splitlines()) <= 80
     for words in ("improves", "harms", "all 32 of 32", "4 seeds", "2'", "The ladder"):
         assert words in text
+
+
+def test_a_verdict_and_its_remedy_stand_on_a_line_each(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2, "size": -0.02}, sigma=0.03, random=1)
+    text = shown(written(tmp_path, [{**row, "a_long_name_of_a_factor": "of a level"} for row in rows]))
+    remedies = [line for line in text.splitlines() if "more seed" in line and "undecided" not in line]
+    assert remedies
+    assert all(re.search(r"\((about \d+|over 50) more seeds?\)$", line.rstrip()) for line in remedies)
+    assert re.search(r"^ text: *-0\.\d+ .* improves *$\n^ off → caption *$", text, re.MULTILINE)
 
 
 def test_the_reference_rows_stand_beside_the_trained_cells(tmp_path: Path) -> None:
