@@ -127,25 +127,10 @@ class Answer:
         print_report(self.report.sweep, self.report.effects, console, self.report.notes, self.report.preferences)
 
     def forest(self) -> "Figure":
-        """Return a figure: each factor's effect on the metric that decides, with its 95 % interval for new seeds and
-        clips, over the band of effects too small to matter.
-        """
-        from matplotlib.figure import Figure
+        """Return the forest plot: each factor's effect on the metric that decides, with its 95 % intervals."""
+        from orchestrator.report.figure import forest
 
-        metric, rows = self.report.sweep.metric, self.effects[self.effects["family"] == "primary"]
-        figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        places = range(len(rows))
-        if metric.delta:
-            axes.axvspan(-metric.delta, metric.delta, color="0.92")
-        axes.axvline(0, color="0.6", linewidth=1)
-        axes.hlines(places, rows["low"], rows["high"], color="C0")
-        axes.plot(rows["estimate"], places, "o", color="C0")
-        labels = (f"{name}\n{verdict}" for name, verdict in zip(rows["contrast"], rows["verdict"], strict=True))
-        axes.set_yticks(places, list(labels))
-        axes.invert_yaxis()
-        axes.set_xlabel(f"difference in {metric.name} ({metric.better} is better), 95 % interval")
-        return figure
+        return forest(self.report.sweep, self.effects)
 
     def _repr_html_(self) -> str:
         picture = io.BytesIO()
@@ -247,23 +232,21 @@ class Sweep:
 
         console = console or Console(quiet=quiet, highlight=False)
         planned = self._planned(build=True, calibrating=calibrate)
-        plan = planned.allowing(allow)
+        plan, options = planned.allowing(allow), Options(address, max_concurrent, console.quiet)
         show_summary(plan, planned.ledger, console)
-        show_cost(plan, planned.ledger, planned.costs, console)
+        show_cost(plan, planned.ledger, planned.costs, console, options)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
         ready(plan, waiting, planned.shapes, local=address is None)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         write_estimate(plan, planned.costs)
-        return run(plan, Options(address, max_concurrent, console.quiet))
+        return run(plan, options)
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
-        from orchestrator.report.command import report
-        from orchestrator.report.page import write_page
+        from orchestrator.report.command import report, write_report
 
         found = report(self.folder)
-        page = write_page(found.sweep, found.effects, found.notes, self.folder, preferences=found.preferences)
-        return Answer(found, page)
+        return Answer(found, write_report(found, self.folder))
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""

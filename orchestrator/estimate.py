@@ -23,7 +23,7 @@ from orchestrator.analysis.taken import MIN_SEEDS
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.predicted import Predicted, write_prediction
-from sagasr.config import Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
+from sagasr.config import T5, Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
 from sagasr.counts import Counts
 from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
@@ -264,6 +264,7 @@ def kind_of(trial: Trial) -> str:
                         "validation": {"segment"},
                     },
                 ),
+                "long texts": config.conditions.text.source != "off" and isinstance(config.conditions.text.encoder, T5),
                 "runtime": runtime.model_dump(mode="json", include={"workers", "gpus_per_worker", "cpus_per_worker"}),
                 "machine": machine(bool(runtime.gpus_per_worker)),
                 "torch": version("torch"),

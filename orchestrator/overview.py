@@ -9,9 +9,9 @@ from rich.table import Table
 
 from orchestrator.analysis.taken import MIN_SEEDS
 from orchestrator.estimate import GPU_NAME, SHARE, Cost, elapsed, total
-from orchestrator.factors import METRICS, cell_name
+from orchestrator.factors import cell_name
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
-from orchestrator.plan import Plan, Trial
+from orchestrator.plan import Options, Plan, Trial
 from orchestrator.promotion import read_decisions
 from orchestrator.why import GONE, MARKS
 from sagasr.counts import Counts
@@ -50,7 +50,7 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
     stopping = space.early_stopping
     console.print(
-        f"design {space.design}, judged by {plan.metric} ({METRICS[plan.metric]} is better, "
+        f"design {space.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
         f"{stopping.delta:g} matters), early stopping: {stopping.policy}"
     )
     trainings, replicates = len(plan.trials), len(plan.replicates)
@@ -68,13 +68,16 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
 
 
-def show_cost(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console) -> None:
+def show_cost(
+    plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options = Options()
+) -> None:
     """Print what remains, what it is predicted to take, and what that rests on."""
     todo = [trial for trial in plan.selected if not ledger.finished(trial)]
     if not todo:
         console.print("Nothing is left to do.")
         return
-    sum_, here = total(costs[trial.id] for trial in todo), elapsed(plan, todo, costs)
+    sum_ = total(costs[trial.id] for trial in todo)
+    here = None if options.address else elapsed(plan, todo, costs, options.max_concurrent)
     most = "at most " if stops_early(plan) else ""
     parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
     if sum_.gpu_hours:
