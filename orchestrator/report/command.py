@@ -1,4 +1,4 @@
-"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables and the page out. No torch, no Ray, no server."""
+"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables, the page and its forest plot out. No torch, no Ray, no server."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ from orchestrator.analysis.findings import clips_left_out
 from orchestrator.analysis.looks import resting_on
 from orchestrator.analysis.preferences import Preference, gather, write_preferences
 from orchestrator.analysis.sweep import Sweep, read_sweep
+from orchestrator.report.figure import write_forest
 from orchestrator.report.page import write_page
 from orchestrator.report.terminal import print_report
 from sagasr import cli
@@ -44,17 +45,26 @@ def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
     return Report(sweep, table, [*resting_on(sweep), *clips_left_out(sweep), *cross_check(sweep), *notes], preferences)
 
 
+def write_report(found: Report, folder: Path) -> Path:
+    """Write report/index.html and, where anything was trained, report/effects.svg; return the page's path."""
+    page = write_page(found.sweep, found.effects, found.notes, folder, preferences=found.preferences)
+    if len(found.sweep.runs):
+        write_forest(found.sweep, found.effects, folder)
+    return page
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
     arguments = _parser().parse_args(argv)
     try:
         if arguments.sweep_dir.is_file():
             raise ConfigError(f"{arguments.sweep_dir}: a file; name the sweep's folder, such as sweeps/demo")
-        sweep, table, notes, preferences = report(arguments.sweep_dir, arguments.preferences)
-        page = write_page(sweep, table, notes, arguments.sweep_dir, preferences=preferences)
+        found = report(arguments.sweep_dir, arguments.preferences)
+        page = write_report(found, arguments.sweep_dir)
     except SagasrError as error:
         sys.stderr.write(f"sagasr-report: {error}\n")
         return 2
+    sweep, table, notes, preferences = found
     if arguments.json:
         sys.stdout.write(json.dumps(summary(sweep, table, notes, preferences), indent=2, allow_nan=False) + "\n")
     elif not arguments.quiet:
