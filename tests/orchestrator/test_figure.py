@@ -1,4 +1,4 @@
-"""The forest plot as a file: drawn from any names, equal bytes for equal effects, left out where nothing was trained."""
+"""The forest plot as a file: from any names, equal bytes for equal effects, left out where nothing was trained."""
 
 from pathlib import Path
 from xml.etree import ElementTree
