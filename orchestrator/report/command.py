@@ -1,4 +1,4 @@
-"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables, page and forest plot out. No torch, no Ray, no server."""
+"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables, page and forest plot out. No torch, Ray or server."""
 
 import argparse
 import json
