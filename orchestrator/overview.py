@@ -69,7 +69,7 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
 
 
 def show_cost(
-    plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options = Options()
+    plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options | None = None
 ) -> None:
     """Print what remains, what it is predicted to take, and what that rests on."""
     todo = [trial for trial in plan.selected if not ledger.finished(trial)]
@@ -77,6 +77,7 @@ def show_cost(
         console.print("Nothing is left to do.")
         return
     sum_ = total(costs[trial.id] for trial in todo)
+    options = options or Options()
     here = None if options.address else elapsed(plan, todo, costs, options.max_concurrent)
     most = "at most " if stops_early(plan) else ""
     parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
