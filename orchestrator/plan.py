@@ -12,10 +12,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.factors import METRICS
 from orchestrator.paths import SweepPaths
 from orchestrator.redact import redact_tree
-from orchestrator.space import Cell, Levels, SearchSpace, expand, holds
+from orchestrator.space import Cell, Levels, SearchSpace, expand, holds, own_metrics
 from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
@@ -335,7 +334,7 @@ def _tree(plan: Plan) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "name": space.name,
         "question": space.question,
-        "metric": {"name": plan.metric, "better": METRICS[plan.metric], "delta": space.early_stopping.delta},
+        "metric": {"name": plan.metric, "better": space.metrics[plan.metric], "delta": space.early_stopping.delta},
         "factors": {
             name: {"baseline": factor.baseline, "levels": list(factor.levels), "stage": factor.stage}
             for name, factor in space.factors.items()
@@ -353,6 +352,8 @@ def _tree(plan: Plan) -> dict[str, Any]:
             "relation": list(space.fraction.relation()),
         }
         tree["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
+    if own := own_metrics(space.base):
+        tree["metrics"] = [{"name": one.name, "better": one.better, "unit": one.unit} for one in own]
     if space.promote:
         tree["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
     rows: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in plan.cells}

@@ -38,7 +38,10 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
     distances = list(_distances(plan))
     overall = _overall(distances)
     measured = sorted({name for found in overall.values() for name in found})
-    metrics = pa.schema([(name, pa.float64()) for name in METRICS])
+    own = dict.fromkeys(
+        name for rows in scores.values() for row in rows[:1] for name in row if name not in (*ROW.names, *METRICS)
+    )
+    metrics = pa.schema([(name, pa.float64()) for name in (*METRICS, *own)])
     of_runs = pa.schema([(name, pa.float64()) for name in measured])
     curves = pa.schema(
         [(name, pa.string()) for name in ("replicate", "metric")] + [("step", pa.int64()), ("value", pa.float64())]
@@ -163,7 +166,8 @@ def gather_audio(plan: Plan) -> None:
 
 def _means(rows: Rows) -> dict[str, float]:
     """Return each metric's mean over the clips where it is defined; one defined nowhere stays absent."""
-    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in METRICS}
+    names = [name for name in (rows[0] if rows else ()) if name not in ROW.names]
+    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 

@@ -217,6 +217,11 @@ class SearchSpace:
         return {name: factor.baseline for name, factor in self.factors.items()}
 
     @cached_property
+    def metrics(self) -> Mapping[str, str]:
+        """Which way is good, by metric: ours and the user's own."""
+        return {**METRICS, **{one.name: one.better for one in own_metrics(self.base)}}
+
+    @cached_property
     def fraction(self) -> Fraction | None:
         """The generators and aliases of a fractional design."""
         return fraction(tuple(self.factors), self.resolution or 4) if self.design == "fractional" else None
@@ -292,7 +297,9 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     base = _read_base(tree, settings or {}, path, faults)
     _check_overlap(factors, settings or {}, faults)
     if grid is not None:
-        _check_typed(grid, factors, faults)
+        _check_typed(
+            grid, factors, faults, faults.collect(lambda: own_metrics(base or {}), "validation.metrics: ") or ()
+        )
         ladder = _read_ladder(grid.ladder, factors, faults)
         where = tuple(
             rule for i, entry in enumerate(grid.where) if (rule := _read_rule(entry, factors, f"where.{i}", faults))
@@ -512,7 +519,24 @@ def _nested(path: str, other: str) -> bool:
     return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 
-def _check_typed(grid: GridFile, factors: Mapping[str, Factor], faults: _Faults) -> None:
+def own_metrics(base: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the metrics of the user's own that a configuration names. Raises ConfigError where one cannot be used."""
+    validation = base.get("validation")
+    named = validation.get("metrics") if isinstance(validation, Mapping) else None
+    if not isinstance(named, list) or not all(isinstance(part, str) and ":" in part for part in named):
+        return ()  # none, or the configuration's own check says what is wrong
+    from sagasr.parts import load
+
+    found = tuple(load("metric", part) for part in named)
+    for part, metric in zip(named, found, strict=True):
+        if metric.better not in ("lower", "higher"):
+            raise ConfigError(f"metric {part}: better is {metric.better!r}, not 'lower' or 'higher'")
+        if metric.name in RESERVED or not str(metric.name).isidentifier():
+            raise ConfigError(f"metric {part}: name {metric.name!r} is a column that is there, or none; choose another")
+    return found
+
+
+def _check_typed(grid: GridFile, factors: Mapping[str, Factor], faults: _Faults, own: Sequence[Any] = ()) -> None:
     if len(set(grid.seeds)) < len(grid.seeds):
         faults.add(f"seeds: {list(grid.seeds)} names a seed twice; remove one")
     sizes = set(SIZES) | set(factors["size"].levels if "size" in factors else ()) | {"default"}
@@ -520,10 +544,9 @@ def _check_typed(grid: GridFile, factors: Mapping[str, Factor], faults: _Faults)
         if size not in sizes:
             faults.add(f"resources: unknown size {size!r}{did_you_mean(size, sizes)}")
     metric = grid.early_stopping.metric
-    if metric.removeprefix("val/") not in METRICS or not metric.startswith("val/"):
-        faults.add(
-            f"early_stopping.metric: unknown metric {metric!r}{did_you_mean(metric, [f'val/{m}' for m in METRICS])}"
-        )
+    known = [f"val/{name}" for name in (*METRICS, *(one.name for one in own))]
+    if metric not in known:
+        faults.add(f"early_stopping.metric: unknown metric {metric!r}{did_you_mean(metric, known)}")
     if grid.design == "ladder":
         if not grid.ladder:
             faults.add("ladder is missing; 'design: ladder' needs its steps")

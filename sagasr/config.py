@@ -8,10 +8,11 @@ not here but in ``Runtime``, which is never fingerprinted.
 import json
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sagasr.errors import ConfigError, did_you_mean, nearest
 
@@ -36,6 +37,23 @@ class Strict(BaseModel):
     """Base of all file formats: unknown keys, wrong types and NaN are errors; values never change once made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+# words of a configuration that name a part of ours, by family; any other is a user's own (sagasr.parts)
+PARTS = {"metric": (), "embedder": ("spectral", "clap", "off"), "sampler": ("euler",)}
+PART_KEYS = ("validation.metrics", "validation.distance.embedder", "evaluation.sampler.solver")
+
+
+def known_part(family: str, part: str) -> str:
+    """Return ``part`` where it is one of ours, may be a class of a user's own, or is installed. Raises ValueError."""
+    if part in PARTS[family] or ":" in part:
+        return part
+    installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
+    if part not in installed:
+        hint = nearest(part, installed | set(PARTS[family]))
+        ours = f"none of {', '.join(PARTS[family])}, " if PARTS[family] else ""
+        raise ValueError(f"{ours}not installed, and not FILE.py:CLASS{hint}")
+    return part
 
 
 class Data(Strict):
@@ -241,10 +259,17 @@ class Training(Strict):
 class Distance(Strict):
     """The embeddings of which the distribution distance (FD) between predictions and high clips is taken."""
 
-    embedder: Literal["spectral", "clap", "off"] = Field(
-        "spectral", description="spectral: band levels, needs no weights; clap: the audio tower of model"
+    embedder: str = Field(
+        "spectral",
+        description="spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, "
+        "as validation.metrics",
     )
     model: str = Field("laion/clap-htsat-unfused", description="for clap: a folder, or a name in transformers' cache")
+
+    @field_validator("embedder")
+    @classmethod
+    def _is_known(cls, embedder: str) -> str:
+        return known_part("embedder", embedder)
 
 
 class Validation(Strict):
@@ -259,6 +284,14 @@ class Validation(Strict):
         4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
     )
     distance: Distance = Distance()
+    metrics: tuple[str, ...] = Field(
+        (), description="of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(known_part("metric", metric) for metric in metrics)
 
 
 class Guidance(Strict):
@@ -272,6 +305,12 @@ class Sampler(Strict):
     steps: int = Field(100, ge=1, le=1_000)
     schedule: Literal["linear", "linear-quadratic"] = "linear-quadratic"
     guidance: Guidance = Guidance()
+    solver: str = Field("euler", description="how steps are taken: euler, or one of your own, as validation.metrics")
+
+    @field_validator("solver")
+    @classmethod
+    def _is_known(cls, solver: str) -> str:
+        return known_part("sampler", solver)
 
 
 class Evaluation(Strict):
@@ -361,7 +400,7 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
 
 
 def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a deep copy of ``tree`` with dotted paths set, e.g. ``{"evaluation.sampler.steps": 25}``, one after another.
+    """Return a deep copy of ``tree`` with dotted paths set one after another, e.g. ``{"evaluation.sampler.steps": 25}``.
 
     Paths and nested sub-trees may be mixed; a mapping value is merged into what stands there, unless it names another
     ``kind``, which replaces it.
@@ -393,11 +432,18 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
     for key, value in tree.items():
         word = "null" if key is None else str(key)  # YAML reads the key null as none; the check of keys then names it
         path = f"{prefix}{word}"
-        found[word] = located(value, folder, f"{path}.") if isinstance(value, Mapping) else _file(path, value, folder)
+        if isinstance(value, Mapping):
+            found[word] = located(value, folder, f"{path}.")
+        elif path in PART_KEYS and isinstance(value, list):
+            found[word] = [_file(path, one, folder) for one in value]
+        else:
+            found[word] = _file(path, value, folder)
     return found
 
 
 def _file(key: str, value: Any, folder: Path) -> Any:
+    if key in PART_KEYS and isinstance(value, str) and value.isprintable():
+        return _part(value, folder)
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if not value.isprintable():
@@ -407,6 +453,13 @@ def _file(key: str, value: Any, folder: Path) -> Any:
     if key in MODEL_KEYS and not (folder / value).exists():
         return value  # the name of a published model
     return str((folder / value).resolve())
+
+
+def _part(part: str, folder: Path) -> str:
+    """Return a part of a user's own with the file it lies in made absolute; ``my:Class`` is in my.py where that is."""
+    module, colon, name = part.rpartition(":")
+    file = folder / (module if module.endswith(".py") else f"{module}.py")
+    return f"{file.resolve()}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -433,11 +486,33 @@ def train_stage(config: Config) -> dict[str, Any]:
 
 
 def score_stage(config: Config) -> dict[str, Any]:
-    """Return the part of a configuration that decides how given weights are scored; defaults are left out."""
-    return {
+    """Return the part of a configuration that decides how given weights are scored; defaults are left out.
+
+    Parts of a user's own count by what their sources say, wherever they lie.
+    """
+    tree: dict[str, Any] = {
         "evaluation": config.evaluation.model_dump(mode="json", exclude_defaults=True),
         "validation": config.validation.model_dump(mode="json", exclude={"every"}, exclude_defaults=True),
     }
+    scored, sampler = config.validation, config.evaluation.sampler
+    named = [("embedder", scored.distance.embedder), ("sampler", sampler.solver)]
+    own = [(family, part) for family, part in named if part not in PARTS[family]]
+    own += [("metric", part) for part in scored.metrics]
+    if not own:
+        return tree
+    from sagasr.parts import identity
+
+    sources = {f"{family} {Path(part).name}": identity(family, part) for family, part in own}
+    return {**_without_folders(tree), "parts": sources}
+
+
+def _without_folders(node: Any) -> Any:
+    """Return a tree with the files of own parts named without their folders."""
+    if isinstance(node, Mapping):
+        return {key: _without_folders(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_without_folders(value) for value in node]
+    return Path(node).name if isinstance(node, str) and ".py:" in node else node
 
 
 def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:

@@ -19,6 +19,7 @@ from sagasr.config import Config, Sampler, downsampling_ratio
 from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, compact, latent_channels, settled_context
 from sagasr.metrics import embedders
+from sagasr.parts import load
 
 
 class SagaModel(nn.Module):
@@ -113,7 +114,10 @@ class SagaModel(nn.Module):
                 return velocities if known is None else flow.steered(velocities, point, moment, *known)
 
             with settled_context(self.transformer, compact(conditioning.cross, conditioning.empty)[0]):
-                return flow.euler(velocity_at, noise, flow.schedule(sampler.schedule, sampler.steps))
+                times = flow.schedule(sampler.schedule, sampler.steps)
+                solve = flow.euler if sampler.solver == "euler" else load("sampler", sampler.solver).sample
+                end: Tensor = solve(velocity_at, noise, times)
+                return end
 
     def _stack(
         self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]

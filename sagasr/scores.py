@@ -21,6 +21,7 @@ from sagasr.metrics import METRICS, Scores
 from sagasr.metrics.distance import Distance
 
 LISTENING_CLIPS = 8
+ROW_KEYS = ("clip", "domain", "subject", "remark")
 DISTANCES = pa.schema(
     [(name, pa.string()) for name in ("subject", "domain", "metric")]
     + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
@@ -89,8 +90,9 @@ def distances_path(scores: Path) -> Path:
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write score rows as Parquet, whole."""
-    texts = [(name, pa.string()) for name in ("clip", "domain", "subject", "remark")]
-    schema = pa.schema(texts + [(name, pa.float64()) for name in METRICS])
+    texts = [(name, pa.string()) for name in ROW_KEYS]
+    own = dict.fromkeys(name for row in rows for name in row if name not in (*ROW_KEYS, *METRICS))
+    schema = pa.schema(texts + [(name, pa.float64()) for name in (*METRICS, *own)])
     write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, schema), temporary))
 
 
@@ -114,5 +116,5 @@ def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
     found: dict[str, list[Scores]] = {}
     for name in (variant, f"references-{variant}"):
         for row in pq.read_table(trial / "scores" / f"{name}.parquet").to_pylist():
-            found.setdefault(row["subject"], []).append({metric: row[metric] for metric in METRICS})
+            found.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
     return found

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from sagasr.flow import time_of
 from sagasr.metrics import Reference, Scores, score_many
 from sagasr.metrics.distance import Distance, Distances
 from sagasr.metrics.embedders import build_embedder
+from sagasr.parts import load
 from sagasr.text import build_text_encoder
 
 
@@ -133,6 +134,7 @@ class Validation:
     seconds: Tensor
     noise_level: Tensor  # [F] factors that give white noise of RMS 1 the mean log spectrum of the training highs
     distance: settings.Distance
+    own: tuple[Any, ...] = ()  # metrics of the user's own
 
     @classmethod
     def of(cls, store: Store, config: Config) -> "Validation":
@@ -161,6 +163,7 @@ class Validation:
             seconds=torch.tensor([[clip.start / SAMPLE_RATE, clip.total_samples / SAMPLE_RATE] for clip in clips]),
             noise_level=_noise_level(store.meta["high_spectrum"]["log10_power"]),
             distance=config.validation.distance,
+            own=tuple(load("metric", part) for part in config.validation.metrics),
         )
 
     def __len__(self) -> int:
@@ -174,7 +177,12 @@ class Validation:
 
     def score(self, audio: Tensor) -> list[Scores]:
         """Return the metrics of estimates [n, C, T], clip by clip."""
-        return score_many(self.references, audio)
+        rows = score_many(self.references, audio)
+        for metric in self.own:
+            for row, high, estimate, cutoff_hz in zip(rows, self.high, audio, self.cutoff_hz.tolist(), strict=True):
+                value = metric.score(high, estimate, cutoff_hz) if bool(estimate.isfinite().all()) else None
+                row[metric.name] = float(value) if value is not None and math.isfinite(value) else None
+        return rows
 
     def remarks(self, audio: Tensor) -> list[str]:
         """Return what is odd about each estimate [n, C, T] or its high clip; mostly nothing."""

@@ -15,6 +15,7 @@ from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
 from sagasr.config import NYQUIST, SAMPLE_RATE
 from sagasr.errors import DataError
 from sagasr.metrics.spectra import POWER_FLOOR
+from sagasr.parts import load
 from sagasr.text import quietly
 
 BATCH = 16  # windows embedded at once
@@ -121,6 +122,9 @@ def build_embedder(distance: settings.Distance) -> Embedder | None:
             return Clap(distance.model)
         case "off":
             return None
+        case own:
+            embedder: Embedder = load("embedder", own)
+            return embedder
 
 
 def missing_weights(distance: settings.Distance) -> str | None:
