@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, hang_of, hung
+from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, end_with_parent, hang_of, hung
 from orchestrator.mirror import following, send
 from orchestrator.redact import redact
 from orchestrator.retries import Problem, Retries, kind_of, one_line, problem_of, reached
@@ -42,6 +42,7 @@ class Driver(tune.Trainable):  # type: ignore[misc]
         return tune.PlacementGroupFactory([{DRIVER: 1}])
 
     def setup(self, config: Mapping[str, Any]) -> None:
+        end_with_parent()
         self._warm = Warm()
         self._begin(config["task"])
 

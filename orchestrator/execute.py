@@ -42,6 +42,7 @@ from sagasr.lease import wait_free
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"
 RAY_STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
+NODES_S = 5.0  # between two looks at whether a node is left
 SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
 HALT_S = 18.0  # how long trainings may take to save when the sweep is interrupted, of the 30 s it may take in all
 CLOSE_S = 5.0  # how long the tracking server is waited for then
@@ -347,7 +348,11 @@ def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
 
 
 def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
-    """Return a Tune callback that notes which trials the scheduler ended: killed, they cannot say so themselves."""
+    """Return a Tune callback that notes which trials the scheduler ended, which they cannot say themselves.
+
+    It also sees that there still is a node: Tune would wait for one for ever.
+    """
+    import ray
     from ray.tune import Callback
 
     from orchestrator.driver import free_resources
@@ -365,7 +370,13 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             free_resources(plan.paths.trial(_name(trial)))
 
+        looked = time.monotonic()
+
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if time.monotonic() - self.looked > NODES_S:
+                self.looked = time.monotonic()
+                if not any(node["Alive"] for node in ray.nodes()):
+                    raise SagasrError("Ray's processes on this machine were lost; the same command goes on")
             for name in list(early):
                 _end_stopped(plan, name, early, wait_s=0)
 

@@ -45,6 +45,18 @@ def catch_terminate() -> bool:
     return True
 
 
+def end_with_parent() -> None:
+    """End this process soon after the one that started it, the raylet of its node; Ray itself does not always do so."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 class Guard:
     """Watches from a thread of its own. ``wanted`` says why the training is to end, if it is."""
 

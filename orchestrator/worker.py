@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator.guard import Guard, Preempted, catch_terminate, only_writer
+from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.mirror import mirrored, send_store, shared_store
 from orchestrator.retries import Problem, problem_of
 from sagasr.config import Config, Evaluation, Runtime, Strict
@@ -53,6 +53,7 @@ class Worker:
 
     def __init__(self) -> None:
         catch_terminate()
+        end_with_parent()
 
     def train(self, parameters: Parameters) -> Problem | None:
         """Train a trial; return what went wrong. The exception stays here, as only this process knows its type."""
@@ -76,6 +77,7 @@ def train_one_of_several(parameters: Parameters) -> None:
     """Train a trial as one worker of a run of Ray Train."""
     import ray.train
 
+    end_with_parent()
     train_trial(parameters, ray.train.get_context().get_world_rank())
 
 

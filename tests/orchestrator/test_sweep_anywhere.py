@@ -25,9 +25,9 @@ from tests.orchestrator.lab import missing as lab_lacks
 from tests.orchestrator.s3_server import BUCKET, serving
 from tests.orchestrator.test_sweep import write_grid
 
-# The cluster work is not finished: neither test has passed in one go in its present form, so none may block yet.
-UNPROVED = pytest.mark.xfail(reason="not yet passed in one go", strict=False)
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600), UNPROVED]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
+
+LIMIT_S = 900.0  # of a machine that is busy with other things
 
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
 
@@ -44,8 +44,8 @@ def tables(plan: Plan) -> dict[str, list[dict]]:
     return found
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float, process: subprocess.Popen | None = None) -> None:
-    end = time.monotonic() + timeout_s
+def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    end = time.monotonic() + LIMIT_S
     while not condition():
         assert process is None or process.poll() is None, f"the sweep ended by itself with {process.returncode}"
         assert time.monotonic() < end, "the sweep took too long"
@@ -87,18 +87,18 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
 
         victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_for(lambda: newest_checkpoint(bucket, second), 300, victim)
+            wait_for(lambda: newest_checkpoint(bucket, second), victim)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
         finally:
             victim.send_signal(signal.SIGKILL)
             victim.wait()
+        wait_for(lambda: not Path(f"/proc/{worker}").exists())
         killed_at = time.time()
-        wait_for(lambda: not Path(f"/proc/{worker}").exists(), 60)
         shutil.rmtree(tmp_path / "cache")  # the machine is lost with all that was on it
         finished = bucket.read(f"{first}/status.json")
         kept = newest_checkpoint(bucket, second)
 
-        again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        again = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert again.returncode == 0, again.stdout + again.stderr
         assert bucket.read(f"{first}/status.json") == finished
         resumed = plan.folder / second
@@ -113,7 +113,7 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         assert not [name for name in there if name.startswith(".claims")]
 
         shutil.rmtree(tmp_path / "cache")
-        third = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        third = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert third.returncode == 0, third.stdout + third.stderr
         assert {name: found for name, found in bucket.list().items() if name.startswith("trials/")} == {
             name: found for name, found in there.items() if name.startswith("trials/")
@@ -157,7 +157,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         file = cluster_file(lab, head, workers)
 
         up = launcher(desk, sys.executable, "-m", "orchestrator.cluster", "up", str(file), "--yes", "--no-config-cache")
-        done = subprocess.run(up, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(up, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
         token = (desk.home / ".ray" / "auth_token").read_text()
         assert token not in done.stdout + done.stderr
@@ -176,11 +176,11 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/22").returncode == 0
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/8265").returncode != 0
             names = [trial.id for trial in plan.trials]
-            wait_for(lambda: all(saved(plan, name) for name in names), 200, sweep)
+            wait_for(lambda: all(saved(plan, name) for name in names), sweep)
             victim = next(name for name in names if hosts_of(plan, name) == ["two"])
             assert {host for name in names for host in hosts_of(plan, name)} == {"one", "two"}
             workers[1].cut_the_power()
-            assert sweep.wait(250) == 0, (tmp_path / "out.txt").read_text()
+            assert sweep.wait(LIMIT_S) == 0, (tmp_path / "out.txt").read_text()
         finally:
             sweep.kill()
         assert hosts_of(plan, victim) == ["two", "one"]
@@ -193,7 +193,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         assert leaks.stdout == ""
 
         down = launcher(desk, sys.executable, "-m", "orchestrator.cluster", "down", str(file), "--yes")
-        done = subprocess.run(down, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(down, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
         for host in (head, workers[0]):
-            wait_for(lambda host=host: host.run("pgrep", "-x", "raylet|gcs_server").returncode == 1, 30)
+            wait_for(lambda host=host: host.run("pgrep", "-x", "raylet|gcs_server").returncode == 1)
