@@ -90,6 +90,16 @@ def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **opt
     return found.to(q.dtype)
 
 
+def compile_layers(transformer: Any, backend: str = "inductor") -> None:
+    """Compile each layer in place, which keeps the weights' names; alike as they are, they share what is compiled.
+
+    What cannot be compiled runs as it is. Samplings do: they see every shape but a few times.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for layer in transformer.transformer.layers:
+        layer.compile(backend=backend)
+
+
 @contextlib.contextmanager
 def settled_context(transformer: Any, context: Tensor) -> Iterator[None]:
     """Inside, a transformer attends to ``context`` [B, L, D] whatever it is given, as at every step of a sampling.
@@ -103,7 +113,8 @@ def settled_context(transformer: Any, context: Tensor) -> Iterator[None]:
     try:
         for layer, attention in zip(layers, attentions, strict=True):
             layer.cross_attn = _Settled(attention, rows, tokens)
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for layer, attention in zip(layers, attentions, strict=True):
             layer.cross_attn = attention

@@ -17,7 +17,10 @@ from sagasr.conditions import ConditionInputs
 from sagasr.config import Config, InverseLR
 from sagasr.data.draws import Batch
 from sagasr.ema import Ema
+from sagasr.host import compile_layers
 from sagasr.model import SagaModel
+
+COMPILE_FROM = 1_000  # steps; compiling takes as long as some hundred of a small model
 
 
 class SagaModule(pl.LightningModule):
@@ -50,6 +53,11 @@ class SagaModule(pl.LightningModule):
             batch.high, batch.low, batch.noise, batch.t, batch.inputs, batch.drop_low, batch.drop_text
         )
         return loss
+
+    def on_train_start(self) -> None:
+        """On a GPU a long training is compiled: there a small model's step is mostly launches. On a CPU none is."""
+        if self.device.type == "cuda" and self.config.training.steps >= COMPILE_FROM:
+            compile_layers(self.model.transformer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and average at once: callbacks that checkpoint after a batch must find both done."""

@@ -11,6 +11,7 @@ from sagasr import flow
 from sagasr.conditions import ConditionInputs, null_cross, null_low
 from sagasr.config import SIZES, Config, Guidance, Sampler, parse, patch
 from sagasr.guidance import Branch, effective_guidance, guidance_branches
+from sagasr.host import compile_layers
 from sagasr.model import SagaModel, build_model, missing_weights, shapes
 from sagasr.text import T5Encoder
 
@@ -196,6 +197,25 @@ def test_empty_text_tokens_that_are_only_counted_have_the_effect_of_those_that_a
         found.append((loss.detach(), gradients, model.sample(latents(0), given, latents(1), Sampler(steps=2))))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_layers_give_the_same_loss_and_gradients_under_the_same_names() -> None:
+    """Traced and differentiated ahead of time as for a GPU, without the code that only a GPU would run."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = (trained(config()) for _ in range(2))
+    compile_layers(compiled.transformer, backend="aot_eager")
+    counters.clear()
+    for model in (plain, compiled):
+        model.loss(latents(2), latents(0), latents(1), TIME, inputs(model), EVERYTHING, None).backward()
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert not counters["graph_break"]
+    for (name, one), (other_name, other) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        assert name == other_name
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+    sampler = Sampler(steps=2)
+    found = [model.sample(latents(0), inputs(model), latents(1), sampler) for model in (plain, compiled)]
+    assert torch.equal(*found)
 
 
 # --- Sampling -----------------------------------------------------------------------------------------------------
