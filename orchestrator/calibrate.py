@@ -26,7 +26,7 @@ from orchestrator.estimate import (
 )
 from orchestrator.plan import Plan, Trial
 from sagasr.config import Config, Data, Evaluation, Runtime, Strict
-from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
 from sagasr.guidance import guidance_branches
 
@@ -50,47 +50,48 @@ class Task(Strict):
 def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
     """Time each kind of training among the trials that was not timed before, and remember it beside the storage.
 
-    Raises SagasrError for what cannot run here.
+    What trains on a GPU is left out, and named, where there is none. Raises SagasrError for what cannot train.
     """
-    known = read_speeds(plan).kinds
-    found = {}
+    known = dict(read_speeds(plan).kinds)
+    kinds: dict[str, list[Trial]] = {}
     for trial in trials:
-        kind = kind_of(trial)
-        if kind not in known and kind not in found:
-            _say(f"timing a few steps of size {trial.size} ({_beside(trial)} at once)")
-            found[kind] = _time(trial)
-    if found:
-        write_json(speeds_path(plan), Speeds(kinds={**known, **found}).model_dump(mode="json"))
+        kinds.setdefault(kind_of(trial), []).append(trial)
+    for kind, alike in kinds.items():
+        first = alike[0]
+        if kind in known:
+            continue
+        if first.resources.gpus_per_worker and not gpus_here():
+            _say(f"size {first.size} trains on a GPU and this machine has none: not timed, its cost stays assumed")
+            continue
+        beside = min(_beside(first.resources), len(alike) * first.resources.workers)
+        _say(f"timing a few steps of size {first.size} ({beside} at once)")
+        known[kind] = _mean(_time(first, beside))
+        write_json(speeds_path(plan), Speeds(kinds=known).model_dump(mode="json"))
 
 
-def _beside(trial: Trial) -> int:
-    """Return how many trainings of this kind will run at once, beside each other on the same CPUs or the same GPU."""
-    runtime = trial.resources
-    if runtime.gpus_per_worker:
-        return max(1, int(1 / runtime.gpus_per_worker + 1e-9))
-    return max(1, int(cpus_here() / runtime.cpus_per_worker + 1e-9))
+def _beside(runtime: Runtime) -> int:
+    """Return how many workers of this kind fit beside each other on the same CPUs or the same GPU."""
+    room, share = (1.0, runtime.gpus_per_worker) if runtime.gpus_per_worker else (cpus_here(), runtime.cpus_per_worker)
+    return max(1, int(room / share + 1e-9))
 
 
-def _time(trial: Trial) -> Speed:
-    """Return the speed of a kind of training: the mean of as many as run at once."""
-    if trial.resources.gpus_per_worker and not gpus_here():
-        raise ConfigError(
-            f"--calibrate: size {trial.size} trains on a GPU and this machine has none; calibrate on one that has, or "
-            "leave it out: the cost is then assumed, not measured"
-        )
+def _mean(speeds: Sequence[Speed]) -> Speed:
+    return Speed(**{name: statistics.fmean(getattr(one, name) for one in speeds) for name in Speed.model_fields})
+
+
+def _time(trial: Trial, beside: int) -> list[Speed]:
+    """Return the speeds of so many short trainings at once."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, int(trial.resources.cpus_per_worker)))}
     with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
-        tasks = [_task(trial, Path(name) / str(copy)) for copy in range(_beside(trial))]
-        command = [sys.executable, "-m", "orchestrator.calibrate"]
-        threads = str(max(1, int(trial.resources.cpus_per_worker)))
         processes = [
             subprocess.Popen(
-                [*command, task],
+                [sys.executable, "-m", "orchestrator.calibrate", _task(trial, Path(name) / str(copy))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": threads},
+                env=environment,
             )
-            for task in tasks
+            for copy in range(beside)
         ]
         try:
             ended = [process.communicate() for process in processes]
@@ -100,13 +101,7 @@ def _time(trial: Trial) -> Speed:
         for process, (_, errors) in zip(processes, ended, strict=True):
             if process.returncode:
                 raise SagasrError(f"--calibrate: {(errors.strip().splitlines() or ['it ended without a word'])[-1]}")
-        speeds = [Speed.model_validate_json(output.splitlines()[-1]) for output, _ in ended]
-    return Speed(
-        **{
-            field: type(getattr(speeds[0], field))(statistics.fmean(getattr(one, field) for one in speeds))
-            for field in Speed.model_fields
-        }
-    )
+        return [Speed.model_validate_json(output.splitlines()[-1]) for output, _ in ended]
 
 
 def _task(trial: Trial, folder: Path) -> str:
@@ -213,12 +208,7 @@ def measure(task: Task) -> Speed:
     ended, clips = _now(), len(store.clips)
     branches = len(guidance_branches(config.conditions, task.evaluation.sampler.guidance))
     recordings = len(store.train.entries) + clips
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Speed(
-        **_speed(life, launched, ended, clips, branches),
-        encode=(encoded - began) / recordings,
-        stored=size // recordings,
-    )
+    return Speed(**_speed(life, launched, ended, clips, branches), encode=(encoded - began) / recordings)
 
 
 def _speed(life: Timeline, launched: float, ended: float, clips: int, branches: int) -> dict[str, float]:
@@ -254,5 +244,9 @@ def _now() -> float:
 
 if __name__ == "__main__":
     os.nice(15)  # as Ray's workers are
-    given = Task.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print(measure(given).model_dump_json())  # noqa: T201 - the answer
+    try:
+        sys.stdout.write(
+            measure(Task.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))).model_dump_json()
+        )
+    except SagasrError as error:
+        sys.exit(str(error))

@@ -60,7 +60,6 @@ class Speed(Strict):
     save: float = Field(ge=0, description="one checkpoint")
     start: float = Field(ge=0, description="from launch to training, in a process that has trained before")
     encode: float = Field(ge=0, description="one recording")
-    stored: int = Field(ge=0, description="bytes of one recording as encoded")
 
 
 class Speeds(Strict):
@@ -178,7 +177,6 @@ def assumed(trial: Trial, counts: Counts) -> Speed:
         save=counts.state_bytes / DISK_BYTES,
         start=START_SECONDS,
         encode=ENCODE_SECONDS,
-        stored=0,
     )
 
 

@@ -19,7 +19,7 @@ from sagasr.files import read_json, write_json
 from sagasr.journal import Status, write_status
 from tests.orchestrator.conftest import BASE
 
-SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2, stored=1000)
+SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
 
 
 @pytest.fixture
@@ -310,11 +310,11 @@ def test_slow_steps_are_not_waited_for(monkeypatch):
     assert (found["step"], found["forward"], found["save"]) == pytest.approx((5, 1, 2))
 
 
-def test_a_gpu_that_is_not_here_cannot_be_timed(sweep, monkeypatch):
+def test_a_gpu_that_is_not_here_is_not_timed(sweep, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.calibrate.gpus_here", lambda: 0)
     made = sweep(resources={"default": {"gpus_per_worker": 1}})
-    with pytest.raises(ConfigError, match="trains on a GPU and this machine has none; calibrate on one that has"):
-        made.plan(calibrate=True)
+    assert {cost.basis for cost in made.plan(calibrate=True).costs.values()} == {"assumed"}
+    assert capsys.readouterr().err.count("trains on a GPU and this machine has none: not timed") == 1
 
 
 @pytest.mark.slow
