@@ -318,6 +318,7 @@ def test_a_gpu_that_is_not_here_is_not_timed(sweep, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two processes that import torch, at the priority of trials
 def test_a_calibration_times_each_kind_once_and_leaves_nothing_else(make_grid, tmp_path, capfd):
     grid, storage = str(make_grid(seeds=[0])), tmp_path / "sweeps"
     assert command([grid, "--plan", "--calibrate", "--storage", str(storage)]) == 0
