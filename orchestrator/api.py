@@ -16,6 +16,7 @@ Loads neither torch nor ray before they are needed.
 import base64
 import io
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -292,8 +293,6 @@ class Sweep:
 
 def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
     """Ask, or refuse where nobody can be asked, before more is spent than the grid allows. Raises ConfigError."""
-    import sys
-
     limit = space.budget.max_gpu_hours if space.budget else None
     if limit is None or needed <= limit or agreed:
         return

@@ -151,13 +151,16 @@ def _audio(folder: Path) -> list[Path]:
     """Return the recordings below a folder, sorted; hidden files and folders are not looked at."""
     if not folder.is_dir():
         return []
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    )
+    try:
+        return sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        )
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be searched for recordings ({error.strerror}: {error.filename})") from error
 
 
 def _text(path: Path) -> str:
