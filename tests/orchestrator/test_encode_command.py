@@ -57,10 +57,10 @@ def test_everything_wrong_is_listed_and_exit_is_two(tmp_path: Path, capsys: pyte
     assert main([str(manifest), "--store", str(root), *SMALL]) == 2
     out, err = capsys.readouterr()
     faults = [line for line in err.splitlines() if line.startswith(str(tmp_path))]
-    assert [Path(line.split(": ")[0]).name for line in faults] == ["train0.wav", "train1.wav"] or len(faults) == 2
+    assert sorted(Path(line.split(": ")[0]).name for line in faults) == ["train0.wav", "train1.wav"]
     assert all("silent" in line for line in faults)
     assert out == ""
-    assert list(root.iterdir()) == []
+    assert not root.exists()
     assert main([str(manifest), "--store", str(root), "--quarantine", *SMALL]) == 0
     out, _ = capsys.readouterr()
     assert out.count("left out: ") == 2
