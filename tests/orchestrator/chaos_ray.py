@@ -5,6 +5,7 @@ compared with one that ran undisturbed in a single process without Ray.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 from tests.orchestrator import chaos
 from tests.orchestrator.servers import free_port
@@ -64,6 +66,12 @@ class Lab:
         self.server = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
+
+    def served_again(self) -> bool:
+        """Return whether the tracking server answers."""
+        with contextlib.suppress(OSError), urlopen(f"{self.uri}/health", timeout=10) as answer:
+            return bool(answer.status == 200)
+        return False
 
     def start(self) -> None:
         """Give the same command (again)."""
@@ -283,8 +291,11 @@ def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
                 waiting.pop(0)
                 sys.stderr.write(f"{one}\n")
             assert here.process is not None
-            while here.process.wait(600) != 0:
+            while here.process.wait(LIMIT_S) != 0:
                 here.start()
+            wait_for(here.served_again, "a tracking server")
+            here.start()  # once more, for what the server has missed
+            assert here.process.wait(LIMIT_S) == 0
             found = state(here.grid, here.storage)
             faults += [f"sweep {sweeps}: {key}" for key in calm if key != "litter" and calm[key] != found.get(key)]
             faults += [f"sweep {sweeps}: MLflow: {fault}" for fault in tracked_faults(here)]
