@@ -26,6 +26,11 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--version", action=_Version, help="print the version and stop")
+        self.add_argument(
+            "--completion",
+            action=_Completion,
+            help="print what lets bash or zsh complete options: eval it in ~/.bashrc",
+        )
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line: what is wrong, what may be meant, and where to look."""
@@ -41,16 +46,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+class _Saying(argparse.Action):
+    """An option that prints something and ends, whatever else is given."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
 
+
+class _Version(_Saying):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from sagasr import __version__
 
-        parser.exit(DONE, f"{parser.prog} {__version__}\n")
+        sys.stdout.write(f"{parser.prog} {__version__}\n")
+        parser.exit(DONE)
+
+
+class _Completion(_Saying):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        words = " ".join(option for option in parser._option_string_actions if option.startswith("--"))
+        zsh = '[ -z "$ZSH_VERSION" ] || { autoload -U +X bashcompinit && bashcompinit; }'
+        sys.stdout.write(f"{zsh}\ncomplete -o default -W '{words}' {parser.prog}\n")
+        parser.exit(DONE)
 
 
 def positive(text: str) -> int:

@@ -160,7 +160,9 @@ def _audio(folder: Path) -> list[Path]:
             and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
         )
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be searched for recordings ({error.strerror}: {error.filename})") from error
+        raise ConfigError(
+            f"{folder}: cannot be searched for recordings ({error.strerror}: {error.filename})"
+        ) from error
 
 
 def _text(path: Path) -> str:
