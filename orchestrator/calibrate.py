@@ -30,9 +30,7 @@ from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
 from sagasr.guidance import guidance_branches
 
-STEPS = 40
-LEAST_STEPS = 4
-STEPS_S = 6.0  # of training, after which no more steps are taken
+STEPS = 12
 SAMPLING_STEPS = 4
 CLIPS = 32  # sampled at once in a validation: more of them cost in proportion
 RECORDINGS = 8
@@ -90,6 +88,7 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
                 stderr=subprocess.PIPE,
                 text=True,
                 env=environment,
+                start_new_session=True,  # as Ray's workers: Linux shares the CPU among sessions first
             )
             for copy in range(beside)
         ]
@@ -162,7 +161,6 @@ class Timeline:
     def __init__(self) -> None:
         self.pulses: list[float] = []
         self.validated: list[tuple[int, float]] = []  # how many pulses there were when a validation had ended, and when
-        self.halted = 0  # pulses when it was asked to end
 
     def pulse(self) -> None:
         self.pulses.append(_now())
@@ -174,14 +172,7 @@ class Timeline:
     def steps(self) -> list[float]:
         """When each training step had ended."""
         first = self.validated[0][0] if self.validated else len(self.pulses)
-        return self.pulses[first : self.halted or first + STEPS]
-
-    def slow(self) -> bool:
-        """Return, once, whether enough steps were taken."""
-        steps = self.steps
-        if not self.halted and LEAST_STEPS <= len(steps) < STEPS and steps[-1] - steps[0] > STEPS_S:
-            self.halted = len(self.pulses)
-        return bool(self.halted)
+        return self.pulses[first : first + STEPS]
 
 
 def measure(task: Task) -> Speed:
@@ -189,7 +180,7 @@ def measure(task: Task) -> Speed:
     from sagasr.data.encode import encode_store
     from sagasr.data.store import Store
     from sagasr.model import build_model
-    from sagasr.train import Halt, Harness, train
+    from sagasr.train import Harness, train
 
     config, folder, life = task.config, Path(task.folder), Timeline()
     build_model(config)  # imports what a process that has trained before has imported
@@ -201,7 +192,6 @@ def measure(task: Task) -> Speed:
         accelerator="gpu" if task.runtime.gpus_per_worker else "cpu",
         report=life.report,
         pulse=life.pulse,
-        halt=lambda: Halt("enough is known") if life.slow() else None,
     )
     launched = time.monotonic()
     train(config, folder / "trial", path, {"only": task.evaluation}, task.runtime, harness)
@@ -212,23 +202,23 @@ def measure(task: Task) -> Speed:
 
 
 def _speed(life: Timeline, launched: float, ended: float, clips: int, branches: int) -> dict[str, float]:
-    """Return what the parts of a training took, from its signs of life."""
-    steps, first, last = life.steps, life.validated[0], life.validated[-1]
+    """Return what the parts of a training took, from its signs of life.
+
+    The first validation and the first step find much for the first time; what they take longer is paid once.
+    """
+    steps, (_, first), (pulses, last) = life.steps, life.validated[0], life.validated[-1]
     step = (steps[-1] - steps[0]) / (len(steps) - 1)
-    began = steps[-1] if last is not first else life.pulses[0]
-    sampled = [at for at in life.pulses if began < at < last[1]][:SAMPLING_STEPS]
+    sampled = [at for at in life.pulses if steps[-1] < at < last][:SAMPLING_STEPS]
     forward = (sampled[-1] - sampled[0]) / (len(sampled) - 1) / (clips * branches)
-    validation = last[1] - began
+    validation, saved = last - steps[-1], life.pulses[pulses]
     score = validation / clips - forward * (LOSS_PASSES + SAMPLING_STEPS * branches)
-    saving = life.pulses[life.halted or last[0] :]
-    warming = first[1] - life.pulses[0] - validation
-    references = steps[0] - first[1] - step
+    warming = (first - life.pulses[0] - validation) + (steps[0] - first - step)
     return {
         "step": step,
         "forward": forward,
         "score": max(score, 0.0),
-        "once": max(warming, 0.0) + max(references, 0.0) + (ended - saving[0]),
-        "save": saving[0] - (steps[-1] if life.halted else last[1]),
+        "once": max(warming, 0.0) + (ended - saved),
+        "save": saved - last,
         "start": life.pulses[0] - launched,
     }
 

@@ -289,27 +289,6 @@ def test_parts_are_told_apart_by_the_signs_of_life(monkeypatch):
     )
 
 
-def test_slow_steps_are_not_waited_for(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("orchestrator.calibrate._now", lambda: clock[0])
-    life = Timeline()
-    life.pulse()
-    for _ in range(SAMPLING_STEPS + 1):
-        clock[0] += 1
-        life.pulse()
-    life.report({})
-    for _ in range(STEPS):
-        clock[0] += 5
-        life.pulse()
-        if life.slow():
-            break
-    assert len(life.steps) == 4
-    clock[0] += 2
-    life.pulse()  # saved
-    found = _speed(life, 0.0, clock[0], clips=1, branches=1)
-    assert (found["step"], found["forward"], found["save"]) == pytest.approx((5, 1, 2))
-
-
 def test_a_gpu_that_is_not_here_is_not_timed(sweep, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.calibrate.gpus_here", lambda: 0)
     made = sweep(resources={"default": {"gpus_per_worker": 1}})
