@@ -1,4 +1,4 @@
-"""The licences of all that is installed with sagasr, its own dependencies first: ``python -m tests.licences``."""
+"""The licences of all that is installed with sagasr: ``python -m tests.licences``, those it names itself first."""
 
 import re
 from importlib.metadata import PackageNotFoundError, distribution, requires

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
+from orchestrator.analysis.written import cells_of
 from orchestrator.factors import cell_name
 from sagasr.errors import DataError
 
@@ -109,7 +110,7 @@ def with_levels(
     if "seed" not in table:
         raise DataError(f"{path}: no column 'seed'; every replicate is a cell with a seed")
     table["seed"] = [word_of(seed) for seed in table["seed"]]
-    planned = {str(cell["cell"]): cell["levels"] for cell in plan.get("cells") or [] if "levels" in cell}
+    planned = {str(cell["cell"]): cell["levels"] for cell in cells_of(plan) if cell.get("cell") is not None}
     by_cell = planned if "cell" in table and set(map(str, table["cell"])) <= set(planned) else {}
     for factor in factors:
         if by_cell:  # a factor may share its name with a results column (`steps`); the cell is never ambiguous
@@ -220,9 +221,9 @@ def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:
 
 def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:
     """Return (cell, levels, seed) of every planned replicate that can be named; [] when only the number is known."""
-    if plan.get("cells"):
+    if cells := cells_of(plan):
         found = []
-        for cell in plan["cells"]:
+        for cell in cells:
             levels = {f.name: level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in factors}
             seeds = [word_of(one["seed"]) for one in cell.get("replicates") or []] or [
                 word_of(s) for s in plan.get("seeds", [])
@@ -233,8 +234,8 @@ def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple
     grid = list(itertools.product(*(factor.levels for factor in factors)))
     if len(grid) * len(seeds) != plan.get("expected_replicates"):
         return []
-    cells = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
-    return [(cell_name(levels), levels, seed) for levels in cells for seed in seeds]
+    named = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
+    return [(cell_name(levels), levels, seed) for levels in named for seed in seeds]
 
 
 def metric_columns(

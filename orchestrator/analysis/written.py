@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sagasr.errors import DataError
 
@@ -33,9 +33,14 @@ class _Step(_Part):
     versus: Word = None
 
 
+class _Replicate(_Part):
+    seed: Word
+
+
 class _Cell(_Part):
-    cell: Word
-    levels: dict[str, Word] | None = None
+    levels: dict[str, Word]
+    cell: Word = None
+    replicates: list[_Replicate] | None = None
 
 
 class _Plan(_Part):
@@ -43,10 +48,22 @@ class _Plan(_Part):
     metrics: dict[str, Any] | list[str | _Metric] | None = None
     factors: dict[str, _Factor | None]
     ladder: list[_Step] | None = None
-    cells: list[_Cell] | None = None
     seeds: list[Word] | None = None
     early_stopping: dict[str, Any] | None = None
     expected_replicates: int | None = None
+
+
+_Cells = TypeAdapter(list[_Cell])
+
+
+def cells_of(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the cells that a plan lists, none where it lists them in another form: rows and factors say as much."""
+    cells: list[Mapping[str, Any]] = plan.get("cells") or []
+    try:
+        _Cells.validate_python(cells)
+    except ValidationError:
+        return []
+    return cells
 
 
 def check_form(plan: Mapping[str, Any], path: Path) -> None:

@@ -27,6 +27,7 @@ from orchestrator.analysis.failing import failure_rates
 from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.replicates import level_of, word_of
 from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.written import cells_of
 from orchestrator.factors import cell_name
 from orchestrator.paths import SweepPaths
 from orchestrator.promotion import read_decisions
@@ -264,7 +265,7 @@ def _run_spread(sweep: Sweep, names: list[str]) -> float:
 def _replicates(sweep: Sweep, plan: Mapping[str, Any]) -> pd.DataFrame:
     """Return replicate, trial, cell, seed and levels of all that the plan, or the results, know by id."""
     rows = []
-    for cell in plan.get("cells") or []:
+    for cell in cells_of(plan):
         levels = {f"@{f.name}": level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in sweep.factors}
         for one in cell.get("replicates") or []:
             if one.get("replicate"):

@@ -152,6 +152,27 @@ def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
     assert "no columns tie its rows" in notes([{"clip": one["clip"], "lsd": one["lsd"]} for one in clips])[0]
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["text=off", "text=caption"],
+        {"a": {"text": "off"}},
+        [{"text": "off", "rolloff": "on", "size": "full"}],
+        [{"levels": {"text": "off", "rolloff": "on", "size": "full"}}],
+        [{"cell": "a", "levels": "text=off", "replicates": 3}],
+    ],
+)
+def test_cells_that_another_writer_lists_in_its_own_form_change_nothing(tmp_path: Path, cells: object) -> None:
+    """Rows, factors and seeds are enough."""
+    answers = []
+    for name, more in (("without", {}), ("with", {"cells": cells})):
+        (tmp_path / name).mkdir()
+        folder = write_sweep(tmp_path / name, noisy_grid(TWO, 2, {"text": -0.1}), TWO, **more)
+        answers.append(effects(read_sweep(folder)).drop(columns=["plan_hash", "n_missing"]))
+        assert main([str(folder), "--quiet"]) in (0, 1)
+    pd.testing.assert_frame_equal(*answers)
+
+
 def test_extra_columns_and_cells_that_the_plan_dropped_are_left_out(tmp_path: Path) -> None:
     rows = noisy_grid(TWO, 3, {})
     rows.append({**rows[0], "text": "transcript", "lsd": 50.0})
