@@ -62,7 +62,10 @@ SETTINGS = {
     "PYTHONWARNINGS": "ignore",
 }
 # On one machine no node is preempted, and no dashboard is needed to know who is alive.
-LOCAL_SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+LOCAL_SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_agent_register_timeout_ms": "300000",  # 30 s by default, after which a node on a busy machine ends itself
+}
 
 
 class Outcome(NamedTuple):
