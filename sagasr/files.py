@@ -119,7 +119,7 @@ def like(path: Path) -> str:
 def parse_yaml(text: str, source: str) -> Any:
     """Return the tree in YAML 1.2 ``text``; ``source`` names it in errors. Raises ConfigError."""
     try:
-        tree = YAML(typ="safe", pure=True).load(text)
+        tree = YAML(typ="safe", pure=True, plug_ins=[]).load(text)
         _check_size(tree)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -138,7 +138,7 @@ def dump_yaml(tree: Any) -> str:
     """Return ``tree`` as block-style YAML that ``parse_yaml`` reads back equal."""
     import io
 
-    yaml = YAML(typ="safe", pure=True)
+    yaml = YAML(typ="safe", pure=True, plug_ins=[])
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     out = io.StringIO()

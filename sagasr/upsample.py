@@ -217,6 +217,9 @@ class Upsampler:
     # ------------------------------------------------------------------------------------------------------- its parts
 
     def _sampler(self, settings: Settings) -> Sampler:
+        solver = self.config.evaluation.sampler.solver
+        if ":" in solver:  # a trial folder may be anybody's: what it names is not run
+            raise DataError(f"sampler {solver}: install it as an entry point of the group sagasr.samplers")
         changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
         if settings.guidance is not None:
             changes["guidance"] = dict(zip(("audio", "text"), settings.guidance, strict=True))

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.plan import make_plan
 from orchestrator.space import read_space
-from sagasr.commands import train
+from sagasr.commands import train, upsample
 from sagasr.config import patch
 from sagasr.errors import ConfigError
 from sagasr.testing import check_embedder, check_metric, check_sampler
@@ -65,6 +65,9 @@ def test_a_training_is_scored_by_them(make_grid, monkeypatch, capsys):
     assert scores["loudness"].notna().all()
     distances = pd.read_parquet(folder / "run" / "scores" / "distances-default.parquet")
     assert set(distances["metric"]) == {"fd_levels"}
+    assert upsample(["a.flac", "out.flac", "--checkpoint", "run"]) == 2  # the folder may be anybody's
+    assert "install it as an entry point" in capsys.readouterr().err
+    assert not (folder / "out.flac").exists()
 
 
 def test_a_plan_knows_which_way_they_are_good_and_may_be_judged_by_one(make_grid):

@@ -74,6 +74,11 @@ def prepare(study: Path, mistake: dict[str, Any]) -> None:
         (study / name).write_text(text)
 
 
+def said(mistake: dict[str, Any]) -> list[str]:
+    """Return a part of each line that answers."""
+    return [mistake["says"]] if isinstance(mistake["says"], str) else mistake["says"]
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake["name"])
 def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypatch, capfd):
     study = make_grid().parent
@@ -89,7 +94,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypa
         code = ended.code
     told = capfd.readouterr().err
     lines = [line for line in told.splitlines() if not PROGRESS.fullmatch(line)]
-    expected = [mistake["says"]] if isinstance(mistake["says"], str) else mistake["says"]
+    expected = said(mistake)
     assert code == 2, told
     assert len(lines) == len(expected), told
     for line, words in zip(lines, expected, strict=True):
@@ -100,3 +105,12 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypa
 
 def test_the_table_is_large_and_no_mistake_is_in_it_twice():
     assert len({mistake["name"] for mistake in MISTAKES}) == len(MISTAKES) >= 50
+
+
+def test_the_questions_of_the_readme_quote_real_lines():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    section = readme.split("\n## Questions\n")[1].split("\n## ")[0]
+    quoted = re.findall(r"^- `([^`]*)`:", section, re.MULTILINE)
+    lines = "\n".join(line for mistake in MISTAKES for line in said(mistake))
+    assert quoted
+    assert [line for line in quoted if line not in lines] == []
