@@ -87,7 +87,7 @@ def test_a_faulty_grid_is_refused_in_one_line(make_grid, trap):
     [
         (["absent.yaml"], "absent.yaml: no such file"),
         (["demmo"], "did you mean 'demo'?"),
-        (["."], "cannot be read"),
+        (["."], ".: a folder; name the file"),
         (["grid.yaml", "--set", "training.step=3"], "unknown key 'training.step'; did you mean 'steps'?"),
         (["grid.yaml", "--set", "training.steps"], "--set training.steps: expected KEY=VALUE"),
         (
@@ -108,8 +108,8 @@ def test_a_faulty_option_is_refused_in_one_line(make_grid, arguments, expected):
 
 
 @pytest.mark.parametrize("arguments", [["grid.yaml", "--sedes", "1"], ["grid.yaml", "--seeds", "a"], []])
-def test_a_faulty_command_line_shows_how_it_is_used(make_grid, arguments):
-    assert "usage: sagasr-sweep" in refused(make_grid().parent, *arguments)
+def test_a_faulty_command_line_is_one_line_that_says_where_to_look(make_grid, arguments):
+    assert "; see sagasr-sweep --help" in refused(make_grid().parent, *arguments)
 
 
 def test_all_broken_recordings_are_named_at_once(make_grid):
