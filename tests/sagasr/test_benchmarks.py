@@ -32,6 +32,7 @@ def check(names: list[str], table: list[list[str]]) -> None:
             assert "VOID" not in row[5]
 
 
+@pytest.mark.slow
 def test_a_row_has_both_sides_their_ratio_and_that_they_give_the_same() -> None:
     code, table, said = benchmarks("lsd", "step-gpu", "--quick")
     assert code == 0, said
