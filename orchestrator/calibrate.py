@@ -25,7 +25,7 @@ from orchestrator.estimate import (
     speeds_path,
 )
 from orchestrator.plan import Plan, Trial
-from sagasr.config import Config, Data, Evaluation, Runtime, Strict
+from sagasr.config import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
 from sagasr.guidance import guidance_branches
@@ -34,13 +34,14 @@ STEPS = 12
 SAMPLING_STEPS = 4
 CLIPS = 32  # sampled at once in a validation: more of them cost in proportion
 RECORDINGS = 8
+VARIANTS = 4  # scored, of those that a training has
 
 
 class Task(Strict):
     """One short training."""
 
     config: Config
-    evaluation: Evaluation
+    variants: dict[str, Evaluation]
     runtime: Runtime
     folder: str
 
@@ -106,8 +107,6 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
 def _task(trial: Trial, folder: Path) -> str:
     """Write what a process is to do; return the file's path. One of several workers stands for all, alone."""
     config, runtime = trial.config, trial.resources
-    evaluation = trial.variants[0].evaluation
-    sampler = evaluation.sampler.model_copy(update={"steps": SAMPLING_STEPS})
     clips, rows = min(CLIPS, config.validation.clips), max(1, config.training.batch_size // runtime.workers)
     task = Task(
         config=config.model_copy(
@@ -117,13 +116,17 @@ def _task(trial: Trial, folder: Path) -> str:
                 "validation": config.validation.model_copy(update={"every": STEPS, "clips": clips}),
             }
         ),
-        evaluation=evaluation.model_copy(update={"sampler": sampler}),
+        variants={variant.id: _short(variant.evaluation) for variant in trial.variants[:VARIANTS]},
         runtime=runtime.model_copy(update={"workers": 1, "checkpoint_every": STEPS}),
         folder=str(folder),
     )
     path = folder / "task.json"
     write_text(path, task.model_dump_json())
     return str(path)
+
+
+def _short(evaluation: Evaluation) -> Evaluation:
+    return evaluation.model_copy(update={"sampler": evaluation.sampler.model_copy(update={"steps": SAMPLING_STEPS})})
 
 
 def _few(data: Data, folder: Path, clips: int) -> Data:
@@ -194,24 +197,31 @@ def measure(task: Task) -> Speed:
         pulse=life.pulse,
     )
     launched = time.monotonic()
-    train(config, folder / "trial", path, {"only": task.evaluation}, task.runtime, harness)
+    train(config, folder / "trial", path, task.variants, task.runtime, harness)
     ended, clips = _now(), len(store.clips)
-    branches = len(guidance_branches(config.conditions, task.evaluation.sampler.guidance))
+    branches = [
+        len(guidance_branches(config.conditions, sampling.sampler.guidance))
+        for sampling in dict.fromkeys(map(sampling_of, task.variants.values()))
+    ]
     recordings = len(store.train.entries) + clips
-    return Speed(**_speed(life, launched, ended, clips, branches), encode=(encoded - began) / recordings)
+    return Speed(
+        **_speed(life, launched, ended, clips, branches, len(task.variants)), encode=(encoded - began) / recordings
+    )
 
 
-def _speed(life: Timeline, launched: float, ended: float, clips: int, branches: int) -> dict[str, float]:
-    """Return what the parts of a training took, from its signs of life.
+def _speed(
+    life: Timeline, launched: float, ended: float, clips: int, branches: Sequence[int], variants: int
+) -> dict[str, float]:
+    """Return what the parts of a training took, from its signs of life. ``branches``: of each sampling, in order.
 
     The first validation and the first step find much for the first time; what they take longer is paid once.
     """
     steps, (_, first), (pulses, last) = life.steps, life.validated[0], life.validated[-1]
     step = (steps[-1] - steps[0]) / (len(steps) - 1)
     sampled = [at for at in life.pulses if steps[-1] < at < last][:SAMPLING_STEPS]
-    forward = (sampled[-1] - sampled[0]) / (len(sampled) - 1) / (clips * branches)
+    forward = (sampled[-1] - sampled[0]) / (len(sampled) - 1) / (clips * branches[0])
     validation, saved = last - steps[-1], life.pulses[pulses]
-    score = validation / clips - forward * (LOSS_PASSES + SAMPLING_STEPS * branches)
+    score = (validation / clips - forward * (LOSS_PASSES + SAMPLING_STEPS * sum(branches))) / variants
     warming = (first - life.pulses[0] - validation) + (steps[0] - first - step)
     return {
         "step": step,
