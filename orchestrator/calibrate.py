@@ -218,8 +218,10 @@ def _speed(
     """
     steps, (_, first), (pulses, last) = life.steps, life.validated[0], life.validated[-1]
     step = (steps[-1] - steps[0]) / (len(steps) - 1)
-    sampled = [at for at in life.pulses if steps[-1] < at < last][:SAMPLING_STEPS]
-    forward = (sampled[-1] - sampled[0]) / (len(sampled) - 1) / (clips * branches[0])
+    sampled = [at for at in life.pulses if steps[-1] < at < last]
+    parts = [sampled[begin : begin + SAMPLING_STEPS] for begin in range(0, len(sampled), SAMPLING_STEPS)]
+    between = sum(part[-1] - part[0] for part in parts)  # however the clips were parted: all but their first steps
+    forward = between / (SAMPLING_STEPS - 1) / (clips * sum(branches))
     validation, saved = last - steps[-1], life.pulses[pulses]
     score = (validation / clips - forward * (LOSS_PASSES + SAMPLING_STEPS * sum(branches))) / variants
     warming = (first - life.pulses[0] - validation) + (steps[0] - first - step)
