@@ -20,6 +20,7 @@ WIDTH = 80
 SHOWN = 12  # trials listed at once
 REFRESH_S = 1.0
 LINE_EVERY_S = 30.0  # between two plain lines when nothing ended
+PACED = 0.25  # of a training, before a pace is read from it
 STYLES = {"running": "cyan", "done": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
@@ -31,7 +32,7 @@ class View:
         self.started = time.monotonic()
         self.phase = "starting"
         self._before = self.statuses()
-        self._done_before = sum(_share(status) for status in self._before.values())
+        self._paced_from: tuple[float, float] | None = None  # time and trainings done when the first one was running
         self._ended: set[str] = set()
 
     def statuses(self) -> dict[str, Status | None]:
@@ -49,11 +50,18 @@ class View:
         return "waiting" if status is None or status in self._before.values() else status.state
 
     def seconds_left(self, statuses: Mapping[str, Status | None]) -> float | None:
-        """Return the time left at the pace since the start, or None before there is a pace."""
-        shares = [1.0 if self.state(s) in ("failed", "stopped") else _share(s) for s in statuses.values()]
-        gained = sum(shares) - self._done_before
-        spent = time.monotonic() - self.started
-        return spent * (len(shares) - sum(shares)) / gained if gained > 0.02 and spent > 5 else None
+        """Return the time left at the pace since the first training ran, or None before there is a pace."""
+        states = {name: self.state(status) for name, status in statuses.items()}
+        done = sum(
+            1.0 if states[name] in ("failed", "stopped") else _share(status) for name, status in statuses.items()
+        )
+        now = time.monotonic()
+        if self._paced_from is None:
+            if "running" in states.values():
+                self._paced_from = now, done
+            return None
+        since, before = self._paced_from
+        return (now - since) * (len(states) - done) / (done - before) if done - before >= PACED else None
 
     def headline(self, statuses: Mapping[str, Status | None]) -> str:
         """Return one line: how many trials stand where, and the time left."""

@@ -400,7 +400,7 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
 
 
 def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a deep copy of ``tree`` with dotted paths set one after another, e.g. ``{"evaluation.sampler.steps": 25}``.
+    """Return a deep copy of ``tree`` with dotted paths set in turn, e.g. ``{"evaluation.sampler.steps": 25}``.
 
     Paths and nested sub-trees may be mixed; a mapping value is merged into what stands there, unless it names another
     ``kind``, which replaces it.

@@ -12,9 +12,8 @@ def licence_of(name: str) -> str:
     found = [line.rpartition(" :: ")[2] for line in meta.get_all("Classifier") or [] if line.startswith("License")]
     texts = [distribution(name).read_text(f"licenses/{file}") for file in meta.get_all("License-File") or []]
     texts += [distribution(name).read_text(file) for file in meta.get_all("License-File") or []]
-    stated = (
-        meta["License-Expression"] or ", ".join(found) or meta["License"] or next(filter(None, texts), "not stated")
-    )
+    says = meta.get("License-Expression") or ", ".join(found) or meta.get("License")
+    stated = says or next(filter(None, texts), "not stated")
     return str(stated).strip().splitlines()[0]
 
 

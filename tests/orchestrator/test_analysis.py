@@ -411,6 +411,7 @@ def test_the_population_interval_covers_and_clips_as_independent_rows_do_not(see
     assert independent < 91.5
 
 
+@pytest.mark.slow
 def test_a_sweep_without_effects_says_improves_in_no_more_than_the_stated_share(tmp_path: Path) -> None:
     wrong = 0
     for random in range(40):

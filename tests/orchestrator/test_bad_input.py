@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -187,17 +186,16 @@ def test_more_gpu_hours_than_the_budget_are_refused_unless_agreed(make_grid, mon
     before = sorted(grid.parent.rglob("*"))
     monkeypatch.chdir(grid.parent)
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert sweep(["grid.yaml", "--quiet"]) == 2
+    assert sweep(["grid.yaml", "--quiet", "--address", "127.0.0.1:1"]) == 2  # refused before any cluster is joined
     assert "budget.max_gpu_hours" in capsys.readouterr().err
     assert sorted(grid.parent.rglob("*")) == before
 
 
-def test_help_is_quick_and_shows_an_example():
-    seconds = []
-    for _ in range(3):
-        begin = time.monotonic()
-        done = run(Path.cwd(), "--help")
-        seconds.append(time.monotonic() - begin)
-    assert min(seconds) < 1
+def test_help_loads_nothing_heavy_and_shows_an_example():
+    program = "from orchestrator.commands import sweep; sweep(['--help'])"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert "sagasr-sweep demo.yaml" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "orchestrator.commands" in loaded
+    assert not loaded & {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic"}

@@ -316,6 +316,7 @@ def test_a_zombie_that_wakes_after_its_replacement_changes_nothing(
     assert outcome(tmp_path) == calm
 
 
+@pytest.mark.slow
 def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config, tmp_path: Path) -> None:
     from sagasr.files import dump_yaml
 
