@@ -94,8 +94,14 @@ class Mirror:
             self._send(f"checkpoints/{folder.name}/{MANIFEST}")
 
     def _remove_gone(self) -> None:
-        """Remove what is no longer kept; of a checkpoint, the manifest first."""
+        """Remove what is no longer kept; of a checkpoint, the manifest first.
+
+        The newest whole checkpoint stays until a newer one is whole there: one that a fast training prunes while it is
+        sent never is.
+        """
+        newest = max((name for name in self._sent if name.endswith(f"/{MANIFEST}")), default="").removesuffix(MANIFEST)
         gone = [name for name in self._sent if not (self.folder / name).exists()]
+        gone = [name for name in gone if not newest or not name.startswith(newest)]
         for name in sorted(gone, key=lambda name: not name.endswith(MANIFEST)):
             self.remote.delete(name)
             del self._sent[name]

@@ -235,6 +235,37 @@ def test_the_process_before_finds_out_and_writes_no_more(place: Remote, tmp_path
     assert "checkpoints/step-00000020/manifest.json" not in place.list()
 
 
+def test_the_storage_keeps_a_whole_checkpoint_though_a_fast_training_prunes_each_while_it_is_sent(
+    place: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Mirror(tmp_path / "one", place)
+    one.pull()
+    train(one.folder, 10)
+    one.push()
+    upload = Remote.upload
+
+    def overtaken(self: Remote, path: Path, name: str) -> bool:
+        done = upload(self, path, name)
+        if name.endswith("tensors.safetensors"):
+            shutil.rmtree(path.parent)
+        return done
+
+    train(one.folder, 20)
+    train(one.folder, 30)
+    with monkeypatch.context() as patched:
+        patched.setattr(Remote, "upload", overtaken)
+        one.push()
+    two = Mirror(tmp_path / "two", place)
+    two.pull()
+    assert [path.name for path in (tmp_path / "two/checkpoints").iterdir()] == ["step-00000010"]
+    three = Mirror(tmp_path / "three", place)
+    three.pull()
+    for steps in (20, 30):
+        train(three.folder, steps)
+        three.push()
+    assert not [name for name in place.list() if name.startswith("checkpoints/step-00000010/")]
+
+
 def test_what_is_sent_while_a_training_writes_and_prunes_is_whole(place: Remote, tmp_path: Path) -> None:
     one = Mirror(tmp_path / "one", place)
     one.pull()
