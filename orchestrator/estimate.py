@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from orchestrator.analysis.taken import MIN_SEEDS
+from orchestrator.analysis.taken import blocks
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.predicted import Predicted, write_prediction
@@ -238,8 +238,7 @@ def _batches(plan: Plan, todo: Sequence[Trial]) -> list[list[Trial]]:
     """Return the trials in the batches that end before the next begins: by ``blocks``, the first seeds, then each."""
     if plan.space.early_stopping.policy != "blocks":
         return [list(todo)]
-    first, *rest = plan.seeds[:MIN_SEEDS], *((seed,) for seed in plan.seeds[MIN_SEEDS:])
-    return [[trial for trial in todo if trial.seed in seeds] for seeds in (first, *rest)]
+    return [[trial for trial in todo if trial.seed in block] for block in blocks(plan.seeds)]
 
 
 # ------------------------------------------------------------------------------------------------------ what is known

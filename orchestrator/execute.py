@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.analysis.taken import MIN_SEEDS, Account
+from orchestrator.analysis.taken import Account, blocks
 from orchestrator.cluster import enter
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, one_writer, record, scan
@@ -150,9 +150,9 @@ def _batches(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
         if trials:
             yield trials
         return
-    first = min(MIN_SEEDS, len(plan.seeds))
-    for count in range(first, len(plan.seeds) + 1):
-        block = plan.seeds[:first] if count == first else plan.seeds[count - 1 : count]
+    count = 0
+    for block in blocks(plan.seeds):
+        count += len(block)
         batch = [trial for trial in trials if trial.seed in block]
         account = look(plan) if batch else None
         if account and account.stop and count > account.seen:

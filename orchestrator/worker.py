@@ -99,7 +99,8 @@ def _work(task: Task, parameters: Parameters, rank: int) -> None:
         guard = Guard(folder, Path(task.sweep), task.launch, runtime.hang_seconds, runtime.notice_seconds)
         try:
             if guard.wanted() is None:
-                _train(task, parameters, guard, rank)
+                with _fenced(task, rank) as fence:
+                    _train(task, parameters, guard, fence)
             if guard.preempted:
                 raise Preempted("the machine told its process to end")
         except SagasrError as error:
@@ -119,15 +120,17 @@ def _placement_group() -> str | None:
     return group.id.hex() if group else None
 
 
-def _train(task: Task, parameters: Parameters, guard: Guard, rank: int) -> None:
+@contextlib.contextmanager
+def _fenced(task: Task, rank: int) -> Iterator[Callable[[], object]]:
+    """Hold the trial's folder for the block, as the first worker; yields what raises once another process has it."""
     if rank:
-        _train_fenced(task, parameters, guard, lambda: None)
+        yield lambda: None
         return
     with only_writer(Path(task.folder), TAKEOVER_S, {"placement_group": _placement_group()}) as lease:
-        _train_fenced(task, parameters, guard, lease.check)
+        yield lease.check
 
 
-def _train_fenced(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
+def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
     from sagasr.train import FailureRule, Halt, Harness, train
 
     runtime, config = task.runtime, task.config

@@ -4,6 +4,7 @@ A look once taken stands: a restart reads it and spends nothing anew, even where
 Every plan that took looks in this folder keeps its account, so that looks under another plan are never forgotten.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,11 @@ Basis = Literal["spending", "e-values"]
 Word = Literal["different", "nil", "open"]
 MIN_SEEDS = 2  # one seed leaves too little to decide on
 FILE = "looks.json"
+
+
+def blocks(seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Return the seeds as they are run, one block after the other: the first ``MIN_SEEDS`` at once, then each."""
+    return [seeds[:MIN_SEEDS], *(seeds[at : at + 1] for at in range(MIN_SEEDS, len(seeds)))]
 
 
 class Estimated(Strict):
