@@ -31,8 +31,7 @@ from sagasr.guidance import guidance_branches
 from sagasr.journal import read_status
 
 # what is assumed where nothing was measured: peak operations per second, and the share of them that is reached
-GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}
-GPU_NAME = "an H100-class GPU"
+GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}  # of an H100
 CPU_PEAK = 100e9
 SHARE = 0.3
 SCORE_SECONDS = 0.01  # all metrics of one clip

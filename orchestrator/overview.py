@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.analysis.taken import MIN_SEEDS
-from orchestrator.estimate import GPU_NAME, SHARE, Cost, elapsed, total
+from orchestrator.estimate import Cost, elapsed, total
 from orchestrator.factors import cell_name
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Options, Plan, Trial
@@ -18,8 +18,7 @@ from sagasr.counts import Counts
 
 CELLS_SHOWN = 200
 BASIS = {
-    "assumed": f"assumed from parameters, tokens and steps ({SHARE:.0%} of {GPU_NAME}, or of 100 GFLOP/s per CPU), not "
-    "measured: --calibrate times a few steps on this machine first",
+    "assumed": "an order of magnitude, nothing was timed: --calibrate times a few steps first",
     "measured": "as timed on this machine by --calibrate",
     "ended": "as trainings of this sweep that have ended took",
 }
