@@ -5,6 +5,7 @@ cluster, readable by its owner alone; a cluster file is read before anything sta
 asks for no token, unless told.
 """
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -28,7 +29,7 @@ examples:
   uv run python -m orchestrator.cluster exec cluster.yaml 'cd sagasr && sagasr-sweep grid.yaml --address auto'
   uv run python -m orchestrator.cluster down cluster.yaml
 """
-MODE = "RAY_AUTH_MODE"
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 EVERYWHERE = re.compile(r"0\.0\.0\.0|\[?::\]?(?![\w:])|INADDR_ANY")
 SSH = 22
 PROBE_S = 10.0
@@ -93,16 +94,45 @@ def check_token(path: Path) -> Path:
     return path
 
 
-def enter(address: str) -> None:
-    """Make this process one that may join the cluster at ``address``.
+@contextlib.contextmanager
+def credentials(address: str | None) -> Iterator[None]:
+    """Let this process join the cluster at ``address``, or start a Ray of its own (None), for the block.
 
-    Raises ConfigError for a cluster that asks for no token, unless RAY_AUTH_MODE=disabled says that it may.
+    A Ray of its own asks for a secret that is in no file. Raises ConfigError for a cluster that asks for no token,
+    unless RAY_AUTH_MODE=disabled says that it may, and where this process is connected to a Ray already.
     """
+    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
+    os.environ.setdefault(MODE, "token")
+    if address is None and os.environ[MODE] != "disabled":
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))
+    try:
+        _read_environment_anew()
+        if address is not None:
+            check_joinable(address)
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _read_environment_anew() -> None:
+    """Let Ray forget the mode and the token that it read when something in this process imported or started it."""
+    import ray
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    if ray.is_initialized():
+        raise ConfigError("this process is connected to a Ray already; call ray.shutdown() first")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def check_joinable(address: str) -> None:
+    """Raise ConfigError for a cluster that asks for no token, unless RAY_AUTH_MODE=disabled says that it may."""
     if address.startswith("ray://"):
         raise ConfigError(f"--address {address}: start the sweep on the cluster, with `ray exec` and --address auto")
-    if os.environ.setdefault(MODE, "token") == "disabled":
+    if os.environ[MODE] == "disabled":
         return
-    if "RAY_AUTH_TOKEN" not in os.environ:
+    if TOKEN not in os.environ:
         check_token(token_file())
     if (found := resolve(address)) and not on_loopback(found) and not asks_for_token(found):
         raise ConfigError(

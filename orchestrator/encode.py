@@ -9,15 +9,17 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.engine import connected
 from sagasr import cli
 from sagasr.config import Config, located, parse, patch
 from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
-from sagasr.errors import ConfigError, DataError, SagasrError
+from sagasr.errors import ConfigError, DataError
 from sagasr.files import read_json, read_yaml, write_text
 
 if TYPE_CHECKING:
@@ -216,11 +218,8 @@ def _runner(address: str | None, workers: int | None, in_process: Any) -> Iterat
     if address is None and workers == 1:
         yield in_process(1)
         return
-    cluster = _Cluster(address, workers)
-    try:
-        yield cluster.run
-    finally:
-        cluster.close()
+    with contextlib.ExitStack() as held:
+        yield _Cluster(address, workers, held).run
 
 
 def _workers_for(config: Config) -> int | None:
@@ -230,21 +229,24 @@ def _workers_for(config: Config) -> int | None:
 
 
 class _Cluster:
-    """Tasks mapped over Ray's workers; Ray is started by the first, so that a store that is there costs nothing."""
+    """Tasks mapped over Ray's workers; Ray is started by the first, so that a store that is there costs nothing.
 
-    def __init__(self, address: str | None, workers: int | None) -> None:
-        self.address, self.started = address, False
+    ``held`` leaves it, or ends it, when all is done.
+    """
+
+    def __init__(self, address: str | None, workers: int | None, held: contextlib.ExitStack) -> None:
+        self.address, self.held, self.started = address, held, False
         self.workers = workers or (None if address else len(os.sched_getaffinity(0)))
 
     def run(self, tasks: Sequence["Task"]) -> Iterator["Outcome"]:
         """Yield the outcomes as they come."""
         if not tasks:
             return
-        import ray
-
         from sagasr.data.encode import Outcome
 
         self._start()
+        import ray
+
         rows = [{"task": task.model_dump_json()} for task in tasks]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _perform, num_cpus=1, num_gpus=_gpus(tasks[0]), concurrency=self.workers
@@ -253,43 +255,16 @@ class _Cluster:
             yield Outcome.model_validate_json(row["outcome"])
 
     def _start(self) -> None:
-        import logging
-
-        import ray
-
         if self.started:
             return
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}}
-        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        try:
-            if self.address:
-                ray.init(address=self.address, runtime_env=environment, **quiet)
-            else:
-                ray.init(
-                    num_cpus=self.workers,
-                    include_dashboard=False,
-                    object_store_memory=150_000_000,
-                    runtime_env=environment,
-                    **quiet,
-                )
-        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
-            ray.shutdown()
-            where = f"--address {self.address}: no Ray cluster answers there" if self.address else "Ray did not start"
-            raise SagasrError(f"{where} ({str(error).splitlines()[0]}); --workers 1 needs none") from error
+        self.held.enter_context(connected(self.address, self.workers or 1, env={"OMP_NUM_THREADS": "1"}))
         self.started = True
+        import ray
+
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
-        logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-    def close(self) -> None:
-        """Stop what was started here, or leave the cluster."""
-        if self.started:
-            import ray
-
-            ray.shutdown()
 
 
 def _perform(row: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ folders, each training resumes by itself from its own checkpoints, and what Ray 
 
 import contextlib
 import json
-import logging
+import math
 import os
 import random
 import secrets
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.analysis.taken import Account, blocks
-from orchestrator.cluster import enter
+from orchestrator.engine import connected
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
@@ -41,31 +41,11 @@ from sagasr.lease import wait_free
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"
-RAY_STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
+LOCAL_DRIVERS = 256  # more than a machine has trials at once: there the workers are what is scarce
 NODES_S = 5.0  # between two looks at whether a node is left
 SETTLE_S = 20.0  # how long a stopped training may take to let go of its folder
 HALT_S = 18.0  # how long trainings may take to save when the sweep is interrupted, of the 30 s it may take in all
 CLOSE_S = 5.0  # how long the tracking server is waited for then
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a trial may wait for its turn; 60 s by default, then an error
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a log is there twice
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else one trial without a report ends the whole sweep
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's returns as if all were well
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are never read
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else, under `uv run`, every process of Ray is one more `uv run`
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what a lost process means is said by the trial's status
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
-    "PYTHONWARNINGS": "ignore",
-}
-# On one machine no node is preempted, and no dashboard is needed to know who is alive.
-LOCAL_SETTINGS = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_agent_register_timeout_ms": "300000",  # 30 s by default, after which a node on a busy machine ends itself
-}
 
 
 class Outcome(NamedTuple):
@@ -455,66 +435,22 @@ def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered:
 @contextlib.contextmanager
 def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
     """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
-    os.environ.update(SETTINGS if options.address else SETTINGS | LOCAL_SETTINGS)
-    if not options.address and "RAY_AUTH_MODE" not in os.environ:  # a secret of this sweep alone, in no file
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    elif options.address:
-        enter(options.address)
-    import ray  # reads the environment when it is imported
+    cpus = max(len(os.sched_getaffinity(0)), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
+    with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}):
+        import ray
 
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)  # that the dashboard is late harms nothing
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if options.address:
-        try:
-            ray.init(address=options.address, runtime_env={"env_vars": dict(SETTINGS)}, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ConfigError(
-                f"--address {options.address}: no Ray cluster answers there ({_first_line(error)})"
-            ) from error
-        if DRIVER not in ray.cluster_resources():
-            ray.shutdown()
+        available = ray.cluster_resources()
+        if options.address and DRIVER not in available:
             raise ConfigError(
                 f"--address {options.address}: the cluster has no resource '{DRIVER}'; start its head with "
                 f"--resources='{json.dumps({DRIVER: 64})}'"
             )
-        concurrent = options.max_concurrent
-    else:
-        cpus = float(max(len(os.sched_getaffinity(0)), *(_demand(trial)["CPU"] for trial in trials)))
-        _start(
-            num_cpus=int(cpus + 0.999),
-            resources={DRIVER: 256},
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            **quiet,
-        )
-        # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait their turn.
-        ahead = int(any(trial.resources.workers > 1 for trial in trials))
-        concurrent = options.max_concurrent or _fits(trials, ray.cluster_resources()) + ahead
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        yield concurrent
-    finally:
-        ray.shutdown()
-
-
-def _start(**settings: Any) -> None:
-    """Start a Ray of this sweep alone. Raises SagasrError when it does not come up, however often it is tried."""
-    import ray
-
-    for left in reversed(range(RAY_STARTS)):
-        try:
-            ray.init(**settings)
-        except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
-            ray.shutdown()
-            if not left:
-                raise SagasrError(
-                    f"Ray did not start on this machine ({_first_line(error)}); is it out of memory, or very busy? "
-                    "The same command tries again"
-                ) from error
+        if options.address:
+            yield options.max_concurrent
         else:
-            return
+            # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait.
+            ahead = int(any(trial.resources.workers > 1 for trial in trials))
+            yield options.max_concurrent or _fits(trials, available) + ahead
 
 
 def _demand(trial: Trial) -> dict[str, float]:
@@ -558,7 +494,3 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,6 +23,7 @@ from sagasr.files import LITTER, read_json, write_json
 
 BEAT_S = 2.0
 EXPIRES_S = 20.0
+TORN_S = 1.0  # what is unreadable for so long is not being written
 Say = Callable[[str], object]
 
 
@@ -94,6 +95,12 @@ def acquire(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = me()
+    _take(path, mine, wait_s, replace, say)
+    point("lease.acquired")
+    return Lease(path, mine, on_lost)
+
+
+def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> None:
     end = time.monotonic() + wait_s
     first: Owner | None = None
     first_at = 0.0
@@ -101,7 +108,6 @@ def acquire(
         found = read_owner(path)
         if found is None:
             _discard_torn(path)
-            time.sleep(0.05)
             continue
         if first is None or found.token != first.token:
             first, first_at = found, time.monotonic()
@@ -120,8 +126,6 @@ def acquire(
             raise DataError(f"{path.parent}: in use by another process ({found}); wait for it, or end it")
         else:
             time.sleep(0.2)
-    point("lease.acquired")
-    return Lease(path, mine, on_lost)
 
 
 @contextlib.contextmanager
@@ -195,27 +199,31 @@ def _create_empty(path: Path, owner: Owner) -> bool:
 
 def _remove(path: Path, stale: Owner) -> bool:
     """Remove the lease of ``stale``; False when another was quicker."""
-    aside = path.with_name(f"{LITTER}{path.name}-{secrets.token_hex(8)}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return False
-    found = read_owner(aside)
-    ours = found is None or found.token == stale.token
-    if not ours:  # a new owner's, made since we looked: put it back
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-    return ours
+    return _once(path, stale.token, lambda: (found := read_owner(path)) is not None and found.token == stale.token)
 
 
 def _discard_torn(path: Path) -> None:
     """Remove a file that a crash left unreadable, once it is clear that nobody is writing it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError):
         before = path.stat().st_mtime_ns
-        time.sleep(1.0)
-        if path.stat().st_mtime_ns == before and read_owner(path) is None:
+        time.sleep(TORN_S)
+        _once(path, str(before), lambda: path.stat().st_mtime_ns == before and read_owner(path) is None)
+
+
+def _once(path: Path, name: str, still: Callable[[], bool]) -> bool:
+    """Remove ``path`` if, when no other process may, ``still`` says so; return whether it was removed.
+
+    What may be removed only under a guard of its own ``name`` cannot be mistaken for its successor, however long ago
+    it was read. A guard is a lease of a few moments, taken over like any other from one who died with it.
+    """
+    guard = path.with_name(f"{LITTER}{path.name}-{name}")
+    _take(guard, me(), EXPIRES_S, replace=False, say=str)
+    try:
+        if gone := still():
             path.unlink()
+    finally:
+        guard.unlink(missing_ok=True)
+    return gone
 
 
 def _boot() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cluster
-from orchestrator.cluster import check_token, enter, main, make_token, on_loopback, token_file
+from orchestrator.cluster import check_token, credentials, main, make_token, on_loopback, token_file
 from sagasr.errors import ConfigError
 
 LOCAL = Path(__file__).parents[2] / "orchestrator" / "clusters" / "local.yaml"
@@ -50,11 +50,16 @@ def test_a_token_of_another_user_is_refused(home: Path) -> None:
         check_token(token_file())
 
 
+def join(address: str) -> None:
+    with credentials(address):
+        assert os.environ["RAY_AUTH_MODE"] in ("token", "disabled")
+
+
 def test_who_joins_a_cluster_brings_a_token(home: Path) -> None:
     with pytest.raises(ConfigError, match="no token of a Ray cluster") as refused:
-        enter("auto")
+        join("auto")
     assert "\n" not in str(refused.value)
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert "RAY_AUTH_MODE" not in os.environ
 
 
 @pytest.mark.parametrize("asks", [True, False])
@@ -66,16 +71,27 @@ def test_a_cluster_that_asks_for_no_token_is_joined_only_when_told(
     monkeypatch.setattr(cluster, "asks_for_token", lambda _: asks)
     if not asks:
         with pytest.raises(ConfigError, match="runs code on it"):
-            enter("auto")
+            join("auto")
     else:
-        enter("auto")
+        join("auto")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    enter("auto")
+    join("auto")
 
 
 def test_ray_client_addresses_are_refused(home: Path) -> None:
     with pytest.raises(ConfigError, match="ray exec"):
-        enter("ray://head:10001")
+        join("ray://head:10001")
+
+
+def test_a_ray_of_ones_own_has_a_secret_that_is_in_no_file_and_gone_afterwards(home: Path) -> None:
+    found = []
+    for _ in range(2):
+        with credentials(None):
+            found.append(os.environ["RAY_AUTH_TOKEN"])
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert found[0] != found[1]
+    assert all(len(secret) == 64 for secret in found)
+    assert not (home / ".ray").exists()
 
 
 @pytest.mark.parametrize(

@@ -99,13 +99,13 @@ def test_what_is_said_of_trainings_is_what_they_do():
 def test_what_was_timed_here_is_used_and_the_rest_is_assumed(sweep):
     factors = {"batch": {"baseline": "two", "levels": {"two": {}, "three": {"training.batch_size": 3}}}}
     made = sweep(factors=factors, seeds=[0])
-    assert "not measured: --calibrate" in text_of(made)
+    assert "nothing was timed: --calibrate" in text_of(made)
     two, three = made.plan().plan.trials
     timed(made, only=1)
     costs = made.plan().costs
     assert costs[two.id].seconds == pytest.approx(seconds_of(two, SPEED))
     assert (costs[two.id].basis, costs[three.id].basis) == ("measured", "assumed")
-    assert "not measured" in text_of(made)
+    assert "nothing was timed" in text_of(made)
     timed(made)
     assert "as timed on this machine" in text_of(made)
 

@@ -13,7 +13,7 @@ import pytest
 
 from sagasr import lease
 from sagasr.errors import DataError
-from sagasr.files import read_json, write_json
+from sagasr.files import LITTER, read_json, write_json
 
 HOLD = (
     "import sys, time; from pathlib import Path; from sagasr import lease\n"
@@ -128,7 +128,27 @@ def test_the_owner_beats_by_counting(path: Path, short: None) -> None:
 
 
 def test_of_many_that_come_at_once_one_gets_it(path: Path) -> None:
-    write_json(path, lease.me().model_copy(update={"ticks": 1}).model_dump())  # left by a dead process
+    for left in [lease.me().model_copy(update={"ticks": 1}).model_dump()] * 40:  # by a dead process
+        write_json(path, left)
+        assert_one_of_many_gets(path)
+
+
+def test_of_many_that_find_a_torn_lease_one_gets_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TORN_S", 0.05)
+    for _ in range(10):
+        path.write_text('{"host": "fa')
+        assert_one_of_many_gets(path)
+
+
+def test_who_died_while_taking_over_blocks_nobody(path: Path) -> None:
+    dead = lease.me().model_copy(update={"ticks": 1})
+    write_json(path, dead.model_dump())
+    write_json(path.with_name(f"{LITTER}{path.name}-{dead.token}"), {**dead.model_dump(), "token": "of the guard"})
+    assert_one_of_many_gets(path)
+    assert not list(path.parent.iterdir())
+
+
+def assert_one_of_many_gets(path: Path) -> None:
     got: list[lease.Lease] = []
     refused: list[DataError] = []
 
@@ -144,6 +164,7 @@ def test_of_many_that_come_at_once_one_gets_it(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (len(got), len(refused)) == (1, 7)
+    got[0].check()
     got[0].release()
 
 
