@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from orchestrator.estimate import Cost
     from orchestrator.execute import Outcome
-    from orchestrator.report.command import Report
+    from orchestrator.report.answer import Report
     from sagasr.counts import Counts
 
 Change = Literal["data", "code", "versions"]
@@ -117,7 +117,7 @@ class Answer:
     @property
     def summary(self) -> dict[str, Any]:
         """The answer as plain JSON values."""
-        from orchestrator.report.command import summary
+        from orchestrator.report.answer import summary
 
         return summary(*self.report)
 
@@ -244,7 +244,7 @@ class Sweep:
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
-        from orchestrator.report.command import report, write_report
+        from orchestrator.report.answer import report, write_report
 
         found = report(self.folder)
         return Answer(found, write_report(found, self.folder))

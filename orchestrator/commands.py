@@ -5,10 +5,12 @@ import json
 import signal
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagasr import cli
 from sagasr.cli import DONE, INTERRUPTED, SOME_FAILED
+from sagasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,17 +32,16 @@ exit codes: 0 all there, 1 some replicates failed, 2 bad input (nothing started)
 
 def sweep(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-sweep`` and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _sweep_parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end is an interruption too
     return cli.run(lambda: _sweep(options))
 
 
 def report(arguments: Sequence[str] | None = None) -> int:
-    """Run ``sagasr-report`` and return its exit code."""
-    from orchestrator.report.command import main
-
-    return int(main(arguments) or 0)
+    """Run ``sagasr-report`` and return its exit code: 1 when replicates failed or lack, 2 for no sweep's folder."""
+    options = _report_parser().parse_args(arguments)
+    return cli.run(lambda: _report(options))
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -98,7 +99,45 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _report(options: argparse.Namespace) -> int:
+    from orchestrator.report import answer
+    from orchestrator.report.terminal import print_report
+
+    folder = options.sweep_dir
+    if folder.is_file():
+        raise ConfigError(f"{folder}: a file; name the sweep's folder, such as sweeps/demo")
+    found = answer.report(folder, options.preferences)
+    page = answer.write_report(found, folder)
+    if options.json:
+        print(json.dumps(answer.summary(*found), indent=2, allow_nan=False))
+    elif not options.quiet:
+        print_report(found.sweep, found.effects, notes=found.notes, preferences=found.preferences)
+        print(f"\nreport: {page}")
+    return answer.exit_code(found.sweep)
+
+
+def _report_parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(
+        "sagasr-report",
+        "Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
+        "example: sagasr-report sweeps/demo",
+    )
+    add = parser.add_argument
+    add("sweep_dir", type=Path, help="folder with plan.json and results/")
+    add(
+        "--preferences",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
+    )
+    add("--json", action="store_true", help="print the effects as JSON instead of tables")
+    add("--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+def _sweep_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(
         "sagasr-sweep",
         "Which design choices really matter? Plan, run and resume an ablation sweep from one grid file.",

@@ -22,7 +22,7 @@ from orchestrator.analysis.strata import contrast
 from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
-from orchestrator.report.command import report
+from orchestrator.report.answer import report
 from sagasr.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
 

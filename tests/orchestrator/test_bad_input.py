@@ -191,11 +191,14 @@ def test_more_gpu_hours_than_the_budget_are_refused_unless_agreed(make_grid, mon
     assert sorted(grid.parent.rglob("*")) == before
 
 
-def test_help_loads_nothing_heavy_and_shows_an_example():
-    program = "from orchestrator.commands import sweep; sweep(['--help'])"
+@pytest.mark.parametrize(
+    ("command", "example"), [("sweep", "sagasr-sweep demo.yaml"), ("report", "sagasr-report sweeps/demo")]
+)
+def test_help_loads_nothing_heavy_and_shows_an_example(command: str, example: str):
+    program = f"from orchestrator.commands import {command}; {command}(['--help'])"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "sagasr-sweep demo.yaml" in done.stdout
+    assert example in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "orchestrator.commands" in loaded
     assert not loaded & {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic"}

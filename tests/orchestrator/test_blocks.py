@@ -24,7 +24,7 @@ from orchestrator.execute import schedule
 from orchestrator.ledger import record, scan
 from orchestrator.overview import show_summary
 from orchestrator.plan import Plan, make_plan, write_plan
-from orchestrator.report.command import exit_code
+from orchestrator.report.answer import exit_code
 from orchestrator.report.terminal import render
 from orchestrator.results import collect
 from orchestrator.space import read_space

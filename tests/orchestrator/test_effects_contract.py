@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.sweep import read_sweep
-from orchestrator.report.command import main, report
+from orchestrator.commands import report as main
+from orchestrator.report.answer import report
 from sagasr.errors import DataError
 from sagasr.files import read_json, write_json
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
@@ -287,7 +288,7 @@ def test_json_has_the_same_rows_without_nan(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_answer_needs_neither_torch_nor_ray_nor_mlflow() -> None:
-    code = "import sys, orchestrator.report.command; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    code = "import sys, orchestrator.report.answer; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from orchestrator.report.command import main
+from orchestrator.commands import report as main
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
 
 FACTORS = {"text": ["off", "caption"], "a $x$ <b> & ü": ["off", "on", "</svg>"]}

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from orchestrator.report.command import report
+from orchestrator.report.answer import report
 from orchestrator.report.listening import ROLLOFF_SHARE, flac, png, power, rolloff_hz
 from orchestrator.report.page import write_page
 from sagasr.config import SAMPLE_RATE

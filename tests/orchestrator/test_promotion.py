@@ -18,7 +18,7 @@ from orchestrator.ledger import record, scan
 from orchestrator.overview import promotion_lines, show_summary
 from orchestrator.plan import Plan, make_plan, write_plan
 from orchestrator.promotion import Effect, Waiting, affordable, decide, promoted, read_decisions
-from orchestrator.report.command import exit_code, report
+from orchestrator.report.answer import exit_code, report
 from orchestrator.report.page import write_page
 from orchestrator.report.terminal import render
 from orchestrator.results import collect

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.report.command import main, report
+from orchestrator.commands import report as main
+from orchestrator.report.answer import report
 from orchestrator.report.terminal import p_text, print_report
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, write_sweep
 

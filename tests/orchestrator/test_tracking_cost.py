@@ -16,7 +16,7 @@ import soundfile
 from orchestrator import tracking
 from orchestrator.ledger import record
 from orchestrator.plan import make_plan, write_plan
-from orchestrator.report.command import report
+from orchestrator.report.answer import report
 from orchestrator.report.page import write_page
 from orchestrator.results import collect
 from orchestrator.retries import one_line

@@ -1,8 +1,5 @@
-"""`sagasr-report SWEEP_DIR`: results in; effects.parquet, tables, page and forest plot out. No torch, Ray or server."""
+"""The answer of a sweep: results in; effects.parquet, page and forest plot out. No torch, Ray or server."""
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +15,6 @@ from orchestrator.analysis.preferences import Preference, gather, write_preferen
 from orchestrator.analysis.sweep import Sweep, read_sweep
 from orchestrator.report.figure import write_forest
 from orchestrator.report.page import write_page
-from orchestrator.report.terminal import print_report
-from sagasr import cli
-from sagasr.errors import ConfigError, SagasrError
 
 
 class Report(NamedTuple):
@@ -53,26 +47,6 @@ def write_report(found: Report, folder: Path) -> Path:
     return page
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, 1 when replicates failed or are missing, 2 for a folder that cannot be read."""
-    arguments = _parser().parse_args(argv)
-    try:
-        if arguments.sweep_dir.is_file():
-            raise ConfigError(f"{arguments.sweep_dir}: a file; name the sweep's folder, such as sweeps/demo")
-        found = report(arguments.sweep_dir, arguments.preferences)
-        page = write_report(found, arguments.sweep_dir)
-    except SagasrError as error:
-        sys.stderr.write(f"sagasr-report: {error}\n")
-        return 2
-    sweep, table, notes, preferences = found
-    if arguments.json:
-        sys.stdout.write(json.dumps(summary(sweep, table, notes, preferences), indent=2, allow_nan=False) + "\n")
-    elif not arguments.quiet:
-        print_report(sweep, table, notes=notes, preferences=preferences)
-        sys.stdout.write(f"\nreport: {page}\n")
-    return exit_code(sweep)
-
-
 def exit_code(sweep: Sweep) -> int:
     """Return 0 when every replicate asked for has its values, else 1."""
     ended = len(sweep.runs) + len(sweep.unneeded)
@@ -97,19 +71,3 @@ def summary(
         ],
         "effects": rows,
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        "sagasr-report",
-        "Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
-        "example: sagasr-report sweeps/demo",
-    )
-    parser.add_argument("sweep_dir", type=Path, help="folder with plan.json and results/")
-    parser.add_argument(
-        "--preferences", type=Path, nargs="+", default=[], metavar="FILE",
-        help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the effects as JSON instead of tables")
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    return parser
