@@ -226,6 +226,7 @@ class Sweep:
         """
         from rich.console import Console
 
+        from orchestrator.cluster import check_joinable
         from orchestrator.estimate import total, write_estimate
         from orchestrator.execute import run
         from orchestrator.overview import show_cost, show_summary
@@ -239,6 +240,8 @@ class Sweep:
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
         ready(plan, waiting, planned.shapes, local=address is None)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
+        if address and waiting:
+            check_joinable(address)
         write_estimate(plan, planned.costs)
         return run(plan, options)
 

@@ -127,16 +127,30 @@ def _read_environment_anew() -> None:
 
 
 def check_joinable(address: str) -> None:
-    """Raise ConfigError for a cluster that asks for no token, unless RAY_AUTH_MODE=disabled says that it may."""
+    """Raise ConfigError, before anything is written, for a cluster that this process cannot or should not join.
+
+    One that asks for no token is joined on this machine, and elsewhere if RAY_AUTH_MODE=disabled says so.
+    """
     if address.startswith("ray://"):
         raise ConfigError(f"--address {address}: start the sweep on the cluster, with `ray exec` and --address auto")
-    if os.environ[MODE] == "disabled":
-        return
-    if TOKEN not in os.environ:
-        check_token(token_file())
-    if (found := resolve(address)) and not on_loopback(found) and not asks_for_token(found):
+    if "://" in address:
+        raise ConfigError(f"--address {address}: name the head as HOST:6379, or auto")
+    open_to_all = os.environ.get(MODE) == "disabled"
+    token = "" if open_to_all else os.environ.get(TOKEN) or check_token(token_file()).read_text().strip()
+    if (found := resolve(address)) is None:
+        raise ConfigError(f"--address {address}: no Ray cluster runs on this machine; leave it out to start one")
+    try:
+        anyone, ours = admits(found, ""), bool(token) and admits(found, token)
+    except ConnectionError as error:
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from error
+    if not anyone:
+        if open_to_all:
+            raise ConfigError(f"--address {address}: the cluster asks for a token; unset {MODE}=disabled")
+        if not ours:
+            raise ConfigError(f"--address {address}: the cluster has another token; copy {token_file()} from its head")
+    elif not open_to_all and not on_loopback(found):
         raise ConfigError(
-            f"--address {address}: the cluster at {found} asks for no token, so whoever reaches it runs code on it; "
+            f"--address {address}: the cluster asks for no token, so whoever reaches it runs code on it; "
             f"start it with {MODE}=token, or set {MODE}=disabled here if you trust all who reach it"
         )
 
@@ -159,18 +173,19 @@ def on_loopback(address: str) -> bool:
         return False
 
 
-def asks_for_token(address: str) -> bool:
-    """Return whether the head at host:port turns away a caller without a token. Raises ConfigError if none answers."""
+def admits(address: str, token: str) -> bool:
+    """Return whether the head at host:port answers to this token ("": none). Raises ConnectionError if none answers."""
     import grpc  # type: ignore[import-untyped]
 
+    bearer = [("authorization", f"Bearer {token}")] if token else []
     try:
         with grpc.insecure_channel(address) as channel:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_S)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_S, metadata=bearer)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            return True
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error.code().name})") from error
-    return False
+            return False
+        raise ConnectionError(error.code().name) from error
+    return True
 
 
 # ----------------------------------------------------------------------------------------------------- the cluster file

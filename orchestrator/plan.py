@@ -277,7 +277,7 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
 
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.manifest import content_hashes, manifest_fingerprint, usable_rows
+    from sagasr.data.manifest import Row, content_hashes, manifest_fingerprint, shared_problems, usable_rows
 
     faults: list[str] = []
     train: dict[Data, str] = {}
@@ -285,13 +285,16 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
     files: dict[str, str] = {}
     for data in dict.fromkeys(cell.config.data for cell in cells):
         digests: dict[str, str] = {}
+        found: dict[str, dict[str, Row]] = {"train": {}, "val": {}}
         for split, manifest in (("train", data.train), ("val", data.val)):
             try:
                 rows, problems = usable_rows(data, split)  # type: ignore[arg-type]
                 faults.extend(problems)
                 if not problems:
                     digests[split] = manifest_fingerprint(rows)
-                    files |= {str(row.file): digest for row, digest in zip(rows, content_hashes(rows), strict=True)}
+                    hashes = content_hashes(rows)
+                    found[split] = dict(zip(hashes, rows, strict=True))
+                    files |= {str(row.file): digest for row, digest in zip(rows, hashes, strict=True)}
             except SagasrError as error:
                 faults.extend(str(error).splitlines())
                 continue
@@ -302,6 +305,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
                         f"{manifest}: no {split} recording has a {source}; "
                         f"add the column {source!r}, or leave text={source} out"
                     )
+        faults.extend(shared_problems(data, found["train"], found["val"]))
         train[data], val[data] = digests.get("train", ""), digests.get("val", "")
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))

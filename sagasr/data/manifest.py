@@ -165,6 +165,17 @@ def content_hashes(rows: Iterable[Row]) -> list[str]:
     return [digest for digest, _ in found]
 
 
+def shared_problems(data: Data, train: Mapping[str, Row], val: Mapping[str, Row]) -> list[str]:
+    """Return a line for each recording that is learnt from and scored too; the rows are given by their sha256."""
+    shared = [digest for digest in val if digest in train]
+    if shared and data.train == data.val and not any(row.split for row in val.values()):
+        return [f"{data.train}: learnt from and scored too; add a column 'split' (train, val), or name two manifests"]
+    return [
+        f"{val[digest].file}: the same recording stands in training ({train[digest].file}); remove one of the two"
+        for digest in shared
+    ]
+
+
 def manifest_fingerprint(rows: Iterable[Row]) -> str:
     """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
     rows = list(rows)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sagasr import config as settings
 from sagasr.audio.files import problem_of
 from sagasr.config import Config
-from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of
+from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
 from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint
 
@@ -98,7 +98,8 @@ def recordings(config: Config) -> Corpus:
     for split in ("train", "val"):
         if not found[split]:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
-    _refuse_shared(found["train"], found["val"])
+    if shared := shared_problems(config.data, *({it.sha256: it.row for it in found[split]} for split in found)):
+        raise DataError("\n".join(shared))
     return Corpus(_in_content_order(found["train"]), _in_content_order(found["val"]), unreadable)
 
 
@@ -211,15 +212,3 @@ def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
 
 def _in_content_order(pairs: Iterable[Recording]) -> list[Recording]:
     return sorted(pairs, key=lambda it: (it.sha256, it.row.caption, it.row.transcript, it.row.domain, it.row.path))
-
-
-def _refuse_shared(train: Sequence[Recording], val: Sequence[Recording]) -> None:
-    """Raise DataError when a recording is both learnt from and scored."""
-    trained = {it.sha256: it.row.file for it in train}
-    shared = [
-        f"{it.row.file}: the same recording stands in training ({trained[it.sha256]}); remove it from one of the two"
-        for it in val
-        if it.sha256 in trained
-    ]
-    if shared:
-        raise DataError("\n".join(shared))

@@ -1,16 +1,19 @@
 """The token of a Ray cluster: only its owner reads it, and no cluster without one is joined unless told."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from orchestrator import cluster
-from orchestrator.cluster import check_token, credentials, main, make_token, on_loopback, token_file
+from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
 from sagasr.errors import ConfigError
+from tests.orchestrator.servers import free_port
 
 LOCAL = Path(__file__).parents[2] / "orchestrator" / "clusters" / "local.yaml"
 
@@ -68,19 +71,51 @@ def test_a_cluster_that_asks_for_no_token_is_joined_only_when_told(
 ) -> None:
     make_token()
     monkeypatch.setattr(cluster, "resolve", lambda _: "10.0.0.1:6379")
-    monkeypatch.setattr(cluster, "asks_for_token", lambda _: asks)
+    monkeypatch.setattr(cluster, "admits", lambda _, token: bool(token) or not asks)
     if not asks:
         with pytest.raises(ConfigError, match="runs code on it"):
             join("auto")
     else:
         join("auto")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    join("auto")
+    if asks:
+        with pytest.raises(ConfigError, match="asks for a token; unset RAY_AUTH_MODE=disabled"):
+            join("auto")
+    else:
+        join("auto")
 
 
-def test_ray_client_addresses_are_refused(home: Path) -> None:
-    with pytest.raises(ConfigError, match="ray exec"):
-        join("ray://head:10001")
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_head_admits_who_has_its_token_and_tells_others_why_not(home: Path) -> None:
+    def refused(address: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            check_joinable(address)
+        return str(error.value)
+
+    token = make_token()
+    short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a socket's path has 107 bytes
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as head:
+        try:
+            assert any("--block" in line for line in head.stdout or ())
+            check_joinable(address)
+            token.write_text("0" * 64)
+            assert f"--address {address}: the cluster has another token; copy {token} from its head" in refused(address)
+        finally:
+            head.terminate()
+    shutil.rmtree(short)
+    assert "no Ray cluster answers there" in refused(address)
+
+
+@pytest.mark.parametrize(("address", "remedy"), [("ray://head:10001", "ray exec"), ("http://head:8265", "HOST:6379")])
+def test_addresses_of_other_services_are_refused(home: Path, address: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        join(address)
 
 
 def test_a_ray_of_ones_own_has_a_secret_that_is_in_no_file_and_gone_afterwards(home: Path) -> None:

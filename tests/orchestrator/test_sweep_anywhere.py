@@ -135,7 +135,7 @@ def newest_checkpoint(bucket, trial: str) -> int:
 # ---------------------------------------------------------------------------------------------------- several machines
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "import sys; from orchestrator.cluster import asks_for_token as asks; sys.exit(not asks(sys.argv[1]))"
+TOKEN = "import sys; from orchestrator.cluster import admits; sys.exit(admits(sys.argv[1], ''))"
 
 
 def hosts_of(plan: Plan, trial: str) -> list[str]:

@@ -61,7 +61,19 @@ def one_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
 
 
-PREPARATIONS = {each.__name__: each for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu)}
+def a_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+
+
+def no_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(study / "auth_token"))
+
+
+PREPARATIONS = {
+    each.__name__: each
+    for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token)
+}
 
 
 def prepare(study: Path, mistake: dict[str, Any]) -> None:
