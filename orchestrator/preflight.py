@@ -104,7 +104,7 @@ def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None
                 f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {gpus}; lower gpus_per_worker in "
                 "the grid's resources, or join a cluster with --address"
             )
-        needed = runtime.workers * shape.state_bytes
+        needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
         if not wanted and needed > memory:
             raise ConfigError(
                 f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "

@@ -155,7 +155,13 @@ def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[],
     if runtime.workers > 1:
         from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
-        ours = {"strategy": RayDDPStrategy(), "environment": RayLightningEnvironment(), "devices": "auto"}
+        from sagasr.module import ShardedStrategy
+
+        class Sharded(ShardedStrategy, RayDDPStrategy):  # type: ignore[misc]
+            """On the device that Ray gives the worker."""
+
+        strategy = Sharded() if runtime.sharded else RayDDPStrategy()
+        ours = {"strategy": strategy, "environment": RayLightningEnvironment(), "devices": "auto"}
         harness = replace(harness, **ours)
     train(config, Path(task.folder), Path(task.store), task.variants, runtime, harness)
 

@@ -363,6 +363,7 @@ class Runtime(Strict):
     """Where and how a training runs; changes nothing that is measured, so it never enters a fingerprint."""
 
     workers: int = Field(1, ge=1, description="data-parallel processes")
+    sharded: bool = Field(False, description="each worker keeps its share of the training's state, not all of it")
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(500, ge=1, description="training steps between two checkpoints")

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sagasr import config as settings
+from sagasr.sharding import divided_like, whole
 
 UPDATES = "_updates"
 
@@ -35,7 +37,7 @@ class Ema:
 
     @contextmanager
     def swap(self) -> Iterator[None]:
-        """Put the averaged weights into the module, and its own back at the end; nothing is copied."""
+        """Put the averaged weights into the module, and its own back at the end; nothing is copied but shards."""
         self._follow_device()
         self._exchange()
         try:
@@ -48,19 +50,25 @@ class Ema:
         return dict(self._average)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return weights and update count as tensors, ready for a safetensors file."""
-        return self.weights() | {UPDATES: torch.tensor(self.updates)}
+        """Return weights and update count, ready for a safetensors file; of shards every worker has to ask."""
+        return {name: whole(average) for name, average in self._average.items()} | {UPDATES: torch.tensor(self.updates)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state_dict`` returned. Raises KeyError when a weight is missing."""
         for name, average in self._average.items():
-            average.copy_(state[name])
+            average.copy_(divided_like(average, state[name]))
         self.updates = int(state[UPDATES])
 
+    @torch.no_grad()
     def _exchange(self) -> None:
         for name, live in self._live.items():
-            live.data, self._average[name] = self._average[name], live.data
+            if isinstance(live, DTensor):  # what gathers the shards knows them by their memory
+                kept = live.detach().clone()
+                live.copy_(self._average[name])
+                self._average[name] = kept
+            else:
+                live.data, self._average[name] = self._average[name], live.data
 
     def _follow_device(self) -> None:
         """A module may have moved to its accelerator after the average was made."""

@@ -23,6 +23,7 @@ from sagasr.lfr import replace_low_band
 from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance
 from sagasr.model import SagaModel
+from sagasr.sharding import gathered
 
 BATCH = 32  # clips sampled at once …
 CPU_FRAMES = 640  # … but on a CPU only so many latent frames, or the guidance branches outgrow its cache
@@ -62,7 +63,7 @@ def evaluate(
     found: dict[str, Prediction] = {}
     for members in _samplings(variants).values():
         evaluation = variants[members[0]]
-        with ema.swap() if evaluation.weights == "ema" else nullcontext():
+        with ema.swap() if evaluation.weights == "ema" else nullcontext(), gathered(model):
             generated = generate(model, codec, clips, evaluation, on_step)
         for name in members:
             lfr, ratio = variants[name].lfr, variants[name].lfr_ratio

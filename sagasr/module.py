@@ -1,14 +1,16 @@
 """The Lightning module: one training step, the optimiser and the averaged weights. Every formula lives elsewhere."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -19,6 +21,7 @@ from sagasr.data.draws import Batch
 from sagasr.ema import Ema
 from sagasr.host import compile_layers
 from sagasr.model import SagaModel
+from sagasr.sharding import divided_like, shard, whole
 
 COMPILE_FROM = 1_000  # steps; compiling takes as long as some hundred of a small model
 
@@ -35,7 +38,11 @@ class SagaModule(pl.LightningModule):
         self.config = config
         self.model = model
         self.micro_batches = micro_batches
-        self.ema = Ema(model, config.training.ema)
+        self.average_anew()
+
+    def average_anew(self) -> None:
+        """Begin the average at the weights as they are now."""
+        self.ema = Ema(self.model, self.config.training.ema)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the flow-matching loss of a drawn batch."""
@@ -84,6 +91,55 @@ class SagaModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"])
+
+
+class ShardedStrategy(DDPStrategy):
+    """``DDPStrategy`` whose workers each keep a share of weights, gradients, moments and average, nobody all (FSDP).
+
+    For models whose states do not fit on one GPU. Batches, losses and, but for the order of sums, gradients are those
+    of ``DDPStrategy``. Checkpoints hold whole tensors: a training may go on with another number of workers.
+    """
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """A checkpoint's whole tensors are divided as they are taken over, so the division comes first."""
+        return True
+
+    def configure_ddp(self) -> None:
+        """Divide the weights and their average; called before the optimiser is made."""
+        module: Any = self.lightning_module
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        shard(module.model, module.model.transformer.transformer.layers, mesh)
+        module.average_anew()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the weights, whole; every worker has to ask."""
+        return {name: whole(value) for name, value in super().lightning_module_state_dict().items()}
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take over whole weights."""
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        state = {name: divided_like(own[name], value) for name, value in checkpoint["state_dict"].items()}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return the moments, whole; every worker has to ask."""
+        state = super().optimizer_state(optimizer)
+        moments = {
+            number: {name: whole(value) for name, value in of_one.items()} for number, of_one in state["state"].items()
+        }
+        return {**state, "state": moments}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over whole moments."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            moments = {
+                number: {name: divided_like(weights[number], value) for name, value in of_one.items()}
+                for number, of_one in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": moments})
 
 
 class SafeCheckpointIO(CheckpointIO):

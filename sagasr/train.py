@@ -33,6 +33,7 @@ from sagasr.model import build_model
 from sagasr.module import SafeCheckpointIO, SagaModule
 from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
+from sagasr.sharding import gathered, is_sharded, whole
 from sagasr.upsample import write_facts
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def train(
     )
     try:
         trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
-        watch.finish(trainer, module, encoded)
+        watch.finish(trainer, encoded)
     except Diverged as outcome:
         return watch.end("failed", str(outcome))
     except Stopped as outcome:
@@ -256,7 +257,7 @@ class _Watch(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """A gradient that is not finite never reaches the weights: the last checkpoint stays one to go on from."""
         gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+        if not whole(torch.nn.utils.get_total_norm(gradients)).isfinite():
             raise Diverged(f"training loss or gradient is not finite at step {trainer.global_step + 1}")
 
     def on_train_batch_end(
@@ -316,10 +317,10 @@ class _Watch(pl.Callback):
         """Score all variants, record them, apply the failure rule and ask the harness whether to go on."""
         step, go_on = trainer.global_step, True
         self.due = True
-        if trainer.is_global_zero:
+        if trainer.is_global_zero or is_sharded(module.model):  # shards are gathered by all, who then score alike
             point("train.validate")
             module.eval()
-            with module.ema.swap():
+            with module.ema.swap(), gathered(module.model):
                 loss = validation_loss(module.model, self.clips)
             try:
                 self.predictions = evaluate(
@@ -335,6 +336,7 @@ class _Watch(pl.Callback):
                 self._interrupt(trainer, asked.halt)
             self.predicted_at = step
             module.train()
+        if trainer.is_global_zero:
             self.record(step, {"val/loss": loss})
             scores = {name: prediction.means() for name, prediction in self.predictions.items()}
             for name, found in scores.items():
@@ -372,7 +374,7 @@ class _Watch(pl.Callback):
         self.saved_at, self.save_seconds = trainer.global_step, time.monotonic() - began
         self.beat(trainer.global_step)
 
-    def finish(self, trainer: pl.Trainer, module: SagaModule, store: Store) -> None:
+    def finish(self, trainer: pl.Trainer, store: Store) -> None:
         """Write final scores and audio of every variant that lacks them; validate anew only what is missing."""
         if not trainer.is_global_zero:
             return
@@ -381,15 +383,16 @@ class _Watch(pl.Callback):
         if self.predicted_at != self.config.training.steps:
             absent, self.predictions = missing, {}
         if absent:
-            self._load_newest(module)
-            self.predictions |= self._score_late(module, _initial(self.config, store), absent)
+            untrained, trained = (_initial(self.config, store).to(trainer.strategy.root_device) for _ in range(2))
+            self._load_newest(trained)
+            self.predictions |= self._score_late(trained, untrained, absent)
         for name in missing:
             self.harness.fence()
             point("train.score")
             ScoreFile(self.out, name).write(self.clips, self.predictions[name])
 
     def _load_newest(self, module: SagaModule) -> None:
-        """A finished training is not fitted again, so Lightning restored nothing."""
+        """Take over the weights at the end of the training."""
         newest = checkpoint.newest(self.checkpoints)
         assert newest is not None
         assert checkpoint.step_of(newest) == self.config.training.steps
