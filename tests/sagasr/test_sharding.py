@@ -1,4 +1,4 @@
-"""Trainings of several processes whose states are sharded: what they are without, resumable, on any number of workers."""
+"""Trainings of several processes whose states are sharded: what they are without, and resumable on any number."""
 
 import shutil
 import subprocess
