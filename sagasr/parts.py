@@ -64,14 +64,12 @@ def breach(check: Callable[..., None], family: str, part: str, *given: Any, **st
 def _breach(
     source: str, check: Callable[..., None], family: str, part: str, given: tuple[Any, ...], stated: tuple[Any, ...]
 ) -> str | None:
+    made = load(family, part, *given)
     try:
-        check(load(family, part, *given), **dict(stated))
-    except ConfigError:
-        raise
-    except AssertionError as error:
-        return f"{family} {part}: {error}"
+        check(made, **dict(stated))
     except Exception as error:  # noqa: BLE001 - whatever code of a user's own may raise
-        return f"{family} {part}: breaks down in {check.__name__} ({_one_line(error)})"
+        told = str(error) if isinstance(error, AssertionError) else ""
+        return f"{family} {part}: {told or f'breaks down in {check.__name__} ({_one_line(error)})'}".splitlines()[0]
     return None
 
 

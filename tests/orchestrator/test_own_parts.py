@@ -227,6 +227,7 @@ def test_a_condition_adds_a_token_and_leaves_the_rest_of_a_model_as_it_is(make_g
     heard = build_codec(told.codec, 1).decode(low, 8_192)
     token = models[1].own.project[0](own_parts.Brightness().describe(heard))
     torch.testing.assert_close(after[:, -1], token)
+    assert {*models[1].state_dict()} - {*models[0].state_dict()} == {"own.project.0.weight", "own.project.0.bias"}
 
 
 def test_what_is_trained_with_an_own_part_depends_on_what_its_file_says_and_nothing_else_does(make_grid, tmp_path):
@@ -362,6 +363,7 @@ def test_a_part_that_cannot_be_used_is_refused_before_anything_runs(changes, exp
         ({"codec": FOLDED}, "Folded.encode = lambda self: None", "breaks down in check_codec (TypeError: "),
         ({"codec": FOLDED}, "Folded.__init__ = lambda self: None", "Folded: cannot be made (TypeError: "),
         (BRIGHT, "Brightness.describe = lambda self, low: 1 / 0", "check_conditioner (ZeroDivisionError: division by"),
+        (BRIGHT, "def describe(self, low): assert False\nBrightness.describe = describe", "(AssertionError: "),
         (BRIGHT, "Brightness.size = 3", "Brightness: says [3, 1] of audio [3, 1, 44100], not [3, 3]"),
     ],
 )  # fmt: skip
