@@ -71,7 +71,8 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     from sagasr.data.texts import embed_texts
     from sagasr.text import missing_weights as missing_text_weights
 
-    for line in (missing_weights(config.codec), missing_text_weights(config.conditions.text)):
+    absent = missing_weights(config.codec, config.audio.channels), missing_text_weights(config.conditions.text)
+    for line in absent:
         if line:
             raise DataError(line)
     for folder in dict.fromkeys((config.data.train, config.data.val)):

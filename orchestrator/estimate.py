@@ -255,7 +255,7 @@ def kind_of(trial: Trial) -> str:
                         "audio": True,
                         "codec": True,
                         "model": {"embed_dim", "depth", "num_heads", "cond_dim", "time_route"},
-                        "conditions": {"text": {"encoder": True}},
+                        "conditions": {"text": {"encoder": True}} | ({"own": True} if config.conditions.own else {}),
                         "training": {"batch_size", "precision"},
                         "validation": {"segment"},
                     },

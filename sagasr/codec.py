@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sagasr import config as settings
-from sagasr.config import SAMPLE_RATE, downsampling_ratio
+from sagasr.config import SAMPLE_RATE, downsampling_ratio, latent_channels
 from sagasr.errors import DataError
-from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder, latent_channels
-
-__all__ = ["Codec", "LatentNorm", "build_codec", "latent_channels", "missing_weights"]
+from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
+from sagasr.parts import breach, load
+from sagasr.testing import check_codec
 
 
 class LatentNorm(NamedTuple):
@@ -52,9 +52,7 @@ class LatentNorm(NamedTuple):
 class Codec(nn.Module):
     """A frozen pair of ``encode`` and ``decode``; equal audio always gives equal latents."""
 
-    def __init__(
-        self, transform: nn.Module, channels: int, latent_channels: int, ratio: int, companding: float
-    ) -> None:
+    def __init__(self, transform: Any, channels: int, latent_channels: int, ratio: int, companding: float) -> None:
         super().__init__()
         self.transform = transform
         self.channels = channels
@@ -72,7 +70,7 @@ class Codec(nn.Module):
         """Return latents [B, D, ceil(T / ratio)] of audio [B, C, T]; the end is padded with silence."""
         padded = F.pad(audio, (0, -audio.shape[-1] % self.ratio))
         try:
-            return _compand(self.transform.encode(padded), self.companding)  # type: ignore[operator]
+            return _compand(self.transform.encode(padded), self.companding)
         except RuntimeError as error:
             if "Padding size" in str(error):
                 raise DataError(f"audio of {audio.shape[-1]} samples is too short for this codec") from error
@@ -81,7 +79,7 @@ class Codec(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor, length: int) -> Tensor:
         """Return audio [B, C, length] of latents [B, D, N]; ``length`` is at most N * ratio."""
-        audio: Tensor = self.transform.decode(_compand(latents, 1 / self.companding))  # type: ignore[operator]
+        audio: Tensor = self.transform.decode(_compand(latents, 1 / self.companding))
         if length > audio.shape[-1]:
             raise ValueError(f"{latents.shape[-1]} frames decode to {audio.shape[-1]} samples, not {length}")
         return audio[..., :length]
@@ -108,6 +106,8 @@ class _MeanAutoencoder(nn.Module):
 def build_codec(codec: settings.Codec, channels: int) -> Codec:
     """Return the codec of a configuration for audio of 1 or 2 channels. Raises DataError without usable weights."""
     expected = latent_channels(codec, channels), downsampling_ratio(codec)
+    if isinstance(codec, settings.OwnCodec):
+        return Codec(load("codec", codec.part, channels), channels, *expected, codec.companding)
     if not isinstance(codec, settings.StableAudio):
         return Codec(build_transform(codec, channels), channels, *expected, codec.companding)
     model = build_autoencoder(Path(codec.checkpoint), Path(codec.config))
@@ -121,8 +121,14 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
     return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0)
 
 
-def missing_weights(codec: settings.Codec) -> str | None:
-    """Return one line saying what of the codec is absent or unfit and how to get it; no weight is read."""
+def missing_weights(codec: settings.Codec, channels: int) -> str | None:
+    """Return one line saying what of the codec is absent or unfit and how to get it; no weight of ours is read.
+
+    Raises ConfigError for a class of the user's own that cannot be made.
+    """
+    if isinstance(codec, settings.OwnCodec):
+        stated = {"ratio": codec.ratio, "latent_channels": codec.latent_channels, "linear": codec.linear}
+        return breach(check_codec, "codec", codec.part, channels, channels=channels, **stated)
     if isinstance(codec, settings.StableAudio):
         for key, path in (("checkpoint", codec.checkpoint), ("config", codec.config)):
             if not Path(path).is_file():

@@ -64,6 +64,13 @@ def upsample(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=_pair, metavar="AUDIO,TEXT", help="guidance strengths (as validated)")
     parser.add_argument("--text", default="", metavar="CAPTION", help="what is heard, for models trained with text")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the last ones")
+    parser.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="FILE.py:CLASS",
+        help="a codec, conditioner or sampler of your own that the model was trained with",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise; equal seeds give equal results (0)")
     options = parser.parse_args(argv)
     return cli.run(
@@ -135,7 +142,7 @@ def _upsample(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     pairs = plan_files(options.input, options.output)
-    upsampler = Upsampler.load(options.checkpoint, options.weights)
+    upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

@@ -5,19 +5,25 @@ global vector beside the time (or, with the time, through a prepended token). Co
 off keep their slots, filled with zeros, so that the transformer has the same parameters in every cell. The nulls are
 the released code's: low latents of -5 (or 0), a cross-attention tensor of zeros, roll-off tokens included. Under null
 text roll-off thus remains through the global vector; on the route ``cross`` alone it goes with the text.
+
+Conditions of a user's own are one more token each. They go with the text, too, and where there is none, the tensor is
+dropped and guided for their sake.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS
+from sagasr.codec import Codec, build_codec
 from sagasr.config import NYQUIST, Config
 from sagasr.fingerprint import seed_of
+from sagasr.parts import load
 from sagasr.text import build_text_encoder
 
 FREQUENCIES = 128
@@ -33,7 +39,7 @@ class ConditionInputs(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What the transformer takes: cross-attention [B, L + 2, cond_dim], global vector [B, G], prepended [B, 1, E].
+    """What the transformer takes: cross-attention [B, L + 2 (+ own), cond_dim], global [B, G], prepended [B, 1, E].
 
     The embedding of the time is still to be added to the global vector and to the prepended token. ``empty``: how many
     more tokens of zeros the cross-attention has, those beyond the longest text of the batch.
@@ -59,6 +65,42 @@ class NumberEmbedding(nn.Module):
         angle = 2 * math.pi * number * self.frequencies
         embedded: Tensor = self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))
         return embedded
+
+
+class OwnTokens(nn.Module):
+    """Conditions of a user's own: what each says of the low audio, linearly projected to a token.
+
+    They hear what the codec makes of the low latents, at the level of the model: a function of what the transformer is
+    given anyway, so that training, validation and use cannot differ. Only the projections are learned and saved.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("cpu"):  # also where a model is built for its shapes alone
+            self.parts: list[Any] = [load("conditioner", part) for part in config.conditions.own]
+        self.project = nn.ModuleList(nn.Linear(part.size, config.model.cond_dim) for part in self.parts)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return tokens [B, n, cond_dim] of low latents [B, D, N] that are not normalised."""
+        said = [latents.new_zeros(len(latents), part.size) for part in self.parts]
+        if not latents.is_meta:  # there, only shapes are asked for
+            said = self._said(latents)
+        return torch.stack([project(found) for project, found in zip(self.project, said, strict=True)], dim=1)
+
+    @torch.no_grad()
+    def _said(self, latents: Tensor) -> list[Tensor]:
+        with torch.autocast(latents.device.type, enabled=False):
+            codec = self._codec.to(latents.device)
+            audio = codec.decode(latents.float(), latents.shape[-1] * codec.ratio)
+            for part in self.parts:
+                if isinstance(part, nn.Module):  # none of ours, so it did not follow the model
+                    part.to(audio.device)
+            return [part.describe(audio).to(audio) for part in self.parts]
+
+    @cached_property
+    def _codec(self) -> Codec:
+        return build_codec(self.config.codec, self.config.audio.channels)
 
 
 class Conditioner(nn.Module):

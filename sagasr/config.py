@@ -7,7 +7,7 @@ not here but in ``Runtime``, which is never fingerprinted.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -40,8 +40,20 @@ class Strict(BaseModel):
 
 
 # words of a configuration that name a part of ours, by family; any other is a user's own (sagasr.parts)
-PARTS = {"metric": (), "embedder": ("spectral", "clap", "off"), "sampler": ("euler",)}
-PART_KEYS = ("validation.metrics", "validation.distance.embedder", "evaluation.sampler.solver")
+PARTS = {
+    "metric": (),
+    "embedder": ("spectral", "clap", "off"),
+    "sampler": ("euler",),
+    "codec": (),
+    "conditioner": (),
+}
+PART_KEYS = (
+    "validation.metrics",
+    "validation.distance.embedder",
+    "evaluation.sampler.solver",
+    "codec.part",
+    "conditions.own",
+)
 
 
 def known_part(family: str, part: str) -> str:
@@ -107,7 +119,31 @@ class StableAudio(Strict):
     config: str = Field(description="the model_config.json or vae_model_config.json published with the checkpoint")
 
 
-Codec = Annotated[Wavelet | Pqmf | Patched | StableAudio, Field(discriminator="kind")]
+class OwnCodec(Strict):
+    """A class of the user's own. What a plan must know of it is stated here, and checked before anything starts."""
+
+    kind: Literal["own"]
+    part: str = Field(description="FILE.py:CLASS, MODULE:CLASS, or the name of an entry point")
+    ratio: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048] = Field(description="samples per latent frame")
+    latent_channels: int = Field(ge=1, description="latents per frame")
+    linear: bool = Field(
+        True, description="twice the audio has twice the latents; false (most neural codecs): audio keeps its level"
+    )
+    companding: float = Field(1.0, gt=0, le=1)
+
+    @field_validator("part")
+    @classmethod
+    def _is_known(cls, part: str) -> str:
+        return known_part("codec", part)
+
+    @model_validator(mode="after")
+    def _companding_scales(self) -> Self:
+        if not self.linear and self.companding != 1:
+            raise ValueError("companding needs a linear codec; leave it out, or set linear: true")
+        return self
+
+
+Codec = Annotated[Wavelet | Pqmf | Patched | StableAudio | OwnCodec, Field(discriminator="kind")]
 
 FilterFamily = Literal["chebyshev1", "butterworth", "bessel", "elliptic"]
 
@@ -175,6 +211,21 @@ class Conditions(Strict):
         description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins",
     )
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
+    own: tuple[str, ...] = Field(
+        (), description="of the user's own, named as validation.metrics: each says what one more token holds"
+    )
+
+    @field_validator("own")
+    @classmethod
+    def _are_known(cls, own: tuple[str, ...]) -> tuple[str, ...]:
+        if len({Path(part).name for part in own}) < len(own):
+            raise ValueError("names a class twice; remove one")
+        return tuple(known_part("conditioner", part) for part in own)
+
+    @property
+    def cross_dropout(self) -> float:
+        """Share of training examples whose cross-attention is nulled: none where only roll-off stands in it."""
+        return self.text.dropout if self.text.source != "off" or self.own else 0.0
 
 
 class Model(Strict):
@@ -373,7 +424,7 @@ class Runtime(Strict):
     notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
 
-def downsampling_ratio(codec: Wavelet | Pqmf | Patched | StableAudio) -> int:
+def downsampling_ratio(codec: Codec) -> int:
     """Return the samples per latent frame."""
     match codec:
         case Wavelet(levels=levels):
@@ -384,6 +435,19 @@ def downsampling_ratio(codec: Wavelet | Pqmf | Patched | StableAudio) -> int:
             return int(patch)
         case StableAudio():
             return 2_048
+        case OwnCodec(ratio=ratio):
+            return int(ratio)
+
+
+def latent_channels(codec: Codec, channels: int) -> int:
+    """Return how many latents each frame of audio of 1 or 2 channels has."""
+    match codec:
+        case StableAudio():
+            return 64
+        case OwnCodec(latent_channels=stated):
+            return stated
+        case _:
+            return channels * downsampling_ratio(codec)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -483,14 +547,12 @@ def train_stage(config: Config) -> dict[str, Any]:
     scored = {name for name in type(config.validation).model_fields if name != "every"}
     left_out: dict[str, Any] = {"data": True, "evaluation": True, "validation": scored}
     tree = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
-    return {section: keys for section, keys in tree.items() if keys != {}}  # it differs in what is left out alone
+    tree = {section: keys for section, keys in tree.items() if keys != {}}  # it differs in what is left out alone
+    return _with_sources(tree, trained_parts(config))
 
 
 def score_stage(config: Config) -> dict[str, Any]:
-    """Return the part of a configuration that decides how given weights are scored; defaults are left out.
-
-    Parts of a user's own count by what their sources say, wherever they lie.
-    """
+    """Return the part of a configuration that decides how given weights are scored; defaults are left out."""
     tree: dict[str, Any] = {
         "evaluation": config.evaluation.model_dump(mode="json", exclude_defaults=True),
         "validation": config.validation.model_dump(mode="json", exclude={"every"}, exclude_defaults=True),
@@ -498,13 +560,22 @@ def score_stage(config: Config) -> dict[str, Any]:
     scored, sampler = config.validation, config.evaluation.sampler
     named = [("embedder", scored.distance.embedder), ("sampler", sampler.solver)]
     own = [(family, part) for family, part in named if part not in PARTS[family]]
-    own += [("metric", part) for part in scored.metrics]
+    return _with_sources(tree, [*own, *(("metric", part) for part in scored.metrics)])
+
+
+def trained_parts(config: Config) -> list[tuple[str, str]]:
+    """Return the family and the name of every part of a user's own that the weights depend on."""
+    codec = [("codec", config.codec.part)] if isinstance(config.codec, OwnCodec) else []
+    return [*codec, *(("conditioner", part) for part in config.conditions.own)]
+
+
+def _with_sources(tree: dict[str, Any], own: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return a stage with its parts of a user's own, which count by what their sources say, wherever they lie."""
     if not own:
         return tree
-    from sagasr.parts import identity
+    from sagasr.parts import sources
 
-    sources = {f"{family} {Path(part).name}": identity(family, part) for family, part in own}
-    return {**_without_folders(tree), "parts": sources}
+    return {**_without_folders(tree), "parts": sources(own)}
 
 
 def _without_folders(node: Any) -> Any:

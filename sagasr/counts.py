@@ -6,7 +6,8 @@ with that of a real step on the meta device (``sagasr.model.shapes``), which is 
 
 from typing import NamedTuple
 
-from sagasr.config import Conditions, Config, StableAudio, Words, downsampling_ratio
+from sagasr.config import Conditions, Config, StableAudio, Words, downsampling_ratio, latent_channels
+from sagasr.parts import load
 
 FLOAT = 4  # bytes
 STATES = 5  # weights, gradients, two AdamW moments and the average
@@ -42,8 +43,9 @@ def speaks_for_itself(config: Config) -> bool:
 def count(config: Config, words: int) -> Counts:
     """Return the counts of a configuration that ``speaks_for_itself``, with ``words`` in its training captions."""
     ratio, width = downsampling_ratio(config.codec), config.model.cond_dim
-    rows, channels, frames = config.training.batch_size, config.audio.channels * ratio, config.audio.segment // ratio
-    tokens = config.conditions.text.encoder.max_tokens + ROLLOFF_TOKENS
+    rows, frames = config.training.batch_size, config.audio.segment // ratio
+    channels = latent_channels(config.codec, config.audio.channels)
+    tokens = config.conditions.text.encoder.max_tokens + ROLLOFF_TOKENS + len(config.conditions.own)
     parameters = _transformer(config, channels) + _conditions(config.conditions, width, config.model.embed_dim, words)
     return Counts(
         latents=(rows, channels, frames),
@@ -79,6 +81,7 @@ def _conditions(conditions: Conditions, cond: int, wide: int, words: int) -> int
         ((words + 1) * cond if conditions.text.source != "off" else 0)
         + 2 * number * (rolloff + (conditions.seconds == "on"))
         + ((2 * cond + 1) * wide if rolloff and conditions.rolloff_route == "prepend" else 0)
+        + sum((int(load("conditioner", part).size) + 1) * cond for part in conditions.own)
     )
 
 

@@ -40,7 +40,7 @@ def guidance_branches(conditions: Conditions, guidance: Guidance) -> tuple[Branc
 
 def _trained_nulls(conditions: Conditions) -> tuple[bool, bool]:
     """Return whether training shows the model null low latents, and null text."""
-    return conditions.low.dropout > 0, conditions.text.source != "off" and conditions.text.dropout > 0
+    return conditions.low.dropout > 0, conditions.cross_dropout > 0
 
 
 def _effective(conditions: Conditions, guidance: Guidance) -> Guidance:

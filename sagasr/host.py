@@ -23,11 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sagasr.config import Codec, Config, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio
+from sagasr.config import Config, Patched, Pqmf, Wavelet
 from sagasr.errors import DataError
 from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
-STABLE_AUDIO_LATENTS = 64  # channels of the Stable Audio Open autoencoder
 STABLE_AUDIO_REMEDY = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first), put "
     "model.safetensors and model_config.json in one folder and name the two in codec.checkpoint and codec.config"
@@ -160,11 +159,6 @@ def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module
         case Patched(patch=patch):
             transform = module.PatchedPretransform(channels, patch)
     return transform
-
-
-def latent_channels(codec: Codec, channels: int) -> int:
-    """Return how many latents each frame has, without building the codec."""
-    return STABLE_AUDIO_LATENTS if isinstance(codec, StableAudio) else channels * downsampling_ratio(codec)
 
 
 def build_autoencoder(checkpoint: Path, config: Path) -> Any:

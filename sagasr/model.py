@@ -14,12 +14,13 @@ from torch.overrides import TorchFunctionMode
 from sagasr import codec as codecs
 from sagasr import flow, pretrained, text
 from sagasr.codec import LatentNorm
-from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, drop, null_cross, null_low, seeded
-from sagasr.config import Config, Sampler, downsampling_ratio
+from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, OwnTokens, drop, null_cross, null_low, seeded
+from sagasr.config import Config, Sampler, downsampling_ratio, latent_channels
 from sagasr.guidance import Branch, guidance_branches
-from sagasr.host import build_transformer, compact, latent_channels, settled_context
+from sagasr.host import build_transformer, compact, settled_context
 from sagasr.metrics import embedders
-from sagasr.parts import load
+from sagasr.parts import breach, load
+from sagasr.testing import check_conditioner
 
 
 class SagaModel(nn.Module):
@@ -34,6 +35,8 @@ class SagaModel(nn.Module):
         with seeded(config.seed, "transformer"):
             self.transformer = build_transformer(config, latent_channels)
         self.conditioner = Conditioner(config, vocabulary)
+        with seeded(config.seed, "own"):
+            self.own = OwnTokens(config) if config.conditions.own else None
         self.preconditioned = config.model.preconditioning == "level"
         for name, values in (norm or LatentNorm.identity(latent_channels))._asdict().items():
             self.register_buffer(f"latent_{name}", values.clone())
@@ -58,13 +61,21 @@ class SagaModel(nn.Module):
     ) -> Tensor:
         """Return the velocity [B, D, N] at ``noisy`` and time ``t`` [B], with the conditions of masked rows [B] nulled.
 
-        Without text there is nothing to drop: ``drop_text`` then has no effect.
+        Without text or conditions of the user's own there is nothing to drop: ``drop_text`` then has no effect.
         """
-        conditioning = self.conditioner(inputs)
-        if self.conditions.text.source != "off":
+        conditioning = self.condition(low, inputs)
+        if self.conditions.cross_dropout:
             cross = drop(conditioning.cross, null_cross(conditioning.cross), drop_text)
             conditioning = conditioning._replace(cross=cross)
         return self._transform(noisy, t, drop(low, null_low(low, self.conditions.low.empty), drop_low), conditioning)
+
+    def condition(self, low: Tensor, inputs: ConditionInputs) -> Conditioning:
+        """Return the conditioning of a batch, nothing dropped, for low latents [B, D, N]."""
+        conditioning: Conditioning = self.conditioner(inputs)
+        if self.own is None:
+            return conditioning
+        own = self.own(self.norm.invert(low))
+        return conditioning._replace(cross=torch.cat([conditioning.cross, own], dim=1))
 
     def loss(
         self,
@@ -101,7 +112,7 @@ class SagaModel(nn.Module):
             low, noise = low.float(), noise.float()
             branches = guidance_branches(self.conditions, sampler.guidance)
             weights = torch.tensor([branch.weight for branch in branches], device=low.device)
-            lows, conditioning = self._stack(low, self.conditioner(inputs), branches)
+            lows, conditioning = self._stack(low, self.condition(low, inputs), branches)
 
             def velocity_at(point: Tensor, moment: float) -> Tensor:
                 points = point.repeat(len(branches), 1, 1)
@@ -169,8 +180,9 @@ def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequ
 def missing_weights(config: Config) -> list[str]:
     """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
     lines = (
-        codecs.missing_weights(config.codec),
+        codecs.missing_weights(config.codec, config.audio.channels),
         text.missing_weights(config.conditions.text),
+        *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
         pretrained.missing_weights(config),
         embedders.missing_weights(config.validation.distance),
     )
@@ -214,7 +226,7 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), _FusedAttention():
             loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
         loss.backward()
-        conditioning = model.conditioner(inputs)
+        conditioning = model.condition(latents, inputs)
     return {
         "latents": (batch, channels, frames),
         "transformer_input": (batch, 2 * channels, frames),

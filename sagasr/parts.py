@@ -10,9 +10,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,36 +24,76 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "metric": ("name", "unit", "better", "score"),
     "embedder": ("name", "embed"),
     "sampler": ("sample",),
+    "codec": ("encode", "decode"),
+    "conditioner": ("size", "describe"),
 }
 
 
-def load(family: str, part: str) -> Any:
-    """Return a new object of the class that ``part`` names. Raises ConfigError saying what it lacks."""
+def load(family: str, part: str, *given: Any) -> Any:
+    """Return a new object of the class that ``part`` names, made of ``given``. Raises ConfigError saying what it lacks.
+
+    A codec is given the number of audio channels, the others nothing.
+    """
     found = _class_of(family, part)
-    missing = [name for name in NEEDS[family] if not hasattr(found, name)]
-    if missing:
-        raise ConfigError(f"{family} {part}: {found.__name__} has no {', '.join(missing)}; see sagasr.testing")
     try:
-        return found()
+        return found(*given)
     except Exception as error:  # whatever code of a user's own may raise
-        raise ConfigError(f"{family} {part}: cannot be made ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{family} {part}: cannot be made ({_one_line(error)})") from error
 
 
 def identity(family: str, part: str) -> str:
-    """Return the sha256 of the source in which the class is written."""
+    """Return the sha256 of the source in which the class is written. Raises ConfigError saying what it lacks."""
     source = inspect.getsourcefile(_class_of(family, part))
     return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
 
 
+def sources(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the identity of each (family, part), by its name without the folder in which it lies."""
+    return {f"{family} {Path(part).name}": identity(family, part) for family, part in parts}
+
+
+def breach(check: Callable[..., None], family: str, part: str, *given: Any, **stated: Any) -> str | None:
+    """Return one line saying how a part breaks the contract that ``check`` of sagasr.testing is.
+
+    Raises ConfigError where it cannot even be made.
+    """
+    return _breach(identity(family, part), check, family, part, given, tuple(stated.items()))
+
+
 @cache
-def _class_of(family: str, part: str) -> Any:
-    module_name, colon, class_name = part.rpartition(":")
-    if not colon:
-        return _installed(family, part)
+def _breach(
+    source: str, check: Callable[..., None], family: str, part: str, given: tuple[Any, ...], stated: tuple[Any, ...]
+) -> str | None:
+    made = load(family, part, *given)
     try:
+        check(made, **dict(stated))
+    except Exception as error:  # noqa: BLE001 - whatever code of a user's own may raise
+        told = str(error) if isinstance(error, AssertionError) else ""
+        return f"{family} {part}: {told or f'breaks down in {check.__name__} ({_one_line(error)})'}".splitlines()[0]
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _class_of(family: str, part: str) -> Any:
+    found = _find(family, part)
+    missing = [name for name in NEEDS[family] if not hasattr(found, name)]
+    if missing:
+        raise ConfigError(f"{family} {part}: {found.__name__} has no {', '.join(missing)}; see sagasr.testing")
+    return found
+
+
+def _find(family: str, part: str) -> Any:
+    module_name, colon, class_name = part.rpartition(":")
+    point = None if colon else _installed(family, part)
+    try:
+        if point is not None:
+            return point.load()
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except Exception as error:  # whatever code of a user's own may raise
-        raise ConfigError(f"{family} {part}: cannot be imported ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{family} {part}: cannot be imported ({_one_line(error)})") from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
         known = [name for name, value in vars(module).items() if inspect.isclass(value)]
@@ -61,19 +101,19 @@ def _class_of(family: str, part: str) -> Any:
     return found
 
 
-def _installed(family: str, part: str) -> Any:
+def _installed(family: str, part: str) -> EntryPoint:
     offered = {point.name: point for point in entry_points(group=f"sagasr.{family}s")}
     if part not in offered:
         raise ConfigError(
             f"{family} {part!r}: no installed package offers it{did_you_mean(part, offered)}; "
             f"name a class of your own as my_{family}.py:Class"
         )
-    return offered[part].load()
+    return offered[part]
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Return a file as a module of a name of its own, under which other processes can find it again."""
-    name = f"sagasr_part_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    """Return a file as a module of a name of its own, which says what is in it: one that changed is imported anew."""
+    name = f"sagasr_part_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from sagasr.conditions import Conditioner
-from sagasr.config import Config, StableAudio
+from sagasr.config import Config, StableAudio, latent_channels
 from sagasr.errors import DataError
-from sagasr.host import build_transformer, latent_channels, published_transformer, transformer_arguments
+from sagasr.host import build_transformer, published_transformer, transformer_arguments
 from sagasr.weights import (
     LEAST_MATCH,
     Corner,

@@ -64,3 +64,65 @@ def check_sampler(sampler: Any) -> None:
     assert errors[1] < errors[0] / 4 or errors[1] < 1e-4, (
         f"eight times the steps leave {errors[1]:.2g} of {errors[0]:.2g}"
     )
+
+
+def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int = 1, linear: bool = True) -> None:
+    """A codec makes latents [B, D, T / ratio] of audio [B, C, T], each frame of its surroundings alone, and goes back.
+
+    The facts beside it are those that the configuration states.
+    """
+    audio = _tones(channels, 65_536)
+    kept, frames = audio.clone(), audio.shape[-1] // ratio
+    latents = codec.encode(audio)
+    expected = [len(audio), latent_channels, frames]
+    assert list(latents.shape) == expected, (
+        f"audio {list(audio.shape)} has latents {list(latents.shape)}, not the {expected} that ratio and "
+        "latent_channels state"
+    )
+    assert latents.dtype == audio.dtype, f"latents are {latents.dtype}, not the audio's {audio.dtype}"
+    assert torch.equal(audio, kept), "the audio was changed"
+    assert bool(codec.encode(torch.zeros_like(audio)).isfinite().all()), "latents of silence are no numbers"
+    assert torch.equal(codec.encode(audio), latents), "equal audio has unequal latents"
+    size = float(latents.square().mean().sqrt())
+    alone = codec.encode(audio[1:])
+    assert float((alone[0] - latents[1]).abs().max()) <= 1e-3 * size, "latents depend on the other rows of the batch"
+    twice = float((codec.encode(2 * audio) - 2 * latents).square().mean().sqrt())
+    assert not linear or twice <= 0.01 * size, "twice the audio has not twice the latents; state linear: false"
+
+    given = latents.clone()
+    decoded = codec.decode(latents)
+    assert decoded.shape == audio.shape, f"decoded to {list(decoded.shape)}, not to the audio's {list(audio.shape)}"
+    assert torch.equal(latents, given), "the latents were changed"
+    error = (decoded - audio).square().mean() / audio.square().mean()
+    assert bool(error < 1), "what is decoded is further from the audio than silence is"
+
+    half = audio.shape[-1] // 2  # training crops the latents of whole recordings, whatever is heard before
+    audio[..., :half] *= 4
+    there, here = codec.encode(audio)[..., half // ratio :], codec.encode(audio[..., half:])
+    edge = min(16, here.shape[-1] // 4)
+    moved = float((here - there)[..., edge:-edge].square().mean().sqrt())
+    assert moved <= 0.1 * size, "a crop of the latents is not what the crop has: they depend on what lies far off"
+
+
+def check_conditioner(conditioner: Any) -> None:
+    """A conditioner says ``size`` numbers of about -1 to 1, [B, size], of low audio [B, C, T], each row for itself."""
+    size = conditioner.size
+    assert isinstance(size, int), f"size is {size!r}, not how many numbers it says"
+    for channels, length in ((1, SAMPLE_RATE), (2, 8_192)):
+        low = torch.cat([_tones(channels, length), torch.zeros(1, channels, length)])
+        kept, said = low.clone(), conditioner.describe(low)
+        assert list(said.shape) == [3, size], f"says {list(said.shape)} of audio {list(low.shape)}, not [3, {size}]"
+        assert bool(said.isfinite().all()), "says something that is no number; of silence, too, it has to"
+        assert float(said.abs().max()) <= 10, f"says {float(said.abs().max()):.3g}; bring it to about -1 to 1"
+        assert torch.equal(low, kept), "the audio was changed"
+        assert torch.equal(conditioner.describe(low), said), "says something else of equal audio"
+        alone = conditioner.describe(low[1:2])
+        assert torch.allclose(alone[0], said[1], atol=1e-4), "what it says depends on the other rows of the batch"
+
+
+def _tones(channels: int, length: int) -> torch.Tensor:
+    """Return two rows of tones and a little noise [2, C, length], all channels different."""
+    generator = torch.Generator().manual_seed(0)
+    hertz = torch.rand(2, channels, 4, 1, generator=generator) * 2_000 + 200
+    phase = 2 * math.pi * hertz * torch.arange(length) / SAMPLE_RATE
+    return 0.05 * phase.sin().sum(2) + 0.005 * torch.randn(2, channels, length, generator=generator)

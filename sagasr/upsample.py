@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sagasr import checkpoint
@@ -33,7 +34,7 @@ from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, file_source, resampled, write_flac_blocks
 from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
-from sagasr.config import NYQUIST, SAMPLE_RATE, Config, Sampler, Strict, parse, patch
+from sagasr.config import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler, Strict, parse, patch, trained_parts
 from sagasr.data.checks import SILENCE_RMS
 from sagasr.data.records import clip_gain
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
@@ -43,6 +44,7 @@ from sagasr.files import read_json, read_yaml, write_json
 from sagasr.fingerprint import seed_of
 from sagasr.lfr import Kind, replace_low_band
 from sagasr.model import SagaModel, build_model
+from sagasr.parts import identity, sources
 from sagasr.text import WordEncoder
 from sagasr.words import words_of
 
@@ -61,6 +63,7 @@ class Facts(Strict):
 
     vocabulary: tuple[str, ...]
     rolloff_regression: dict[str, Any]
+    parts: dict[str, str] = Field(default_factory=dict, description="sources of the classes of a user's own")
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,9 @@ Progress = Callable[[float], object]
 def write_facts(trial: Path, store: Store, config: Config) -> None:
     """Write ``model.json``, so that a trial folder is all that upsampling needs."""
     words = store.vocabulary(config.conditions.text.source)
-    facts = Facts(vocabulary=words, rolloff_regression=store.meta["rolloff_regression"])
-    write_json(trial / FACTS, facts.model_dump(mode="json"))
+    regression, parts = store.meta["rolloff_regression"], sources(trained_parts(config))
+    facts = Facts(vocabulary=words, rolloff_regression=regression, parts=parts)
+    write_json(trial / FACTS, facts.model_dump(mode="json", exclude_defaults=True))
 
 
 class Upsampler:
@@ -107,14 +111,22 @@ class Upsampler:
         self.frames = config.validation.segment // codec.ratio
 
     @classmethod
-    def load(cls, path: Path | str, weights: Literal["ema", "raw"] = "ema", device: str = "auto") -> "Upsampler":
+    def load(
+        cls,
+        path: Path | str,
+        weights: Literal["ema", "raw"] = "ema",
+        device: str = "auto",
+        parts: Sequence[str] = (),
+    ) -> "Upsampler":
         """Return the model of a trial folder (its newest checkpoint that verifies) or of one of its checkpoints.
 
-        ``device`` auto is a GPU where there is one. Raises SagasrError naming the file that is missing or broken.
+        ``device`` auto is a GPU where there is one. ``parts``: the classes of the user's own, FILE.py:CLASS, that it
+        was trained with. Raises SagasrError naming the file that is missing or broken.
         """
         trial, folder = _locate(Path(path))
         config = parse(Config, read_yaml(trial / "config.yaml"), str(trial / "config.yaml"))
         facts = _read_facts(trial)
+        config = _with_parts(config, facts, parts)
         state = checkpoint.load(folder)
         model = build_model(config, vocabulary=facts.vocabulary)
         try:
@@ -217,9 +229,6 @@ class Upsampler:
     # ------------------------------------------------------------------------------------------------------- its parts
 
     def _sampler(self, settings: Settings) -> Sampler:
-        solver = self.config.evaluation.sampler.solver
-        if ":" in solver:  # a trial folder may be anybody's: what it names is not run
-            raise DataError(f"sampler {solver}: install it as an entry point of the group sagasr.samplers")
         changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
         if settings.guidance is not None:
             changes["guidance"] = dict(zip(("audio", "text"), settings.guidance, strict=True))
@@ -559,6 +568,35 @@ def _locate(path: Path) -> tuple[Path, Path]:
     if newest is None:
         raise DataError(f"{path}: no checkpoint yet; its training has not come so far")
     return path, newest
+
+
+def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
+    """Return the configuration with its parts of a user's own taken from the files ``given``. Raises DataError.
+
+    A trial folder may be anybody's: of what it names, only what is installed or given by the user is run.
+    """
+    files = {Path(part).name: part for part in given}
+
+    def own(family: str, part: str) -> str:
+        name = Path(part).name
+        if ":" not in part:
+            return part
+        if name not in files:
+            raise DataError(
+                f"{family} {name}: it would be run, so name it: --part {name} with the folder in which it lies; or "
+                f"install it as an entry point of the group sagasr.{family}s"
+            )
+        key = f"{family} {name}"
+        if key in facts.parts and identity(family, files[name]) != facts.parts[key]:
+            raise DataError(f"{files[name]}: changed since the model was trained; give the {family} of that time")
+        return files[name]
+
+    sampler = {"solver": own("sampler", config.evaluation.sampler.solver)}
+    changes: dict[str, Any] = {"evaluation": {"sampler": sampler}}
+    if isinstance(config.codec, OwnCodec):
+        changes["codec"] = {"part": own("codec", config.codec.part)}
+    changes["conditions"] = {"own": [own("conditioner", part) for part in config.conditions.own]}
+    return parse(Config, patch(config.model_dump(mode="json"), changes), "--part")
 
 
 def _read_facts(trial: Path) -> Facts:

@@ -34,3 +34,29 @@ class Midpoint:
             half = point + (then - now) / 2 * velocity_at(point, now)
             point = point + (then - now) * velocity_at(half, (now + then) / 2)
         return point
+
+
+class Folded:
+    """Samples folded into latents, as many as a frame has."""
+
+    def __init__(self, channels):
+        self.channels = channels
+
+    def encode(self, audio):
+        """Return latents [B, 32 * C, T / 32] of audio [B, C, T]."""
+        return audio.unflatten(-1, (-1, 32)).movedim(-1, 2).flatten(1, 2)
+
+    def decode(self, latents):
+        """Return audio [B, C, 32 * N] of latents [B, 32 * C, N]."""
+        return latents.unflatten(1, (self.channels, 32)).movedim(2, -1).flatten(-2)
+
+
+class Brightness:
+    """How fast the low audio changes, beside how loud it is."""
+
+    size = 1
+
+    def describe(self, low):
+        """Return numbers [B, 1] of low audio [B, C, T]."""
+        change, level = (part.square().mean((1, 2)).sqrt() for part in (low.diff(), low))
+        return (change / (level + 1e-6) - 0.5)[:, None]

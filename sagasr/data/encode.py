@@ -30,7 +30,7 @@ import torch
 from pydantic import Field
 
 from sagasr.codec import Codec, build_codec
-from sagasr.config import SAMPLE_RATE, Config, Strict
+from sagasr.config import SAMPLE_RATE, Config, OwnCodec, Strict
 from sagasr.data.checks import usable
 from sagasr.data.manifest import Split
 from sagasr.data.recordings import (
@@ -61,6 +61,7 @@ from sagasr.errors import DataError, StorageError
 from sagasr.faults import point
 from sagasr.files import STORAGE_FAULTS, read_json, write_json
 from sagasr.fingerprint import file_sha256, fingerprint, short
+from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
@@ -235,11 +236,14 @@ def _changed(item: Item) -> bool:
 def _codec(config: Config) -> Codec:
     """Return the codec of a configuration, one for all tasks of a process, on its GPU where weights are worth one."""
     files = [Path(getattr(config.codec, key)) for key in ("checkpoint", "config") if hasattr(config.codec, key)]
-    return _codec_of(config.codec, config.audio.channels, tuple(file.stat().st_mtime_ns for file in files))
+    states: list[object] = [file.stat().st_mtime_ns for file in files]
+    if isinstance(config.codec, OwnCodec):
+        states.append(identity("codec", config.codec.part))
+    return _codec_of(config.codec, config.audio.channels, tuple(states))
 
 
 @lru_cache(maxsize=1)
-def _codec_of(codec: Any, channels: int, changed_ns: tuple[int, ...]) -> Codec:
+def _codec_of(codec: Any, channels: int, states: tuple[object, ...]) -> Codec:
     built = build_codec(codec, channels)
     return built.to("cuda") if codec.kind == "stable-audio" and torch.cuda.is_available() else built
 

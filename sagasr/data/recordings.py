@@ -22,6 +22,7 @@ from sagasr.config import Config
 from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
 from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint
+from sagasr.parts import sources
 
 # Where the numbers of a record come from. Comments and docstrings of these do not count.
 COMPUTING = (
@@ -123,6 +124,8 @@ def record_settings(config: Config, split: Split) -> dict[str, Any]:
     codec = config.codec.model_dump(mode="json")
     if isinstance(config.codec, settings.StableAudio):
         codec |= {key: _file_hash(Path(codec[key])) for key in ("checkpoint", "config")}
+    if isinstance(config.codec, settings.OwnCodec):
+        codec["part"] = sources([("codec", config.codec.part)])
     audio = config.audio.model_dump(mode="json")
     common = {
         "version": RESULT_VERSION,

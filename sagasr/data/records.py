@@ -105,8 +105,10 @@ def clip_gain(config: Config, low: np.ndarray) -> float:
 
 
 def _gain(config: Config, rms: np.ndarray | float) -> np.ndarray:
-    """Return the gains of low versions of these levels; 1 for the Stable Audio codec, whose latents do not scale."""
-    return np.ones_like(rms) if isinstance(config.codec, settings.StableAudio) else gain_of(rms)
+    """Return the gains of low versions of these levels; 1 for a codec whose latents do not scale, as Stable Audio's."""
+    codec = config.codec
+    scales = codec.linear if isinstance(codec, settings.OwnCodec) else not isinstance(codec, settings.StableAudio)
+    return gain_of(rms) if scales else np.ones_like(rms)
 
 
 def _encode(codec: Codec, audio: np.ndarray) -> np.ndarray:

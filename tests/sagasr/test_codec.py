@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sagasr import weights as checkpoints
-from sagasr.codec import LatentNorm, build_codec, latent_channels, missing_weights
-from sagasr.config import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio
+from sagasr.codec import LatentNorm, build_codec, missing_weights
+from sagasr.config import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio, latent_channels
 from sagasr.errors import DataError
 from sagasr.host import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_config, autoencoder_tree, whole_config
@@ -210,7 +210,7 @@ def test_broken_or_missing_checkpoint_is_one_line(tmp_path: Path, name: str, con
         build_codec(settings, 2)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
-    assert name in str(missing_weights(settings))  # already in the plan
+    assert name in str(missing_weights(settings, 1))  # already in the plan
 
 
 class Evil:

@@ -5,6 +5,7 @@ import pytest
 from sagasr.config import Config, parse, patch
 from sagasr.counts import count, speaks_for_itself
 from sagasr.model import shapes
+from tests import own_parts
 
 BASE = {
     "data": {"train": "a.csv", "val": "a.csv"},
@@ -25,6 +26,10 @@ CASES = {
     "modulated": {"model.time_route": "adaLN", "conditions.seconds": "on"},
     "modulated, prepended": {"model.time_route": "adaLN", "conditions.rolloff_route": "prepend"},
     "stereo": {"audio.channels": 2, "codec": {"kind": "wavelet", "levels": 5}},
+    "of the user's own": {
+        "codec": {"kind": "own", "part": f"{own_parts.__file__}:Folded", "ratio": 32, "latent_channels": 32},
+        "conditions.own": [f"{own_parts.__file__}:Brightness"],
+    },
     "patched": {"codec": {"kind": "patched", "patch": 128}, "model.preconditioning": "level"},
 }
 
