@@ -118,7 +118,7 @@ def stops_early(plan: Plan) -> bool:
 def _factors(plan: Plan) -> Table:
     table = _table("Factors", "factor", "stage", "levels (baseline first)")
     for name, factor in plan.space.factors.items():
-        others = [level for level in factor.levels if level != factor.baseline]
+        others = [level for level in factor.levels if level != factor.baseline] or ["nothing to compare it with"]
         table.add_row(escape(name), factor.stage, escape(", ".join([factor.baseline, *others])))
     return table
 
@@ -127,7 +127,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
     """One line per cell: levels, shapes of a training step, parameters, memory of one worker, how much is done."""
     names = list(plan.space.factors)
     table = _table("Cells", *names, "latents", "tokens", "param", "memory", "done")
-    workers = {row.cell: trial.resources.workers for trial in plan.trials for row in trial.replicates}
+    resources = {row.cell: trial.resources for trial in plan.trials for row in trial.replicates}
     rows: dict[str, list[Entry]] = {}
     for row in plan.replicates:
         rows.setdefault(row.cell, []).append(ledger.entries[row.id])
@@ -139,7 +139,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
             "x".join(map(str, shape.latents)),
             "x".join(map(str, shape.tokens[1:])),
             _number(shape.parameters),
-            _number(shape.memory_bytes(workers[cell.name])) + "B",
+            _number(shape.memory_bytes(resources[cell.name])) + "B",
             f"{done}/{len(rows[cell.name])}",
         )
     more = len(plan.cells) - CELLS_SHOWN

@@ -423,6 +423,12 @@ class Runtime(Strict):
     )
     notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
+    @model_validator(mode="after")
+    def _shards_are_several(self) -> Self:
+        if self.sharded and self.workers == 1:
+            raise ValueError("sharded divides a training's state among workers; give it 2 or more, or leave it out")
+        return self
+
 
 def downsampling_ratio(codec: Codec) -> int:
     """Return the samples per latent frame."""

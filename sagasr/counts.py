@@ -6,7 +6,7 @@ with that of a real step on the meta device (``sagasr.model.shapes``), which is 
 
 from typing import NamedTuple
 
-from sagasr.config import Conditions, Config, StableAudio, Words, downsampling_ratio, latent_channels
+from sagasr.config import Conditions, Config, Runtime, StableAudio, Words, downsampling_ratio, latent_channels
 from sagasr.parts import load
 
 FLOAT = 4  # bytes
@@ -25,9 +25,12 @@ class Counts(NamedTuple):
     state_bytes: int  # weights, gradients, AdamW moments, average
     activation_bytes: int  # kept for the backward pass, in float32
 
-    def memory_bytes(self, workers: int) -> int:
-        """Return the most that one of ``workers`` processes holds."""
-        return self.state_bytes + self.activation_bytes // workers
+    def memory_bytes(self, runtime: Runtime) -> int:
+        """Return the most that one worker of a training holds; one of shards has all weights too while it validates."""
+        activations = self.activation_bytes // runtime.workers
+        if not runtime.sharded:
+            return self.state_bytes + activations
+        return self.state_bytes // runtime.workers + max(activations, self.state_bytes // STATES)
 
 
 def speaks_for_itself(config: Config) -> bool:

@@ -120,7 +120,7 @@ def test_a_trial_that_always_fails_ends_with_its_reason_and_the_others_are_done(
 def test_small_and_full_trials_that_compete_for_two_processors_never_wait_for_each_other(tmp_path: Path) -> None:
     """A training of two workers gets both processors at once, or neither."""
     sizes = {"baseline": "one", "levels": {"one": {}, "two": {"model.depth": 2}}}
-    resources = {"one": {"workers": 1}, "two": {"workers": 2}}
+    resources = {"one": {"workers": 1}, "two": {"workers": 2, "sharded": True}}
     grid = grid_of(tmp_path / "study", factors={"size": sizes}, seeds=[0, 1], resources=resources)
     ended = run(grid, tmp_path / "sweeps", "--set", "training.steps=20", "--set", "validation.every=20")
     assert ended.returncode == 0, ended.stdout + ended.stderr

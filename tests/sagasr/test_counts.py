@@ -2,7 +2,7 @@
 
 import pytest
 
-from sagasr.config import Config, parse, patch
+from sagasr.config import Config, Runtime, parse, patch
 from sagasr.counts import count, speaks_for_itself
 from sagasr.model import shapes
 from tests import own_parts
@@ -51,7 +51,9 @@ def test_counts_are_those_of_a_step_on_the_meta_device(case):
 
 def test_several_workers_share_the_activations_and_each_holds_the_states():
     counted = count(config(**{"training.batch_size": 4}), words=0)
-    assert counted.memory_bytes(4) == counted.state_bytes + counted.activation_bytes // 4
+    assert counted.memory_bytes(Runtime(workers=4)) == counted.state_bytes + counted.activation_bytes // 4
+    sharded = counted.memory_bytes(Runtime(workers=4, sharded=True))
+    assert sharded == counted.state_bytes // 4 + max(counted.activation_bytes // 4, 4 * counted.parameters)
 
 
 @pytest.mark.parametrize(
