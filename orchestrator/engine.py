@@ -78,7 +78,7 @@ def _start(**settings: Any) -> None:
 
     for left in reversed(range(STARTS)):
         try:
-            ray.init(**settings)
+            ray.init(address="local", **settings)  # else one that somebody has started on this machine is joined
         except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
             ray.shutdown()
             if not left:

@@ -1,5 +1,6 @@
 """Ray, started by a process in which others have used it before: a notebook."""
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ AFTER_OTHERS = """
 import ray
 from orchestrator.engine import connected
 from sagasr.errors import ConfigError
-ray.init(num_cpus=1, include_dashboard=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False)
 try:
     with connected(None, 1):
         print("joined")
@@ -27,7 +28,10 @@ print(ray.is_initialized())
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_ray_starts_where_it_was_imported_and_used_without_a_token_before() -> None:
-    done = subprocess.run([sys.executable, "-c", AFTER_OTHERS], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}  # of a cluster that this is not meant for
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_OTHERS], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "this process is connected to a Ray already; call ray.shutdown() first", "2.0 3.0 4", "False",
