@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 
 from orchestrator.commands import sweep
 from orchestrator.guard import mark_stopped
@@ -66,7 +68,7 @@ def test_clips_are_scored_again_and_nothing_is_trained(make_grid, tmp_path):
     grid = make_grid()
     before = plan_of(grid, tmp_path)
     finish(before)
-    (grid.parent / "d.flac").write_bytes((grid.parent / "a.flac").read_bytes())
+    soundfile.write(grid.parent / "d.flac", 0.1 * np.random.default_rng(4).standard_normal(16_384), 44_100)
     manifest = grid.parent / "manifest.csv"
     manifest.write_text(manifest.read_text() + "d.flac,val,noise,another\n")
     after = plan_of(grid, tmp_path)
