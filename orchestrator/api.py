@@ -194,7 +194,12 @@ class Sweep:
         from orchestrator.preflight import preflight
 
         plan = self._plan
-        shapes, ledger = preflight(plan.cells, str(self.space.source), build=build), scan(plan)
+        ledger = scan(plan)
+        todo = [trial for trial in plan.selected if not ledger.finished(trial) or ledger.held(trial)]
+        if build and not todo:  # nothing will run: no shape is needed, nor the time that torch takes
+            return Planned(plan, ledger, {}, {})
+        cells = {row.cell for trial in todo for row in trial.replicates}
+        shapes = preflight(plan.cells, str(self.space.source), build=cells if build else ())
         if calibrating:
             from orchestrator.calibrate import calibrate
 

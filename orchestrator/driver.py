@@ -306,23 +306,24 @@ def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        return _first_problem(error, folder)
+        return problem_of_several(error, folder)
     except RayError as error:  # the controller itself was lost, and nobody gave back what its workers held
         free_resources(folder)
         return _lost(error, folder)
     return None
 
 
-def _first_problem(error: Any, folder: Path) -> Problem:
-    """Tell the exceptions of a training from the loss of its process or node."""
+def problem_of_several(error: Any, folder: Path) -> Problem:
+    """Tell what went wrong from what followed from it: once one process is gone, the others lose their connection."""
     from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
 
     found = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
     failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
-    for failure in failures:
-        if not isinstance(failure, (RayError, RayTrainError)):
-            return problem_of(failure)
-    return _lost(getattr(failures[0], "health_check_failure", failures[0]), folder)
+    raised = [problem_of(one) for one in failures if not isinstance(one, (RayError, RayTrainError))]
+    gone = [one for one in failures if isinstance(one, (RayError, RayTrainError))]
+    if (first := next((one for one in raised if one.kind != "lost"), None)) is not None:
+        return first
+    return _lost(getattr(gone[0], "health_check_failure", gone[0]), folder) if gone else raised[0]
 
 
 def free_resources(folder: Path) -> None:

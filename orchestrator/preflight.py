@@ -5,7 +5,7 @@ torch is imported here alone, when a function is called, and only where a model 
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,22 +24,23 @@ TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "
 Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
 
 
-def preflight(cells: Iterable[Cell], source: str, *, build: bool = True) -> dict[str, Counts]:
+def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | None = None) -> dict[str, Counts]:
     """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
 
-    Each model is built and takes one training step on the meta device. Without ``build`` only those that files of
-    weights decide do so, and the others are counted.
+    Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
+    others are counted, but for those that files of weights decide.
     """
     words: dict[Texts, int] = {}
     tried: dict[Config, Counts | str] = {}
     found: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
-    for cell in cells:
-        relevant, texts = _relevant(cell.config), _texts(cell.config)
+    decisive = [(cell, _relevant(cell.config), _texts(cell.config)) for cell in cells]
+    wanted = {relevant for cell, relevant, _ in decisive if build is None or cell.name in build}
+    for cell, relevant, texts in decisive:
         if texts not in words:
             words[texts] = _vocabulary(*texts)
         if relevant not in tried:
-            built = build or not speaks_for_itself(relevant)
+            built = relevant in wanted or not speaks_for_itself(relevant)
             tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
         result = tried[relevant]
         if isinstance(result, Counts):
@@ -59,7 +60,7 @@ def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], *, 
     """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine."""
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
-    if local:
+    if local and trials:
         check_machine(trials, shapes)
     check_disk(plan.folder, trials, shapes)
 

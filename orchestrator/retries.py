@@ -10,6 +10,8 @@ from sagasr.lease import Lost
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 Kind = Literal["input", "bug", "lost", "storage", "memory"]
+# What one of several workers is told by gloo or NCCL when another one is gone.
+PEER_GONE = ("connection reset by peer", "connection closed by peer", "remote process exited")
 
 
 class Problem(NamedTuple):
@@ -76,6 +78,8 @@ def kind_of(error: BaseException) -> Kind:
         return "input"
     if any(word in text for word in ("out of memory", "outofmemory", "can't allocate memory", "low on memory")):
         return "memory"
+    if any(words in text for words in PEER_GONE):
+        return "lost"
     return "memory" if isinstance(error, MemoryError) else "bug"
 
 

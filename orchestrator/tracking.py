@@ -12,12 +12,15 @@ was lost, the server is asked what it has. Of two runs of one replicate, which a
 import json
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Replicate, Trial
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 5.0  # seconds between two passes over the journals
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # waits after the first, second, … failure in a row
 TIMEOUT_S = 10  # of one request
+KNOCK_S = 3.0  # until a machine that does not answer counts as down
 BATCH = 900  # metrics in one request; with its parameters below MLflow's limit of 1,000
 SAVE_EVERY_S = 1.0  # between two writes of what was sent
 NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6_000, 8_000  # characters, MLflow's limits
@@ -438,7 +442,11 @@ def _evaluation(trial: Trial, row: Replicate) -> dict[str, Any]:
 
 
 def connect(uri: str) -> Any:
-    """Return a quiet client with short timeouts and no retries of its own. Creates a missing sqlite file."""
+    """Return a quiet client with short timeouts and no retries of its own. Creates a missing sqlite file.
+
+    Raises ConnectionError where no server listens.
+    """
+    _knock(uri)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_S)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -452,6 +460,18 @@ def connect(uri: str) -> Any:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
+
+
+def _knock(uri: str) -> None:
+    """Find out, before MLflow is loaded, which takes seconds, whether a server listens; through a proxy nobody can."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and not getproxies():
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname, port), KNOCK_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConnectionError(f"no server answers at {parts.hostname}:{port} ({reason})") from error
 
 
 def _experiment(client: Any, plan: Plan) -> str:

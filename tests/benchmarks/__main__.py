@@ -3,8 +3,9 @@
 
     OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]
 
-Commands of their own are ``tests.benchmarks.planning`` (plans of 1,000 and 10,000 cells), ``overhead`` (sweeps of cells
-that do nothing), ``report`` and ``chaos``.
+Commands of their own are ``tests.benchmarks.planning`` (plans of 1,000 and 10,000 cells), ``finished`` (a sweep that
+has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one), ``report``
+and ``chaos``.
 
 Without names all rows run (about ten minutes of processor time), each in a process of its own: what one side does to
 its process is not carried into the next row. A row whose two sides do not give the same is void.

@@ -1,8 +1,8 @@
 """A thousand kills: ``python -m tests.benchmarks.chaos --kills 1000 --ray 40`` prints what was struck and lost.
 
 Most strike by forks, at every point of a trial in turn and then at random; ``--ray`` more strike the processes of real
-sweeps. Whatever differs from the undisturbed sweep is listed, and makes the exit code 1. The table of the README alone:
-``--kills 0 --ray 14``.
+sweeps, ``--pair`` more those of trainings by two workers. Whatever differs from the undisturbed sweep is listed, and
+makes the exit code 1. The table of the README alone: ``--kills 0 --ray 14 --pair 4``.
 """
 
 import argparse
@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--ray", type=int, default=0)
+    parser.add_argument("--pair", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chaos.import_all()
@@ -32,14 +33,18 @@ def main() -> int:
             forks.append(
                 ("random points", chaos.at_random(chaos.Toy(Path(folder) / "two"), options.kills, options.seed))
             )
-        struck = chaos_ray.campaign(Path(folder) / "ray", chaos_ray.drawn(options.ray, options.seed))
+        struck = [
+            chaos_ray.campaign(Path(folder) / f"ray-{workers}", chaos_ray.drawn(kills, options.seed, workers), workers)
+            for workers, kills in ((1, options.ray), (2, options.pair))
+        ]
     for name, found in forks:
         faults += found["faults"]
         short = {key: value for key, value in found.items() if key not in ("faults", "points")}
         sys.stdout.write(f"{name}: {json.dumps(short)}\n")
-    faults += struck["faults"]
+    faults += [fault for found in struck for fault in found["faults"]]
+    strikes = [one for found in struck for one in found["strikes"]]
     nothing = "nothing is lost, nothing is there twice, every hash is that of the calm sweep"
-    sys.stdout.write(f"{table(struck['strikes'])}\n" + ("\n".join(faults) or nothing) + "\n")
+    sys.stdout.write(f"{table(strikes)}\n" + ("\n".join(faults) or nothing) + "\n")
     return 1 if faults else 0
 
 

@@ -92,7 +92,7 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
         collect(plan, tracker.run_ids if tracker else {})
 
 
-def state_of(grid: Path, storage: Path, tracked: bool = True, steps: int = STEPS) -> dict[str, Any]:
+def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
     import pyarrow.parquet as pq
 
@@ -106,7 +106,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True, steps: int = STEPS
     found: dict[str, Any] = {}
     for number, trial in enumerate(plan.trials):
         folder = plan.paths.trial(trial.id)
-        last = folder / "checkpoints" / f"step-{steps:08d}"
+        last = folder / "checkpoints" / f"step-{trial.config.training.steps:08d}"
         # weights, averaged weights, moments and every counter of the training
         found |= {f"{number} {path.name}": _sha256(path) for path in sorted(last.iterdir())}
         found[f"{number} history"] = [{k: v for k, v in one.items() if k != "time"} for one in History(folder)]

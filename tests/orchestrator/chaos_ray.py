@@ -1,7 +1,7 @@
 """Real sweeps on Ray whose processes are killed on purpose: workers, drivers, raylets, servers, sweeps.
 
 ``campaign`` strikes in a seeded order until it has struck often enough; each sweep is then let go on to its end and
-compared with one that ran undisturbed in a single process without Ray.
+compared with one that ran undisturbed without Ray: in a single process, or by two workers in two.
 """
 
 import argparse
@@ -23,7 +23,13 @@ from urllib.request import urlopen
 from tests.orchestrator import chaos
 from tests.orchestrator.servers import free_port
 
-STEPS, EVERY, SAVED, HANG_S = 1_200, 400, 40, 20.0
+STEPS, SAVED, HANG_S = 1_200, 40, 20.0
+ALONE: dict[str, Any] = {"resources": {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}}
+PAIR: dict[str, Any] = {  # one training, by two workers
+    "steps": 420,
+    "factors": {"lfr": ["off", "hard"]},
+    "resources": {"default": {**ALONE["resources"]["default"], "workers": 2}},
+}
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"]
 LIMIT_S = 600.0  # of a machine that is busy with other things
 
@@ -109,7 +115,7 @@ class Lab:
             if (status["attempt"], status["beat"]) not in beats:
                 beats.append((status["attempt"], status["beat"]))
             beating = len({beat for attempt, beat in beats if attempt == status["attempt"]}) > 1
-            far = committed(folder) >= SAVED and status["step"] < STEPS - 3 * SAVED
+            far = committed(folder) >= SAVED and status["step"] < status["steps"] - 3 * SAVED
             if beating and far and status["state"] == "running" and beats[-1] == (status["attempt"], status["beat"]):
                 return folder, status
         return None
@@ -136,15 +142,18 @@ class Lab:
 
     def one(self, *words: str) -> int | None:
         """Return the number of a process whose name holds one of the words."""
-        return next((number for number, name in self.processes() if any(word in name for word in words)), None)
+        return next(iter(self.all(*words)), None)
+
+    def all(self, *words: str) -> list[int]:
+        """Return the numbers of the processes whose name holds one of the words."""
+        return [number for number, name in self.processes() if any(word in name for word in words)]
 
 
-def grid_of(folder: Path, **changes: Any) -> Path:
+def grid_of(folder: Path, steps: int = STEPS, **changes: Any) -> Path:
     """Write the study: long enough to be struck, saved often."""
-    resources = {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}
-    path = chaos.write_grid(folder, **{"resources": resources, **changes})
+    path = chaos.write_grid(folder, **{**ALONE, **changes})
     base = (folder / "base.yaml").read_text()
-    for old, new in ((f"steps: {chaos.STEPS}", f"steps: {STEPS}"), (f"every: {chaos.EVERY}", f"every: {EVERY}")):
+    for old, new in ((f"steps: {chaos.STEPS}", f"steps: {steps}"), (f"every: {chaos.EVERY}", f"every: {steps // 3}")):
         assert old in base
         base = base.replace(old, new)
     (folder / "base.yaml").write_text(base)
@@ -216,6 +225,13 @@ STRIKES: dict[str, Callable[[Lab, Path], None]] = {
     "sweep: SIGKILL": _sweep,
     "tracking server: SIGKILL": _server,
 }
+STRIKES_ON_PAIR: dict[str, Callable[[Lab, Path], None]] = {
+    "one of two workers: SIGKILL": _signal(
+        lambda lab, folder: next(one for one in lab.all("ray::RayTrainWorker") if one != worker_of(folder)),
+        signal.SIGKILL,
+    ),
+    "controller of two workers: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
+}
 
 
 def strike(lab: Lab, kind: str) -> Strike | None:
@@ -226,8 +242,9 @@ def strike(lab: Lab, kind: str) -> Strike | None:
         return None
     folder, before = moving[0], lab.statuses()
     lab.beats.clear()
+    pair = lab.all("ray::RayTrainWorker")
     began = time.monotonic()
-    STRIKES[kind](lab, folder)
+    (STRIKES | STRIKES_ON_PAIR)[kind](lab, folder)
     if kind.startswith("tracking"):
         return Strike(kind, before[folder]["step"], 0, 0.0)
 
@@ -240,6 +257,7 @@ def strike(lab: Lab, kind: str) -> Strike | None:
 
     hit, now = wait_for(again, f"a trial after {kind}")
     seconds = round(time.monotonic() - began, 1)
+    assert not [one for one in pair if Path(f"/proc/{one}").exists()], f"a worker outlived {kind}"
     return Strike(kind, before[hit]["step"], max(0, before[hit]["step"] - now["resumed"]), seconds)
 
 
@@ -253,12 +271,15 @@ def lab(folder: Path, *, served: bool, **changes: Any) -> Iterator[Lab]:
         made.close()
 
 
-def calm_state(folder: Path) -> dict[str, Any]:
-    """Return the tables of the undisturbed sweep, run in one process without Ray."""
-    grid = grid_of(folder / "study")
+def calm_state(folder: Path, workers: int) -> dict[str, Any]:
+    """Return the outcome of the undisturbed sweep, run without Ray in as many processes as a training has workers."""
+    grid = grid_of(folder / "study", **(ALONE if workers == 1 else PAIR))
 
     def work() -> dict[str, Any]:
-        chaos.sweep(grid, folder / "calm", tracked=False)
+        if workers == 1:
+            chaos.sweep(grid, folder / "calm", tracked=False)
+        else:
+            train_by_two(grid, folder / "calm")
         return state(grid, folder / "calm")
 
     status, found = chaos.forked(work)
@@ -266,17 +287,42 @@ def calm_state(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def train_by_two(grid: Path, storage: Path) -> None:
+    """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
+    from orchestrator.ledger import record
+    from orchestrator.plan import make_plan
+    from orchestrator.results import collect
+    from orchestrator.space import read_space
+    from orchestrator.worker import encode
+    from sagasr.train import Harness, train
+
+    plan = make_plan(read_space(grid, storage=str(storage)))
+    (trial,) = plan.trials
+    record(plan.paths, trial)
+    _, store = chaos.forked(lambda: encode(trial.config.model_dump_json(), str(storage / "encoded")))
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    rank = int(os.fork() == 0)
+    os.environ.update(group, LOCAL_RANK=str(rank))
+    variants = {variant.id: variant.evaluation for variant in trial.variants}
+    harness = Harness(strategy="ddp", devices=2)
+    train(trial.config, plan.paths.trial(trial.id), Path(store), variants, trial.resources, harness)
+    if rank:
+        os._exit(0)
+    collect(plan)
+
+
 def state(grid: Path, storage: Path) -> dict[str, Any]:
-    return chaos.state_of(grid, storage, tracked=False, steps=STEPS)
+    return chaos.state_of(grid, storage, tracked=False)
 
 
-def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
-    """Strike in the order given; let the last sweep end and compare."""
+def campaign(folder: Path, kinds: list[str], workers: int = 1) -> dict[str, Any]:
+    """Strike sweeps whose trainings have so many workers in the order given; let the last one end and compare."""
     if not kinds:
         return {"strikes": [], "sweeps": 0, "faults": []}
     chaos.import_all()
     folder.mkdir(parents=True, exist_ok=True)
-    calm = calm_state(folder)
+    calm = calm_state(folder, workers)
+    alone = workers == 1
     struck: list[Strike] = []
     faults: list[str] = []
     waiting, sweeps = list(kinds), 0
@@ -284,7 +330,7 @@ def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
         sweeps += 1
         place = folder / f"sweep-{sweeps}"
         shutil.copytree(folder / "study", place / "study")
-        with lab(place, served=True) as here:
+        with lab(place, served=alone, **(ALONE if alone else PAIR)) as here:
             here.start()
             while waiting and (one := strike(here, waiting[0])):
                 struck.append(one)
@@ -293,9 +339,10 @@ def campaign(folder: Path, kinds: list[str]) -> dict[str, Any]:
             assert here.process is not None
             while here.process.wait(LIMIT_S) != 0:
                 here.start()
-            wait_for(here.served_again, "a tracking server")
-            here.start()  # once more, for what the server has missed
-            assert here.process.wait(LIMIT_S) == 0
+            if here.served:
+                wait_for(here.served_again, "a tracking server")
+                here.start()  # once more, for what the server has missed
+                assert here.process.wait(LIMIT_S) == 0
             found = state(here.grid, here.storage)
             faults += [f"sweep {sweeps}: {key}" for key in calm if key != "litter" and calm[key] != found.get(key)]
             faults += [f"sweep {sweeps}: MLflow: {fault}" for fault in tracked_faults(here)]
@@ -326,21 +373,23 @@ def tracked_faults(here: Lab) -> list[str]:
     return faults + [f"{name} has no run" for name in {name for name, _ in wanted} - set(names)]
 
 
-def drawn(kills: int, seed: int) -> list[str]:
+def drawn(kills: int, seed: int, workers: int = 1) -> list[str]:
     """Return so many kinds of strikes in a seeded order, each at least once if there are enough."""
     rng = random.Random(seed)
-    kinds = list(STRIKES)
-    rng.shuffle(kinds)
-    return (kinds + [rng.choice(list(STRIKES)) for _ in range(kills)])[:kills]
+    known = list(STRIKES if workers == 1 else STRIKES_ON_PAIR)
+    kinds = rng.sample(known, len(known))
+    return (kinds + [rng.choice(known) for _ in range(kills)])[:kills]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=12, help="so many; each kind at least once, if there are enough")
+    parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="of each training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sys.stdout.write(json.dumps(campaign(options.folder, drawn(options.kills, options.seed)), indent=2) + "\n")
+    kinds = drawn(options.kills, options.seed, options.workers)
+    sys.stdout.write(json.dumps(campaign(options.folder, kinds, options.workers), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,22 @@ from orchestrator.execute import HALT_S
 from orchestrator.plan import make_plan
 from orchestrator.space import read_space
 from sagasr.journal import read_status
-from tests.orchestrator.chaos_ray import HANG_S, SAVED, STRIKES, SWEEP, committed, grid_of, lab, wait_for, worker_of
+from tests.orchestrator.chaos_ray import (
+    HANG_S,
+    SAVED,
+    STRIKES,
+    STRIKES_ON_PAIR,
+    SWEEP,
+    committed,
+    grid_of,
+    lab,
+    wait_for,
+    worker_of,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
 ROOT = Path(__file__).parents[2]
-KILLS = len(STRIKES)  # each kind of process once
 Faults = Sequence[Mapping[str, object]]
 
 
@@ -30,13 +40,18 @@ def run(grid: Path, storage: Path, *arguments: str, faults: Faults = ()) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=1_800, env=environment)
 
 
-def test_every_kind_of_process_is_killed_and_the_outcome_is_that_of_the_calm_sweep(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.orchestrator.chaos_ray", str(tmp_path / "lab"), "--kills", str(KILLS)]
+@pytest.mark.parametrize(("workers", "kinds"), [(1, set(STRIKES)), (2, set(STRIKES_ON_PAIR))])
+def test_every_kind_of_process_is_killed_and_the_outcome_is_that_of_the_calm_sweep(
+    tmp_path: Path, workers: int, kinds: set[str]
+) -> None:
+    """Each once: of trainings by one worker and of one by two, which no worker outlives."""
+    command = [sys.executable, "-m", "tests.orchestrator.chaos_ray", str(tmp_path / "lab")]
+    command += ["--workers", str(workers), "--kills", str(len(kinds))]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=2_200)
     assert ended.returncode == 0, ended.stderr[-3_000:]
     found = json.loads(ended.stdout)
     assert found["faults"] == []
-    assert {struck["kind"] for struck in found["strikes"]} == set(STRIKES)
+    assert {struck["kind"] for struck in found["strikes"]} == kinds
     assert max(struck["lost"] for struck in found["strikes"]) <= SAVED
 
 

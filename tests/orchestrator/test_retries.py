@@ -2,12 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from orchestrator import guard
-from orchestrator.driver import Beats, validations
+from orchestrator.driver import Beats, problem_of_several, validations
 from orchestrator.retries import WAITS_S, Problem, Retries, kind_of, reached
 from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
@@ -66,6 +68,46 @@ def test_out_of_memory_is_tried_once_more_with_the_batch_in_two_parts() -> None:
 )
 def test_exceptions_are_told_apart(error: Exception, kind: str) -> None:
     assert kind_of(error) == kind
+
+
+PEER_DIES = """
+import os, signal, sys
+import torch
+import torch.distributed as dist
+from orchestrator.retries import kind_of
+rank = 1 if os.fork() == 0 else 0
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+try:
+    for step in range(10_000):
+        if (rank, step) == (1, 50):
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.all_reduce(torch.ones(1_000))
+except RuntimeError as error:
+    print(kind_of(error))
+"""
+
+
+def test_a_worker_whose_peer_was_killed_has_not_met_a_bug(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PEER_DIES, str(tmp_path / "store")]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=300).stdout == "lost\n"
+
+
+def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path: Path) -> None:
+    from ray.exceptions import ActorDiedError
+    from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    gone = WorkerHealthCheckFailedError("a worker failed its health check", ActorDiedError())
+    cut = RuntimeError("[pair.cc:545] Read error [127.0.0.1]:30390: Connection reset by peer.")
+
+    def told(*failures: Exception) -> Problem:
+        return problem_of_several(WorkerGroupError("", dict(enumerate(failures))), tmp_path)
+
+    assert told(cut, gone).kind == "lost"
+    assert "process or node was lost" in told(cut, gone).reason
+    assert told(cut).kind == "lost"
+    assert told(cut, MemoryError()).kind == "memory"
+    assert told(gone, ZeroDivisionError("division by zero")) == BUG
 
 
 def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: Path) -> None:

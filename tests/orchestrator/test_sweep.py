@@ -19,6 +19,7 @@ from orchestrator.space import read_space
 from orchestrator.tracking import connect
 from sagasr.files import dump_yaml, read_json
 from sagasr.journal import History, read_status
+from tests.orchestrator.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -147,6 +148,34 @@ def test_the_same_command_again_does_nothing(calm):
     assert again.returncode == 0, again.stdout + again.stderr
     assert before == {path: path.stat().st_mtime for path in plan.paths.trials.rglob("*") if path.is_file()}
     check_tracking(plan)
+
+
+LOADED = """
+import sys
+from orchestrator.commands import sweep
+code = sweep()
+print("loaded:", *sorted({"ray", "torch"} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+def test_where_nothing_is_left_nothing_is_started_also_without_the_tracking_server(calm, tmp_path):
+    grid, undisturbed, _ = calm
+    shutil.copytree(undisturbed.folder.parent, tmp_path / "sweeps")
+    plan = plan_of(grid, tmp_path / "sweeps")
+    shutil.rmtree(plan.folder / "results")
+    before = {path: path.read_bytes() for path in plan.paths.trials.rglob("*") if path.is_file()}
+    launch = (plan.folder / ".launch").read_text()
+    nobody = f"http://127.0.0.1:{free_port()}"
+    words = [str(grid), "--storage", str(tmp_path / "sweeps"), "--tracking-uri", nobody]
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing is left to do." in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"  # neither Ray nor torch
+    assert f"{len(plan.replicates)} replicates are not (fully) in {nobody}: no server answers" in done.stdout
+    assert (plan.folder / ".launch").read_text() == launch
+    assert before == {path: path.read_bytes() for path in plan.paths.trials.rglob("*") if path.is_file()}
+    assert tables(plan) == tables(undisturbed)
 
 
 def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_path):
