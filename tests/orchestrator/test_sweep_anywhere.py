@@ -148,8 +148,6 @@ def saved(plan: Plan, trial: str) -> bool:
     return any(plan.paths.trial(trial).glob("checkpoints/step-*/manifest.json"))
 
 
-# A raylet that found its machine busy ended itself; it has more time now, and this has not been seen to pass since.
-@pytest.mark.xfail(reason="not yet passed in one go", strict=False)
 @pytest.mark.skipif(bool(lab_lacks()), reason=lab_lacks())
 def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
     plan = plan_of(grid, str(tmp_path / "shared"))
