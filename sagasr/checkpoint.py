@@ -151,15 +151,21 @@ def prune(checkpoints: Path, keep: int = KEEP) -> None:
             (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
             point("checkpoint.prune")
             shutil.rmtree(folder, ignore_errors=True)
-    for stale in checkpoints.glob(".staged-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    _discard_staged(checkpoints)
 
 
 def discard_after(checkpoints: Path, step: int) -> None:
-    """Delete what lies behind the checkpoint that a training goes on from: all of it was found broken."""
+    """Delete what lies behind the checkpoint that a training goes on from: it was found broken, or never committed."""
     for folder in checkpoints.glob("step-*"):
         if step_of(folder) > step:
             shutil.rmtree(folder, ignore_errors=True)
+    _discard_staged(checkpoints)
+
+
+def _discard_staged(checkpoints: Path) -> None:
+    """Delete what dead attempts left in the making, or were about to delete."""
+    for stale in checkpoints.glob(".staged-*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:

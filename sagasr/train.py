@@ -128,7 +128,7 @@ def train(
     runtime, harness = runtime or Runtime(), harness or Harness()
     _quieten()
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
-    _keep_freed_memory()
+    keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     encoded = Store.open(store)
     if _is_rank_zero():
@@ -466,7 +466,7 @@ class _Watch(pl.Callback):
         write_status(self.out, self.status)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one: fresh pages from the kernel cost a seventh of a CPU's step."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # not everywhere; M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h

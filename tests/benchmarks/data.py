@@ -22,6 +22,7 @@ from sagasr.data.store import Store
 from sagasr.files import read_yaml, write_json
 from sagasr.host import empty_autoencoder
 from sagasr.text import quietly
+from sagasr.train import keep_freed_memory
 from tests.sagasr.stable_audio import autoencoder_tree
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ _scratch = Path()
 
 def work_in(folder: str) -> None:
     """Put all that is made below a folder; what another row has made there is used again."""
+    keep_freed_memory()  # as in every training; both sides have it
     global _scratch  # noqa: PLW0603
     _scratch = Path(folder)
     torch.set_num_threads(1)

@@ -232,9 +232,9 @@ class Toy:
         status, found = forked(work)
         if status != 0:
             return ["it could not go on"], time.monotonic() - began
-        return [key for key in self.calm.keys() | found.keys() if self.calm.get(key) != found.get(key)], (
-            time.monotonic() - began
-        )
+        differs = sorted(key for key in self.calm.keys() | found.keys() if self.calm.get(key) != found.get(key))
+        told = [f"{key}: {found[key]}" if key.endswith("litter") else key for key in differs]
+        return told, time.monotonic() - began
 
 
 def at_every_point(toy: Toy, kind: str = "kill") -> dict[str, Any]:

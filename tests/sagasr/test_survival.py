@@ -95,6 +95,19 @@ def half_way(out: Path, go: Callable[..., TrainResult], step: int = 5) -> None:
     assert (result.state, list(history)[-1]["step"] <= step) == ("interrupted", True)
 
 
+def test_a_checkpoint_that_a_dead_attempt_left_in_the_making_goes_when_the_next_begins(
+    go: Callable[..., TrainResult], tmp_path: Path
+) -> None:
+    half_way(tmp_path, go)
+    left = tmp_path / "checkpoints" / ".staged-dead"
+    left.mkdir()
+    (left / "tensors.safetensors").write_bytes(b"half of them")
+    saved = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert go(tmp_path, halt=lambda: Halt("at once", 0.0)).state == "interrupted"  # without saving and pruning
+    assert not left.exists()
+    assert set(saved) <= set((tmp_path / "checkpoints").iterdir())
+
+
 @pytest.mark.parametrize("call", range(1, 13))
 def test_a_training_halts_wherever_it_is_asked_saves_and_goes_on_bit_for_bit(
     go: Callable[..., TrainResult], calm: dict[str, Any], tmp_path: Path, call: int
