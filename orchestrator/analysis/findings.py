@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from orchestrator.analysis.contrasts import Line, lines
 from orchestrator.analysis.design import Array
@@ -120,7 +120,7 @@ def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict
     if not df:
         return {"df_error": df_error}
     f = ss / df / error if df_error and error > 0 else float("nan")
-    f_p = float(stats.f.sf(f, df, df_error)) if np.isfinite(f) else float("nan")
+    f_p = float(special.fdtrc(df, df_error, f)) if np.isfinite(f) else float("nan")
     return {"ss": ss, "f": f, "df_num": df, "df_error": df_error, "f_p": f_p}
 
 
