@@ -284,7 +284,7 @@ def test_a_plan_with_them_loads_torch_only_if_they_do(make_grid):
     program = (
         "import sys; from pathlib import Path; from orchestrator.plan import make_plan; "
         "from orchestrator.preflight import preflight; from orchestrator.space import read_space; "
-        f"plan = make_plan(read_space(Path({str(grid)!r}))); counts = preflight(plan.cells, 'grid', build=False); "
+        f"plan = make_plan(read_space(Path({str(grid)!r}))); counts = preflight(plan.cells, 'grid', build=()); "
         "print(sorted(one.tokens[1] for one in counts.values()), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
