@@ -107,12 +107,14 @@ def _report(options: argparse.Namespace) -> int:
     if folder.is_file():
         raise ConfigError(f"{folder}: a file; name the sweep's folder, such as sweeps/demo")
     found = answer.report(folder, options.preferences)
-    page = answer.write_report(found, folder)
     if options.json:
-        print(json.dumps(answer.summary(*found), indent=2, allow_nan=False))
-    elif not options.quiet:
+        print(json.dumps(answer.summary(*found), indent=2, allow_nan=False), flush=True)
+    elif not options.quiet:  # the answer first: to draw the page takes as long again
         print_report(found.sweep, found.effects, notes=found.notes, preferences=found.preferences)
-        print(f"\nreport: {page}")
+        print(flush=True)
+    page = answer.write_report(found, folder)
+    if not options.json and not options.quiet:
+        print(f"report: {page}")
     return answer.exit_code(found.sweep)
 
 

@@ -13,8 +13,6 @@ from orchestrator.analysis.findings import clips_left_out
 from orchestrator.analysis.looks import resting_on
 from orchestrator.analysis.preferences import Preference, gather, write_preferences
 from orchestrator.analysis.sweep import Sweep, read_sweep
-from orchestrator.report.figure import write_forest
-from orchestrator.report.page import write_page
 
 
 class Report(NamedTuple):
@@ -41,6 +39,9 @@ def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
 
 def write_report(found: Report, folder: Path) -> Path:
     """Write report/index.html and, where anything was trained, report/effects.svg; return the page's path."""
+    from orchestrator.report.figure import write_forest
+    from orchestrator.report.page import write_page
+
     page = write_page(found.sweep, found.effects, found.notes, folder, preferences=found.preferences)
     if len(found.sweep.runs):
         write_forest(found.sweep, found.effects, folder)
