@@ -56,7 +56,7 @@ if environment.global_rank() == 0:
     print(json.dumps({"state": result.state, "share": max(shares)}))
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
