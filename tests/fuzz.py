@@ -221,7 +221,7 @@ class Readers:
         path = self.folder / "torn.parquet"
         try:
             table = pa.table(columns)
-        except (pa.ArrowException, OverflowError):
+        except (pa.ArrowException, OverflowError, ValueError):  # a date beside a NaN
             path.write_bytes(str(columns).encode("utf-8", "replace"))
         else:
             pyarrow.parquet.write_table(table, path)
