@@ -40,12 +40,12 @@ def gathered(model: nn.Module) -> Iterator[None]:
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if isinstance(model, FSDPModule):  # else a layer that is called before the model takes itself for the whole
         model._get_fsdp_state()._lazy_init()
-    for shard in shards:
-        shard.set_reshard_after_forward(False, recurse=False)
-        shard.unshard()
+    for part in shards:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
     try:
         yield
     finally:
-        for shard in shards:
-            shard.reshard()
-            shard.set_reshard_after_forward(shard is not model, recurse=False)
+        for part in shards:
+            part.reshard()
+            part.set_reshard_after_forward(part is not model, recurse=False)

@@ -383,9 +383,8 @@ class _Watch(pl.Callback):
         if self.predicted_at != self.config.training.steps:
             absent, self.predictions = missing, {}
         if absent:
-            untrained, trained = (_initial(self.config, store).to(trainer.strategy.root_device) for _ in range(2))
-            self._load_newest(trained)
-            self.predictions |= self._score_late(trained, untrained, absent)
+            module = _initial(self.config, store).to(trainer.strategy.root_device)
+            self.predictions |= self._score_late(module, absent)
         for name in missing:
             self.harness.fence()
             point("train.score")
@@ -400,8 +399,8 @@ class _Watch(pl.Callback):
         module.load_state_dict(state["state_dict"])
         module.on_load_checkpoint(state)
 
-    def _score_late(self, module: SagaModule, fresh: SagaModule, absent: Variants) -> dict[str, Prediction]:
-        """Score variants that were added after the training, trained and untrained."""
+    def _score_late(self, module: SagaModule, absent: Variants) -> dict[str, Prediction]:
+        """Score variants that were added after the training with the untrained ``module``, which is then trained."""
         step = self.config.training.steps
 
         def on_step() -> None:
@@ -410,14 +409,14 @@ class _Watch(pl.Callback):
                 raise Interrupted(f"{halt.reason} while scoring")
 
         module.eval()
+        untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step)
+        self._load_newest(module)
         found = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step)
         recorded = {record.get("variant") for record in self.history if record["step"] == step}
         for name, prediction in found.items():
             if name not in recorded:  # else an attempt that died after this has recorded it
                 scores = {f"val/{metric}": value for metric, value in prediction.means().items()}
                 self.record(step, scores, variant=name)
-        fresh.eval()
-        untrained = evaluate(fresh.model, fresh.ema, self.codec, self.clips, absent, on_step)
         self.harness.fence()
         write_references(self.out, self.clips, untrained)
         return found

@@ -11,22 +11,22 @@ import soundfile
 import torch
 
 from sagasr import checkpoint
-from sagasr.config import Config, parse
+from sagasr.config import Config, parse, patch
 from sagasr.data.encode import encode_store
 from sagasr.files import dump_yaml, write_text
 from sagasr.journal import History, read_status
 from sagasr.scores import ScoreFile
+from tests.orchestrator.conftest import BASE
 
 STEPS = 6
-TREE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 2, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3},
-    "validation": {"every": 3, "clips": 2, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
+TREE = patch(
+    BASE,
+    {
+        "model.depth": 2,
+        "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3},
+        "validation.every": 3,
+    },
+)
 WORKER = """
 import json, sys
 from pathlib import Path
