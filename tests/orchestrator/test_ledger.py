@@ -117,17 +117,3 @@ def test_a_second_writer_is_refused_with_the_owner_named(plan):
     with one_writer(plan.paths):  # a dead owner holds nothing
         assert json.loads(plan.paths.lease.read_text())["started"] <= time.time()
     assert not plan.paths.lease.exists()
-
-
-@pytest.mark.slow
-def test_a_thousand_replicates_are_judged_in_seconds(make_grid, tmp_path):
-    levels = {str(n): {"training.steps": n} for n in range(1, 501)}
-    grid = make_grid(factors={"own": {"baseline": "1", "levels": levels}}, seeds=[0, 1])
-    plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps")))
-    for trial in plan.trials:
-        finish(plan, trial)
-    begin = time.monotonic()
-    entries = scan(plan).entries
-    assert time.monotonic() - begin < 5
-    assert len(entries) == 1_000
-    assert set(entries.values()) == {Entry("done")}

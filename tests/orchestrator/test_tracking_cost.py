@@ -89,21 +89,14 @@ def test_the_training_side_knows_no_tracking_server() -> None:
 
 
 def test_a_server_that_hangs_takes_nothing_from_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training's thread opens no connection and writes few records; the tracker itself does next to nothing.
-
-    The tracker is charged by its processor time, once MLflow is imported: by the wall it only waits.
-    """
-    opened, here, spent = [], threading.current_thread(), []
+    """The training's thread opens no connection and writes few records; the tracker knocks, and waits in between."""
+    opened, here = [], threading.current_thread()
     connect("sqlite:///:memory:")  # imports MLflow, once
-    plain, follow = socket.socket.connect, Tracker._follow
+    plain = socket.socket.connect
 
     def connecting(self: socket.socket, address: object) -> None:
         opened.append(threading.current_thread())
         plain(self, address)  # type: ignore[arg-type]
-
-    def following(self: Tracker) -> None:
-        follow(self)
-        spent.append(time.thread_time())
 
     steps = 200
     with socket.socket() as hanging:  # accepts, and never answers
@@ -114,21 +107,19 @@ def test_a_server_that_hangs_takes_nothing_from_a_training(tmp_path: Path, monke
         plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps"), settings={"tracking.uri": uri}))
         write_plan(plan)
         monkeypatch.setattr(socket.socket, "connect", connecting)
-        monkeypatch.setattr(Tracker, "_follow", following)
         monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
         tracker = Tracker(plan)
         tracker.start()
         began = time.perf_counter()
         train_all(plan)
-        took = time.perf_counter() - began
         left = tracker.close(timeout_s=10)
+        lasted = time.perf_counter() - began
     assert left.replicates == 1
     assert left.reason
     assert CANARY not in left.reason
-    assert opened
+    assert 1 <= len(opened) <= 4 + 2 * lasted  # a knock and a request, and a second until the next
     assert here not in opened
     assert len(list(History(plan.paths.trial(plan.trials[0].id)))) <= steps / 10 + 5
-    assert spent[0] < 0.01 * took, f"{spent[0]:.3f} s of {took:.1f} s"
 
 
 def test_no_secret_and_no_hostile_name_gets_through(

@@ -150,10 +150,9 @@ def test_a_slow_server_is_served_to_the_end(make_sweep, proxy, server):
     proxy.set("slow")
     tracker = Tracker(plan)
     tracker.start()
-    began = time.monotonic()
     for trial in plan.trials:
         journal(plan, trial, 8, "done")
-    assert time.monotonic() - began < 1.0
+    assert tracker.undelivered().replicates > 0  # the journals are complete, and the server does not know it yet
     assert tracker.close(timeout_s=90).replicates == 0
     assert_all_is_there_once(plan, server)
 

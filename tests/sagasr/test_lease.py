@@ -79,7 +79,7 @@ def test_of_another_machine_silence_is_waited_for_and_a_beat_is_life(path: Path,
     elsewhere(path, started=time.time() + 86_400)  # its clock is a day ahead, which is nobody's business
     began, told = time.monotonic(), list[str]()
     lease.acquire(path, say=told.append).release()
-    assert 0.5 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.5
     assert "silent for" in told[0]
 
     owner, over = elsewhere(path), threading.Event()
