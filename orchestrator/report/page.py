@@ -138,8 +138,8 @@ def _asset(name: str) -> str:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
-    return [dict(zip(map(str, table.columns), row, strict=True)) for row in rows]
+    """Return the rows with None for missing numbers, for words."""
+    return [{key: None if value != value else value for key, value in row.items()} for row in _numbers(table)]
 
 
 def _numbers(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError
@@ -99,6 +98,8 @@ def _clipped_share(samples: np.ndarray) -> float:
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """Return samples [C, T] at 44,100 Hz, float32 [C, ceil(T * 44,100 / rate)], by a polyphase filter."""
     if rate != SAMPLE_RATE:
+        from scipy.signal import resample_poly  # loads slowly, and most recordings have this rate
+
         shared = math.gcd(rate, SAMPLE_RATE)
         samples = resample_poly(samples, SAMPLE_RATE // shared, rate // shared, axis=-1)
     return np.ascontiguousarray(samples, dtype=np.float32)
