@@ -65,7 +65,7 @@ class Driver(tune.Trainable):  # type: ignore[misc]
                 self._training.end_if_frozen()
             for progress in validations(task, after=self._reported):
                 self._reported = progress.step
-                return {TIME: progress.step, METRIC: progress.value}
+                return {TIME: progress.step, METRIC: progress.loss}
             if ended:
                 status = read_status(Path(task.folder))
                 step = max(self._reported, status.step if status else 0)
@@ -77,18 +77,20 @@ class Driver(tune.Trainable):  # type: ignore[misc]
 
 
 class Progress(NamedTuple):
-    """What Tune is told after a validation."""
+    """What Tune is told after a validation: the smaller ``loss``, the better the trial."""
 
     step: int
-    value: float
+    loss: float
 
 
 def validations(task: Task, after: int) -> Iterator[Progress]:
     """Yield the validations of the first variant behind step ``after``; one without a value is infinitely bad."""
     first = next(iter(task.variants))
+    sign = -1 if task.maximise else 1
     for record in History(Path(task.folder)):
         if record["step"] > after and record.get("variant") == first:
-            yield Progress(record["step"], record["metrics"].get(METRIC, float("inf")))
+            value = record["metrics"].get(task.metric)
+            yield Progress(record["step"], float("inf") if value is None else sign * value)
 
 
 # --------------------------------------------------------------------------------------------------------- one training

@@ -231,6 +231,8 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> s
         config=trial.config,
         variants={variant.id: variant.evaluation for variant in trial.variants},
         runtime=trial.resources,
+        metric=stopping.metric,
+        maximise=plan.space.metrics[plan.metric] == "higher",
         grace=stopping.grace,
         margin=stopping.margin,
         patience=stopping.patience,

@@ -6,7 +6,7 @@ only ``VOLATILE`` columns differ between two runs. Loads neither torch nor Ray.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
     )
     per_clip = [*keys, *ROW.remove(2), *metrics]
     replicates = _replicates(plan, scores, overall, run_ids or {})
-    _write(plan, "replicates", replicates, _replicate_schema(keys, pa.schema([*metrics, *of_runs])))
+    steps = _steps_column(plan.space.factors)
+    _write(plan, "replicates", replicates, _replicate_schema(keys, steps, pa.schema([*metrics, *of_runs])))
     _write(plan, "clips", _clips(plan, scores), pa.schema(per_clip))
     _write(plan, "references", _references(plan), pa.schema([*keys, *ROW, *metrics]))
     _write(plan, "curves", _curves(plan), curves)
@@ -104,8 +105,8 @@ def _replicates(
         finished = entry.state in ("done", "stopped")
         rows.append(
             {
-                "steps": trial.config.training.steps,
                 **_keys(plan, row),
+                _steps_column(plan.space.factors): trial.config.training.steps,
                 "status": entry.state,
                 "reason": entry.reason,
                 "stopped_at_step": status.step if status and entry.state == "stopped" else None,
@@ -195,16 +196,20 @@ def _key_schema(plan: Plan) -> pa.Schema:
     )
 
 
-def _replicate_schema(keys: pa.Schema, metrics: pa.Schema) -> pa.Schema:
-    """Return the columns of replicates.parquet; a factor called ``steps`` takes the place of the number of steps."""
-    steps = [] if "steps" in keys.names else [pa.field("steps", pa.int64())]
+def _steps_column(factors: Collection[str]) -> str:
+    """Return where the steps of a training stand: a factor called ``steps``, those of the sampler, has that column."""
+    return "training_steps" if "steps" in factors else "steps"
+
+
+def _replicate_schema(keys: pa.Schema, steps: str, metrics: pa.Schema) -> pa.Schema:
+    """Return the columns of replicates.parquet."""
     texts = ("mlflow_run_id", "fingerprint", "trial_fingerprint", "data_fingerprint", "config_fingerprint")
     return pa.schema(
         [
             *keys,
             pa.field("status", pa.string()),
             pa.field("reason", pa.string()),
-            *steps,
+            pa.field(steps, pa.int64()),
             pa.field("stopped_at_step", pa.int64()),
             *metrics,
             pa.field("gpu_seconds", pa.float64()),

@@ -25,7 +25,7 @@ from sagasr.config import Config, Evaluation, Runtime, Strict
 from sagasr.errors import SagasrError
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers
-METRIC, TIME = "val/lsd", "step"
+METRIC, TIME = "loss", "step"  # what Tune is told after a validation: the smaller the better, and where
 TAKEOVER_S = 60.0  # how long a new worker waits for the one it replaces to be gone
 Parameters = Mapping[str, Any]  # task (JSON), attempt, micro_batches
 
@@ -43,6 +43,8 @@ class Task(Strict):
     config: Config
     variants: dict[str, Evaluation]
     runtime: Runtime
+    metric: str = "val/lsd"  # the metric by which a search ranks trials
+    maximise: bool = False
     grace: int = 3
     margin: float = 0.5
     patience: int = 3

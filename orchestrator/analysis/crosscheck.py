@@ -105,8 +105,8 @@ def _disagreements(sweep: Sweep, plan: Layout, response: Response, line: Line, e
     p, flipped = estimate.p_runs(), sign_flip_p(pairs)
     if len(pairs) >= MIN_PAIRS and min(p, flipped) < 0.01 and max(p, flipped) > 0.1:
         yield f"{line.contrast}: sign flips of {len(pairs)} matched pairs give p = {flipped:.3g}, the t test {p:.3g}"
-    if response.clips is None or not _balanced(plan, line.weights.rows):
-        return
+    if response.clips is None or estimate.variance <= response.floor**2 or not _balanced(plan, line.weights.rows):
+        return  # of rounding alone no width can be compared
     low, high = bootstrap_interval(plan, line.weights.rows, response.clips)
     wide = estimate.interval(0.95)
     inflated = np.sqrt(1 + 2 * estimate.overlap / estimate.variance)  # it counts the residual three times (Owen 2007)
@@ -120,6 +120,8 @@ def _unequal_noise(sweep: Sweep, plan: Layout, response: Response) -> Iterator[s
     if plan.between.df < MIN_PAIRS:
         return
     rest = plan.between.residuals(plan.training_means(response.values))
+    if np.abs(rest).max() <= response.floor:
+        return  # all of it is rounding
     first = np.unique(plan.run, return_index=True)[1][plan.whole]
     for index in plan.between_factors:
         factor, codes = sweep.factors[index], plan.codes[first, index]
@@ -137,7 +139,7 @@ def _training_cells(plan: Layout) -> NDArray[np.int64]:
 
 
 def _balanced(plan: Layout, weights: Array) -> bool:
-    """Return whether each cell has three trainings or more and weighs them alike, which the bootstrap needs."""
+    """Return whether each cell has four trainings or more and weighs them alike, which the bootstrap needs."""
     if np.bincount(_training_cells(plan)).min() < MIN_RUNS:
         return False
     cell = np.unique(plan.codes, axis=0, return_inverse=True)[1].reshape(-1)

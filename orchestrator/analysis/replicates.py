@@ -30,6 +30,7 @@ KEYS = {
     "status",
     "reason",
     "steps",
+    "training_steps",
     "gpu_seconds",
     "wall_seconds",
     "replicate",
@@ -130,7 +131,16 @@ def with_levels(
     return table[kept].reset_index(drop=True), notes
 
 
-def status_words(table: pd.DataFrame) -> list[str]:
+def training_steps(table: pd.DataFrame, factors: Iterable[str]) -> "pd.Series[float]":
+    """Return the steps that each training was to take; NaN where the table does not say.
+
+    They are in ``steps``; where a factor is called so, in ``training_steps``.
+    """
+    column = "training_steps" if "steps" in factors else "steps"
+    return pd.to_numeric(table.get(column, pd.Series(np.nan, index=table.index)), errors="coerce")
+
+
+def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[str]:
     """Return done, failed, stopped, not needed, held or missing for every row.
 
     One stopped before its budget is stopped, whatever it says.
@@ -138,10 +148,8 @@ def status_words(table: pd.DataFrame) -> list[str]:
     words = table["status"].astype(str).str.lower() if "status" in table else pd.Series("done", index=table.index)
     kinds = []
     stopped_at = table.get("stopped_at_step", pd.Series(float("nan"), index=table.index))
-    budget = table.get("steps", pd.Series(float("nan"), index=table.index))
-    for word, stop, steps in zip(
-        words, pd.to_numeric(stopped_at, errors="coerce"), pd.to_numeric(budget, errors="coerce"), strict=True
-    ):
+    budget = training_steps(table, factors)
+    for word, stop, steps in zip(words, pd.to_numeric(stopped_at, errors="coerce"), budget, strict=True):
         cut = pd.notna(stop) and not (pd.notna(steps) and stop >= steps)
         if word in FAILED:
             kinds.append("failed")

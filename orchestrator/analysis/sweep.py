@@ -101,7 +101,7 @@ def read_sweep(folder: Path) -> Sweep:
         table[metrics[0].name] = pd.to_numeric(table[metrics[0].name])
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: column {metrics[0].name!r} holds something other than numbers ({error})") from error
-    table["status"] = status_words(table)
+    table["status"] = status_words(table, [factor.name for factor in factors])
     table, twice = one_row_each(table, factors)
     runs = table[table["status"] == "done"].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors, metrics[0].name)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from orchestrator.analysis.replicates import training_steps
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.paths import SweepPaths
 from orchestrator.predicted import Prediction, read_prediction
@@ -30,14 +31,15 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
         return {"rows": []}
     trials = ran.drop_duplicates(key) if key else ran
     served = ran.groupby(key).size() if key else pd.Series(1, index=ran.index)
-    names = ("wall_seconds", "gpu_seconds", "stopped_at_step", "steps")
+    names = ("wall_seconds", "gpu_seconds", "stopped_at_step")
     found = {
         name: pd.to_numeric(trials.get(name, pd.Series(np.nan, index=trials.index)), errors="coerce") for name in names
     }
     seconds = {name: found[name] for name in names[:2]}
     serves = trials[key].map(served) if key else served
     stopped = found["stopped_at_step"]
-    spared = (seconds["wall_seconds"] * (found["steps"] / stopped - 1)).where(stopped > 0).sum()
+    budget = training_steps(trials, [one.name for one in sweep.factors])
+    spared = (seconds["wall_seconds"] * (budget / stopped - 1)).where(stopped > 0).sum()
     before = read_prediction(paths.root)
     told = {trial: one.seconds for trial, one in before.trials.items()}
     guess = trials[key].astype(str).map(told).astype(float) if key else pd.Series(np.nan, index=trials.index)

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from orchestrator.analysis.by_step import courses
 from orchestrator.analysis.failing import failure_rates
 from orchestrator.analysis.preferences import Preference
-from orchestrator.analysis.replicates import level_of, word_of
+from orchestrator.analysis.replicates import level_of, training_steps, word_of
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.written import cells_of
 from orchestrator.factors import cell_name
@@ -294,7 +294,7 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
     indices = {one.name: {level: index for index, level in enumerate(one.levels)} for one in sweep.factors}
     curves = curves[curves["replicate"].isin(known.index)]
     steps = charts.axis([float(curves["step"].min()), float(curves["step"].max())], 5, 0.01)
-    pace = _pace(paths)
+    pace = _pace(paths, list(indices))
     paces = [pace[one] for one in known.index if one in pace]
     hours = charts.axis([0.0, float(curves["step"].max()) * max(paces)], 5, 0.01) if paces else None
     panels = []
@@ -314,15 +314,15 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
     return panels
 
 
-def _pace(paths: SweepPaths) -> dict[str, float]:
+def _pace(paths: SweepPaths, factors: Sequence[str]) -> dict[str, float]:
     """Return the hours that one step of each replicate's training took: of GPUs, or of the clock where it had none."""
     table = pq.read_table(paths.table("replicates")).to_pandas()
-    if not {"replicate", "steps", "wall_seconds"} <= set(table):
+    if not {"replicate", "wall_seconds"} <= set(table):
         return {}
     wall, gpu = (pd.to_numeric(table.get(name), errors="coerce") for name in ("wall_seconds", "gpu_seconds"))
     seconds = gpu if gpu is not None and gpu.gt(0).any() else wall
     stopped = pd.to_numeric(table.get("stopped_at_step", pd.Series(np.nan, index=table.index)), errors="coerce")
-    steps = stopped.where(stopped.gt(0), pd.to_numeric(table["steps"], errors="coerce"))
+    steps = stopped.where(stopped.gt(0), training_steps(table, factors))
     hours = seconds / 3_600 / steps
     return {str(name): float(value) for name, value in zip(table["replicate"], hours, strict=True) if value > 0}
 

@@ -169,7 +169,8 @@ def _levels(sweep: Sweep) -> Table:
         rows.append(
             ("trained, all at baseline", cell_rows(sweep.runs, {f.name: f.baseline for f in sweep.factors}, "@"))
         )
-    rows.append((f"trained, best cell: {cell_name(best)}", cell_rows(sweep.runs, best, "@")))
+    if best:
+        rows.append((f"trained, best cell: {cell_name(best)}", cell_rows(sweep.runs, best, "@")))
     paper = paper_cell(sweep)
     if paper:
         rows.append((f"trained, the paper's choices: {cell_name(paper)}", cell_rows(sweep.runs, paper, "@")))
@@ -181,10 +182,12 @@ def _levels(sweep: Sweep) -> Table:
 
 
 def best_cell(sweep: Sweep) -> dict[str, str]:
-    """Return the levels of the best cell among those with the most finished seeds."""
+    """Return the levels of the best cell among those with the most finished seeds; empty where none has a value."""
     names = [factor.name for factor in sweep.factors]
     groups = sweep.runs.groupby(["@" + name for name in names], sort=False)[sweep.metric.name]
-    means = groups.mean()[groups.count() == groups.count().max()]
+    means = groups.mean()[groups.count() == groups.count().max()].dropna()
+    if means.empty:
+        return {}
     best = means.idxmin() if sweep.metric.better == "lower" else means.idxmax()
     return dict(zip(names, best if isinstance(best, tuple) else (best,), strict=True))
 

@@ -42,6 +42,17 @@ def test_every_saving_is_named_with_its_reason(tmp_path: Path) -> None:
     assert cost["stores"] == 1
 
 
+def test_a_factor_called_steps_is_not_taken_for_the_steps_of_a_training(tmp_path: Path) -> None:
+    factors = {"steps": ["100", "25"], "text": ["off", "caption"]}
+    rows = noisy_grid(factors, 3, {})
+    for row in rows:
+        row |= {"trial": f"{row['text']}{row['seed']}", "wall_seconds": 100.0, "training_steps": 10}
+        row["stopped_at_step"] = 5.0 if row["seed"] == 2 else None
+    write_sweep(tmp_path, rows, factors, eval_stage=["steps"])
+    cost = cost_of(read_sweep(tmp_path), {}, SweepPaths(tmp_path))
+    assert (cost["stops"], cost["stopped"]) == (2, duration(200))
+
+
 def test_what_was_predicted_stands_beside_what_it_took(tmp_path: Path) -> None:
     cost = written(tmp_path)
     assert [tuple(row.values()) for row in cost["compared"]] == [

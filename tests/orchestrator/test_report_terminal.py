@@ -102,6 +102,26 @@ def test_unequal_noise_is_noted(tmp_path: Path) -> None:
     assert "levels of size" in " ".join(shown(written(tmp_path, rows)).split())
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_metric_that_nothing_changes_nothing_is_found_wrong(tmp_path: Path) -> None:
+    rows = [{**row, "lsd": 1.1, "replicate": str(number)} for number, row in enumerate(noisy_grid(TWO, 5, {}))]
+    clips = [
+        {**row, "clip": f"c{clip}", "domain": "speech", "lsd": 0.1 * clip + 1} for row in rows for clip in range(3)
+    ]
+    text = " ".join(shown(write_sweep(tmp_path, rows, TWO, delta=0.05, clips=clips)).split())
+    assert "no relevant effect" in text
+    assert "note:" not in text
+
+
+def test_where_no_training_has_a_value_each_is_named_and_no_cell_is_best(tmp_path: Path) -> None:
+    folder = written(tmp_path, [{**row, "lsd": float("nan")} for row in noisy_grid(TWO, 2, {})])
+    text = " ".join(shown(folder).split())
+    assert text.count("is empty or not finite") == 16
+    assert "best cell" not in text
+    assert main([str(folder)]) == 1
+    assert (folder / "report" / "index.html").exists()
+
+
 def test_p_values_read_as_people_write_them() -> None:
     assert [p_text(p) for p in (0.00001, 0.0123, 0.5, 1.0, float("nan"), None)] == [
         "< .001",

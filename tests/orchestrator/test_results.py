@@ -128,3 +128,4 @@ def test_a_factor_called_steps_keeps_its_column(make_grid, tmp_path):
     finish(plan, plan.trials[0])
     collect(plan)
     assert [row["steps"] for row in table(plan, "replicates")] == ["4", "2"]
+    assert [row["training_steps"] for row in table(plan, "replicates")] == [4, 4]

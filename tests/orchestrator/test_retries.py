@@ -147,6 +147,8 @@ def test_a_validation_without_a_value_is_infinitely_bad_never_equal_or_best(tmp_
         variants={"v": Evaluation()}, runtime=Runtime(),
     )  # fmt: skip
     assert list(validations(task, after=-1)) == [(10, 1.5), (20, math.inf)]
+    larger = task.model_copy(update={"metric": "val/si_sdr", "maximise": True})
+    assert list(validations(larger, after=-1)) == [(10, math.inf), (20, -3.0)]  # the smaller, the better, as ever
 
 
 @pytest.fixture
