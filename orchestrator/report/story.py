@@ -54,6 +54,8 @@ def answer(
     done = f"{len(sweep.runs)} of {expected} replicates"
     if not len(sweep.runs):
         return [Markup("There is no answer yet."), Markup("{} have finished; failures stand below.").format(done)]
+    if not best:
+        return [Markup("There is no answer."), Markup("Of {}, none has a value of {}.").format(done, sweep.metric.name)]
     return [_which(sweep, effects), _reached(sweep, best, levels, done)]
 
 
