@@ -6,6 +6,7 @@ its parts took is told by its signs of life. Runs in processes of its own, so th
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from orchestrator.estimate import (
     speeds_path,
 )
 from orchestrator.plan import Plan, Trial
+from sagasr.cli import BAD_INPUT
 from sagasr.config import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
@@ -99,8 +101,15 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
             for process in processes:
                 process.kill()
         for process, (_, errors) in zip(processes, ended, strict=True):
+            if process.returncode == BAD_INPUT:
+                raise SagasrError(f"--calibrate: {errors.strip().splitlines()[-1]}")
+            if process.returncode < 0:
+                raise SagasrError(
+                    f"--calibrate: a short training was killed ({signal.Signals(-process.returncode).name}); "
+                    "is the memory full?"
+                )
             if process.returncode:
-                raise SagasrError(f"--calibrate: {(errors.strip().splitlines() or ['it ended without a word'])[-1]}")
+                raise RuntimeError(errors)
         return [Speed.model_validate_json(output.splitlines()[-1]) for output, _ in ended]
 
 
@@ -251,4 +260,5 @@ if __name__ == "__main__":
             measure(Task.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))).model_dump_json()
         )
     except SagasrError as error:
-        sys.exit(str(error))
+        _say(str(error))
+        sys.exit(BAD_INPUT)

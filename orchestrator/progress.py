@@ -45,13 +45,16 @@ class View:
                 found[trial.id] = None
         return found
 
-    def state(self, status: Status | None) -> str:
-        """Return waiting, running or how it ended, as far as this run knows: a status of before counts as none."""
-        return "waiting" if status is None or status in self._before.values() else status.state
+    def states(self, statuses: Mapping[str, Status | None]) -> dict[str, str]:
+        """Return waiting, running or how each ended, as far as this run knows: a status of before counts as none."""
+        return {
+            name: "waiting" if status is None or status == self._before[name] else status.state
+            for name, status in statuses.items()
+        }
 
     def seconds_left(self, statuses: Mapping[str, Status | None]) -> float | None:
         """Return the time left at the pace since the first training ran, or None before there is a pace."""
-        states = {name: self.state(status) for name, status in statuses.items()}
+        states = self.states(statuses)
         done = sum(
             1.0 if states[name] in ("failed", "stopped") else _share(status) for name, status in statuses.items()
         )
@@ -65,7 +68,7 @@ class View:
 
     def headline(self, statuses: Mapping[str, Status | None]) -> str:
         """Return one line: how many trials stand where, and the time left."""
-        count = Counter(self.state(status) for status in statuses.values())
+        count = Counter(self.states(statuses).values())
         parts = [f"{count[name]} {name}" for name in ("waiting", "running", "done", "stopped", "failed") if count[name]]
         left = self.seconds_left(statuses)
         parts.append(
@@ -81,9 +84,11 @@ class View:
 
     def lines(self) -> Iterator[str]:
         """Yield a plain line for each trial that ended since the last call."""
+        statuses = self.statuses()
+        states = self.states(statuses)
         for trial in self.trials:
-            status = self.statuses()[trial.id] if trial.id not in self._ended else None
-            if status and self.state(status) not in ("waiting", "running"):
+            status = statuses[trial.id]
+            if status and trial.id not in self._ended and states[trial.id] not in ("waiting", "running"):
                 self._ended.add(trial.id)
                 score = f"  val LSD {status.val_lsd:.3f}" if status.val_lsd is not None else ""
                 reason = f"  {status.reason}" if status.reason else ""
@@ -97,11 +102,11 @@ class View:
         for title in ("step", "loss", "val LSD"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-        order = {"running": 0, "failed": 1, "waiting": 3}
-        ranked = sorted(self.trials, key=lambda trial: order.get(self.state(statuses[trial.id]), 2))
+        order, states = {"running": 0, "failed": 1, "waiting": 3}, self.states(statuses)
+        ranked = sorted(self.trials, key=lambda trial: order.get(states[trial.id], 2))
         for trial in ranked[:SHOWN]:
             status = statuses[trial.id]
-            state = self.state(status)
+            state = states[trial.id]
             table.add_row(
                 escape(name_of(trial)),
                 f"{status.step}/{status.steps}" if status else "",

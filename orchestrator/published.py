@@ -28,7 +28,7 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
 
     ``compared``: replicates that the saved comparison shows side by side.
     """
-    from orchestrator.tracking import connect
+    from orchestrator.tracking import connect, search_runs
 
     try:
         client = connect(plan.tracking_uri)
@@ -41,7 +41,7 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
         client.log_artifact(parent, str(page), ARTIFACTS)
         client.set_experiment_tag(experiment.experiment_id, *KIND)
         client.log_batch(parent, list(_metrics(effects, int(page.stat().st_mtime * 1_000))))
-        known = _runs(client, experiment.experiment_id, "tags.`sagasr.kind` = 'replicate'")
+        known = search_runs(client, experiment.experiment_id, "tags.`sagasr.kind` = 'replicate'")
         runs = {run.data.tags["sagasr.replicate"]: run.info.run_id for run in known}
         seed = str(plan.seeds[0])
         chosen = [run.info.run_id for run in known if run.data.params.get("seed") == seed]
@@ -107,7 +107,3 @@ def _metrics(effects: pd.DataFrame, when: int) -> Sequence[Any]:
 def _one(client: Any, experiment: str, condition: str) -> str | None:
     runs = client.search_runs([experiment], condition, max_results=1)
     return str(runs[0].info.run_id) if runs else None
-
-
-def _runs(client: Any, experiment: str, condition: str) -> list[Any]:
-    return list(client.search_runs([experiment], condition, max_results=1_000, order_by=["attributes.start_time ASC"]))

@@ -183,7 +183,7 @@ class Tracker:
             client = connect(self.plan.tracking_uri)
             self._experiment = _experiment(client, self.plan)
             found: dict[str, list[Any]] = {}
-            for run in _search(client, self._experiment, "tags.`sagasr.kind` = 'replicate'"):
+            for run in search_runs(client, self._experiment, "tags.`sagasr.kind` = 'replicate'"):
                 found.setdefault(run.data.tags["sagasr.replicate"], []).append(run)
             for replicate, runs in found.items():
                 run = self._only(client, runs, self._offsets.runs.get(replicate, {}).get("run"))
@@ -202,7 +202,7 @@ class Tracker:
         return kept
 
     def _find_parent(self, client: Any) -> str:
-        found = _search(client, self._experiment, "tags.`sagasr.kind` = 'sweep'")
+        found = search_runs(client, self._experiment, "tags.`sagasr.kind` = 'sweep'")
         tags = _tags(
             {
                 "sagasr.kind": "sweep",
@@ -508,7 +508,7 @@ def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {plain(name, NAME_LENGTH): plain(value, TAG_LENGTH) for name, value in tags.items()}
 
 
-def _search(client: Any, experiment: str, condition: str) -> list[Any]:
+def search_runs(client: Any, experiment: str, condition: str) -> list[Any]:
     """Return all runs of an experiment that meet a condition, oldest first."""
     runs: list[Any] = []
     token = None

@@ -118,7 +118,7 @@ def test_where_no_training_has_a_value_each_is_named_and_no_cell_is_best(tmp_pat
     text = " ".join(shown(folder).split())
     assert text.count("is empty or not finite") == 16
     assert "Of 16 of 16 replicates, none has a value of lsd." in text
-    assert "best cell" not in text
+    assert "The best cell" not in text
     assert main([str(folder)]) == 1
     assert (folder / "report" / "index.html").exists()
 
