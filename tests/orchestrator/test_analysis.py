@@ -1,6 +1,7 @@
 """The analysis gives published answers for published data, covers as it says, and never counts what is not there."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from orchestrator.analysis.controls import asha
 from orchestrator.analysis.crosscheck import bootstrap_interval, cross_check, sign_flip_p
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.looks import complete_seeds, first_blocks, look_at
-from orchestrator.analysis.power import reach, sigma_interval
+from orchestrator.analysis.power import detectable
 from orchestrator.analysis.sequential import Contrast, Look, Rule, boundaries, decide, sequential_p
 from orchestrator.analysis.simulate_clips import grid, scores
 from orchestrator.analysis.simulate_stopping import SCENARIOS, checks, curves, run
@@ -466,11 +467,19 @@ def test_the_bootstrap_is_held_against_what_it_counts_thrice_not_against_the_for
     assert cross_check(read_sweep(tmp_path)) == []
 
 
-def test_the_reach_of_a_grid_is_that_of_exact_noncentral_t() -> None:
-    two, six = reach(2), reach(6)
-    assert [two.df, round(two.main, 2), round(two.main_holm, 2), round(two.step, 2)] == [20, 1.04, 1.28, 2.95]
-    assert [six.df, round(six.main, 2), round(six.interaction, 2), round(six.step_holm, 2)] == [80, 0.58, 1.16, 2.02]
-    assert [round(end, 2) for end in sigma_interval(1.0, 4)] == [0.60, 2.87]
+@pytest.mark.parametrize(
+    ("seeds", "df", "main", "holm", "step"), [(2, 20, 1.04, 1.28, 2.95), (6, 80, 0.58, 0.70, 1.64)]
+)
+def test_the_smallest_effect_that_is_found_is_that_of_exact_noncentral_t(seeds, df, main, holm, step) -> None:
+    """In a grid of 2^4 cells, in run standard deviations: a main effect, the same under Holm, and a ladder step."""
+    all_runs, two_cells = 2 / np.sqrt(16 * seeds), np.sqrt(2 / seeds)
+    assert detectable(all_runs, df) == pytest.approx(main, abs=5e-3)
+    assert detectable(all_runs, df, 0.05 / 4) == pytest.approx(holm, abs=5e-3)
+    assert detectable(two_cells, df) == pytest.approx(step, abs=5e-3)
+
+
+def test_with_one_degree_of_freedom_nothing_is_sure_to_be_found() -> None:
+    assert detectable(1.0, 1, 0.05 / 20) == math.inf
 
 
 def test_the_e_value_is_one_over_alpha_less_often_than_alpha_however_often_one_looks() -> None:
