@@ -9,7 +9,6 @@ checkpoint has made final are sent, no step of a curve is sent again once it arr
 was lost, the server is asked what it has. Of two runs of one replicate, which a lost answer can leave, one is deleted.
 """
 
-import json
 import logging
 import os
 import socket
@@ -533,7 +532,7 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1_000)
 
 
-def environment_tags(resources: Mapping[str, float] | None = None) -> dict[str, str]:
+def environment_tags() -> dict[str, str]:
     """Return what is recorded of the machine and the code: commit, versions, hardware."""
     import platform
     import subprocess
@@ -543,9 +542,7 @@ def environment_tags(resources: Mapping[str, float] | None = None) -> dict[str, 
         "sagasr.version": version("sagasr"),
         "sagasr.python": platform.python_version(),
         "sagasr.torch": version("torch"),
-        "sagasr.hardware": json.dumps({k: v for k, v in sorted((resources or {}).items()) if ":" not in k})
-        if resources
-        else f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "sagasr.hardware": f"{platform.machine()}, {os.cpu_count()} CPUs",
     }
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -27,21 +27,32 @@ RUN = {
     ),
     "uv run sagasr-upsample old/ restored/ --checkpoint runs/first --rolloff-target 0.8": "--steps 1",
 }
-# What is run by another test or by CI, or wants a machine that no test has.
+ESTIMATE, BENCHMARKS = "tests/orchestrator/test_estimate.py", "tests/sagasr/test_benchmarks.py"
+ENCODING, LAB = "tests/orchestrator/test_encode_command.py", "tests/orchestrator/test_sweep_anywhere.py"
+# What is run by another test or by CI, or wants a machine that no test has: where, and by which words it is known.
 ELSEWHERE = {
-    "pip install uv && uv run sagasr-sweep search_spaces/demo.yaml": ".ci/run",
-    "uv run pytest": ".ci/run",
-    "sagasr-sweep search_spaces/demo.yaml --plan --calibrate": "tests/orchestrator/test_estimate.py",
-    "sagasr-encode recordings/manifest.csv": "tests/orchestrator/test_encode_command.py",
-    "sagasr-encode VCTK-Corpus/ --config small.yaml --workers 8": "tests/orchestrator/test_encode_command.py",
-    "sagasr-encode train.csv --val val.csv --quarantine": "tests/orchestrator/test_encode_command.py",
-    "sagasr-encode sounds/ --captioner Qwen/Qwen2-Audio-7B": "tests/orchestrator/test_encode_command.py",
-    "OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]": "tests/sagasr/test_benchmarks.py",
-    "uv run python -m orchestrator.cluster up cluster.yaml": "tests/orchestrator/test_sweep_anywhere.py",
+    "pip install uv && uv run sagasr-sweep search_spaces/demo.yaml": (
+        ".ci/run",
+        "pip install uv && uv run sagasr-sweep search_spaces/demo.yaml",
+    ),
+    "uv run pytest": (".ci/run", "uv run pytest"),
+    "sagasr-sweep search_spaces/demo.yaml --plan --calibrate": (
+        "tests/orchestrator/test_estimate.py",
+        '"--plan", "--calibrate"',
+    ),
+    "sagasr-encode recordings/manifest.csv": (ENCODING, "str(manifest)"),
+    "sagasr-encode VCTK-Corpus/ --config small.yaml --workers 8": (ENCODING, '"--workers"'),
+    "sagasr-encode train.csv --val val.csv --quarantine": (ENCODING, '"--quarantine"'),
+    "sagasr-encode sounds/ --captioner Qwen/Qwen2-Audio-7B": (ENCODING, '"--captioner"'),
+    "OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]": (
+        "tests/sagasr/test_benchmarks.py",
+        '"-m", "tests.benchmarks"',
+    ),
+    "uv run python -m orchestrator.cluster up cluster.yaml": (LAB, '"orchestrator.cluster", "up"'),
     "uv run ray exec cluster.yaml --tmux 'cd sagasr && sagasr-sweep search_spaces/grid.yaml --address auto --storage "
-    "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": "tests/orchestrator/test_sweep_anywhere.py",
-    "uv run ray attach cluster.yaml -p 5000": "tests/orchestrator/test_cluster_file.py",
-    "uv run python -m orchestrator.cluster down cluster.yaml": "tests/orchestrator/test_sweep_anywhere.py",
+    "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": (LAB, '"submit"'),
+    "uv run ray attach cluster.yaml -p 5000": ("tests/orchestrator/test_cluster_file.py", "port 5000"),
+    "uv run python -m orchestrator.cluster down cluster.yaml": (LAB, '"orchestrator.cluster", "down"'),
 }
 PYTHON = {  # what a piece of Python takes for granted
     "from sagasr.upsample import": "import numpy as np; samples = np.random.default_rng(0).normal(size=8_000)\n",
@@ -68,10 +79,8 @@ def test_every_command_is_run_here_or_elsewhere() -> None:
     named = [*RUN, *ELSEWHERE]
     assert [one for one in commands() if one not in named] == []
     assert [one for one in named if one not in commands()] == []
-    for command, where in ELSEWHERE.items():
-        text = (ROOT / where).read_text(encoding="utf-8")
-        if where == ".ci/run":
-            assert command in text
+    for command, (where, words) in ELSEWHERE.items():
+        assert words in (ROOT / where).read_text(encoding="utf-8"), command
 
 
 @pytest.mark.slow

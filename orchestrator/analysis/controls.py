@@ -25,9 +25,8 @@ def asha(
         pace = np.exp(random.normal(0, JITTER, (runs, steps))) * np.where(large, SLOW_SIZE, 1.0)[:, None]
         due = np.cumsum(pace, axis=1)[:, [stop - 1 for stop in stops]]
         recorded: list[list[float]] = [[] for _ in rungs]
-        free = [0.0] * WORKERS
         waiting = iter(range(runs))
-        events = [(free[0] + due[run, 0], run, 0, 0.0) for run in (next(waiting) for _ in range(workers))]
+        events = [(due[run, 0], run, 0, 0.0) for run in (next(waiting) for _ in range(workers))]
         heapq.heapify(events)
         while events:
             now, run, rung, start = heapq.heappop(events)

@@ -43,8 +43,6 @@ class Plot:
     svg: Markup
     x: Axis
     y: Axis | None = None
-    x_label: str = ""
-    y_label: str = ""
     note: str = ""
     other_x: Axis | None = None
 
@@ -209,7 +207,7 @@ def curve_panel(
         drawn_at = [("steps", "", scales), ("hours", "display:none", _uprights(hours, "grid"))]
         scales = [Markup(form).format(name, style, Markup("").join(lines_)) for name, style, lines_ in drawn_at]
     drawn = svg(label, 240, [*scales, *grid(None, y), polylines([*thin, *means])], "curves")
-    return Plot(title, drawn, x, y, "step", note=note, other_x=hours)
+    return Plot(title, drawn, x, y, note=note, other_x=hours)
 
 
 def _moved(pace: float | None, x: Axis, hours: Axis | None) -> Markup:
