@@ -98,7 +98,7 @@ def page(
         scale=charts.forest_axis(primary, sweep.metric.delta),
         others=_others(sweep, effects),
         ladder=_ladder(sweep, effects),
-        depends=_depends(sweep, effects),
+        depends=story.dependences(sweep, effects),
         interactions=_interactions(sweep, effects),
         panels_shown=PANELS_SHOWN,
         curves=_curves(sweep, plan, paths),
@@ -204,20 +204,6 @@ def _ladder(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
             "effect": rows.get(step.step), "average": average, "several": before is not None and len(changed) > 1,
         })  # fmt: skip
     return out
-
-
-def _depends(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return each contrast whose effect depends on another factor, with its effect in each context."""
-    found = effects[(effects["family"] == "interaction") & (effects["p_adjusted"] <= 0.05)]
-    found = found[~found["verdict"].astype(str).str.startswith("no relevant")]
-    simple = effects[effects["family"] == "simple"]
-    out: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for _, row in found.iterrows():
-        level, at = str(row["level"]).split(":")[0], str(row["with"])
-        rows = simple[(simple["factor"] == row["factor"]) & (simple["level"] == level)]
-        rows = rows[rows["with"].str.startswith(f"{at}=")]
-        out[row["factor"], level, at] = {"factor": row["factor"], "level": level, "with": at, "rows": _records(rows)}
-    return list(out.values())
 
 
 def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:

@@ -123,6 +123,22 @@ def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(keys, row, strict=True)) for row in rows[keys].astype(object).to_numpy().tolist()]
 
 
+def dependences(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each effect that depends on another factor, with its size in each context (``rows``)."""
+    on_metric = effects[(effects["metric"] == sweep.metric.name) & (effects["domain"] == "all")]
+    found = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
+    found = found[found["verdict"].map(word_of) != "no relevant effect"]
+    simple = on_metric[on_metric["family"] == "simple"]
+    out: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for _, row in found.iterrows():
+        (baseline, level), at = (str(row[key]).split(":")[0] for key in ("baseline", "level")), str(row["with"])
+        rows = simple[(simple["factor"] == row["factor"]) & (simple["level"] == level)]
+        rows = rows[rows["with"].str.startswith(f"{at}=")]
+        shown = rows[["with", "estimate"]].astype(object).to_dict("records")
+        out[row["factor"], level, at] = {"factor": row["factor"], "baseline": baseline, "level": level, "rows": shown}
+    return list(out.values())
+
+
 def spared(sweep: Sweep) -> list[str]:
     """Return, reason by reason, how many replicates were not run, or wait."""
     reasons = Counter((one.kind, one.reason or "decided before") for one in sweep.unneeded)

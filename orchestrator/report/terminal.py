@@ -15,7 +15,7 @@ from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
 from orchestrator.factors import PAPER, cell_name
-from orchestrator.report.story import answer, beside_text, spared, word_of
+from orchestrator.report.story import answer, beside_text, dependences, spared, word_of
 
 WIDTH = 80
 STYLES = {
@@ -118,16 +118,11 @@ def _ladder(sweep: Sweep, effects: pd.DataFrame) -> Table:
 
 def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[RenderableType]:
     """Return a warning for every factor whose effect depends on another one, with its effect in each context."""
-    on_metric = effects[(effects["metric"] == sweep.metric.name) & (effects["domain"] == "all")]
-    found = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
     lines: list[RenderableType] = []
-    for _, row in found.iterrows():
-        level, at = str(row["level"]).split(":")[0], str(row["with"])
-        simple = on_metric[(on_metric["family"] == "simple") & (on_metric["factor"] == row["factor"])]
-        simple = simple[(simple["level"] == level) & simple["with"].str.startswith(f"{at}=")]
-        each = ", ".join(f"{one['estimate']:+.3g} at {one['with']}" for _, one in simple.iterrows())
-        lines.append(Text(f"depends: {row['factor']} {row['baseline'].split(':')[0]} → {level} is {each}"))
-    return list({line.plain: line for line in lines if isinstance(line, Text)}.values())
+    for one in dependences(sweep, effects):
+        each = ", ".join(f"{row['estimate']:+.3g} at {row['with']}" for row in one["rows"])
+        lines.append(Text(f"depends: {one['factor']} {one['baseline']} → {one['level']} is {each}"))
+    return lines
 
 
 def _table(title: str, first: str) -> Table:
