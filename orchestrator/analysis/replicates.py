@@ -71,7 +71,7 @@ class Lost:
 
 
 def word_of(value: object) -> str:
-    """Return a level as the plan writes it: 0.10 -> 0.1, 100.0 -> 100, True -> on."""
+    """Return a level as a word: 0.10 -> 0.1, 100.0 -> 100; ``level_of`` finds the plan's own word for it."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
