@@ -243,7 +243,7 @@ class Sweep:
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console, options)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
-        ready(plan, waiting, planned.shapes, local=address is None)
+        ready(plan, waiting, planned.shapes, options)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
