@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.ledger import Ledger, refused, scan
+from orchestrator.ledger import Ledger, lost, refused, scan
 from orchestrator.plan import Options, Plan, make_plan
 from orchestrator.space import SearchSpace, find_grid, parse_only, parse_space, read_space
 from sagasr.errors import ConfigError, DataError
@@ -259,7 +259,7 @@ class Sweep:
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
-        from orchestrator.mirror import send_results
+        from orchestrator.mirror import publish_results
         from orchestrator.published import publish, to_compare
         from orchestrator.report.terminal import best_cell, paper_cell
 
@@ -267,7 +267,10 @@ class Sweep:
         best = best_cell(sweep) if len(sweep.runs) else {}
         cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         links = publish(self._plan, answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one]))
-        send_results(self._plan.uri, self.folder)
+        try:
+            publish_results(self._plan.uri, self.folder, lost)
+        except DataError as error:
+            links.append(f"not sent: {error}")
         return links
 
     @property

@@ -23,7 +23,7 @@ from rich.markup import escape
 from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
-from orchestrator.ledger import SETTLED, one_writer, record, scan
+from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
@@ -63,7 +63,7 @@ def run(plan: Plan, options: Options) -> Outcome:
     """
     console = Console(quiet=options.quiet, highlight=False)
     check_folder(plan.folder)
-    with one_writer(plan.paths), sweeping(plan.uri, plan.folder):
+    with one_writer(plan.paths), sweeping(plan.uri, plan.folder, lost):
         write_plan(plan)
         ledger = scan(plan)
         held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]
