@@ -232,7 +232,7 @@ class Sweep:
         from rich.console import Console
 
         from orchestrator.cluster import check_joinable
-        from orchestrator.estimate import total, write_estimate
+        from orchestrator.estimate import total
         from orchestrator.execute import run
         from orchestrator.overview import show_cost, show_summary
         from orchestrator.preflight import ready
@@ -247,8 +247,7 @@ class Sweep:
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
-        write_estimate(plan, planned.costs)
-        return run(plan, options)
+        return run(plan, options, planned.costs)
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""

@@ -23,6 +23,7 @@ from rich.markup import escape
 from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
+from orchestrator.estimate import Cost, write_estimate
 from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
 from orchestrator.plan import Options, Plan, Trial, write_plan
@@ -56,15 +57,16 @@ class Outcome(NamedTuple):
     undelivered: Undelivered
 
 
-def run(plan: Plan, options: Options) -> Outcome:
+def run(plan: Plan, options: Options, costs: Mapping[str, Cost]) -> Outcome:
     """Run the selected trials that are not finished, and bring results tables and tracking up to date.
 
-    Raises SagasrError when nothing could be started.
+    ``costs``: what they will take, by trial; kept for comparison. Raises SagasrError when nothing could be started.
     """
     console = Console(quiet=options.quiet, highlight=False)
     check_folder(plan.folder)
     with one_writer(plan.paths), sweeping(plan.uri, plan.folder, lost):
         write_plan(plan)
+        write_estimate(plan, costs)
         ledger = scan(plan)
         held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]
         waiting = [trial for trial in plan.selected if not ledger.finished(trial) or trial.id in held]
