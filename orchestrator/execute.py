@@ -31,6 +31,7 @@ from orchestrator.progress import View, watching
 from orchestrator.promotion import first_stage, promoted
 from orchestrator.redact import redact
 from orchestrator.results import collect
+from orchestrator.retries import one_line
 from orchestrator.storage import check_folder
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
 from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode
@@ -258,15 +259,22 @@ def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[s
     for kind, reference in pending.items():
         try:
             stores[kind] = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, BaseException) else error
-            problems[kind] = (
-                str(cause) if isinstance(cause, SagasrError) else f"encoding: {type(cause).__name__}: {cause}"
-            )
+        except ray.exceptions.RayError as error:
+            problems[kind] = _why_not_encoded(error)
     return (
         {trial: stores[kind] for trial, kind in kinds.items() if kind in stores},
         {trial: problems[kind] for trial, kind in kinds.items() if kind in problems},
     )
+
+
+def _why_not_encoded(error: Any) -> str:
+    """Return what ended an encoding: an exception of its own, or the loss of its process or node."""
+    from ray.exceptions import RayTaskError
+
+    if not isinstance(error, RayTaskError):
+        return f"encoding: its process or node was lost: {one_line(error)}"
+    cause = error.cause if isinstance(error.cause, BaseException) else error
+    return str(cause) if isinstance(cause, SagasrError) else f"encoding: {type(cause).__name__}: {cause}"
 
 
 def _decides_store(trial: Trial) -> dict[str, Any]:
