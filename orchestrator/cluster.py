@@ -80,7 +80,7 @@ def make_token() -> Path:
         with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
             os.link(name, path)
     finally:
-        os.unlink(name)
+        Path(name).unlink()
     return check_token(path)
 
 

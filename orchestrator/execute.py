@@ -22,8 +22,8 @@ from rich.markup import escape
 
 from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
-from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.estimate import Cost, write_estimate
+from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
 from orchestrator.plan import Options, Plan, Trial, write_plan
