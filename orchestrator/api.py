@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.ledger import Ledger, refused, scan
+from orchestrator.ledger import Ledger, lost, refused, scan
 from orchestrator.plan import Options, Plan, make_plan
 from orchestrator.space import SearchSpace, find_grid, parse_only, parse_space, read_space
 from sagasr.errors import ConfigError, DataError
@@ -232,7 +232,7 @@ class Sweep:
         from rich.console import Console
 
         from orchestrator.cluster import check_joinable
-        from orchestrator.estimate import total, write_estimate
+        from orchestrator.estimate import total
         from orchestrator.execute import run
         from orchestrator.overview import show_cost, show_summary
         from orchestrator.preflight import ready
@@ -243,12 +243,11 @@ class Sweep:
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console, options)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
-        ready(plan, waiting, planned.shapes, local=address is None)
+        ready(plan, waiting, planned.shapes, options)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
-        write_estimate(plan, planned.costs)
-        return run(plan, options)
+        return run(plan, options, planned.costs)
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
@@ -259,7 +258,7 @@ class Sweep:
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
-        from orchestrator.mirror import send_results
+        from orchestrator.mirror import publish_results
         from orchestrator.published import publish, to_compare
         from orchestrator.report.terminal import best_cell, paper_cell
 
@@ -267,7 +266,10 @@ class Sweep:
         best = best_cell(sweep) if len(sweep.runs) else {}
         cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         links = publish(self._plan, answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one]))
-        send_results(self._plan.uri, self.folder)
+        try:
+            publish_results(self._plan.uri, self.folder, lost)
+        except DataError as error:
+            links.append(f"not sent: {error}")
         return links
 
     @property

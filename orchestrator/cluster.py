@@ -13,12 +13,13 @@ import secrets
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import read_yaml
+from sagasr.files import LITTER, read_yaml
 
 USAGE = """\
 usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]
@@ -64,19 +65,23 @@ def token_file() -> Path:
 
 
 def make_token() -> Path:
-    """Return the file of the token, made if it is absent, and never readable by others.
+    """Return the file of the token, made whole if it is absent, and never readable by others.
 
-    Ray would write it readable by all. Raises ConfigError for a file that is not ours.
+    Ray would write it readable by all. Raises ConfigError for a file that is not ours, or holds no token.
     """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(prefix=LITTER, dir=path.parent)  # readable by its owner alone
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return check_token(path)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(secrets.token_hex(32))
-    return path
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(secrets.token_hex(32))
+            handle.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+    return check_token(path)
 
 
 def check_token(path: Path) -> Path:
@@ -89,6 +94,8 @@ def check_token(path: Path) -> Path:
         ) from error
     if found.st_uid != os.geteuid():
         raise ConfigError(f"{path}: the token of the Ray cluster belongs to another user; remove it")
+    if not found.st_size:
+        raise ConfigError(f"{path}: the token of the Ray cluster is empty; remove the file, and `up` makes another")
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o600)
     return path

@@ -185,7 +185,12 @@ def disk_bytes(trial: Trial, counts: Counts) -> int:
     clips = min(LISTENING_CLIPS, config.validation.clips) * (len(trial.variants) + 2)
     audio = clips * config.validation.segment * config.audio.channels
     kept = min(CHECKPOINTS_KEPT, -(-config.training.steps // trial.resources.checkpoint_every))
-    return kept * counts.state_bytes * STATES_SAVED // 5 + audio
+    return kept * checkpoint_bytes(counts) + audio
+
+
+def checkpoint_bytes(counts: Counts) -> int:
+    """Return the bytes of one checkpoint."""
+    return counts.state_bytes * STATES_SAVED // 5
 
 
 def _samplings(evaluations: Iterable[Evaluation]) -> set[Evaluation]:

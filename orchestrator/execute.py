@@ -22,14 +22,16 @@ from rich.markup import escape
 
 from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
+from orchestrator.estimate import Cost, write_estimate
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
-from orchestrator.ledger import SETTLED, one_writer, record, scan
+from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
 from orchestrator.plan import Options, Plan, Trial, write_plan
 from orchestrator.progress import View, watching
 from orchestrator.promotion import first_stage, promoted
 from orchestrator.redact import redact
 from orchestrator.results import collect
+from orchestrator.retries import one_line
 from orchestrator.storage import check_folder
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
 from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode
@@ -56,15 +58,16 @@ class Outcome(NamedTuple):
     undelivered: Undelivered
 
 
-def run(plan: Plan, options: Options) -> Outcome:
+def run(plan: Plan, options: Options, costs: Mapping[str, Cost]) -> Outcome:
     """Run the selected trials that are not finished, and bring results tables and tracking up to date.
 
-    Raises SagasrError when nothing could be started.
+    ``costs``: what they will take, by trial; kept for comparison. Raises SagasrError when nothing could be started.
     """
     console = Console(quiet=options.quiet, highlight=False)
     check_folder(plan.folder)
-    with one_writer(plan.paths), sweeping(plan.uri, plan.folder):
+    with one_writer(plan.paths), sweeping(plan.uri, plan.folder, lost):
         write_plan(plan)
+        write_estimate(plan, costs)
         ledger = scan(plan)
         held = [] if narrowed(plan) else [trial.id for trial in plan.selected if ledger.held(trial)]
         waiting = [trial for trial in plan.selected if not ledger.finished(trial) or trial.id in held]
@@ -258,15 +261,22 @@ def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[s
     for kind, reference in pending.items():
         try:
             stores[kind] = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, BaseException) else error
-            problems[kind] = (
-                str(cause) if isinstance(cause, SagasrError) else f"encoding: {type(cause).__name__}: {cause}"
-            )
+        except ray.exceptions.RayError as error:
+            problems[kind] = _why_not_encoded(error)
     return (
         {trial: stores[kind] for trial, kind in kinds.items() if kind in stores},
         {trial: problems[kind] for trial, kind in kinds.items() if kind in problems},
     )
+
+
+def _why_not_encoded(error: Any) -> str:
+    """Return what ended an encoding: an exception of its own, or the loss of its process or node."""
+    from ray.exceptions import RayTaskError
+
+    if not isinstance(error, RayTaskError):
+        return f"encoding: its process or node was lost: {one_line(error)}"
+    cause = error.cause if isinstance(error.cause, BaseException) else error
+    return str(cause) if isinstance(cause, SagasrError) else f"encoding: {type(cause).__name__}: {cause}"
 
 
 def _decides_store(trial: Trial) -> dict[str, Any]:

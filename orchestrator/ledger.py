@@ -187,7 +187,7 @@ def _spared(plan: Plan) -> tuple[frozenset[int], str]:
 @contextmanager
 def one_writer(paths: SweepPaths) -> Iterator[None]:
     """Hold the sweep folder for this process. Raises DataError naming who else writes there."""
-    with lease.held(paths.lease, say=_say, on_lost=_lost):
+    with lease.held(paths.lease, say=_say, on_lost=lost):
         for folder in (paths.root, paths.results):
             remove_litter(folder, deep=False)
         yield
@@ -199,9 +199,9 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def _lost() -> None:
-    """End this process: its silence made another take the folder over, whose workers have replaced ours."""
-    _say("another sweep has taken this folder over; this one ends")
+def lost() -> None:
+    """End this process: its silence made another take the sweep over, whose workers have replaced ours."""
+    _say("another sweep has taken this one over; this one ends")
     os._exit(1)
 
 

@@ -10,19 +10,21 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.guard import HUNG, LEASE, STOPPED, WORKER
+from orchestrator.paths import SweepPaths
 from orchestrator.storage import Object, Remote, check_storage, claimed, each, first_line, local_folder, open_storage
 from sagasr.errors import ConfigError, DataError, SagasrError, StorageError
 from sagasr.files import read_json, write_json
-from sagasr.lease import Lost
+from sagasr.fingerprint import fingerprint, short
+from sagasr.lease import Lost, me, wait_free
 
 EVERY_S = 2.0  # between two looks at what a training has committed, or at what the storage holds
+ABANDONED_S = 86_400.0  # the folder in which a process works is touched every EVERY_S
 PATIENCE_S = 600.0  # how long a finished training waits for a storage that is away
 STATUS, MANIFEST, LAUNCH, TRACKING = "status.json", "manifest.json", ".launch", ".tracking.json"
 WRITER = ".writer"  # whose place it is: the token of the process that may write
@@ -126,12 +128,13 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
     def follow() -> None:
         while not over.wait(EVERY_S):
             try:
+                os.utime(root)  # a sign of life (see _own_folder)
                 sweep.download(LAUNCH, launch)
                 place.download(STOPPED, folder / STOPPED)
                 copy.push()
             except Lost:
                 os._exit(1)
-            except OSError:
+            except (OSError, StorageError):  # the storage is away, or the disk here is full: maybe not for long
                 continue
 
     thread = threading.Thread(target=follow, name="mirror", daemon=True)
@@ -156,12 +159,23 @@ class _Reader(Mirror):
 
 
 def _own_folder(parent: Path) -> Path:
-    """Return a folder of this process, and remove those of processes of this machine that are gone."""
-    host = socket.gethostname()
-    for path in parent.glob(f"{host}-*"):
-        if not Path(f"/proc/{path.name.removeprefix(f'{host}-')}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-    return parent / f"{host}-{os.getpid()}"
+    """Return a folder of this process, and remove those of processes that are gone.
+
+    That can be known of processes of this machine since it was started. Others may be of a machine that shares this
+    folder, and perhaps its name: those that nobody touched for ``ABANDONED_S``.
+    """
+    here = short(fingerprint([me().host, me().boot]))
+    for path in parent.glob("*-*"):
+        machine, _, process = path.name.rpartition("-")
+        with contextlib.suppress(FileNotFoundError):
+            gone = (
+                not Path(f"/proc/{process}").exists()
+                if machine == here
+                else time.time() - path.stat().st_mtime > ABANDONED_S
+            )
+            if gone:
+                shutil.rmtree(path, ignore_errors=True)
+    return parent / f"{here}-{os.getpid()}"
 
 
 def shared_store(uri: str, store: Path) -> Path:
@@ -198,14 +212,17 @@ def send(uri: str, folder: Path, name: str) -> None:
         _insist(lambda: open_storage(uri).upload(folder / name, name), uri)
 
 
-def fetch(uri: str, folder: Path) -> None:
+def fetch(uri: str, folder: Path, *, alone: bool = False) -> None:
     """Make the sweep's folder what the storage holds, but for the content of checkpoints; nothing to do without a URI.
 
-    Raises ConfigError when the storage cannot be read.
+    Trials that the storage does not know are removed, unless a sweep of this machine may just have begun them; that
+    there is no other is known to who is ``alone``, as it holds the folder. Raises ConfigError when the storage cannot
+    be read.
     """
     if not uri:
         return
     remote = open_storage(uri)
+    before = list((folder / "trials").glob("*"))
     try:
         _copy_in(remote, folder)
         there = {PurePosixPath(name).parts[1] for name in remote.list() if name.startswith("trials/")}
@@ -213,9 +230,10 @@ def fetch(uri: str, folder: Path) -> None:
         raise ConfigError(
             f"storage {uri}: {first_line(error)}; does the bucket exist, and may these keys read it?"
         ) from error
-    for path in (folder / "trials").glob("*"):
-        if path.name not in there:
-            shutil.rmtree(path)
+    if alone or wait_free(SweepPaths(folder).lease, 0):
+        for path in before:
+            if path.name not in there:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def fetch_trials(uri: str, folder: Path, trials: Iterable[str]) -> None:
@@ -246,7 +264,8 @@ def _copy_in(remote: Remote, folder: Path) -> None:
 
 def _settled(folder: Path, name: str, found: Object) -> bool:
     """Return whether an object will not change unseen: listings tell times in whole seconds."""
-    return time.time() - found.modified_ns / 1e9 > 5.0 and (folder / name).stat().st_size == found.size
+    stamp = _stamp(folder / name)  # None: it was gone before it could be copied
+    return time.time() - found.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == found.size
 
 
 def _read_index(path: Path) -> dict[str, list[int]]:
@@ -284,21 +303,32 @@ def following(uri: str, folder: Path, trial: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sweeping(uri: str, folder: Path) -> Iterator[None]:
+def sweeping(uri: str, folder: Path, on_lost: Callable[[], object]) -> Iterator[None]:
     """Hold the sweep at ``uri`` for the block, as ``folder`` that is brought up to date; then send what came of it.
 
-    Nothing to do without a URI. Raises SagasrError when the storage cannot be used or another sweep holds it.
+    The folder is this process's alone. ``on_lost`` is called should another sweep take the storage over. Nothing to do
+    without a URI. Raises SagasrError when the storage cannot be used or another sweep holds it.
     """
     if not uri:
         yield
         return
     remote = open_storage(uri)
     check_storage(remote)
-    with claimed(remote):
-        fetch(uri, folder)
+    with claimed(remote, on_lost):
+        fetch(uri, folder, alone=True)
         try:
             yield
         finally:
+            send_results(uri, folder)
+
+
+def publish_results(uri: str, folder: Path, on_lost: Callable[[], object]) -> None:
+    """Hold the sweep at ``uri`` once more, and send what came of it since; nothing to do without a URI.
+
+    Raises DataError when another sweep holds it by now, whose results count.
+    """
+    if uri:
+        with claimed(open_storage(uri), on_lost):
             send_results(uri, folder)
 
 

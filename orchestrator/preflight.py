@@ -3,17 +3,19 @@
 torch is imported here alone, when a function is called, and only where a model is built.
 """
 
+import heapq
 import os
 import shutil
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.plan import Plan, Trial
+from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes, gpus_here
+from orchestrator.plan import Options, Plan, Trial
 from orchestrator.redact import redact
 from orchestrator.space import Cell
 from orchestrator.storage import check_folder
-from sagasr.config import Config, Data, Words
+from sagasr.config import Config, Data, Runtime, Words
 from sagasr.counts import Counts, count, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
 from sagasr.words import vocabulary_of
@@ -56,13 +58,18 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     return found
 
 
-def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], *, local: bool) -> None:
-    """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine."""
+def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options) -> None:
+    """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine.
+
+    How many run at once on a cluster is not known before it is joined: one does.
+    """
+    local = options.address is None
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
     if local and trials:
         check_machine(trials, shapes)
-    check_disk(plan.folder, trials, shapes)
+    if not plan.uri:  # by URI, the folder here holds no checkpoints
+        check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
 
 
 def check_storage_folder(folder: Path) -> None:
@@ -88,8 +95,13 @@ def check_tracking(uri: str, storage: Path) -> None:
         file = Path(name)
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
             raise ConfigError(f"tracking.uri {uri}: there is no folder {file.parent}; make it, or name another file")
-        if file.is_dir() or (file.is_file() and file.stat().st_size and file.read_bytes()[:15] != b"SQLite format 3"):
+        if file.is_dir() or (file.is_file() and file.stat().st_size and _beginning(file) != b"SQLite format 3"):
             raise ConfigError(f"tracking.uri {uri}: {file} is there and no sqlite database; name another file")
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as handle:
+        return handle.read(15)
 
 
 def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
@@ -113,9 +125,12 @@ def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None
             )
 
 
-def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    """Raise ConfigError when the trials' checkpoints do not fit on the disk of ``folder``; recordings come on top."""
-    needed = DISK_MARGIN + sum(checkpoint_bytes(shapes[trial.replicates[0].cell]) for trial in trials)
+def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts], running: int) -> None:
+    """Raise ConfigError when what trials leave does not fit on the disk of ``folder``; recordings come on top.
+
+    Each of those that run has one checkpoint more in the making, the largest of them at worst.
+    """
+    needed = disk_needed([(trial, shapes[trial.replicates[0].cell]) for trial in trials], running)
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -125,9 +140,21 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Count
         )
 
 
-def checkpoint_bytes(shapes: Counts) -> int:
-    """Return what a trial keeps: two checkpoints of weights, average and two moments, and a third in the making."""
-    return 3 * shapes.state_bytes * 4 // 5
+def disk_needed(trials: Sequence[tuple[Trial, Counts]], running: int) -> int:
+    """Return the bytes that trials need on a disk when so many run at once."""
+    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in trials))
+    return DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in trials) + sum(largest)
+
+
+def at_once(trials: Iterable[Trial]) -> int:
+    """Return how many of the smallest trials this machine has room for."""
+    has = cpus_here(), gpus_here()
+    return max((_room(trial.resources, *has) for trial in trials), default=1)
+
+
+def _room(runtime: Runtime, cpus: int, gpus: int) -> int:
+    wants = (cpus, runtime.workers * runtime.cpus_per_worker), (gpus, runtime.workers * runtime.gpus_per_worker)
+    return max(1, min(int(has / want + 1e-9) for has, want in wants if want))
 
 
 def _texts(config: Config) -> Texts:

@@ -214,12 +214,13 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def claimed(remote: Remote) -> Iterator[None]:
+def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[None]:
     """Hold a place for this process. Raises DataError naming who else does.
 
     Object stores have no locks. Every contender leaves a claim and looks at all claims a tick of the store's clock
     later: the earliest by that clock holds, so two never do. A claim lives as long as its beat is renewed, which the
-    store's clock tells too, and no longer than its process where that can be asked.
+    store's clock tells too, and no longer than its process where that can be asked. Who takes a place over removes the
+    claims that have ended: one that was only asleep, and finds its own gone, calls ``on_lost``.
     """
     claims, mine = remote / ".claims", secrets.token_hex(8)
     over = threading.Event()
@@ -227,6 +228,9 @@ def claimed(remote: Remote) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(CLAIM_EXPIRES_S / 4):
             with contextlib.suppress(OSError):
+                if claims.read(f"{mine}.claim") is None:
+                    on_lost()
+                    return
                 claims.write(f"{mine}.beat", b"")
 
     thread = threading.Thread(target=beat, name="claim", daemon=True)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,10 +81,23 @@ def write_json(path: Path, tree: Any) -> None:
     write_text(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Return what is in a text file. Raises OSError, also for a device or a pipe: what has no end fills the memory."""
+    check_ends(path)
+    return path.read_text(encoding="utf-8")
+
+
+def check_ends(path: Path) -> None:
+    """Raise OSError for a device or a pipe, which may have no end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("a device or pipe, which may have no end; name a file")
+
+
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file. Raises DataError naming the file when it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
 
@@ -96,7 +110,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_YAML_BYTES} bytes; this is not a configuration file")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file{like(path)}") from error
     except IsADirectoryError as error:
@@ -113,7 +127,7 @@ def like(path: Path) -> str:
     """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
-    return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix))
+    return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix and other != path))
 
 
 def parse_yaml(text: str, source: str) -> Any:

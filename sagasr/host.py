@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sagasr.config import Config, Patched, Pqmf, Wavelet
 from sagasr.errors import DataError
+from sagasr.files import read_text
 from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_REMEDY = (
@@ -191,7 +192,7 @@ def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Wei
 def empty_autoencoder(config: Path) -> nn.Module:
     """Return the autoencoder that a published model_config.json describes, with random weights."""
     try:
-        tree = json.loads(config.read_text(encoding="utf-8"))
+        tree = json.loads(read_text(config))
     except OSError as error:
         raise DataError(f"{config}: codec.config cannot be read; {STABLE_AUDIO_REMEDY}") from error
     except ValueError as error:
@@ -215,7 +216,7 @@ def empty_autoencoder(config: Path) -> nn.Module:
 def published_transformer(config: Path) -> dict[str, Any]:
     """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
     try:
-        return _within(json.loads(config.read_text(encoding="utf-8")), "model", "diffusion", "config")
+        return _within(json.loads(read_text(config)), "model", "diffusion", "config")
     except (OSError, ValueError):
         return {}
 

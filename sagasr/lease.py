@@ -1,11 +1,16 @@
 """One writer per folder, on any file system that can create a file exclusively; neither flock nor clocks are relied on.
 
-A lease is a small file that names its owner and counts upwards while the owner lives. On the machine of the owner its
-process is asked for. Elsewhere the count is watched, by the watcher's own monotonic clock: one that stands still for
-``EXPIRES_S`` belongs to nobody. Taking over gives a new token, and an owner that finds another's token has lost.
+A lease is a small file that names its owner, who touches it while it lives. On the machine of the owner its process is
+asked for. Elsewhere the file's time is watched, by the watcher's own monotonic clock: one that stands still for
+``EXPIRES_S`` belongs to nobody, and any change is life. Taking over gives a new token, and an owner that finds
+another's token has lost.
+
+The file is made once and never written again. Its owner touches what it made, not what has that name by now: one that
+was frozen while it was replaced cannot put its name over its successor's, whenever it wakes.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -19,7 +24,7 @@ from typing import Any
 from sagasr.config import Strict, parse
 from sagasr.errors import DataError, SagasrError
 from sagasr.faults import point
-from sagasr.files import LITTER, read_json, write_json
+from sagasr.files import LITTER, write_json
 
 BEAT_S = 2.0
 EXPIRES_S = 20.0
@@ -36,7 +41,6 @@ class Owner(Strict):
     ticks: int
     started: float
     token: str
-    beat: int = 0
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -48,10 +52,13 @@ class Lost(SagasrError):
 
 
 class Lease:
-    """A held lease. ``check`` before every write that matters; ``release`` at the end."""
+    """A held lease. ``check`` before every write that matters; ``release`` at the end.
 
-    def __init__(self, path: Path, owner: Owner, on_lost: Callable[[], object]) -> None:
-        self.path, self.owner, self._on_lost = path, owner, on_lost
+    ``descriptor`` is of the file as its owner made it.
+    """
+
+    def __init__(self, path: Path, owner: Owner, descriptor: int, on_lost: Callable[[], object]) -> None:
+        self.path, self.owner, self._descriptor, self._on_lost = path, owner, descriptor, on_lost
         self._over = threading.Event()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -64,10 +71,14 @@ class Lease:
 
     def release(self) -> None:
         """Give the folder back, unless another has it."""
+        if self._over.is_set():
+            return
         self._over.set()
-        with self._guard, contextlib.suppress(SagasrError, OSError):
-            self.check()
-            self.path.unlink()
+        with self._guard:
+            with contextlib.suppress(SagasrError, OSError):
+                self.check()
+                self.path.unlink()
+            os.close(self._descriptor)
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_S):
@@ -76,8 +87,7 @@ class Lease:
                     return
                 try:
                     self.check()
-                    self.owner = self.owner.model_copy(update={"beat": self.owner.beat + 1})
-                    write_json(self.path, self.owner.model_dump())
+                    os.utime(self._descriptor)
                 except Lost:
                     self._on_lost()
                     return
@@ -95,26 +105,28 @@ def acquire(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = me()
-    _take(path, mine, wait_s, replace, say)
+    descriptor = _take(path, mine, wait_s, replace, say)
     point("lease.acquired")
-    return Lease(path, mine, on_lost)
+    return Lease(path, mine, descriptor, on_lost)
 
 
-def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> None:
+def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> int:
+    """Return a descriptor of the lease, which is ours now."""
     end = time.monotonic() + wait_s
-    first: Owner | None = None
-    first_at = 0.0
-    while not _create(path, mine):
-        found = read_owner(path)
-        if found is None:
+    seen: tuple[str, int] | None = None  # whose token, and when its owner touched the file
+    seen_at, beats = 0.0, False
+    while (descriptor := _create(path, mine)) is None:
+        if (read := _read(path)) is None:
             _discard_torn(path)
             continue
-        if first is None or found.token != first.token:
-            first, first_at = found, time.monotonic()
+        found, touched = read
+        if (found.token, touched) != seen:
+            beats = seen is not None and seen[0] == found.token
+            seen, seen_at = (found.token, touched), time.monotonic()
+        silent = time.monotonic() - seen_at > EXPIRES_S
         alive = is_alive(found)
-        if alive is None and found.beat != first.beat:
+        if alive is None and beats and not silent:
             alive = True
-        silent = time.monotonic() - first_at > EXPIRES_S
         if alive is False or (alive is None and silent):
             if _remove(path, found):
                 why = "its process is gone" if alive is False else f"silent for {EXPIRES_S:g} s"
@@ -126,6 +138,7 @@ def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> No
             raise DataError(f"{path.parent}: in use by another process ({found}); wait for it, or end it")
         else:
             time.sleep(0.2)
+    return descriptor
 
 
 @contextlib.contextmanager
@@ -140,9 +153,20 @@ def held(path: Path, **options: Any) -> Iterator[Lease]:
 
 def read_owner(path: Path) -> Owner | None:
     """Return who a lease file names, or None when it is absent or unreadable."""
+    read = _read(path)
+    return read and read[0]
+
+
+def _read(path: Path) -> tuple[Owner, int] | None:
+    """Return who a lease file names and when it was last touched, or None when it is absent or unreadable.
+
+    Opening it makes a network file system ask its server, so that neither is an old copy.
+    """
     try:
-        return parse(Owner, read_json(path), str(path))
-    except SagasrError:
+        with path.open(encoding="utf-8") as handle:
+            owner = parse(Owner, json.load(handle), str(path))
+            return owner, os.fstat(handle.fileno()).st_mtime_ns
+    except (OSError, ValueError, SagasrError):
         return None
 
 
@@ -157,11 +181,13 @@ def wait_free(path: Path, wait_s: float) -> bool:
 
 
 def is_alive(owner: Owner) -> bool | None:
-    """Return whether an owner's process lives, as far as this machine can know: None for a process of another one."""
+    """Return whether an owner's process lives, as far as this machine can know: None for a process of another one.
+
+    Of a machine of the same name it cannot be told whether it is this one before a restart, or another: names like
+    localhost, and those of cloned machines, are not unique.
+    """
     if (owner.host, owner.boot) == (socket.gethostname(), _boot()):
         return _ticks(owner.pid) == owner.ticks
-    if owner.host == socket.gethostname() and owner.boot.partition("/")[0] != _boot().partition("/")[0]:
-        return False  # of before this machine was started anew
     return None
 
 
@@ -173,28 +199,36 @@ def me() -> Owner:
     )  # fmt: skip
 
 
-def _create(path: Path, owner: Owner) -> bool:
-    """Create the file with its content, whole, if it is not there: a hard link to a file already written."""
+def _create(path: Path, owner: Owner) -> int | None:
+    """Create the file with its content, whole, and return a descriptor of it; None if it is there already.
+
+    It becomes that file by a hard link to one already written.
+    """
     staged = path.with_name(f"{LITTER}{path.name}-{owner.token}")
     write_json(staged, owner.model_dump())
+    descriptor = os.open(staged, os.O_RDONLY)
     try:
         os.link(staged, path)
     except FileExistsError:
-        return False
+        os.close(descriptor)
+        return None
     except OSError:  # a file system without links
-        return _create_empty(path, owner)
+        os.close(descriptor)
+        return _create_here(path, owner)
     finally:
         staged.unlink(missing_ok=True)
-    return True
+    return descriptor
 
 
-def _create_empty(path: Path, owner: Owner) -> bool:
+def _create_here(path: Path, owner: Owner) -> int | None:
+    """Create the file and then write its content, into the file that was made and no other of that name."""
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        return False
-    write_json(path, owner.model_dump())
-    return True
+        return None
+    os.write(descriptor, json.dumps(owner.model_dump()).encode())
+    os.fsync(descriptor)
+    return descriptor
 
 
 def _remove(path: Path, stale: Owner) -> bool:
@@ -217,7 +251,7 @@ def _once(path: Path, name: str, still: Callable[[], bool]) -> bool:
     it was read. A guard is a lease of a few moments, taken over like any other from one who died with it.
     """
     guard = path.with_name(f"{LITTER}{path.name}-{name}")
-    _take(guard, me(), EXPIRES_S, replace=False, say=str)
+    os.close(_take(guard, me(), EXPIRES_S, replace=False, say=str))
     try:
         if gone := still():
             path.unlink()

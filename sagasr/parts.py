@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from sagasr.errors import ConfigError, did_you_mean
+from sagasr.files import check_ends
 
 # What a class of each family has. Entry points stand in the group sagasr.<family>s.
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -113,6 +114,7 @@ def _installed(family: str, part: str) -> EntryPoint:
 
 def _from_file(path: Path) -> ModuleType:
     """Return a file as a module of a name of its own, which says what is in it: one that changed is imported anew."""
+    check_ends(path)
     name = f"sagasr_part_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

@@ -56,7 +56,8 @@ def table(strikes: list[dict[str, Any]]) -> str:
     lines = ["| fault | injected | survived | steps lost (max) | seconds to recover (max) |", "|---|---|---|---|---|"]
     for kind, ones in by_kind.items():
         lost, seconds = max(one["lost"] for one in ones), max(one["seconds"] for one in ones)
-        lines.append(f"| {kind} | {len(ones)} | {len(ones)} | {lost} | {seconds:.1f} |")
+        survived = sum(one["survived"] for one in ones)
+        lines.append(f"| {kind} | {len(ones)} | {survived} | {lost} | {seconds:.1f} |")
     return "\n".join(lines)
 
 

@@ -35,12 +35,16 @@ LIMIT_S = 600.0  # of a machine that is busy with other things
 
 
 class Strike(NamedTuple):
-    """One kill: what was hit, at which step of which trial, the steps that had to be done again, seconds to recover."""
+    """One kill: what was hit, at which step of which trial, the steps that had to be done again, seconds to recover.
+
+    ``survived``: its sweep ended like the calm one.
+    """
 
     kind: str
     step: int
     lost: int
     seconds: float
+    survived: bool = False
 
 
 class Lab:
@@ -332,8 +336,9 @@ def campaign(folder: Path, kinds: list[str], workers: int = 1) -> dict[str, Any]
         shutil.copytree(folder / "study", place / "study")
         with lab(place, served=alone, **(ALONE if alone else PAIR)) as here:
             here.start()
+            hits: list[Strike] = []
             while waiting and (one := strike(here, waiting[0])):
-                struck.append(one)
+                hits.append(one)
                 waiting.pop(0)
                 sys.stderr.write(f"{one}\n")
             assert here.process is not None
@@ -344,8 +349,10 @@ def campaign(folder: Path, kinds: list[str], workers: int = 1) -> dict[str, Any]
                 here.start()  # once more, for what the server has missed
                 assert here.process.wait(LIMIT_S) == 0
             found = state(here.grid, here.storage)
-            faults += [f"sweep {sweeps}: {key}" for key in calm if key != "litter" and calm[key] != found.get(key)]
-            faults += [f"sweep {sweeps}: MLflow: {fault}" for fault in tracked_faults(here)]
+            wrong = [key for key in calm if key != "litter" and calm[key] != found.get(key)]
+            wrong += [f"MLflow: {fault}" for fault in tracked_faults(here)]
+            faults += [f"sweep {sweeps}: {fault}" for fault in wrong]
+            struck += [hit._replace(survived=not wrong) for hit in hits]
     return {"strikes": [one._asdict() for one in struck], "sweeps": sweeps, "faults": faults}
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from orchestrator import Sweep
+from orchestrator.paths import SweepPaths
+from sagasr import lease
 from sagasr.errors import ConfigError, DataError
-from sagasr.files import read_yaml
+from sagasr.files import read_json, read_yaml, write_json
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
 from tests.orchestrator.test_own_parts import study
 
@@ -83,6 +85,15 @@ def test_results_are_data_frames_and_a_figure(make_grid, monkeypatch, tmp_path):
     assert "text: off → caption" in labels
     assert "data:image/png" in answer._repr_html_()
     assert isinstance(sweep.replicates, pd.DataFrame)
+
+
+def test_a_sweep_that_is_refused_leaves_the_estimate_of_the_one_that_runs(make_grid, tmp_path):
+    made = Sweep(make_grid(), storage=tmp_path / "sweeps")
+    of_the_other = {"trials": {}, "price_per_gpu_hour": 7.0}
+    write_json(made.folder / "estimate.json", of_the_other)
+    with lease.held(SweepPaths(made.folder).lease), pytest.raises(DataError, match="in use by another process"):
+        made.run(quiet=True)
+    assert read_json(made.folder / "estimate.json") == of_the_other
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,17 @@ from sagasr.files import MAX_YAML_BYTES, parse_yaml
 COMMAND = "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"
 
 
+MEMORY = 6 << 30  # of which one that reads without an end takes all
+
+
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", COMMAND, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )
 
 
@@ -81,9 +90,32 @@ def test_a_faulty_grid_is_refused_in_one_line(make_grid, trap):
     assert "grid.yaml" in lines[0] or trap.startswith("missing")
 
 
+ENDLESS = "a device or pipe, which may have no end; name a file"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "told"),
+    [
+        ("grid.yaml", os.mkfifo, ENDLESS),
+        ("base.yaml", os.mkfifo, ENDLESS),
+        ("base.yaml", lambda path: path.symlink_to("/dev/zero"), ENDLESS),
+        ("manifest.csv", os.mkfifo, "; data.train and data.val name manifests"),
+    ],
+)
+def test_what_has_no_end_is_not_read(make_grid, name, make, told):
+    path = make_grid().parent / name
+    path.unlink()
+    make(path)
+    lines = refused(path.parent, "grid.yaml", "--plan").splitlines()
+    assert len(lines) == 1
+    assert f"{name}: " in lines[0]
+    assert told in lines[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["/dev/zero"], ENDLESS),
         (["absent.yaml"], "absent.yaml: no such file"),
         (["demmo"], "did you mean 'demo'?"),
         (["."], ".: a folder; name the file"),

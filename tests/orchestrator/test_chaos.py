@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.chaos import table
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KILLS = 200
@@ -51,6 +53,12 @@ def test_a_trial_killed_at_every_point_in_turn_ends_as_if_nothing_had_happened(c
     assert passed | {"file.written", "file.renamed", "lease.acquired"} <= set(found["points"])
     assert found["strikes"] == sum(found["points"].values()) > 80
     assert found["slowest_resume_s"] < 30
+
+
+def test_the_table_of_strikes_shows_which_were_not_survived() -> None:
+    strike = {"kind": "sweep: SIGKILL", "step": 40, "lost": 3, "seconds": 2.0, "survived": True}
+    (row,) = table([strike, strike | {"survived": False}]).splitlines()[2:]
+    assert row == "| sweep: SIGKILL | 2 | 1 | 3 | 2.0 |"
 
 
 def test_sweeps_killed_at_random_lose_and_double_nothing(campaigns: dict[str, Campaign]) -> None:

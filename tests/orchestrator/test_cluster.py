@@ -1,6 +1,7 @@
 """The token of a Ray cluster: only its owner reads it, and no cluster without one is joined unless told."""
 
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -44,6 +45,27 @@ def test_a_token_is_made_once_and_only_its_owner_reads_it(home: Path) -> None:
     path.chmod(0o644)  # as Ray leaves it
     assert make_token().read_text() == token
     assert mode_of(path) == 0o600
+
+
+def test_a_token_is_there_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(secrets, "token_hex", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_token()
+    assert list(token_file().parent.iterdir()) == []
+    token = make_token().read_text()
+    assert [path.read_text() for path in token_file().parent.iterdir()] == [token]
+
+
+def test_an_empty_token_is_refused_in_one_line(home: Path) -> None:
+    token_file().parent.mkdir()
+    token_file().touch()
+    with pytest.raises(ConfigError, match="is empty; remove the file") as refused:
+        make_token()
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to another user needs root")

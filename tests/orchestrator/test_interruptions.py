@@ -51,7 +51,7 @@ def test_every_kind_of_process_is_killed_and_the_outcome_is_that_of_the_calm_swe
     assert ended.returncode == 0, ended.stderr[-3_000:]
     found = json.loads(ended.stdout)
     assert found["faults"] == []
-    assert {struck["kind"] for struck in found["strikes"]} == kinds
+    assert {struck["kind"] for struck in found["strikes"] if struck["survived"]} == kinds
     assert max(struck["lost"] for struck in found["strikes"]) <= SAVED
 
 

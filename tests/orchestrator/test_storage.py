@@ -1,7 +1,9 @@
 """Storages by URI, on an S3 server of this machine: nothing half written is read, nothing is lost with a machine."""
 
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -10,11 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import storage
-from orchestrator.mirror import Mirror, fetch, fetch_trials, send_results, send_store, shared_store
+from orchestrator import mirror, storage
+from orchestrator.mirror import (
+    LAUNCH,
+    Mirror,
+    fetch,
+    fetch_trials,
+    mirrored,
+    publish_results,
+    send_results,
+    send_store,
+    shared_store,
+)
+from orchestrator.paths import SweepPaths
 from orchestrator.storage import Remote, check_folder, check_storage, claimed, open_storage
 from sagasr import lease
 from sagasr.errors import ConfigError, DataError
+from sagasr.files import write_whole
 from sagasr.journal import Status, read_status, write_status
 from tests.orchestrator.s3_server import BUCKET, serving
 
@@ -45,6 +59,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
     from pyarrow.fs import LocalFileSystem
 
     return Remote(LocalFileSystem(), str(tmp_path / "remote"), "file")
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The URI of an empty place on this disk."""
+    monkeypatch.setenv("SAGASR_CACHE", str(tmp_path / "cache"))
+    open_storage.cache_clear()
+    return f"file://{tmp_path}/remote"
 
 
 def write(path: Path, text: str) -> Path:
@@ -171,6 +193,18 @@ def test_the_claim_of_a_dead_process_is_taken_over(place: Remote, monkeypatch: p
         pass
 
 
+def test_who_was_asleep_while_its_place_was_taken_over_finds_out(
+    place: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "CLAIM_EXPIRES_S", 0.4)
+    lost = threading.Event()
+    with claimed(place, lost.set):
+        assert not lost.wait(0.5)
+        (claim,) = [name for name in place.list() if name.endswith(".claim")]
+        place.delete(claim)  # as its successor does
+        assert lost.wait(30)
+
+
 # ------------------------------------------------------------------------------------------------ a worker's folder
 
 
@@ -288,6 +322,54 @@ def test_what_is_sent_while_a_training_writes_and_prunes_is_whole(place: Remote,
     assert (tmp_path / "two/history.jsonl").read_text() == (tmp_path / "one/history.jsonl").read_text()
 
 
+def test_a_disk_that_is_full_for_a_moment_does_not_end_the_copying(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = open_storage(local)
+    remote.write(LAUNCH, b"launch")
+    monkeypatch.setattr(mirror, "EVERY_S", 0.05)
+    full, download = threading.Event(), Remote.download
+
+    def fill(self: Remote, name: str, target: Path) -> bool:
+        if threading.current_thread() is not threading.main_thread() and not full.is_set():
+            full.set()
+            write_whole(target, no_space)
+        return download(self, name, target)
+
+    monkeypatch.setattr(Remote, "download", fill)
+    with mirrored(local, "t1") as (folder, _):
+        assert full.wait(30)
+        write(folder / "history.jsonl", "{}")
+        deadline = time.monotonic() + 30
+        while "trials/t1/history.jsonl" not in remote.list():
+            assert time.monotonic() < deadline, "nothing is copied any more"
+            time.sleep(0.05)
+
+
+def no_space(_: Path) -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
+def test_the_folder_of_a_process_on_another_machine_is_left_alone_until_it_is_long_abandoned(
+    local: str, tmp_path: Path
+) -> None:
+    open_storage(local).write(LAUNCH, b"launch")
+    workers = storage.local_folder(local, "workers")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with mirrored(local, "t1") as (folder, _):
+        mine = folder.parents[1]
+    machine = mine.name.rpartition("-")[0]
+    dead, other, abandoned = (
+        workers / name for name in (f"{machine}-{ended.pid}", f"{socket.gethostname()}-{ended.pid}", "far-1")
+    )
+    for path in (dead, other, abandoned):
+        path.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+    with mirrored(local, "t1"):
+        assert set(workers.iterdir()) == {mine, other}
+
+
 # ------------------------------------------------------------------------------------------------ the sweep's folder
 
 
@@ -315,6 +397,44 @@ def test_a_copy_that_the_storage_does_not_know_is_no_result(bucket: str, tmp_pat
     write(tmp_path / "sweep/trials/old/status.json", "{}")
     fetch(bucket, tmp_path / "sweep")
     assert not (tmp_path / "sweep/trials/old").exists()
+
+
+def test_a_trial_that_a_sweep_of_this_machine_has_just_begun_is_left_to_it(local: str, tmp_path: Path) -> None:
+    record = write(tmp_path / "sweep/trials/new/trial.json", "{}")
+    with lease.held(SweepPaths(tmp_path / "sweep").lease):
+        fetch(local, tmp_path / "sweep")
+        assert record.exists()
+        fetch(local, tmp_path / "sweep", alone=True)
+    assert not record.parent.exists()
+
+
+def test_what_is_removed_while_it_is_listed_is_no_fault(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = open_storage(local)
+    kept, pruned = (f"trials/t1/checkpoints/step-0000001{n}/manifest.json" for n in (0, 1))
+    for name in (kept, pruned):
+        remote.write(name, b"{}")
+        os.utime(Path(remote.path) / name, (0, 0))  # long settled
+    download = Remote.download
+
+    def prune(self: Remote, name: str, target: Path) -> bool:
+        self.delete(pruned)
+        return download(self, name, target)
+
+    monkeypatch.setattr(Remote, "download", prune)
+    fetch(local, tmp_path / "sweep")
+    assert (tmp_path / "sweep" / kept).exists()
+    assert not (tmp_path / "sweep" / pruned).exists()
+
+
+def test_results_are_published_by_who_holds_the_place_alone(local: str, tmp_path: Path) -> None:
+    write(tmp_path / "sweep/report/index.html", "an older answer")
+    with claimed(open_storage(local)), pytest.raises(DataError, match="another sweep writes here"):
+        publish_results(local, tmp_path / "sweep", str)
+    assert "report/index.html" not in open_storage(local).list()
+    publish_results(local, tmp_path / "sweep", str)
+    assert "report/index.html" in open_storage(local).list()
 
 
 def test_results_reach_the_storage_and_private_files_do_not(bucket: str, tmp_path: Path) -> None:

@@ -204,6 +204,22 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     assert tables(plan) == tables(undisturbed)
 
 
+def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_path):
+    script = (
+        "import os, sys; from orchestrator import commands, execute\n"
+        "def killed(*task): os.kill(os.getpid(), 9)\n"  # as one that took too much memory is
+        "execute.encode = killed; sys.exit(commands.sweep())"
+    )
+    grid = write_grid(tmp_path)
+    command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    for row in tables(plan_of(grid, tmp_path / "sweeps"))["replicates"]:
+        assert row["status"] == "failed"
+        assert row["reason"].startswith("encoding: its process or node was lost")
+
+
 def test_a_training_that_fails_is_reported_and_the_others_go_on(tmp_path):
     rate = {"baseline": "sane", "levels": {"sane": {}, "absurd": {"training.learning_rate": 1e30}}}
     grid = write_grid(tmp_path, factors={"rate": rate})

@@ -1,5 +1,8 @@
 """A folder has one writer: living owners are named, dead ones replaced, and who was replaced writes no more."""
 
+import contextlib
+import errno
+import itertools
 import os
 import signal
 import socket
@@ -7,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +51,26 @@ def elsewhere(path: Path, **changes: object) -> lease.Owner:
     return owner
 
 
+@contextlib.contextmanager
+def beating(path: Path) -> Iterator[threading.Event]:
+    """Touch a lease as its owner would, by a clock of no meaning, until the end of the block or of the event."""
+    over = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count(1):
+            if over.wait(0.05):
+                return
+            os.utime(path, ns=(0, count))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield over
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_living_owner_is_named_and_kept_and_a_killed_one_is_replaced_at_once(path: Path) -> None:
     other = holder(path)
     try:
@@ -70,9 +94,17 @@ def test_a_process_that_took_the_number_of_a_dead_owner_is_not_that_owner(path: 
     lease.acquire(path, say=str).release()
 
 
-def test_an_owner_from_before_a_restart_of_the_machine_is_dead(path: Path) -> None:
+def test_an_owner_from_before_a_restart_of_the_machine_is_replaced_once_it_was_silent(path: Path, short: None) -> None:
     write_json(path, lease.me().model_copy(update={"boot": "earlier/4026531836"}).model_dump())
-    lease.acquire(path, say=str).release()
+    told: list[str] = []
+    lease.acquire(path, say=told.append).release()
+    assert "silent for" in told[0]
+
+
+def test_of_another_machine_of_the_same_name_a_beat_is_life(path: Path, short: None) -> None:
+    elsewhere(path, host=socket.gethostname())
+    with beating(path), pytest.raises(DataError, match=f"host {socket.gethostname()}, process 7"):
+        lease.acquire(path)
 
 
 def test_of_another_machine_silence_is_waited_for_and_a_beat_is_life(path: Path, short: None) -> None:
@@ -82,22 +114,18 @@ def test_of_another_machine_silence_is_waited_for_and_a_beat_is_life(path: Path,
     assert time.monotonic() - began > 0.5
     assert "silent for" in told[0]
 
-    owner, over = elsewhere(path), threading.Event()
+    elsewhere(path)
+    with beating(path), pytest.raises(DataError, match="host far, process 7"):
+        lease.acquire(path)
 
-    def beat() -> None:
-        count = 0
-        while not over.wait(0.05):
-            count += 1
-            write_json(path, owner.model_copy(update={"beat": count}).model_dump())
 
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(DataError, match="host far, process 7"):
-            lease.acquire(path)
-    finally:
-        over.set()
-        thread.join()
+def test_who_falls_silent_while_it_is_waited_for_is_replaced(path: Path, short: None) -> None:
+    elsewhere(path)
+    told: list[str] = []
+    with beating(path) as over:
+        threading.Timer(0.4, over.set).start()
+        lease.acquire(path, wait_s=60, say=told.append).release()
+    assert "silent for" in told[0]
 
 
 def test_who_was_replaced_finds_out_and_writes_no_more(path: Path, short: None) -> None:
@@ -118,13 +146,53 @@ def test_a_successor_ends_a_frozen_predecessor_on_its_machine(path: Path) -> Non
         assert other.wait(10) == -signal.SIGKILL
 
 
-def test_the_owner_beats_by_counting(path: Path, short: None) -> None:
+def test_who_wakes_after_it_was_replaced_leaves_the_lease_of_its_successor(
+    path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced, lost = threading.Event(), threading.Event()
+    check = lease.Lease.check
+
+    def check_and_freeze(mine: lease.Lease) -> None:
+        """Be replaced between the look at the lease and what is done then."""
+        check(mine)
+        if not replaced.is_set():
+            elsewhere(path)
+            replaced.set()
+
+    monkeypatch.setattr(lease.Lease, "check", check_and_freeze)
+    mine = lease.acquire(path, on_lost=lost.set)
+    assert replaced.wait(5)
+    assert lost.wait(5)
+    assert read_json(path)["host"] == "far"
+    mine.release()
+    assert read_json(path)["host"] == "far"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_owner_beats_by_touching_the_file_it_made(
+    path: Path, short: None, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_link)
     with lease.held(path):
-        deadline = time.monotonic() + 5
-        while read_json(path)["beat"] < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert read_json(path)["pid"] == os.getpid()
+        made, content = path.stat(), read_json(path)
+        wait_for_change(path, made.st_mtime_ns)
+        wait_for_change(path, path.stat().st_mtime_ns)
+        assert path.stat().st_ino == made.st_ino
+        assert read_json(path) == content
+        assert content["pid"] == os.getpid()
+    assert not path.exists()
+
+
+def refuse_link(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, "no links here")
+
+
+def wait_for_change(path: Path, before: int) -> None:
+    deadline = time.monotonic() + 5
+    while path.stat().st_mtime_ns == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_of_many_that_come_at_once_one_gets_it(path: Path) -> None:
