@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import functools
 import gc
+import math
 import os
 import socket
 import sys
@@ -96,7 +97,9 @@ def _work(task: Task, parameters: Parameters, rank: int) -> None:
     folder, runtime = Path(task.folder), task.runtime
     folder.mkdir(parents=True, exist_ok=True)
     with logged_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt")):
-        guard = Guard(folder, Path(task.sweep), task.launch, runtime.hang_seconds, runtime.notice_seconds)
+        # The others wait in silence while the first validates alone. When one of them hangs, the first waits for it.
+        hang_s = math.inf if rank else runtime.hang_seconds
+        guard = Guard(folder, Path(task.sweep), task.launch, hang_s, runtime.notice_seconds)
         try:
             if guard.wanted() is None:
                 with _fenced(task, rank) as fence:
