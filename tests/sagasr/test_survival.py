@@ -1,6 +1,7 @@
 """What a training survives: a halt anywhere, full and vanished disks, damaged checkpoints, zombies, NaN."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from sagasr.data.draws import Batch, Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.errors import DataError, StorageError
-from sagasr.files import write_json
+from sagasr.files import dump_yaml, write_json, write_text
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, parts_of
 from sagasr.train import Halt, Harness, TrainResult, train
@@ -355,3 +356,24 @@ def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config
     status = read_status(out)
     assert status is not None
     assert status.reason == f"interrupted at step {status.step}; saved at step {status.step}"
+
+
+def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_everything(
+    config: Config, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "import sys; from sagasr import commands; sys.exit(commands.train())"]
+    command += [str(tmp_path / "config.yaml"), "--out", str(out)]
+
+    def interrupted_at(*points: str) -> None:
+        schedule = json.dumps([{"point": point, "do": "terminate"} for point in points])
+        ended = subprocess.run(command, env={**os.environ, faults.VARIABLE: schedule}, capture_output=True, text=True)
+        assert ended.returncode == 130, ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    interrupted_at("encode.shard")
+    assert not (out / "status.json").exists()  # no training began
+    interrupted_at("train.step", "checkpoint.tensors")  # the first makes it save, the second comes meanwhile
+    assert (out / "status.json").exists()
+    assert checkpoint.newest(out / "checkpoints") is None
