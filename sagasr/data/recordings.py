@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -33,6 +34,7 @@ COMPUTING = (
     "sagasr.data.checks",
     "sagasr.data.records",
     "sagasr.data.statistics",
+    "sagasr.transforms",
 )
 
 
@@ -169,8 +171,9 @@ def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
 def clip_names(chosen: Sequence[Recording]) -> list[str]:
     """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
     names = [re.sub(r"[^\w.-]+", "-", re.sub(r"\.\w+$", "", it.row.path)).strip("-.")[-80:] for it in chosen]
+    times = Counter(names)
     return [
-        name if name and names.count(name) == 1 else f"{name}-{it.sha256[:8]}-{position}"
+        name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"
         for position, (name, it) in enumerate(zip(names, chosen, strict=True))
     ]
 

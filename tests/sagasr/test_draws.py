@@ -231,6 +231,16 @@ def test_scored_latents_decode_to_the_audio_once_the_gain_is_undone(corpus: Path
     assert all(score["lsd"] == 0 for score in clips.score(clips.high))
 
 
+def test_shaped_noise_is_of_the_content_whatever_the_clips_are_called(corpus: Path, store: Store) -> None:
+    renamed = tuple(clip._replace(name=f"other-{clip.name}") for clip in store.clips)
+    one, other = (
+        Validation.of(Store(store.path, store.meta, store.train, clips), config_of(corpus))
+        for clips in (store.clips, renamed)
+    )
+    assert one.names != other.names
+    assert torch.equal(one.shaped_noise(), other.shaped_noise())
+
+
 def test_shaped_noise_has_the_training_sets_high_band_and_beats_the_low_input(corpus: Path, store: Store) -> None:
     clips = Validation.of(store, config_of(corpus))
     shaped = clips.shaped_noise()

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from sagasr.audio.degrade import degrade
+from sagasr.codec import build_codec
 from sagasr.config import Config, parse
 from sagasr.data import encode, recordings
 from sagasr.data.checks import usable
 from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform
+from sagasr.data.records import record_of
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
 from sagasr.errors import DataError
 from sagasr.fingerprint import fingerprint
+from sagasr.transforms import build_autoencoder, build_transform
 
 SEGMENT = 16_384
 RATE = 44_100
@@ -296,6 +300,11 @@ def test_other_code_is_other_records(
     monkeypatch.setattr(recordings, "code_identity", lambda: "other")
     assert encode_store(config_of(sounds), calm.parent) != calm
     assert len(computed) == 27
+
+
+def test_what_makes_latents_of_audio_is_code_of_the_records() -> None:
+    for decides in (degrade, usable, build_codec, build_transform, build_autoencoder, record_of):
+        assert decides.__module__ in recordings.COMPUTING
 
 
 def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,12 +78,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(
-    study: Path, name: str, kind: str, workers: int, halt_at: int = 0, margin: float | None = None
+    study: Path, name: str, kind: str, workers: int, halt_at: int = 0, margin: float | str = ""
 ) -> list[dict[str, Any]]:
     """Train in the folder ``name`` of the study and return what each worker tells; ``margin``: of the failure rule."""
     (store,) = (study / "stores").iterdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    arguments = [study / "worker.py", study / "config.yaml", study / name, store, kind, halt_at, "" if margin is None else margin]
+    arguments = [study / "worker.py", study / "config.yaml", study / name, store, kind, halt_at, margin]
     done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3_000:]
     return [read_json(study / name / f"worker-{rank}.json") for rank in range(workers)]

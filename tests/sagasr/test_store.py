@@ -305,6 +305,12 @@ def test_clips_are_spread_evenly_over_domains_whatever_their_order() -> None:
     assert len(select_clips(pool, 100)) == 15
 
 
+@pytest.mark.timeout(60)
+def test_names_of_many_clips_are_soon_found() -> None:
+    rows = [Recording("", Row(line, f"{line:06}.wav", Path())) for line in range(200_000)]
+    assert clip_names(rows)[-1] == "199999"
+
+
 def test_clip_names_are_unique_and_safe() -> None:
     paths = ["a/b.wav", "a-b.flac", "../../x.wav", "....wav", "é ü\n.wav", "y" * 200 + ".wav", "z" + "y" * 200 + ".wav"]
     rows = [Recording("0123456789", Row(line=0, path=path, file=Path())) for path in paths]
