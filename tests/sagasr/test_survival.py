@@ -258,10 +258,8 @@ def test_a_disk_that_turns_read_only_ends_the_attempt_and_costs_nothing_else(
     out = small_disk / "trial"
     half_way(out, go)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    began = time.monotonic()
     with pytest.raises(StorageError, match="read-only"):
         go(out)
-    assert time.monotonic() - began < 20
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert go(out).state == "done"
     assert outcome(out) == calm
