@@ -22,7 +22,7 @@ from sagasr.audio.files import problem_of
 from sagasr.config import Config
 from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
-from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint
+from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint
 from sagasr.parts import sources
 
 # Where the numbers of a record come from. Comments and docstrings of these do not count.
@@ -193,15 +193,9 @@ def _is_text(statement: ast.stmt) -> bool:
 
 def _file_hash(path: Path) -> str:
     try:
-        status = path.stat()
-        return _hash_at(path, status.st_size, status.st_mtime_ns)
+        return content_of(path)
     except OSError as error:
         raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
-
-
-@cache
-def _hash_at(path: Path, size: int, changed_ns: int) -> str:
-    return file_sha256(path)
 
 
 def _broken(found: dict[str, list[Recording]]) -> list[Problem]:

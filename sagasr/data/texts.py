@@ -7,7 +7,6 @@ without such a file is complete; trainings then encode texts by themselves.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from sagasr.data.shards import read_records, views, write_arrow
 from sagasr.data.store import Store
 from sagasr.errors import DataError
 from sagasr.files import write_whole
-from sagasr.fingerprint import file_sha256, fingerprint, short
+from sagasr.fingerprint import content_of, fingerprint, short
 from sagasr.text import T5Encoder, TextEncoder, encode_texts
 
 SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
@@ -74,13 +73,7 @@ def _content(model: str) -> dict[str, str]:
     for name in WEIGHTS:
         path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
         if isinstance(path, (str, Path)) and Path(path).is_file():
-            status = Path(path).stat()
-            found[name] = _hash(Path(path), status.st_size, status.st_mtime_ns)
+            found[name] = content_of(Path(path))
     if not found:
         raise DataError(f"{model}: no text encoder in this folder or in the Hugging Face cache")
     return found
-
-
-@cache
-def _hash(path: Path, size: int, changed_ns: int) -> str:
-    return file_sha256(path)

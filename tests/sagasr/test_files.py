@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sagasr import fingerprint as identity
 from sagasr.errors import ConfigError, DataError, StorageError
 from sagasr.files import (
     dump_yaml,
@@ -19,7 +20,7 @@ from sagasr.files import (
     write_text,
     write_whole,
 )
-from sagasr.fingerprint import fingerprint, seed_of
+from sagasr.fingerprint import content_of, file_sha256, fingerprint, seed_of
 
 
 def test_yaml_reads_words_and_numbers_as_a_person_does() -> None:
@@ -146,3 +147,15 @@ def only_half_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", copy)
+
+
+def test_content_is_read_anew_only_when_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(identity, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    path = tmp_path / "weights"
+    path.write_text("one")
+    first = content_of(path)
+    assert content_of(path) == first == file_sha256(path)
+    path.write_text("other")
+    assert content_of(path) == file_sha256(path) != first
+    assert read == [path, path]
