@@ -105,11 +105,6 @@ class Draws:
         )
 
 
-def batch_at(store: Store, config: Config, step: int, rank: int = 0, world: int = 1) -> Batch:
-    """Return one rank's rows of the batch of ``step``; iterate over ``Draws`` for many."""
-    return Draws(store, config, rank=rank, world=world).at(step)
-
-
 @dataclass(frozen=True)
 class Validation:
     """What is scored: n frozen clips. Audio [n, C, T] is at its own level. Latents [n, D, N] are not yet normalised and

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from sagasr.config import Config, parse
-from sagasr.data.draws import batch_at
+from sagasr.data.draws import Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.data.texts import embed_texts
@@ -58,7 +58,7 @@ def test_stored_features_are_those_that_the_t5_gives_and_replace_it(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(encode_store(config, tmp_path / "stores"))
-    fresh = batch_at(store, config, 0).inputs.text
+    fresh = Draws(store, config).at(0).inputs.text
     path = embed_texts(store, config.conditions.text)
     assert path is not None
     assert path.parent == store.path
@@ -68,7 +68,7 @@ def test_stored_features_are_those_that_the_t5_gives_and_replace_it(
     assert embed_texts(store, config.conditions.text) == path
     assert path.read_bytes() == written
     monkeypatch.setattr(T5Encoder, "encode", lambda self, captions: pytest.fail("loaded") if captions else [])
-    assert torch.equal(batch_at(Store.open(store.path), config, 0).inputs.text, fresh)
+    assert torch.equal(Draws(Store.open(store.path), config).at(0).inputs.text, fresh)
 
 
 def test_other_weights_have_other_features(config: Config, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def go(config: Config, store: Path) -> Callable[..., TrainResult]:
 @pytest.fixture(autouse=True)
 def no_faults() -> Iterator[None]:
     yield
-    faults.disarm()
+    faults.arm([])
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def test_a_disk_fault_in_the_middle_of_a_write_leaves_what_was(
     faults.arm([{"point": point, "visit": 1, "do": "enospc"}])
     with pytest.raises((StorageError, OSError)):
         go(tmp_path)
-    faults.disarm()
+    faults.arm([])
     assert go(tmp_path).state == "done"
     assert outcome(tmp_path) == calm
     assert not [path for path in tmp_path.rglob(".*") if path.name.startswith((".tmp-", ".staged-"))]
