@@ -15,7 +15,7 @@ from sagasr.text import (
     T5Encoder,
     WordEncoder,
     build_text_encoder,
-    encode_texts,
+    frozen_t5,
     missing_weights,
 )
 from sagasr.words import vocabulary_of, words_of
@@ -119,7 +119,7 @@ def test_long_captions_are_cut_and_each_is_encoded_once(t5_folder: Path) -> None
 
 def test_features_are_kept_at_their_true_length_and_taken_back_without_the_model(t5_folder: Path) -> None:
     stored = dict(
-        zip(CAPTIONS, encode_texts(CAPTIONS, T5(kind="t5", model=str(t5_folder), max_tokens=32)), strict=True)
+        zip(CAPTIONS, frozen_t5(T5(kind="t5", model=str(t5_folder), max_tokens=32)).encode(CAPTIONS), strict=True)
     )
     assert len({len(features) for features in stored.values()}) > 1
     assert all(features.shape[1] == WIDTH and len(features) < 32 for features in stored.values())
