@@ -248,13 +248,16 @@ def _encode(plan: Plan, trials: Sequence[Trial]) -> tuple[dict[str, str], dict[s
 
     root = str((stores_of(plan.uri) if plan.uri else plan.folder.parent / "encoded").resolve())
     kinds = {trial.id: fingerprint(_decides_store(trial)) for trial in trials}
+    texts: dict[str, dict[str, None]] = {kind: {} for kind in kinds.values()}
+    for trial in trials:
+        texts[kinds[trial.id]][trial.config.conditions.text.model_dump_json()] = None
     remote = ray.remote(max_calls=1)(encode)
     pending = {}
     for trial in trials:
         if kinds[trial.id] not in pending:
             gpus = trial.resources.gpus_per_worker
             pending[kinds[trial.id]] = remote.options(num_cpus=1, num_gpus=gpus).remote(
-                trial.config.model_dump_json(), root, plan.uri
+                trial.config.model_dump_json(), root, plan.uri, list(texts[kinds[trial.id]])
             )
     stores: dict[str, str] = {}
     problems: dict[str, str] = {}

@@ -8,7 +8,7 @@ replicate by both: other clips need no other training. Loads neither torch nor r
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
-from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint, short
+from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
 
 WEIGHTS_REMEDY = (
     "get the frozen weights (hf download stabilityai/stable-audio-open-1.0, once its licence is accepted; "
@@ -236,19 +236,13 @@ def _content(name: str) -> str:
     """Return the sha256 of a file, or of a folder's files; the name itself for a model that is neither."""
     path = Path(name)
     if path.is_file():
-        return _hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+        return content_of(path)
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
         return fingerprint({str(file.relative_to(path)): _content(str(file)) for file in files})
     if path.is_absolute():
         raise DataError(f"{path}: no such file; {WEIGHTS_REMEDY}")
     return name
-
-
-@cache
-def _hash(path: Path, size: int, changed_ns: int) -> str:
-    """Return a file's hash, computed once per process as long as its size and time of change stand."""
-    return file_sha256(path)
 
 
 def size_of(cell: Cell) -> str:

@@ -4,8 +4,6 @@ Every table is a function of the plan and the folders, in the plan's order, so t
 only ``VOLATILE`` columns differ between two runs. Loads neither torch nor Ray.
 """
 
-import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from orchestrator.factors import METRICS
 from orchestrator.ledger import scan
 from orchestrator.plan import Plan, Replicate, Trial
 from sagasr.errors import SagasrError
-from sagasr.files import write_whole
+from sagasr.files import link_or_copy, write_whole
 from sagasr.fingerprint import fingerprint
 from sagasr.journal import History, Status, read_status
 
@@ -225,12 +223,8 @@ def _write(plan: Plan, name: str, rows: Rows, schema: pa.Schema) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy of it where the file system has no links."""
+    """Make ``target`` the same file as ``source``, or a copy of it, unless it is up to date."""
     if target.exists() and (target.samefile(source) or target.stat().st_mtime >= source.stat().st_mtime):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    link_or_copy(source, target)

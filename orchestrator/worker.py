@@ -7,13 +7,14 @@ import contextlib
 import faulthandler
 import functools
 import gc
+import math
 import os
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,8 +22,8 @@ from typing import Any, TextIO
 from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.mirror import mirrored, send_store, shared_store
 from orchestrator.retries import Problem, problem_of
-from sagasr.config import Config, Evaluation, Runtime, Strict
-from sagasr.errors import SagasrError
+from sagasr.config import Config, Evaluation, Runtime, Strict, Text
+from sagasr.errors import DataError, SagasrError
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers
 METRIC, TIME = "loss", "step"  # what Tune is told after a validation: the smaller the better, and where
@@ -98,7 +99,9 @@ def _work(task: Task, parameters: Parameters, rank: int) -> None:
     folder, runtime = Path(task.folder), task.runtime
     folder.mkdir(parents=True, exist_ok=True)
     with logged_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt")):
-        guard = Guard(folder, Path(task.sweep), task.launch, runtime.hang_seconds, runtime.notice_seconds)
+        # The others wait in silence while the first validates alone. When one of them hangs, the first waits for it.
+        hang_s = math.inf if rank else runtime.hang_seconds
+        guard = Guard(folder, Path(task.sweep), task.launch, hang_s, runtime.notice_seconds)
         try:
             if guard.wanted() is None:
                 with _fenced(task, rank) as fence:
@@ -171,14 +174,20 @@ def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[],
 # ------------------------------------------------------------------------------------------------------------- encoding
 
 
-def encode(config: str, root: str, uri: str = "") -> str:
+def encode(config: str, root: str, uri: str = "", texts: Sequence[str] = ()) -> str:
     """Return the path of the encoded store of a configuration (JSON), encoding it if need be. Runs as a Ray task.
 
-    With the URI of a sweep it is sent there too, for the other machines.
+    ``texts``: the text settings (JSON) of all trainings on it, whose frozen encoders then need to read each text once.
+    With the URI of a sweep the store is sent there too, for the other machines.
     """
     from sagasr.data.encode import encode_store
+    from sagasr.data.store import Store
+    from sagasr.data.texts import embed_texts
 
     store = encode_store(Config.model_validate_json(config), Path(root))
+    for text in map(Text.model_validate_json, texts):
+        with contextlib.suppress(DataError):  # the trainings that need this encoder say so, and the others run
+            embed_texts(Store.open(store), text)
     if uri:
         send_store(uri, store)
     return str(store)

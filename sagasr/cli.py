@@ -77,7 +77,10 @@ def positive(text: str) -> int:
 
 
 def run(command: Callable[[], int], interrupted: str = "") -> int:
-    """Return the exit code of a command; ``interrupted`` is said when it was. A bug keeps its traceback."""
+    """Return the exit code of a command; ``interrupted`` is said when it was. A bug keeps its traceback.
+
+    A reader of the output that goes away before the end, such as head, interrupts like Ctrl-C, but in silence.
+    """
     try:
         return command()
     except SagasrError as error:
@@ -87,9 +90,9 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
         if interrupted:
             sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        return INTERRUPTED
 
 
 def shown(path: Path) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sagasr import config as settings
 from sagasr.config import SAMPLE_RATE, downsampling_ratio, latent_channels
 from sagasr.errors import DataError
-from sagasr.host import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
 from sagasr.parts import breach, load
 from sagasr.testing import check_codec
+from sagasr.transforms import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
 
 
 class LatentNorm(NamedTuple):

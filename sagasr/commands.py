@@ -103,16 +103,18 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.evaluate import summary
     from sagasr.model import missing_weights
     from sagasr.scores import read_distances, read_scores
-    from sagasr.stopping import halting
+    from sagasr.signals import halting, interrupting
     from sagasr.train import Harness
     from sagasr.train import train as train_model
 
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))
     runtime = Runtime(checkpoint_every=options.checkpoint_every)
-    with lease.held(out / ".worker.lease") as held, halting() as halt:
-        store = encode_store(config, out / "encoded")
-        result = train_model(config, out, store, runtime=runtime, harness=Harness(halt=halt, fence=held.check))
+    with lease.held(out / ".worker.lease") as held:
+        with interrupting():  # shards that are encoded stay, and the next run goes on from them
+            store = encode_store(config, out / "encoded")
+        with halting() as halt:
+            result = train_model(config, out, store, runtime=runtime, harness=Harness(halt=halt, fence=held.check))
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )

@@ -74,12 +74,6 @@ def arm(entries: Sequence[Mapping[str, Any]], trace: str | None = None) -> None:
     _armed = _Schedule(entries, trace)
 
 
-def disarm() -> None:
-    """Make every point do nothing."""
-    global _armed  # noqa: PLW0603
-    _armed = None
-
-
 def point(name: str) -> None:
     """Mark a moment at which state changes hands. Costs one comparison unless a schedule is armed."""
     if _armed is not None:

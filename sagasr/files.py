@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -62,6 +64,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a whole copy of it where the file system has no hard links.
+
+    What was there is replaced. Raises FileNotFoundError when the source or the target's folder is not there.
+    """
+    temporary = target.with_name(f"{LITTER}{secrets.token_hex(8)}")
+    try:
+        os.link(source, temporary)
+        temporary.replace(target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        write_whole(target, lambda copy: shutil.copyfile(source, copy))
+    finally:
+        temporary.unlink(missing_ok=True)  # two names of one file: replacing one by the other does nothing
 
 
 def remove_litter(folder: Path, *, deep: bool = True) -> None:

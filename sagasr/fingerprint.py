@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 hex digest of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def content_of(path: Path) -> str:
+    """Return the ``file_sha256`` of a file, computed once per process as long as its size and time of change stand."""
+    status = path.stat()
+    return _content_at(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _content_at(path: Path, size: int, changed_ns: int) -> str:
+    return file_sha256(path)
 
 
 def seed_of(*parts: object) -> int:

@@ -11,8 +11,6 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
-from sagasr.guidance import guidance_weights
-
 REFERENCE_STEPS = 1_000  # of the linear grid that a linear-quadratic schedule starts on (Movie Gen, arXiv 2410.13720)
 
 
@@ -66,12 +64,6 @@ def schedule(kind: Literal["linear", "linear-quadratic"], steps: int) -> Tensor:
             return torch.cat([first, (1 - near / REFERENCE_STEPS) * (1 - share**2)])
         case unknown:
             assert_never(unknown)
-
-
-def guided_velocity(null: Tensor, low: Tensor, full: Tensor, *, audio: float, text: float) -> Tensor:
-    """Return u(0,0,f) + s_a [u(z,0,f) - u(0,0,f)] + s_t [u(z,c,f) - u(z,0,f)] (SAGA-SR eq. 5)."""
-    weights = guidance_weights(audio, text)
-    return weights[0] * null + weights[1] * low + weights[2] * full
 
 
 def steered(velocity: Tensor, point: Tensor, t: float, known: Tensor, share: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sagasr.config import Conditions, Config, Guidance
+from sagasr.config import Conditions, Guidance
 
 
 class Branch(NamedTuple):
@@ -16,11 +16,6 @@ class Branch(NamedTuple):
 def guidance_weights(audio: float, text: float) -> tuple[float, float, float]:
     """Return the weights of u(0, 0), u(z, 0) and u(z, c) in the guided velocity; they sum to 1."""
     return 1 - audio, audio - text, text
-
-
-def effective_guidance(config: Config) -> Guidance:
-    """Return the guidance that takes effect: a scale counts as 1 where its null was never seen in training."""
-    return _effective(config.conditions, config.evaluation.sampler.guidance)
 
 
 def guidance_branches(conditions: Conditions, guidance: Guidance) -> tuple[Branch, ...]:

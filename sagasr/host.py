@@ -1,8 +1,8 @@
-"""The one door to stable-audio-tools: its transformer, weight-free transforms and Stable Audio autoencoder.
+"""The one door to stable-audio-tools, and its transformer. ``sagasr.transforms`` has what makes latents of audio.
 
 Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion
-for samplers that we do not use, casts attention to float16 where flash-attn happens to be installed (results would
-depend on the machine), and its PQMF calls functions that SciPy has removed. Imports happen inside the functions.
+for samplers that we do not use, and casts attention to float16 where flash-attn happens to be installed (results would
+depend on the machine). Imports happen inside the functions.
 """
 
 import contextlib
@@ -23,15 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sagasr.config import Config, Patched, Pqmf, Wavelet
-from sagasr.errors import DataError
+from sagasr.config import Config
 from sagasr.files import read_text
-from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
-
-STABLE_AUDIO_REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first), put "
-    "model.safetensors and model_config.json in one folder and name the two in codec.checkpoint and codec.config"
-)
 
 
 def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
@@ -56,7 +49,7 @@ def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any
 
 def build_transformer(config: Config, latent_channels: int) -> nn.Module:
     """Return the DiffusionTransformer with its stock initialisation, drawn from torch's global generator."""
-    module = _load("stable_audio_tools.models.dit")
+    module = load_stock("stable_audio_tools.models.dit")
     transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
     for layer in transformer.transformer.layers:
         layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
@@ -147,95 +140,25 @@ class _Kept(nn.Module):
         return self.output
 
 
-def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:
-    """Return a weight-free transform: ``encode`` [B, C, T] -> [B, D, N], and ``decode``; T a multiple of the ratio."""
-    module = _load("stable_audio_tools.models.pretransforms")
-    transform: nn.Module
-    match codec:
-        case Wavelet(levels=levels, wavelet=wavelet):
-            transform = module.WaveletPretransform(channels, levels, wavelet)
-        case Pqmf(bands=bands, attenuation=attenuation):
-            _load_pqmf()
-            transform = module.PQMFPretransform(attenuation=attenuation, num_bands=bands, channels=channels)
-        case Patched(patch=patch):
-            transform = module.PatchedPretransform(channels, patch)
-    return transform
-
-
-def build_autoencoder(checkpoint: Path, config: Path) -> Any:
-    """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
-
-    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
-    one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
-    """
-    autoencoder = empty_autoencoder(config)
-    found, weights = _fit_autoencoder(autoencoder, checkpoint)
-    copy_weights(autoencoder, found, weights)
-    return autoencoder
-
-
-def check_autoencoder(checkpoint: Path, config: Path) -> None:
-    """Raise what ``build_autoencoder`` would raise; only the names and sizes of the weights are read."""
-    with torch.device("meta"):
-        autoencoder = empty_autoencoder(config)
-    _fit_autoencoder(autoencoder, checkpoint)
-
-
-def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
-    weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
-    found = fit("autoencoder", shapes_of(autoencoder), weights)
-    if problem := problem_of(found, weights, STABLE_AUDIO_REMEDY):
-        raise DataError(problem)
-    return found, weights
-
-
-def empty_autoencoder(config: Path) -> nn.Module:
-    """Return the autoencoder that a published model_config.json describes, with random weights."""
-    try:
-        tree = json.loads(read_text(config))
-    except OSError as error:
-        raise DataError(f"{config}: codec.config cannot be read; {STABLE_AUDIO_REMEDY}") from error
-    except ValueError as error:
-        raise DataError(f"{config}: codec.config is not JSON ({error}); {STABLE_AUDIO_REMEDY}") from error
-    model = _within(tree, "model")
-    if "pretransform" in model:  # a whole diffusion model: its autoencoder is nested
-        model = _within(model, "pretransform", "config")
-    if _within(model, "bottleneck").get("type") != "vae" or not {"encoder", "decoder"} <= model.keys():
-        raise DataError(f"{config}: describes no autoencoder with a vae bottleneck; {STABLE_AUDIO_REMEDY}")
-    try:
-        module = _load("stable_audio_tools.models.autoencoders")
-        with _quietly():
-            autoencoder: nn.Module = module.create_autoencoder_from_config(
-                {"sample_rate": tree.get("sample_rate"), "model": model}
-            )
-    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{config}: its autoencoder cannot be built ({error}); {STABLE_AUDIO_REMEDY}") from error
-    return autoencoder
-
-
 def published_transformer(config: Path) -> dict[str, Any]:
     """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
     try:
-        return _within(json.loads(read_text(config)), "model", "diffusion", "config")
-    except (OSError, ValueError):
+        found = json.loads(read_text(config))["model"]["diffusion"]["config"]
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _within(tree: Any, *keys: str) -> dict[str, Any]:
-    """Return the mapping under ``keys``, empty where there is none."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree if isinstance(tree, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 @cache
-def _load(name: str) -> ModuleType:
-    with _quietly(), _stand_ins():
+def load_stock(name: str) -> ModuleType:
+    """Return a module of stable-audio-tools by its full name."""
+    with quietly(), _stand_ins():
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Inside, warnings and what is printed are lost."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -255,29 +178,3 @@ def _stand_ins() -> Iterator[None]:
         for name in stand_ins:
             del sys.modules[name]
         sys.modules.update(before)
-
-
-@cache
-def _load_pqmf() -> ModuleType:
-    """Import the PQMF and give it a prototype filter design that today's SciPy knows; the same filters come out."""
-    import scipy.signal
-
-    if lacks := not hasattr(scipy.signal, "kaiser"):  # imported by name there, never called
-        scipy.signal.kaiser = scipy.signal.windows.kaiser  # type: ignore[attr-defined]
-    try:
-        module = _load("stable_audio_tools.models.pqmf")
-    finally:
-        if lacks:
-            del scipy.signal.kaiser  # type: ignore[attr-defined]
-    module.design_kaiser_lowpass = _kaiser_low_pass  # type: ignore[attr-defined]
-    return module
-
-
-def _kaiser_low_pass(cutoff: Any, attenuation: float, taps: int | None = None) -> Any:
-    """Return an odd Kaiser-windowed low-pass; ``cutoff`` in radians per sample, a number or an array of one."""
-    import numpy as np
-    from scipy.signal import firwin, kaiserord
-
-    edge = np.asarray(cutoff).item() / np.pi
-    length, beta = kaiserord(attenuation, edge)
-    return firwin(taps or length | 1, edge, window=("kaiser", beta), scale=False)

@@ -31,7 +31,6 @@ class SagaModel(nn.Module):
     ) -> None:
         super().__init__()
         self.conditions = config.conditions
-        self.checkpointing = False  # recompute activations in the backward pass: less memory, about a third slower
         with seeded(config.seed, "transformer"):
             self.transformer = build_transformer(config, latent_channels)
         self.conditioner = Conditioner(config, vocabulary)
@@ -158,7 +157,7 @@ class SagaModel(nn.Module):
             global_embed=conditioning.global_,
             prepend_cond=prepend,
             prepend_cond_mask=None if prepend is None else prepend.new_ones(prepend.shape[:2], dtype=torch.bool),
-            use_checkpointing=self.checkpointing,
+            use_checkpointing=False,
         )
         if not self.preconditioned:
             return velocity

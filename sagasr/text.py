@@ -144,13 +144,10 @@ class T5Encoder(TextEncoder):
         return found
 
 
-def encode_texts(texts: Sequence[str], encoder: settings.T5, device: str = "cpu") -> list[Tensor]:
-    """Return the frozen features [n, width] of each text, at its true length, for a store of unique captions.
-
-    ``T5Encoder.recall`` takes them back. Raises DataError when the T5 is absent or broken.
-    """
+def frozen_t5(encoder: settings.T5, device: str = "cpu") -> T5Encoder:
+    """Return a T5 for its features alone, which ``T5Encoder.recall`` takes back. Raises DataError without its files."""
     width = int(_read_t5_config(encoder.model).d_model)
-    return T5Encoder(encoder.model, encoder.max_tokens, width).to(device).encode(texts)
+    return T5Encoder(encoder.model, encoder.max_tokens, width).to(device)
 
 
 def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[str]) -> TextEncoder:

@@ -64,7 +64,7 @@ class Halt(NamedTuple):
 
 @dataclass(frozen=True)
 class Harness:
-    """What surrounds a training. ``report`` hears, on rank 0, the metrics of each validation; False asks to stop.
+    """What surrounds a training. ``report`` hears, on rank 0, the metrics of each validation.
 
     ``halt`` is asked after each step: a training that is asked to halt saves a checkpoint and ends as interrupted.
     ``fence`` raises when another process has taken the folder over; it is called before whatever counts is written.
@@ -75,7 +75,7 @@ class Harness:
     environment: ClusterEnvironment | None = None
     accelerator: str = "auto"
     devices: int | str = 1
-    report: Callable[[Mapping[str, float]], bool | None] = lambda metrics: None
+    report: Callable[[Mapping[str, float]], object] = lambda metrics: None
     rule: FailureRule = RULE
     attempt: int = 1
     halt: Callable[[], Halt | None] = lambda: None
@@ -85,7 +85,7 @@ class Harness:
 
 
 class TrainResult(NamedTuple):
-    """How a training ended: done, stopped, failed or interrupted, with the reason and the step reached."""
+    """How a training ended: done, failed or interrupted, with the reason and the step reached."""
 
     state: State
     reason: str
@@ -94,10 +94,6 @@ class TrainResult(NamedTuple):
 
 class Diverged(Exception):
     """The failure rule ended the training. An outcome, not a bug."""
-
-
-class Stopped(Exception):
-    """The harness asked for an early end. An outcome, not a bug."""
 
 
 class Interrupted(Exception):
@@ -172,8 +168,6 @@ def train(
         watch.finish(trainer, encoded)
     except Diverged as outcome:
         return watch.end("failed", str(outcome))
-    except Stopped as outcome:
-        return watch.end("stopped", str(outcome))
     except Interrupted as outcome:
         return watch.end("interrupted", str(outcome))
     return watch.end("done", "")
@@ -247,8 +241,9 @@ class _Watch(pl.Callback):
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
             self.validate(trainer, pl_module)
-            self.harness.fence()
-            write_references(self.out, self.clips, self.predictions)
+            if trainer.is_global_zero:
+                self.harness.fence()
+                write_references(self.out, self.clips, self.predictions)
         elif self.due:
             self.history.drop(trainer.global_step, "val/")
             self.validate(trainer, pl_module)
@@ -314,8 +309,8 @@ class _Watch(pl.Callback):
             raise _Halted(halt)
 
     def validate(self, trainer: pl.Trainer, module: Any) -> None:
-        """Score all variants, record them, apply the failure rule and ask the harness whether to go on."""
-        step, go_on = trainer.global_step, True
+        """Score all variants, record them and apply the failure rule, which ends all workers or none."""
+        step, reason = trainer.global_step, None
         self.due = True
         if trainer.is_global_zero or is_sharded(module.model):  # shards are gathered by all, who then score alike
             point("train.validate")
@@ -345,26 +340,29 @@ class _Watch(pl.Callback):
             lsd = self.predictions[next(iter(self.variants))].lsd
             self.status = self.status.model_copy(update={"val_lsd": lsd if math.isfinite(lsd) else None})
             self.beat(step, force=True)
-            self._judge(step, lsd)
+            reason = self._judge(step, lsd)
             metrics = {"step": step, "val/loss": loss} | {f"val/{metric}": value for metric, value in watched.items()}
-            go_on = self.harness.report(metrics) is not False
+            self.harness.report(metrics)
         self.due = False
-        if not trainer.strategy.reduce_boolean_decision(go_on, all=True):
-            raise Stopped(f"stopped early at step {step}")
+        # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
+        if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
+            raise Diverged(reason or f"ended with the first worker at step {step}")
 
-    def _judge(self, step: int, lsd: float) -> None:
+    def _judge(self, step: int, lsd: float) -> str | None:
+        """Return why the failure rule ends the training, or None."""
         rule, total = self.harness.rule, self.config.training.steps
         if step == 0:
-            return
+            return None
         if not math.isfinite(lsd):
-            raise Diverged(f"val LSD is not finite at step {step}")
+            return f"val LSD is not finite at step {step}"
         bad = step >= rule.grace * total and lsd > self.low_lsd + rule.margin
         self.bad_checks = self.bad_checks + 1 if bad else 0
-        if self.bad_checks >= rule.checks:
-            raise Diverged(
-                f"val LSD {lsd:.3f} at step {step} is more than {rule.margin:g} above that of the unprocessed input "
-                f"({self.low_lsd:.3f}) for {rule.checks} validations"
-            )
+        if self.bad_checks < rule.checks:
+            return None
+        return (
+            f"val LSD {lsd:.3f} at step {step} is more than {rule.margin:g} above that of the unprocessed input "
+            f"({self.low_lsd:.3f}) for {rule.checks} validations"
+        )
 
     def save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()

@@ -105,17 +105,13 @@ class Draws:
         )
 
 
-def batch_at(store: Store, config: Config, step: int, rank: int = 0, world: int = 1) -> Batch:
-    """Return one rank's rows of the batch of ``step``; iterate over ``Draws`` for many."""
-    return Draws(store, config, rank=rank, world=world).at(step)
-
-
 @dataclass(frozen=True)
 class Validation:
     """What is scored: n frozen clips. Audio [n, C, T] is at its own level. Latents [n, D, N] are not yet normalised and
     at the level at which the model works, so that decoded audio is divided by ``gain``.
     """
 
+    ids: list[str]
     names: list[str]
     domains: list[str]
     text: list[str]
@@ -145,6 +141,7 @@ class Validation:
         high, low = (torch.stack(part).float() * weight for part in zip(*((c.high, c.low) for c in clips), strict=True))
         rolloff_low = torch.tensor([clip.rolloff_low_hz for clip in clips])
         return cls(
+            ids=[clip.id for clip in clips],
             names=[clip.name for clip in clips],
             domains=[clip.domain for clip in clips],
             text=[clip.text(source) for clip in clips],
@@ -203,7 +200,7 @@ class Validation:
 
     def _high_band(self, index: int) -> Tensor:
         length = self.low.shape[-1]
-        noise = _noise(self.low.shape[1:], "shaped noise", self.names[index])
+        noise = _noise(self.low.shape[1:], "shaped noise", self.ids[index])
         window = torch.hann_window(N_FFT)
         spectrum = torch.stft(noise, N_FFT, HOP, window=window, return_complex=True)
         level = self.noise_level / self.gain[index]

@@ -59,7 +59,7 @@ from sagasr.data.shards import (
 from sagasr.data.statistics import Moments, fit_rolloff
 from sagasr.errors import DataError, StorageError
 from sagasr.faults import point
-from sagasr.files import STORAGE_FAULTS, read_json, write_json
+from sagasr.files import STORAGE_FAULTS, link_or_copy, read_json, write_json
 from sagasr.fingerprint import file_sha256, fingerprint, short
 from sagasr.parts import identity
 from sagasr.words import vocabulary_of
@@ -137,6 +137,7 @@ def encode_store(
     except OSError as error:
         found = [root / name for name in names if (root / name / "meta.json").is_file()]
         if found:  # another process was first and has cleared the folder that both worked in
+            shutil.rmtree(work, ignore_errors=True)  # with what this one has written there since
             return found[0]
         if remedy := STORAGE_FAULTS.get(error.errno or 0):
             raise StorageError(f"{root}: {remedy}") from error
@@ -376,7 +377,7 @@ class _Build:
             places: dict[str, tuple[int, int]] = {}
             remarks: dict[str, list[str]] = {}
             for number, name in enumerate(named):
-                _link(self.work / name, folder / name)
+                link_or_copy(self.work / name, folder / name)
                 for place, record in enumerate(read_records(folder / name, SCHEMAS[split])):
                     places[record["id"]], remarks[record["id"]] = (number, place), record["notes"]
                     for _ in range(times[record["id"]] if split == "train" else 0):
@@ -495,24 +496,10 @@ def _share(source: Path, target: Path) -> bool:
     """Make a shard available in the working folder; return whether it is there, for its store may just have gone."""
     try:
         if not target.exists():
-            _link(source, target)
+            link_or_copy(source, target)
     except FileNotFoundError:
         return False
     return True
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a file, or copy it whole where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        raise
-    except OSError:
-        with tempfile.NamedTemporaryFile(prefix=".", dir=target.parent, delete=False) as copy:
-            shutil.copyfile(source, copy.name)
-        Path(copy.name).replace(target)
 
 
 def _make_root(root: Path, name: str) -> None:

@@ -11,14 +11,13 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from sagasr.config import Data
 from sagasr.errors import ConfigError, DataError, did_you_mean
 from sagasr.files import like
-from sagasr.fingerprint import file_sha256, fingerprint
+from sagasr.fingerprint import content_of, fingerprint
 
 Split = Literal["train", "val"]
 Source = Literal["off", "transcript", "caption"]
@@ -123,7 +122,7 @@ def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
 
 
 def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
-    """Return the rows of a split, and what planning can see wrong with their files (see ``problems_of``).
+    """Return the rows of a split, and what planning can see wrong with their files (see ``header_problems``).
 
     With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifest.
     """
@@ -137,16 +136,11 @@ def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
     return rows, [reason for reason in reasons if reason]
 
 
-def problems_of(rows: Iterable[Row]) -> list[str]:
-    """Return one line per recording that is missing or has no readable header, in the order of the rows.
+def header_problems(rows: Iterable[Row]) -> list[str | None]:
+    """Return for each row why its file is missing or has no readable header, or None.
 
     Quick enough for planning: contents are checked when they are encoded.
     """
-    return [problem for problem in header_problems(rows) if problem]
-
-
-def header_problems(rows: Iterable[Row]) -> list[str | None]:
-    """Return for each row why its file is missing or has no readable header, or None."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_header_problem, rows))
 
@@ -377,8 +371,7 @@ def _header_problem(row: Row) -> str | None:
 def hash_or_problem(row: Row) -> tuple[str, str | None]:
     """Return the sha256 of a recording's file, and why it cannot be read or is not the one meant, or None."""
     try:
-        status = row.file.stat()
-        digest = _hash_of(row.file, status.st_size, status.st_mtime_ns)
+        digest = content_of(row.file)
     except FileNotFoundError:
         return "", f"{row.file}: no such file (named in line {row.line} of the manifest)"
     except OSError as error:
@@ -387,9 +380,3 @@ def hash_or_problem(row: Row) -> tuple[str, str | None]:
         told = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
         return digest, f"{row.file}: is not the recording that was meant ({told})"
     return digest, None
-
-
-@cache
-def _hash_of(file: Path, size: int, changed_ns: int) -> str:
-    """Return the file's hash, computed once per process as long as its size and time of change stand."""
-    return file_sha256(file)

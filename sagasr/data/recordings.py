@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,7 +22,7 @@ from sagasr.audio.files import problem_of
 from sagasr.config import Config
 from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
-from sagasr.fingerprint import RESULT_VERSION, file_sha256, fingerprint
+from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint
 from sagasr.parts import sources
 
 # Where the numbers of a record come from. Comments and docstrings of these do not count.
@@ -33,6 +34,7 @@ COMPUTING = (
     "sagasr.data.checks",
     "sagasr.data.records",
     "sagasr.data.statistics",
+    "sagasr.transforms",
 )
 
 
@@ -169,8 +171,9 @@ def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
 def clip_names(chosen: Sequence[Recording]) -> list[str]:
     """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
     names = [re.sub(r"[^\w.-]+", "-", re.sub(r"\.\w+$", "", it.row.path)).strip("-.")[-80:] for it in chosen]
+    times = Counter(names)
     return [
-        name if name and names.count(name) == 1 else f"{name}-{it.sha256[:8]}-{position}"
+        name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"
         for position, (name, it) in enumerate(zip(names, chosen, strict=True))
     ]
 
@@ -190,15 +193,9 @@ def _is_text(statement: ast.stmt) -> bool:
 
 def _file_hash(path: Path) -> str:
     try:
-        status = path.stat()
-        return _hash_at(path, status.st_size, status.st_mtime_ns)
+        return content_of(path)
     except OSError as error:
         raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
-
-
-@cache
-def _hash_at(path: Path, size: int, changed_ns: int) -> str:
-    return file_sha256(path)
 
 
 def _broken(found: dict[str, list[Recording]]) -> list[Problem]:

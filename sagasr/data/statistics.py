@@ -32,11 +32,6 @@ class Crops(NamedTuple):
     rms: np.ndarray
 
 
-def level_gain(low: np.ndarray) -> float:
-    """Return the factor that brings low [C, T] to the level at which the model works; known at inference, so undone."""
-    return float(gain_of(rms_of(low)))
-
-
 def rms_of(audio: np.ndarray) -> float:
     """Return the root of the mean square of audio [C, T]."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.audio.degrade import Draw
 from sagasr.codec import LatentNorm
 from sagasr.data.manifest import Source, Split
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views
@@ -63,13 +62,11 @@ class Entry(NamedTuple):
 class Training:
     """The training records, index by index.
 
-    Latents are float16 [D, N] and [K, D, N], views of mapped files; crop values are [G] and [K, G]; ``draws`` says how
-    each of the K low versions was made.
+    Latents are float16 [D, N] and [K, D, N], views of mapped files; crop values are [G] and [K, G].
     """
 
     entries: list[Entry]
     samples: list[int]
-    draws: list[list[Draw]]
     mapped_high: list[np.ndarray]
     mapped_low: list[np.ndarray]
     rolloff_high_hz: list[np.ndarray]
@@ -78,16 +75,6 @@ class Training:
 
     def __len__(self) -> int:
         return len(self.mapped_high)
-
-    @cached_property
-    def high(self) -> list[Tensor]:
-        """The high latents as tensors."""
-        return views(self.mapped_high)
-
-    @cached_property
-    def low(self) -> list[Tensor]:
-        """The low latents as tensors."""
-        return views(self.mapped_low)
 
     def texts(self, source: Source) -> list[str]:
         """Return what a model with this text source is told of each recording."""
@@ -158,11 +145,10 @@ class Store:
 
 def _open_train(path: Path, meta: dict[str, Any]) -> Training:
     channels, variants = meta["latent_channels"], meta["variants"]
-    train = Training([], [], [], [], [], [], [], [])
+    train = Training([], [], [], [], [], [], [])
     for entry, record in _in_store_order(path, meta, "train"):
         train.entries.append(entry)
         train.samples.append(record["samples"])
-        train.draws.append(_draws(record))
         train.mapped_high.append(record["high"].reshape(channels, -1))
         train.mapped_low.append(record["low"].reshape(variants, channels, -1))
         train.rolloff_high_hz.append(record["rolloff_high_hz"])
@@ -199,7 +185,3 @@ def _in_store_order(path: Path, meta: dict[str, Any], split: Split) -> Iterator[
     for row in read_records(path / "recordings.arrow", ROWS):
         if row["split"] == split:
             yield Entry(*(row[name] for name in Entry._fields)), shards[row["shard"]][row["place"]]
-
-
-def _draws(record: dict[str, Any]) -> list[Draw]:
-    return list(map(Draw, record["filter"], record["order"], record["cutoff_hz"]))

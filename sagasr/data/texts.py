@@ -6,9 +6,11 @@ The name is the identity of the frozen encoder: the content of its files, and th
 without such a file is complete; trainings then encode texts by themselves.
 """
 
-from collections.abc import Mapping
-from functools import cache
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -19,17 +21,19 @@ from sagasr.data.shards import read_records, views, write_arrow
 from sagasr.data.store import Store
 from sagasr.errors import DataError
 from sagasr.files import write_whole
-from sagasr.fingerprint import file_sha256, fingerprint, short
-from sagasr.text import T5Encoder, TextEncoder, encode_texts
+from sagasr.fingerprint import content_of, fingerprint, short
+from sagasr.text import T5Encoder, TextEncoder, frozen_t5
 
 SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
+PER_PART = 4_096  # texts encoded between two files from which a killed run goes on
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "spiece.model")
 
 
 def embed_texts(store: Store, text: settings.Text) -> Path | None:
     """Write the features of all texts of a store, and return their file; None for encoders that learn theirs.
 
-    Texts that another store below the same root has are taken over. Raises DataError without the encoder's weights.
+    Texts that another store below the same root has are taken over, and those of a run that was killed on its way. Of
+    several processes that do the same, each may write. Raises DataError without the encoder's weights.
     """
     if text.source == "off" or not isinstance(text.encoder, settings.T5):
         return None
@@ -38,13 +42,22 @@ def embed_texts(store: Store, text: settings.Text) -> Path | None:
         return path
     said = [*store.train.entries, *store.clips]
     texts = sorted({getattr(it, source) for it in said for source in ("caption", "transcript")})
+    parts = store.path / f".{path.stem}"
     known: dict[str, Tensor] = {}
-    for other in sorted(store.path.parent.glob(f"*/{path.name}")):
-        known |= _read(other)
+    for other in sorted([*store.path.parent.glob(f"*/{path.name}"), *parts.glob("*.arrow")]):
+        with contextlib.suppress(DataError):  # a part that another process, which has finished, has just removed
+            known |= _read(other)
     new = [it for it in texts if it not in known]
-    known |= zip(new, encode_texts(new, text.encoder, "cuda" if torch.cuda.is_available() else "cpu"), strict=True)
-    rows = ({"text": it, "width": known[it].shape[-1], "features": known[it].numpy()} for it in texts)
-    write_whole(path, lambda temporary: write_arrow(temporary, SCHEMA, rows))
+    encoder = frozen_t5(text.encoder, "cuda" if torch.cuda.is_available() else "cpu")
+    for start in range(0, len(new), PER_PART):
+        some = new[start : start + PER_PART]
+        known |= zip(some, encoder.encode(some), strict=True)
+        part = parts / f"{short(fingerprint(some))}.arrow"
+        _write(part, some, known)
+        with contextlib.suppress(DataError):  # removed likewise
+            known |= _read(part)  # mapped, no longer in memory
+    _write(path, texts, known)
+    shutil.rmtree(parts, ignore_errors=True)
     return path
 
 
@@ -54,6 +67,11 @@ def recall_texts(encoder: TextEncoder, store: Store, text: settings.Text) -> Non
         return
     if any(store.path.glob("texts-*.arrow")) and (path := _file(store.path, text.encoder)).exists():
         encoder.recall(_read(path))
+
+
+def _write(path: Path, texts: Sequence[str], features: Mapping[str, Tensor]) -> None:
+    rows = ({"text": it, "width": features[it].shape[-1], "features": features[it].numpy()} for it in texts)
+    write_whole(path, lambda temporary: write_arrow(temporary, SCHEMA, rows))
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
@@ -72,15 +90,11 @@ def _content(model: str) -> dict[str, str]:
 
     found = {}
     for name in WEIGHTS:
-        path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
+        path: Any = None
+        with contextlib.suppress(ValueError):  # neither a folder nor what a published model can be called
+            path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
         if isinstance(path, (str, Path)) and Path(path).is_file():
-            status = Path(path).stat()
-            found[name] = _hash(Path(path), status.st_size, status.st_mtime_ns)
+            found[name] = content_of(Path(path))
     if not found:
         raise DataError(f"{model}: no text encoder in this folder or in the Hugging Face cache")
     return found
-
-
-@cache
-def _hash(path: Path, size: int, changed_ns: int) -> str:
-    return file_sha256(path)

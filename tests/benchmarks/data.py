@@ -20,9 +20,9 @@ from sagasr.config import SIZES, Config, parse, patch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.files import read_yaml, write_json
-from sagasr.host import empty_autoencoder
 from sagasr.text import quietly
 from sagasr.train import keep_freed_memory
+from sagasr.transforms import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_tree
 
 ROOT = Path(__file__).parents[2]

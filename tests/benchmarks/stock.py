@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sagasr.config import NYQUIST, Config
 from sagasr.data.draws import Batch
-from sagasr.host import _load, transformer_arguments
+from sagasr.host import load_stock, transformer_arguments
 from sagasr.model import SagaModel
 from tests.benchmarks.measure import clock
 
@@ -32,13 +32,13 @@ NUMBERS = ("rolloff_low", "rolloff_high")
 @cache
 def library() -> tuple[ModuleType, ModuleType, ModuleType]:
     """Return the library's modules diffusion, conditioners and training.diffusion."""
-    models, conditioners = (_load(f"stable_audio_tools.models.{name}") for name in ("diffusion", "conditioners"))
+    models, conditioners = (load_stock(f"stable_audio_tools.models.{name}") for name in ("diffusion", "conditioners"))
     for name in ("wandb", "auraloss", "audiotools"):
         try:
             __import__(name)
         except ImportError:
             sys.modules[name] = ModuleType(name)
-    return models, conditioners, _load("stable_audio_tools.training.diffusion")
+    return models, conditioners, load_stock("stable_audio_tools.training.diffusion")
 
 
 class Stored(nn.Module):

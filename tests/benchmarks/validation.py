@@ -12,7 +12,7 @@ from sagasr.config import Config
 from sagasr.data.draws import Validation
 from sagasr.ema import Ema
 from sagasr.evaluate import evaluate, target_rolloff_hz
-from sagasr.flow import guided_velocity, schedule
+from sagasr.flow import schedule
 from sagasr.model import SagaModel, build_model
 from tests.benchmarks import data
 from tests.benchmarks.lsd import librosa_lsd
@@ -76,9 +76,8 @@ def passes(model: SagaModel, codec: Codec, clips: Validation, config: Config, de
             without = model.velocity(point, t, low, inputs, None, every)
             full = model.velocity(point, t, low, inputs)
             guidance = sampler.guidance
-            point = point + (then - now) * guided_velocity(
-                null, without, full, audio=guidance.audio, text=guidance.text
-            )
+            velocity = null + guidance.audio * (without - null) + guidance.text * (full - without)
+            point = point + (then - now) * velocity
         audio = codec.to(device).decode(model.norm.invert(point), clips.low.shape[-1])
         audio = (audio / clips.gain[part, None, None].to(device)).cpu()
         for high, estimate in zip(clips.high[part].numpy(), audio.numpy(), strict=True):

@@ -11,7 +11,7 @@ from orchestrator.factors import STANDARD
 from orchestrator.plan import make_plan
 from orchestrator.preflight import preflight
 from orchestrator.space import read_space
-from sagasr.host import empty_autoencoder
+from sagasr.transforms import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_config
 
 SIZES = ["small", "full"]

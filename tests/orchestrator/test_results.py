@@ -7,8 +7,10 @@ from orchestrator.ledger import record
 from orchestrator.plan import make_plan
 from orchestrator.results import VOLATILE, collect
 from orchestrator.space import read_space
+from sagasr.errors import StorageError
 from sagasr.files import write_whole
 from sagasr.journal import History, Status, write_status
+from tests.sagasr.test_files import only_half_is_copied, without_links
 
 
 @pytest.fixture
@@ -129,3 +131,17 @@ def test_a_factor_called_steps_keeps_its_column(make_grid, tmp_path):
     collect(plan)
     assert [row["steps"] for row in table(plan, "replicates")] == ["4", "2"]
     assert [row["training_steps"] for row in table(plan, "replicates")] == [4, 4]
+
+
+def test_audio_of_which_half_was_copied_is_not_taken_for_whole(plan, monkeypatch):
+    trial = plan.trials[0]
+    finish(plan, trial)
+    without_links(monkeypatch)
+    with monkeypatch.context() as full:
+        only_half_is_copied(full)
+        with pytest.raises((OSError, StorageError)):
+            collect(plan)
+    assert not list(plan.paths.audio.rglob("a.flac"))
+    collect(plan)
+    row = trial.replicates[0]
+    assert (plan.paths.audio / row.id / "a.flac").read_bytes().startswith(b"prediction")

@@ -180,3 +180,35 @@ def test_a_stop_that_was_decided_is_kept_with_its_reason(tmp_path: Path) -> None
     guard.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
     assert guard.stopped(tmp_path) == "asha: behind the others at step 30"
     assert json.loads((tmp_path / guard.STOPPED).read_text())["step"] == 30
+
+
+SILENT = """
+import sys, time
+import sagasr.train
+from orchestrator.worker import train_trial
+
+def train(config, out, store, variants, runtime, harness):
+    harness.pulse()
+    time.sleep(10 * runtime.hang_seconds)
+    return sagasr.train.TrainResult("done", "", 0)
+
+sagasr.train.train = train
+train_trial({"task": sys.argv[1], "attempt": 1}, int(sys.argv[2]))
+"""
+
+
+def test_only_the_first_worker_hangs_when_it_is_silent_as_the_others_wait_for_it(
+    tmp_path: Path, config: Config
+) -> None:
+    (tmp_path / "launch").write_text("one")
+    task = Task(
+        trial="t", folder=str(tmp_path / "t"), scratch="", store="", sweep=str(tmp_path / "launch"), launch="one",
+        config=config, variants={"v": Evaluation()}, runtime=Runtime(hang_seconds=0.2),
+    )  # fmt: skip
+    command = [sys.executable, "-c", SILENT, task.model_dump_json()]
+    waiting = subprocess.run([*command, "1"])
+    assert waiting.returncode == 0
+    assert guard.hang_of(tmp_path / "t") is None
+    silent = subprocess.run([*command, "0"])
+    assert silent.returncode == 1
+    assert guard.hang_of(tmp_path / "t") == guard.hung(0.2)

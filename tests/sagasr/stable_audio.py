@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sagasr.host import _load
+from sagasr.host import load_stock
 
 CONDITION, WIDTH, DEPTH, HEADS = 32, 64, 2, 2
 SECONDS = ("seconds_start", "seconds_total")
@@ -70,7 +70,7 @@ def build_whole(seed: int = 7, **transformer: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = _load("stable_audio_tools.models.diffusion")
+        module = load_stock("stable_audio_tools.models.diffusion")
         whole: nn.Module = module.create_diffusion_cond_from_config(whole_config(**transformer))
         with torch.no_grad():
             for weight in whole.parameters():

@@ -13,7 +13,7 @@ from sagasr import weights as checkpoints
 from sagasr.codec import LatentNorm, build_codec, missing_weights
 from sagasr.config import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio, latent_channels
 from sagasr.errors import DataError
-from sagasr.host import empty_autoencoder
+from sagasr.transforms import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_config, autoencoder_tree, whole_config
 
 LENGTH = 65_536

@@ -13,7 +13,7 @@ from torch import Tensor
 from sagasr.audio.spectrum import cutoff_bin, stft_power
 from sagasr.codec import build_codec
 from sagasr.config import SAMPLE_RATE, Config, parse
-from sagasr.data.draws import Batch, Draws, Validation, batch_at
+from sagasr.data.draws import Batch, Draws, Validation
 from sagasr.data.encode import encode_store
 from sagasr.data.manifest import read_manifest
 from sagasr.data.statistics import STEP
@@ -61,6 +61,10 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     flat = batch._asdict()
     inputs = flat.pop("inputs")
     return flat | inputs._asdict()
+
+
+def batch_at(store: Store, config: Config, step: int, rank: int = 0, world: int = 1) -> Batch:
+    return Draws(store, config, rank=rank, world=world).at(step)
 
 
 def same(one: Batch, other: Batch, names: tuple[str, ...] = ()) -> bool:
@@ -139,10 +143,10 @@ def test_a_row_holds_the_latents_of_its_crop_at_the_working_level(corpus: Path, 
         assert float(batch.inputs.rolloff_hz[row, 1]) == store.train.rolloff_high_hz[index][crop]
         assert float(batch.inputs.seconds[row, 1]) == pytest.approx(65_536 / SAMPLE_RATE)
         gain = float(store.train.gain[index][variant, crop])
-        stored = (store.train.high[index][:, frames], store.train.low[index][variant, :, frames])
+        stored = (store.train.mapped_high[index][:, frames], store.train.mapped_low[index][variant, :, frames])
         for latents, expected in zip((batch.high[row], batch.low[row]), stored, strict=True):
             plain = store.norm.invert(latents[None]) / math.sqrt(gain)
-            torch.testing.assert_close(plain[0], expected.float(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(plain[0], torch.tensor(expected).float(), rtol=1e-3, atol=1e-4)
         low = codec.decode(store.norm.invert(batch.low[row][None]), SEGMENT)
         assert float(low.square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
 
@@ -229,6 +233,16 @@ def test_scored_latents_decode_to_the_audio_once_the_gain_is_undone(corpus: Path
     assert (clips.rolloff_low_hz < clips.rolloff_high_hz).all()
     assert (clips.rolloff_estimated_hz >= clips.rolloff_low_hz).all()
     assert all(score["lsd"] == 0 for score in clips.score(clips.high))
+
+
+def test_shaped_noise_is_of_the_content_whatever_the_clips_are_called(corpus: Path, store: Store) -> None:
+    renamed = tuple(clip._replace(name=f"other-{clip.name}") for clip in store.clips)
+    one, other = (
+        Validation.of(Store(store.path, store.meta, store.train, clips), config_of(corpus))
+        for clips in (store.clips, renamed)
+    )
+    assert one.names != other.names
+    assert torch.equal(one.shaped_noise(), other.shaped_noise())
 
 
 def test_shaped_noise_has_the_training_sets_high_band_and_beats_the_low_input(corpus: Path, store: Store) -> None:

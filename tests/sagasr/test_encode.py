@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from sagasr.audio.degrade import degrade
+from sagasr.codec import build_codec
 from sagasr.config import Config, parse
 from sagasr.data import encode, recordings
 from sagasr.data.checks import usable
-from sagasr.data.encode import Outcome, Task, encode_store, in_process
+from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform
+from sagasr.data.records import record_of
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
 from sagasr.errors import DataError
 from sagasr.fingerprint import fingerprint
+from sagasr.transforms import build_autoencoder, build_transform
 
 SEGMENT = 16_384
 RATE = 44_100
@@ -298,6 +302,11 @@ def test_other_code_is_other_records(
     assert len(computed) == 27
 
 
+def test_what_makes_latents_of_audio_is_code_of_the_records() -> None:
+    for decides in (degrade, usable, build_codec, build_transform, build_autoencoder, record_of):
+        assert decides.__module__ in recordings.COMPUTING
+
+
 def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     texts = {
@@ -348,6 +357,20 @@ def test_a_run_killed_between_shards_goes_on_and_ends_in_the_same_bytes(
     assert 0 < len(computed) < 27
     assert contents(again) == contents(calm)
     assert [path.name for path in tmp_path.iterdir()] == [again.name]
+
+
+def test_of_two_processes_the_slower_one_leaves_nothing_beside_the_store_of_the_other(
+    sounds: Path, calm: Path, tmp_path: Path
+) -> None:
+    def overtaken(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        for number, task in enumerate(tasks):
+            if (task.step, number) == ("encode", 1):  # one shard is done
+                encode_store(config_of(sounds), tmp_path)
+            yield perform(task)
+
+    store = encode_store(config_of(sounds), tmp_path, runner=overtaken)
+    assert contents(store) == contents(calm)
+    assert [path.name for path in tmp_path.iterdir()] == [store.name]
 
 
 def test_a_file_that_changes_while_it_is_encoded_stops_the_run_by_name(sounds: Path, tmp_path: Path) -> None:

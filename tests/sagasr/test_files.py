@@ -1,13 +1,26 @@
 """Files are whole or absent, and YAML means what a person reads in it."""
 
+import errno
 import math
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from sagasr.errors import ConfigError, DataError
-from sagasr.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text, write_whole
-from sagasr.fingerprint import fingerprint, seed_of
+from sagasr import fingerprint as identity
+from sagasr.errors import ConfigError, DataError, StorageError
+from sagasr.files import (
+    dump_yaml,
+    link_or_copy,
+    parse_yaml,
+    read_json,
+    read_yaml,
+    write_json,
+    write_text,
+    write_whole,
+)
+from sagasr.fingerprint import content_of, file_sha256, fingerprint, seed_of
 
 
 def test_yaml_reads_words_and_numbers_as_a_person_does() -> None:
@@ -93,3 +106,56 @@ def test_fingerprints_depend_on_content_and_not_on_order_or_number_format() -> N
     # Frozen: these may never change, or finished work would be run again.
     assert fingerprint({"a": 1, "b": ["off", 0.1]}).startswith("e6ad1386fac5")
     assert seed_of("draws", 0, 1) == 8425467556700223068
+
+
+def test_a_file_is_linked_to_and_what_was_there_is_replaced(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    target.write_text("old")
+    for _ in range(2):
+        link_or_copy(source, target)
+        assert target.samefile(source)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def test_without_links_a_file_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    without_links(monkeypatch)
+    link_or_copy(source, target)
+    assert target.read_text() == "new"
+    assert not target.samefile(source)
+    target.write_text("old")
+    only_half_is_copied(monkeypatch)
+    with pytest.raises(StorageError, match="no space left"):
+        link_or_copy(source, target)
+    assert target.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
+
+
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+def only_half_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(source: Path, target: Path, **_: object) -> None:
+        content = Path(source).read_bytes()
+        Path(target).write_bytes(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+
+
+def test_content_is_read_anew_only_when_a_file_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(identity, "file_sha256", lambda path: read.append(path) or file_sha256(path))
+    path = tmp_path / "weights"
+    path.write_text("one")
+    first = content_of(path)
+    assert content_of(path) == first == file_sha256(path)
+    path.write_text("other")
+    assert content_of(path) == file_sha256(path) != first
+    assert read == [path, path]

@@ -83,17 +83,3 @@ def test_training_times_follow_their_distributions_and_rise_together() -> None:
     logits = (peaked / (1 - peaked)).log()[100:-100]
     expected = torch.distributions.Normal(0.0, 1.0).icdf(uniform[100:-100])
     torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-6)
-
-
-def test_guidance_of_one_is_the_conditional_prediction_and_of_zero_the_unconditional() -> None:
-    null, low, full = torch.randn(3, 2, 4, 8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(flow.guided_velocity(null, low, full, audio=1, text=1), full)
-    assert torch.equal(flow.guided_velocity(null, low, full, audio=0, text=0), null)
-    no_text = flow.guided_velocity(null, low, full, audio=1.4, text=0)
-    assert torch.equal(no_text, flow.guided_velocity(null, low, 7 * full, audio=1.4, text=0))
-
-
-def test_guidance_is_the_formula_of_the_paper() -> None:
-    null, low, full = torch.randn(3, 2, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    expected = null + 1.4 * (low - null) + 1.2 * (full - low)
-    torch.testing.assert_close(flow.guided_velocity(null, low, full, audio=1.4, text=1.2), expected)

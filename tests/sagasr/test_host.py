@@ -11,11 +11,12 @@ import sagasr.host, sagasr.codec, sagasr.model
 assert "stable_audio_tools" not in sys.modules, "imported before it is needed"
 assert "transformers" not in sys.modules, "imported before it is needed"
 from sagasr.config import Pqmf, Wavelet
-from sagasr.host import build_transform, _load
+from sagasr.host import load_stock
+from sagasr.transforms import build_transform
 build_transform(Wavelet(kind="wavelet"), 1)
 build_transform(Pqmf(kind="pqmf"), 1)
-_load("stable_audio_tools.models.autoencoders")
-transformer = _load("stable_audio_tools.models.transformer")
+load_stock("stable_audio_tools.models.autoencoders")
+transformer = load_stock("stable_audio_tools.models.transformer")
 assert transformer.flash_attn_func is None, "attention must be torch's own on every machine"
 assert sys.modules["flash_attn"] is installed
 assert "k_diffusion" not in sys.modules

@@ -18,9 +18,10 @@ from sagasr import commands
 from sagasr.conditions import NumberEmbedding
 from sagasr.config import SIZES, Config, parse, patch
 from sagasr.files import dump_yaml, read_yaml
-from sagasr.host import _load, empty_autoencoder
+from sagasr.host import load_stock
 from sagasr.model import build_model, shapes
 from sagasr.module import SagaModule
+from sagasr.transforms import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_config
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +250,7 @@ def test_a_preset_trains_samples_and_is_scored_with_weights_in_the_published_lay
 
 def test_number_embedding_is_the_number_conditioner_of_stable_audio() -> None:
     ours = NumberEmbedding(48)
-    theirs = _load("stable_audio_tools.models.conditioners").NumberConditioner(48, min_val=0, max_val=1)
+    theirs = load_stock("stable_audio_tools.models.conditioners").NumberConditioner(48, min_val=0, max_val=1)
     weights = [ours.frequencies, ours.project.weight, ours.project.bias]
     with torch.no_grad():
         for target, source in zip(theirs.parameters(), weights, strict=True):

@@ -19,9 +19,10 @@ from sagasr.conditions import ConditionInputs
 from sagasr.config import SIZES, Config, parse
 from sagasr.errors import ConfigError
 from sagasr.files import dump_yaml
-from sagasr.host import _load, build_transformer, empty_autoencoder
+from sagasr.host import build_transformer, load_stock
 from sagasr.model import SagaModel, build_model, missing_weights
 from sagasr.pretrained import DataError, _corners, load_pretrained
+from sagasr.transforms import empty_autoencoder
 from sagasr.weights import Weights, fit, problem_of, shapes_of
 from tests.sagasr.stable_audio import (
     CONDITION,
@@ -378,7 +379,7 @@ def test_the_published_transformer_of_1057_million_parameters_fits_the_full_size
     tree["model"] |= SIZES["full"]
     config = parse(Config, tree, "test")
     with torch.device("meta"):
-        dit = _load("stable_audio_tools.models.dit").DiffusionTransformer
+        dit = load_stock("stable_audio_tools.models.dit").DiffusionTransformer
         theirs = dit(**transformer_config(width=1536, depth=24, heads=24, cond=768))
         ours = build_transformer(config, 64)
     assert sum(weight.numel() for weight in theirs.parameters()) == 1_056_828_544

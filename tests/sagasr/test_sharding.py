@@ -1,9 +1,10 @@
-"""Trainings of several processes whose states are sharded: what they are without, and resumable on any number."""
+"""Trainings of several processes: whole or sharded they give the same, resume on any number, and end together."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from sagasr import checkpoint
 from sagasr.config import Config, parse, patch
 from sagasr.data.encode import encode_store
-from sagasr.files import dump_yaml, write_text
+from sagasr.files import dump_yaml, read_json, write_text
 from sagasr.journal import History, read_status
 from sagasr.scores import ScoreFile
 from tests.orchestrator.conftest import BASE
@@ -36,10 +37,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.files import read_yaml
 from sagasr.module import SagaModule, ShardedStrategy
-from sagasr.train import Halt, Harness, train
+from sagasr.train import RULE, FailureRule, Halt, Harness, train
 torch.distributed.init_process_group("gloo")  # as Ray Train does before it calls a worker
-settings, out, store, kind, halt_at = sys.argv[1:]
-out, shares = Path(out), []
+settings, out, store, kind, halt_at, margin = sys.argv[1:]
+out, shares, writes = Path(out), [], []
 config = parse(Config, read_yaml(Path(settings)), settings)
 strategy = {"whole": DDPStrategy, "sharded": ShardedStrategy}[kind]()
 environment = TorchElasticEnvironment()
@@ -48,12 +49,14 @@ def halt():
     shares.append(sum(getattr(w, "_local_tensor", w).numel() for w in module.model.parameters()) /
                   sum(w.numel() for w in module.model.parameters()))
     return Halt("asked") if int(halt_at) and (out / f"checkpoints/step-{int(halt_at):08d}").exists() else None
-harness = Harness(strategy, environment, "cpu", environment.world_size(), halt=halt)
+rule = FailureRule(float(margin), checks=1, grace=0) if margin else RULE
+harness = Harness(strategy, environment, "cpu", environment.world_size(), rule=rule, halt=halt,
+                  fence=lambda: writes.append(1))
 variants = {"default": config.evaluation, "raw": config.evaluation.model_copy(update={"weights": "raw"})}
 runtime = Runtime(workers=environment.world_size(), checkpoint_every=2)
 result = train(config, out, Path(store), variants, runtime, harness)
-if environment.global_rank() == 0:
-    print(json.dumps({"state": result.state, "share": max(shares)}))
+told = {"state": result.state, "reason": result.reason, "share": max(shares), "writes": len(writes)}
+(out / f"worker-{environment.global_rank()}.json").write_text(json.dumps(told))
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -74,14 +77,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(study: Path, name: str, kind: str, workers: int, halt_at: int = 0) -> str:
-    """Train in the folder ``name`` of the study and return what the first worker prints."""
+def trained(
+    study: Path, name: str, kind: str, workers: int, halt_at: int = 0, margin: float | str = ""
+) -> list[dict[str, Any]]:
+    """Train in the folder ``name`` of the study and return what each worker tells; ``margin``: of the failure rule."""
     (store,) = (study / "stores").iterdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    arguments = [study / "worker.py", study / "config.yaml", study / name, store, kind, str(halt_at)]
+    arguments = [study / "worker.py", study / "config.yaml", study / name, store, kind, halt_at, margin]
     done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3_000:]
-    return done.stdout
+    return [read_json(study / name / f"worker-{rank}.json") for rank in range(workers)]
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
@@ -115,18 +120,30 @@ def assert_equal_trainings(one: Path, other: Path, exactly: bool) -> None:
 
 
 def test_sharded_states_train_what_whole_ones_do_and_resume_exactly_or_on_fewer_workers(study: Path) -> None:
-    assert '"share": 1.0' in trained(study, "whole", "whole", 2)
-    said = trained(study, "sharded", "sharded", 2)
-    assert '"state": "done"' in said
-    assert 0.5 <= float(said.split('"share": ')[1].rstrip("}\n")) < 0.55
+    first, second = trained(study, "whole", "whole", 2)
+    assert first["share"] == second["share"] == 1.0
+    assert first["writes"]
+    assert not second["writes"]
+    first, second = trained(study, "sharded", "sharded", 2)
+    assert first["state"] == second["state"] == "done"
+    assert 0.5 <= first["share"] < 0.55
     assert_equal_trainings(study / "whole", study / "sharded", exactly=False)
     assert {score.stem for score in (study / "sharded/scores").glob("*.parquet")} >= {"default", "raw"}
 
-    assert '"state": "interrupted"' in trained(study, "resumed", "sharded", 2, halt_at=2)
+    assert trained(study, "resumed", "sharded", 2, halt_at=2)[0]["state"] == "interrupted"
     shutil.copytree(study / "resumed", study / "fewer")
-    assert '"state": "done"' in trained(study, "resumed", "sharded", 2)
+    assert trained(study, "resumed", "sharded", 2)[0]["state"] == "done"
     assert read_status(study / "resumed").resumed >= 2  # type: ignore[union-attr]
     assert_equal_trainings(study / "sharded", study / "resumed", exactly=True)
 
-    assert '"state": "done"' in trained(study, "fewer", "whole", 1)  # the same checkpoint on one worker
+    assert trained(study, "fewer", "whole", 1)[0]["state"] == "done"  # the same checkpoint on one worker
     assert ScoreFile(study / "fewer", "raw").exists()
+
+
+def test_a_training_that_diverges_ends_all_its_workers_with_the_reason_of_the_first(study: Path) -> None:
+    first, second = trained(study, "diverged", "whole", 2, margin=-1_000)
+    assert first["state"] == second["state"] == "failed"
+    assert "above that of the unprocessed input" in first["reason"]
+    status = read_status(study / "diverged")
+    assert status is not None
+    assert (status.state, status.step, status.reason) == ("failed", 3, first["reason"])

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sagasr.data.encode import encode_store
 from sagasr.data.manifest import Row, read_manifest
 from sagasr.data.recordings import Recording, clip_names, recordings, select_clips, store_identity
 from sagasr.data.records import clip_gain
+from sagasr.data.shards import SCHEMAS, read_records
 from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError
 from sagasr.metrics import score
@@ -85,10 +87,17 @@ def records(store: Store) -> list[dict[str, Any]]:
 
 def records_of(store: Store) -> list[dict[str, Any]]:
     """Return how each training recording of a store was degraded, and the latents that came of it."""
+    shards = [read_records(store.path / name, SCHEMAS["train"]) for name in store.meta["shards"]["train"]]
+    made = {it["id"]: list(map(Draw, it["filter"], it["order"], it["cutoff_hz"])) for it in chain(*shards)}
     return [
-        {"id": entry.id, "path": entry.path, "draws": draws, "low": low.numpy()}
-        for entry, draws, low in zip(store.train.entries, store.train.draws, store.train.low, strict=True)
+        {"id": entry.id, "path": entry.path, "draws": made[entry.id], "low": low}
+        for entry, low in zip(store.train.entries, store.train.mapped_low, strict=True)
     ]
+
+
+def gain_of(low: np.ndarray) -> float:
+    """Return the factor that brings low [C, T] to the level at which the model works."""
+    return float(statistics.gain_of(statistics.rms_of(low)))
 
 
 # ------------------------------------------------------------------------------------------------------- what is in it
@@ -100,11 +109,11 @@ def test_latents_decode_to_the_recording_and_to_its_degraded_versions(
     codec = build_codec(config_of(corpus).codec, 1)
     for index, record in enumerate(records):
         high = read_audio(corpus / record["path"], 1)
-        decoded = codec.decode(store.train.high[index].float()[None], high.shape[-1])[0]
+        decoded = codec.decode(torch.tensor(store.train.mapped_high[index]).float()[None], high.shape[-1])[0]
         assert float((decoded - torch.from_numpy(high)).square().mean().sqrt()) < 1e-3 * high.std()
         for variant in range(2):
             low = degrade(high, record["draws"][variant])
-            decoded = codec.decode(store.train.low[index][variant].float()[None], low.shape[-1])[0]
+            decoded = codec.decode(torch.tensor(record["low"][variant]).float()[None], low.shape[-1])[0]
             assert float((decoded - torch.from_numpy(low)).square().mean().sqrt()) < 1e-3 * low.std()
 
 
@@ -130,7 +139,7 @@ def test_roll_off_and_level_of_every_crop_are_those_of_the_crop(
         assert crops == (65_536 - SEGMENT) // statistics.STEP + 1
         for crop in range(0, crops, 5):
             cut = slice(crop * statistics.STEP, crop * statistics.STEP + SEGMENT)
-            assert store.train.gain[index][1, crop] == pytest.approx(statistics.level_gain(low[:, cut]), rel=1e-4)
+            assert store.train.gain[index][1, crop] == pytest.approx(gain_of(low[:, cut]), rel=1e-4)
             frames = magnitudes[cut.start // HOP : cut.stop // HOP + 1]  # those centred on the crop, its end included
             expected = BIN_HZ * rolloff_bin(frames.sum(0))
             assert store.train.rolloff_high_hz[index][crop] == pytest.approx(expected, abs=1.01 * BIN_HZ)
@@ -157,7 +166,7 @@ def test_a_crop_of_the_latents_is_the_latents_of_the_crop_away_from_its_ends(cor
 def test_drawn_latents_have_zero_mean_and_unit_variance_per_channel(store: Store) -> None:
     drawn = []
     frames, step = store.frames, statistics.STEP // store.meta["ratio"]
-    for latents, gains in zip(store.train.high, store.train.gain, strict=True):
+    for latents, gains in zip(map(torch.tensor, store.train.mapped_high), store.train.gain, strict=True):
         for variant, crop in np.ndindex(*gains.shape):
             gain = store.latent_gain(torch.tensor(gains[variant, crop]))
             drawn.append(store.norm.apply(gain * latents[:, crop * step : crop * step + frames].float()))
@@ -178,7 +187,7 @@ def test_the_gain_brings_low_to_the_working_level_and_leaves_the_stable_audio_co
 ) -> None:
     for clip in store.clips:
         assert clip.gain * statistics.rms_of(clip.low_audio.numpy()) == pytest.approx(statistics.TARGET_RMS, rel=1e-4)
-    assert statistics.level_gain(np.zeros((1, 100), np.float32)) == pytest.approx(1_000)
+    assert gain_of(np.zeros((1, 100), np.float32)) == pytest.approx(1_000)
     nonlinear = config_of(corpus, codec={"kind": "stable-audio", "checkpoint": "x", "config": "y"})
     assert clip_gain(nonlinear, np.ones((1, 100), np.float32)) == 1
 
@@ -209,7 +218,7 @@ def test_eight_bit_stereo_at_48_khz_and_short_recordings_are_used(tmp_path: Path
     write_manifest(tmp_path, [("a.wav", "train"), ("b.wav", "train"), ("c.wav", "val")])
     store = Store.open(encode_store(config_of(tmp_path, audio={"segment": SEGMENT, "channels": 2}), tmp_path / "s"))
     assert sorted(store.train.samples) == [3_000, -(-30_000 * 147 // 160)]
-    assert {latents.shape for latents in store.train.high} == {(128, SEGMENT // 64), (128, 431)}
+    assert {latents.shape for latents in store.train.mapped_high} == {(128, SEGMENT // 64), (128, 431)}
 
 
 def test_meta_says_what_was_encoded(corpus: Path, store: Store) -> None:
@@ -303,6 +312,12 @@ def test_clips_are_spread_evenly_over_domains_whatever_their_order() -> None:
     chosen = select_clips(pool, 7)
     assert [it.row.domain for it in chosen] == ["a", "b", "b", "b", "c", "c", "c"]
     assert len(select_clips(pool, 100)) == 15
+
+
+@pytest.mark.timeout(60)
+def test_names_of_many_clips_are_soon_found() -> None:
+    rows = [Recording("", Row(line, f"{line:06}.wav", Path())) for line in range(200_000)]
+    assert clip_names(rows)[-1] == "199999"
 
 
 def test_clip_names_are_unique_and_safe() -> None:

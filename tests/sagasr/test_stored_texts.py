@@ -1,5 +1,6 @@
 """Texts beside a store: a T5's features are written once, at true length, and trainings need the T5 no more."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import soundfile
 import torch
 
-from sagasr.config import Config, parse
-from sagasr.data.draws import batch_at
+from orchestrator import worker
+from sagasr.config import T5, Config, Words, parse
+from sagasr.data import texts
+from sagasr.data.draws import Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.data.texts import embed_texts
@@ -58,7 +61,7 @@ def test_stored_features_are_those_that_the_t5_gives_and_replace_it(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(encode_store(config, tmp_path / "stores"))
-    fresh = batch_at(store, config, 0).inputs.text
+    fresh = Draws(store, config).at(0).inputs.text
     path = embed_texts(store, config.conditions.text)
     assert path is not None
     assert path.parent == store.path
@@ -68,7 +71,7 @@ def test_stored_features_are_those_that_the_t5_gives_and_replace_it(
     assert embed_texts(store, config.conditions.text) == path
     assert path.read_bytes() == written
     monkeypatch.setattr(T5Encoder, "encode", lambda self, captions: pytest.fail("loaded") if captions else [])
-    assert torch.equal(batch_at(Store.open(store.path), config, 0).inputs.text, fresh)
+    assert torch.equal(Draws(Store.open(store.path), config).at(0).inputs.text, fresh)
 
 
 def test_other_weights_have_other_features(config: Config, tmp_path: Path) -> None:
@@ -86,3 +89,42 @@ def test_words_need_none(config: Config, tmp_path: Path) -> None:
     store = Store.open(encode_store(config, tmp_path / "stores"))
     tree = config.conditions.text.model_dump(mode="json") | {"encoder": {"kind": "words"}}
     assert embed_texts(store, parse(type(config.conditions.text), tree, "test")) is None
+
+
+def test_a_run_killed_on_its_way_goes_on_and_ends_in_the_same_bytes(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = embed_texts(Store.open(encode_store(config, tmp_path / "calm")), config.conditions.text)
+    assert calm is not None
+    store = Store.open(encode_store(config, tmp_path / "stores"))
+    encode = T5Encoder.encode
+    read: list[str] = []
+    interrupted: list[str] = []
+
+    def count(self: T5Encoder, captions: Sequence[str]) -> list[torch.Tensor]:
+        if read and not interrupted:
+            interrupted.extend(captions)
+            raise KeyboardInterrupt
+        read.extend(captions)
+        return encode(self, captions)
+
+    monkeypatch.setattr(texts, "PER_PART", 1)
+    monkeypatch.setattr(T5Encoder, "encode", count)
+    with pytest.raises(KeyboardInterrupt):
+        embed_texts(store, config.conditions.text)
+    assert not list(store.path.glob("texts-*"))  # whole or absent
+    path = embed_texts(store, config.conditions.text)
+    assert path is not None
+    assert path.read_bytes() == calm.read_bytes()
+    assert len(read) == len(set(read)) == 2  # each text once, in spite of the interruption
+    assert not list(store.path.glob(".texts-*"))
+
+
+def test_the_store_of_a_sweep_has_the_texts_of_all_its_trainings(config: Config, tmp_path: Path) -> None:
+    text = config.conditions.text
+    absent = text.model_copy(update={"encoder": T5(kind="t5", model=str(tmp_path / "absent"), max_tokens=8)})
+    words = text.model_copy(update={"encoder": Words(kind="words")})
+    sweep = [it.model_dump_json() for it in (words, absent, text)]
+    store = Path(worker.encode(config.model_dump_json(), str(tmp_path / "stores"), texts=sweep))
+    written = list(store.glob("texts-*.arrow"))
+    assert written == [embed_texts(Store.open(store), text)]

@@ -1,6 +1,7 @@
 """What a training survives: a halt anywhere, full and vanished disks, damaged checkpoints, zombies, NaN."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from sagasr.data.draws import Batch, Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.errors import DataError, StorageError
-from sagasr.files import write_json
+from sagasr.files import dump_yaml, write_json, write_text
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, parts_of
 from sagasr.train import Halt, Harness, TrainResult, train
@@ -77,7 +78,7 @@ def go(config: Config, store: Path) -> Callable[..., TrainResult]:
 @pytest.fixture(autouse=True)
 def no_faults() -> Iterator[None]:
     yield
-    faults.disarm()
+    faults.arm([])
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -257,10 +258,8 @@ def test_a_disk_that_turns_read_only_ends_the_attempt_and_costs_nothing_else(
     out = small_disk / "trial"
     half_way(out, go)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    began = time.monotonic()
     with pytest.raises(StorageError, match="read-only"):
         go(out)
-    assert time.monotonic() - began < 20
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert go(out).state == "done"
     assert outcome(out) == calm
@@ -274,7 +273,7 @@ def test_a_disk_fault_in_the_middle_of_a_write_leaves_what_was(
     faults.arm([{"point": point, "visit": 1, "do": "enospc"}])
     with pytest.raises((StorageError, OSError)):
         go(tmp_path)
-    faults.disarm()
+    faults.arm([])
     assert go(tmp_path).state == "done"
     assert outcome(tmp_path) == calm
     assert not [path for path in tmp_path.rglob(".*") if path.name.startswith((".tmp-", ".staged-"))]
@@ -355,3 +354,24 @@ def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config
     status = read_status(out)
     assert status is not None
     assert status.reason == f"interrupted at step {status.step}; saved at step {status.step}"
+
+
+def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_everything(
+    config: Config, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "import sys; from sagasr import commands; sys.exit(commands.train())"]
+    command += [str(tmp_path / "config.yaml"), "--out", str(out)]
+
+    def interrupted_at(*points: str) -> None:
+        schedule = json.dumps([{"point": point, "do": "terminate"} for point in points])
+        ended = subprocess.run(command, env={**os.environ, faults.VARIABLE: schedule}, capture_output=True, text=True)
+        assert ended.returncode == 130, ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    interrupted_at("encode.shard")
+    assert not (out / "status.json").exists()  # no training began
+    interrupted_at("train.step", "checkpoint.tensors")  # the first makes it save, the second comes meanwhile
+    assert (out / "status.json").exists()
+    assert checkpoint.newest(out / "checkpoints") is None

@@ -21,7 +21,7 @@ from sagasr.evaluate import judge, summary
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, cooldown_at, rate_at
 from sagasr.scores import ScoreFile, read_distances, read_scores
-from sagasr.train import FailureRule, Harness, train
+from sagasr.train import FailureRule, Halt, Harness, train
 
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 STEPS = 6
@@ -154,7 +154,11 @@ def test_scores_say_what_is_odd_and_hold_the_distance_of_every_answer(calm: Path
 def test_one_prediction_that_is_not_finite_fails_the_training(config: Config, store: Path, tmp_path: Path) -> None:
     """The averaged weights, of which predictions are made, are spoilt on disk; the training loss stays sound."""
     out, runtime = tmp_path / "spoilt", Runtime(checkpoint_every=2)
-    train(config, out, store, runtime=runtime, harness=Harness(report=lambda heard: heard["step"] < 3))
+
+    def halt() -> Halt | None:
+        return Halt("asked") if (out / "checkpoints/step-00000002").exists() else None
+
+    train(config, out, store, runtime=runtime, harness=Harness(halt=halt))
     folder = checkpoint.newest(out / "checkpoints")
     assert folder is not None
     state = checkpoint.load(folder)
@@ -228,17 +232,11 @@ def test_a_training_worse_than_its_input_for_long_is_ended(config: Config, store
     assert "above that of the unprocessed input" in result.reason
 
 
-def test_the_harness_hears_of_each_validation_and_can_stop(config: Config, store: Path, tmp_path: Path) -> None:
+def test_the_harness_hears_of_each_validation(config: Config, store: Path, tmp_path: Path) -> None:
     heard: list[Mapping[str, float]] = []
-
-    def report(metrics: Mapping[str, float]) -> bool:
-        heard.append(metrics)
-        return metrics["step"] < 3
-
-    result = train(config, tmp_path, store, harness=Harness(report=report))
-    assert (result.state, [metrics["step"] for metrics in heard]) == ("stopped", [0, 3])
+    result = train(config, tmp_path, store, harness=Harness(report=heard.append))
+    assert (result.state, [metrics["step"] for metrics in heard]) == ("done", [0, 3, 6])
     assert all("val/lsd" in metrics for metrics in heard)
-    assert not ScoreFile(tmp_path, "default").exists()
 
 
 def test_nothing_in_a_training_folder_is_a_pickle(calm: Path) -> None:
