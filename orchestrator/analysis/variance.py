@@ -111,7 +111,11 @@ def errors(plan: Layout, response: Response) -> Errors:
 
 
 def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
-    """Return the estimate of one contrast with both variances."""
+    """Return the estimate of one contrast with both variances.
+
+    With one or two degrees of freedom of the runs, Satterthwaite's of the sum are more than the data have: where the
+    interval on these clips is the wider one, it stands for the population too.
+    """
     value = float(weights.rows @ response.values)
     value = 0.0 if abs(value) <= response.floor else value
     between, within = float(weights.between @ weights.between), float(weights.within @ weights.within)
@@ -135,8 +139,15 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     both = sum(part for _, _, part in parts) / count
     total = max(run + clip - both, run, clip) if np.isfinite(run) else NAN
     df = _satterthwaite(total, [(run, df_run), (clip, count - 1)])
+    if _half_width(run, df_run) > _half_width(total, df):
+        total, df = run, df_run
     up, down = float(np.mean(clips > 0)), float(np.mean(clips < 0))
     return Estimate(value, run, df_run, total, df, both, leverage, up, down, count)
+
+
+def _half_width(variance: float, df: float) -> float:
+    """Return half of the 95 % interval; NaN without an error estimate."""
+    return float(special.stdtrit(df, 0.975) * np.sqrt(variance)) if df > 0 else NAN
 
 
 def _mean_square(residuals: Array, df: int, floor: float) -> tuple[float, int]:

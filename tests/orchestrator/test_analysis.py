@@ -19,7 +19,7 @@ from orchestrator.analysis.power import detectable
 from orchestrator.analysis.sequential import Contrast, Look, Rule, boundaries, decide, sequential_p
 from orchestrator.analysis.simulate_clips import grid, scores
 from orchestrator.analysis.simulate_stopping import SCENARIOS, checks, curves, run
-from orchestrator.analysis.strata import contrast
+from orchestrator.analysis.strata import codes_of, contrast, layout
 from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
@@ -389,6 +389,26 @@ def test_a_clip_without_a_value_leaves_every_run_s_mean_alike(tmp_path: Path) ->
     row = primary(effects(read_sweep(tmp_path)), "text")
     assert abs(row["estimate"]) < 0.05
     assert row["n_clips"] == 8
+
+
+@pytest.mark.parametrize(("levels", "seeds", "df"), [({"a": ["off", "on"]}, 2, 1), (TWO, 1, 1), (TWO, 2, 8)])
+def test_few_runs_are_not_made_surer_by_their_clips(tmp_path: Path, levels: dict, seeds: int, df: int) -> None:
+    """Without an effect, where clips differ in theirs: at most one in twenty is found, and no interval is narrower."""
+    random = np.random.default_rng(1)
+    rows = [{**row, "replicate": str(at)} for at, row in enumerate(noisy_grid(levels, seeds, {}))]
+    sweep = read_sweep(write_sweep(tmp_path, rows, levels))
+    plan = layout(sweep, *codes_of(sweep), np.ones(len(rows), dtype=bool))
+    weights, found = contrast(plan, {(0,): np.array([2.0])}), 0
+    assert weights is not None
+    for _ in range(1_000):
+        runs, effect = random.normal(0, 0.06, (len(rows), 1)), random.normal(0, 0.08, 12)
+        clips = runs + random.normal(0, 0.05, (len(rows), 12)) + np.where(plan.codes[:, :1] == 1, 0.5, -0.5) * effect
+        response = Response(clips.mean(axis=1), clips)
+        one = judge(weights, response, errors(plan, response))
+        assert one.df_run == df
+        assert np.ptp(one.interval(0.95)) >= np.ptp(one.interval_runs(0.95)) * (1 - 1e-9)
+        found += one.p() < 0.05
+    assert found <= 65
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
