@@ -1,11 +1,12 @@
 """``sagasr-train``: one training without Ray, by the same code as a trial of a sweep; ``sagasr-upsample``: its use."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sagasr import cli, lease
-from sagasr.config import Config, Runtime, located, parse, patch
+from sagasr.config import Config, Runtime, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_yaml
 
@@ -95,6 +96,7 @@ def _train(options: argparse.Namespace) -> int:
     config, out = read(options.config, options.set), options.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file is there; name a folder")
+    _refuse_another(config, out)
     problems = [problem for split in ("train", "val") for problem in usable_rows(config.data, split)[1]]
     if problems:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
@@ -114,7 +116,8 @@ def _train(options: argparse.Namespace) -> int:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
         with halting() as halt:
-            result = train_model(config, out, store, runtime=runtime, harness=Harness(halt=halt, fence=held.check))
+            harness = Harness(halt=halt, fence=held.check, report=lambda metrics: _tell(metrics, config.training.steps))
+            result = train_model(config, out, store, runtime=runtime, harness=harness)
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )
@@ -126,6 +129,25 @@ def _train(options: argparse.Namespace) -> int:
     for subject, scores in read_scores(out, "default").items():
         print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
     return cli.DONE
+
+
+def _refuse_another(config: Config, out: Path) -> None:
+    """Raise ConfigError where ``out`` holds a training of another configuration, which this one cannot go on with."""
+    path = out / "config.yaml"
+    if not path.exists():
+        return
+    before, now = (leaves(one.model_dump(mode="json")) for one in (parse(Config, read_yaml(path), str(path)), config))
+    changed = [key for key in now | before if before.get(key) != now.get(key)]
+    if changed:
+        told = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(f"--out {out}: holds another training ({told}{more}); name another folder")
+
+
+def _tell(metrics: Mapping[str, float], steps: int) -> None:
+    """Print a line after a validation."""
+    lsd = metrics.get("val/lsd", math.nan)
+    print(f"step {metrics['step']:,} of {steps:,}  val loss {metrics['val/loss']:.4f}  val LSD {lsd:.3f}", flush=True)
 
 
 def _upsample(options: argparse.Namespace) -> int:

@@ -13,11 +13,13 @@ import torch
 
 import sagasr
 from sagasr import checkpoint
+from sagasr.commands import train as command
 from sagasr.config import Config, Evaluation, InverseLR, Runtime, parse, patch
 from sagasr.data.draws import Batch, Validation
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.evaluate import judge, summary
+from sagasr.files import dump_yaml
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, cooldown_at, rate_at
 from sagasr.scores import ScoreFile, read_distances, read_scores
@@ -237,6 +239,21 @@ def test_the_harness_hears_of_each_validation(config: Config, store: Path, tmp_p
     result = train(config, tmp_path, store, harness=Harness(report=heard.append))
     assert (result.state, [metrics["step"] for metrics in heard]) == ("done", [0, 3, 6])
     assert all("val/lsd" in metrics for metrics in heard)
+
+
+def test_a_folder_goes_on_with_its_own_training_alone(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "mine.yaml", tmp_path / "run"
+    path.write_text(dump_yaml(config.model_dump(mode="json")))
+    assert command([str(path), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert [f"step {step} of 6" in told for step in (0, 3, 6)] == [True, True, True]
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    for setting, words in (("training.steps=9", "training.steps 6 -> 9"), ("model.depth=3", "model.depth 1 -> 3")):
+        assert command([str(path), "--out", str(out), "--set", setting]) == 2
+        assert capsys.readouterr().err == f"--out {out}: holds another training ({words}); name another folder\n"
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_nothing_in_a_training_folder_is_a_pickle(calm: Path) -> None:
