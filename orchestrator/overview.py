@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.analysis.metrics import UNITS
 from orchestrator.analysis.taken import MIN_SEEDS
-from orchestrator.estimate import Cost, elapsed, total
+from orchestrator.estimate import Cost, elapsed, gpus_here, total
 from orchestrator.factors import cell_name
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Options, Plan, Trial
@@ -47,10 +48,13 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print what is asked, how much of it there is, and where it stands."""
     space = plan.space
     console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
-    stopping = space.early_stopping
+    stopping, unit = space.early_stopping, UNITS.get(plan.metric, "")
+    matters = (
+        "no delta says what matters" if stopping.delta is None else f"{stopping.delta:g} {unit}".rstrip() + " matters"
+    )
     console.print(
         f"design {space.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
-        f"{stopping.delta:g} matters), early stopping: {stopping.policy}"
+        f"{matters}), early stopping: {stopping.policy}"
     )
     trainings, replicates = len(plan.trials), len(plan.replicates)
     saved = replicates - trainings
@@ -87,6 +91,8 @@ def show_cost(
     parts.append(f"{_number(sum_.disk_bytes)}B on disk")
     console.print(f"To do: {most}{_count(len(todo), 'training')}: {', '.join(filter(None, parts))}.")
     console.print(f"  {BASIS[sum_.basis]}")
+    if not options.address and not sum_.gpu_hours and gpus_here():
+        console.print("  No training uses this machine's GPU; add 'resources: {default: {gpus_per_worker: 1}}'.")
 
 
 def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> list[str]:

@@ -62,7 +62,7 @@ class EarlyStopping(Strict):
 
     policy: Literal["blocks", "asha", "none"] = "blocks"
     metric: str = "val/lsd"
-    delta: float = Field(0.05, gt=0, description="smallest difference of the metric that matters")
+    delta: float | None = Field(0.05, gt=0, description="smallest difference that matters; only LSDs have a default")
     spending: Literal["pocock", "obrien-fleming"] = "pocock"
     grace: int = Field(3, ge=0, description="validations of a trial before any rule may stop it")
     margin: float = Field(
@@ -70,6 +70,14 @@ class EarlyStopping(Strict):
     )
     patience: int = Field(3, ge=1, description="… for so many validations in a row")
     reduction: float = Field(4, gt=1, description="asha: one in so many trials goes on at each rung")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_its_own_unit(cls, tree: Any) -> Any:
+        """What matters of an LSD says nothing of another metric."""
+        if isinstance(tree, Mapping) and not str(tree.get("metric", "val/lsd")).startswith("val/lsd"):
+            return {"delta": None, **tree}
+        return tree
 
 
 class Budget(Strict):
@@ -270,9 +278,14 @@ def shipped(name: str, beside: Path | None = None) -> Path:
 
 
 def find_grid(name: str) -> Path:
-    """Return the grid file a user means: a path, or the name of a shipped one. Raises ConfigError."""
+    """Return the grid file a user means: a path, or the bare name of a shipped one. Raises ConfigError."""
     path = Path(name)
-    return path if path.exists() or path.name != name else shipped(name)
+    if (path.exists() and not path.is_dir()) or path.name != name:
+        return path
+    found = shipped(name)
+    if path.suffix:  # whoever names a file means their own, and a shipped grid may cost days
+        raise ConfigError(f"{name}: no such file; the shipped grid of that name is meant by {path.stem!r}")
+    return found
 
 
 def read_space(path: Path, *, settings: Mapping[str, Any] | None = None, **keys: Any) -> SearchSpace:

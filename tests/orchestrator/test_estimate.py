@@ -191,6 +191,14 @@ def test_four_small_trainings_share_a_gpu(sweep, monkeypatch):
     assert elapsed(found, found.trials, {trial.id: of(100) for trial in found.trials}) is None
 
 
+def test_a_gpu_that_no_training_uses_is_told(sweep, monkeypatch):
+    monkeypatch.setattr("orchestrator.overview.gpus_here", lambda: 1)
+    words = "add 'resources: {default: {gpus_per_worker: 1}}'"
+    assert words in text_of(sweep(seeds=[0], factors={"text": ["off"]}))
+    used = sweep(seeds=[0], factors={"text": ["off"]}, resources={"default": {"gpus_per_worker": 1}})
+    assert words not in text_of(used)
+
+
 def test_a_price_turns_gpu_hours_into_money(sweep):
     resources = {"default": {"gpus_per_worker": 1}}
     made = sweep(seeds=[0], factors={"text": ["off"]}, resources=resources, budget={"price_per_gpu_hour": 2.5})

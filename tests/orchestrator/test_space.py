@@ -316,5 +316,28 @@ def test_a_shipped_grid_is_found_by_name_and_others_are_guessed(tmp_path, monkey
         find_grid("demmo.yaml")
 
 
+def test_a_file_that_is_not_there_is_no_shipped_grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^grid\.yaml: no such file; the shipped grid of that name is meant by 'grid'$"
+    ):
+        find_grid("grid.yaml")
+    (tmp_path / "demo").mkdir()  # a sweep of that name
+    assert find_grid("demo").name == "demo.yaml"
+
+
+@pytest.mark.parametrize(
+    ("rule", "delta"),
+    [
+        ({}, 0.05),
+        ({"metric": "val/lsd_hf"}, 0.05),
+        ({"metric": "val/seam"}, None),
+        ({"metric": "val/seam", "delta": 1}, 1),
+    ],
+)
+def test_only_an_lsd_has_a_difference_that_matters_by_default(make_grid, rule, delta):
+    assert read_space(make_grid(early_stopping=rule)).early_stopping.delta == delta
+
+
 def test_cell_names_are_readable():
     assert cell_name({"text": "caption", "lfr": "off"}) == "text=caption lfr=off"
