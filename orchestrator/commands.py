@@ -83,6 +83,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _answer(sweep: "Sweep", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
     from orchestrator.redact import redact
+    from orchestrator.report.terminal import best_trial
 
     if not (sweep.folder / "results" / "replicates.parquet").exists():
         return
@@ -92,6 +93,9 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
     console.print(f"\nreport: {answer.page}", soft_wrap=True, markup=False)
     console.print(f"tables: {sweep.folder / 'results'}", soft_wrap=True, markup=False)
     console.print(f"listen: {sweep.folder / 'audio'}", soft_wrap=True, markup=False)
+    if trial := best_trial(answer.report.sweep):
+        model = sweep.folder / "trials" / trial
+        console.print(f"best model: sagasr-upsample IN OUT --checkpoint {model}", soft_wrap=True, markup=False)
     if not sweep.tracking_uri.startswith(("http://", "https://")):
         uri = redact(sweep.tracking_uri)
         console.print(f"curves: mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)

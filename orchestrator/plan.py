@@ -297,7 +297,8 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
                 if not any(row.text(source) for row in rows):
                     faults.append(
                         f"{manifest}: no {split} recording has a {source}; "
-                        f"add the column {source!r}, or leave text={source} out"
+                        f"add the column {source!r}, or leave text={source} out "
+                        "(without a factor text: --set conditions.text.source=off)"
                     )
         faults.extend(shared_problems(data, found["train"], found["val"]))
         train[data], val[data] = digests.get("train", ""), digests.get("val", "")

@@ -36,14 +36,14 @@ ELSEWHERE = {
         "pip install uv && uv run sagasr-sweep search_spaces/demo.yaml",
     ),
     "uv run pytest": (".ci/run", "uv run pytest"),
-    "sagasr-sweep search_spaces/demo.yaml --plan --calibrate": (
+    "uv run sagasr-sweep search_spaces/demo.yaml --plan --calibrate": (
         "tests/orchestrator/test_estimate.py",
         '"--plan", "--calibrate"',
     ),
-    "sagasr-encode recordings/manifest.csv": (ENCODING, "str(manifest)"),
-    "sagasr-encode VCTK-Corpus/ --config small.yaml --workers 8": (ENCODING, '"--workers"'),
-    "sagasr-encode train.csv --val val.csv --quarantine": (ENCODING, '"--quarantine"'),
-    "sagasr-encode sounds/ --captioner Qwen/Qwen2-Audio-7B": (ENCODING, '"--captioner"'),
+    "uv run sagasr-encode recordings/manifest.csv": (ENCODING, "str(manifest)"),
+    "uv run sagasr-encode VCTK-Corpus/ --config small.yaml --workers 8": (ENCODING, '"--workers"'),
+    "uv run sagasr-encode train.csv --val val.csv --quarantine": (ENCODING, '"--quarantine"'),
+    "uv run sagasr-encode sounds/ --captioner Qwen/Qwen2-Audio-7B": (ENCODING, '"--captioner"'),
     "OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]": (
         "tests/sagasr/test_benchmarks.py",
         '"-m", "tests.benchmarks"',

@@ -187,6 +187,12 @@ def best_cell(sweep: Sweep) -> dict[str, str]:
     return dict(zip(names, best if isinstance(best, tuple) else (best,), strict=True))
 
 
+def best_trial(sweep: Sweep) -> str | None:
+    """Return the training of the best cell's first seed; None where the table does not name it."""
+    rows = cell_rows(sweep.runs, best_cell(sweep), "@") if len(sweep.runs) and "trial" in sweep.runs else sweep.runs[:0]
+    return str(rows["trial"].iloc[0]) if len(rows) else None
+
+
 def paper_cell(sweep: Sweep) -> dict[str, str]:
     """Return the cell of the paper's own choices among those that finished; empty where the grid has none.
 

@@ -95,7 +95,7 @@ def test_what_the_readme_says_of_parity_exists() -> None:
 def test_a_name_that_does_not_exist_would_be_found() -> None:
     head = "## Parity\n\n| " + " | ".join(COLUMNS) + " |\n|---|---|---|---|---|---|\n"
     wrong = "| clock, path | a | b | `sagasr.flow.gone`, `training.gone` | `test_flow.py::test_gone` |  |\n"
-    pinned = "`test_flow.py::test_guidance_is_the_formula_of_the_paper`"
+    pinned = "`test_flow.py::test_training_times_follow_their_distributions_and_rise_together`"
     right = f"| loss | a | b | `sagasr.flow.velocity`, `training.ema` | {pinned} | – |\n"
     found = faults(head + wrong + right)
     assert found[0].startswith("no row for")
