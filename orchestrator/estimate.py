@@ -96,6 +96,8 @@ def costs_of(plan: Plan, counts: Mapping[str, Counts], ledger: Ledger) -> dict[s
     for trial in plan.trials:
         kind, cost = kinds[trial.replicates[0].cell]
         ratio = ratios.get(kind)
+        if trial.id in ledger.trained and not ledger.finished(trial):
+            cost = _scored_again(trial, cost, known.kinds.get(kind) or assumed(trial, counts[trial.replicates[0].cell]))
         found[trial.id] = (
             cost
             if ratio is None
@@ -109,13 +111,19 @@ def _ratios(plan: Plan, ledger: Ledger, kinds: Mapping[str, tuple[str, Cost]]) -
     took: dict[str, float] = defaultdict(float)
     predicted: dict[str, float] = defaultdict(float)
     for trial in plan.trials:
-        if all(ledger.entries[row.id].state == "done" for row in trial.replicates):
+        if trial.id in ledger.trained:
             status = read_status(plan.paths.trial(trial.id))
             kind, cost = kinds[trial.replicates[0].cell]
             if status is not None and status.wall_seconds > 0:
                 took[kind] += status.wall_seconds
                 predicted[kind] += cost.seconds
     return {kind: took[kind] / predicted[kind] for kind in took}
+
+
+def _scored_again(trial: Trial, cost: Cost, speed: Speed) -> Cost:
+    """Return the cost of a training that lacks scores only: the model is sampled untrained, and then trained."""
+    seconds = 2 * trial.config.validation.clips * _per_clip(trial, speed)
+    return cost._replace(seconds=seconds, gpu_hours=cost.gpu_hours * seconds / cost.seconds, disk_bytes=0)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -150,17 +158,22 @@ def seconds_of(trial: Trial, speed: Speed) -> float:
     config, runtime = trial.config, trial.resources
     steps, every, save_every = config.training.steps, config.validation.every, runtime.checkpoint_every
     validations = 1 + -(-steps // every)
-    passes = LOSS_PASSES + sum(
-        sampling.sampler.steps * len(guidance_branches(config.conditions, sampling.sampler.guidance))
-        for sampling in _samplings(variant.evaluation for variant in trial.variants)
-    )
-    per_clip = passes * speed.forward + len(trial.variants) * speed.score
+    per_clip = LOSS_PASSES * speed.forward + _per_clip(trial, speed)
     return (
         steps * speed.step
         + validations * config.validation.clips * per_clip
         + -(-steps // save_every) * speed.save
         + speed.once
     )
+
+
+def _per_clip(trial: Trial, speed: Speed) -> float:
+    """Return the seconds in which one clip is sampled and scored for every variant of a trial."""
+    passes = sum(
+        sampling.sampler.steps * len(guidance_branches(trial.config.conditions, sampling.sampler.guidance))
+        for sampling in _samplings(variant.evaluation for variant in trial.variants)
+    )
+    return passes * speed.forward + len(trial.variants) * speed.score
 
 
 def assumed(trial: Trial, counts: Counts) -> Speed:

@@ -50,6 +50,7 @@ class Left(NamedTuple):
 class Ledger(NamedTuple):
     entries: Mapping[str, Entry]  # by replicate id
     left: tuple[Left, ...]
+    trained: frozenset[str]  # ids of trials whose training has ended well, scored or not
 
     def finished(self, trial: Trial) -> bool:
         """Return whether nothing of a trial remains to be done."""
@@ -74,8 +75,11 @@ def scan(plan: Plan) -> Ledger:
     spared, why = _spared(plan)
     waiting = standing(plan)
     replaced: set[str] = set()
+    trained: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
+        if status is not None and status.state == "done":
+            trained.add(trial.id)
         old = before.get((trial.seed, _key(trial.levels))) if status is None and not reason else None
         if old:
             replaced.add(old["id"])
@@ -95,7 +99,7 @@ def scan(plan: Plan) -> Ledger:
                 state, because = waiting[row.id]
                 entries[row.id] = Entry("held" if state == HELD else "not needed", because)
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
-    return Ledger(entries, left)
+    return Ledger(entries, left, frozenset(trained))
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:

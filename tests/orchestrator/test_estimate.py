@@ -125,6 +125,10 @@ def test_trainings_that_have_ended_correct_those_like_them(sweep):
         assert after[trial.id].seconds == pytest.approx(3 * planned.costs[trial.id].seconds)
         assert after[trial.id].basis == "ended"
     assert "as trainings of this sweep that have ended took" in text_of(made)
+    scores.unlink()
+    again = made.plan().costs[first.id]
+    assert again.seconds < 0.9 * after[first.id].seconds  # it is only scored
+    assert (again.disk_bytes, again.basis) == (0, "ended")
 
 
 def test_what_was_predicted_of_a_training_that_has_begun_stands(sweep):
