@@ -20,7 +20,7 @@ from sagasr import cli
 from sagasr.config import Config, located, parse, patch
 from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError
-from sagasr.files import read_json, read_yaml, write_text
+from sagasr.files import check_writable, read_json, read_yaml, write_text
 
 if TYPE_CHECKING:
     from sagasr.captions import Sound
@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _encode(options: argparse.Namespace, source: Path) -> None:
     config = _config(options, source)
+    check_writable(options.store)
     if options.captioner:
         config = _captioned(config, options.captioner, options.store)
     _refuse_untold(config)

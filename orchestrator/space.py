@@ -262,6 +262,8 @@ def shipped(name: str, beside: Path | None = None) -> Path:
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if Path(name).name == name and candidate.is_file():
                 return candidate
+    if ((beside or Path()) / name).is_dir():
+        raise ConfigError(f"{name}: a folder; name the file")
     files = [path for folder in folders for path in folder.glob("*.yaml")]
     known = {path.name if "." in name else path.stem for path in files}
     here = {path.name for path in (Path(name).parent if beside is None else beside).glob("*.yaml")}
@@ -272,7 +274,7 @@ def shipped(name: str, beside: Path | None = None) -> Path:
 def find_grid(name: str) -> Path:
     """Return the grid file a user means: a path, or the name of a shipped one. Raises ConfigError."""
     path = Path(name)
-    return path if path.exists() or path.name != name else shipped(name)
+    return path if (path.exists() and not path.is_dir()) or path.name != name else shipped(name)
 
 
 def read_space(path: Path, *, settings: Mapping[str, Any] | None = None, **keys: Any) -> SearchSpace:
@@ -380,7 +382,7 @@ def _read_base(
     beside = path.parent / name
     file = (
         beside
-        if beside.exists() or Path(name).name != name
+        if (beside.exists() and not beside.is_dir()) or Path(name).name != name
         else faults.collect(lambda: shipped(name, path.parent), "base: ")
     )
     tree = faults.collect(lambda: read_yaml(file)) if file else None
@@ -658,6 +660,8 @@ def parse_only(texts: Sequence[str], factors: Mapping[str, Factor]) -> tuple[Map
                 faults.add(f"expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {part!r})")
             elif part:
                 given.setdefault(name.strip(), []).append(level.strip())
+        if not given and not faults.lines:
+            faults.add(f"{text!r} names no cells; give FACTOR=LEVEL, or leave it out")
         conditions.append(_read_condition(given, factors, text, faults))
     faults.raise_all()
     return tuple(conditions)

@@ -5,6 +5,7 @@ A configuration file is a tree of these keys; defaults are the values of the SAG
 not here but in ``Runtime``, which is never fingerprinted.
 """
 
+import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sagasr.errors import ConfigError, did_you_mean, nearest
+from sagasr.files import LOOP
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
@@ -514,7 +516,7 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
 def _file(key: str, value: Any, folder: Path) -> Any:
     if key in PART_KEYS and isinstance(value, str) and value.isprintable():
-        return _part(value, folder)
+        return _part(key, value, folder)
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if not value.isprintable():
@@ -523,14 +525,23 @@ def _file(key: str, value: Any, folder: Path) -> Any:
         return str(Path(__file__).parent / "recordings" / "manifest.csv")
     if key in MODEL_KEYS and not (folder / value).exists():
         return value  # the name of a published model
-    return str((folder / value).resolve())
+    return str(_absolute(key, folder / value))
 
 
-def _part(part: str, folder: Path) -> str:
+def _absolute(key: str, path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            raise
+        raise ConfigError(f"{key}: {path}: {LOOP}") from error
+
+
+def _part(key: str, part: str, folder: Path) -> str:
     """Return a part of a user's own with the file it lies in made absolute; ``my:Class`` is in my.py where that is."""
     module, colon, name = part.rpartition(":")
     file = folder / (module if module.endswith(".py") else f"{module}.py")
-    return f"{file.resolve()}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
+    return f"{_absolute(key, file)}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

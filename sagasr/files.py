@@ -30,6 +30,8 @@ STORAGE_FAULTS = {
     errno.EHOSTDOWN: "the network file system is gone; mount it again",
 }
 
+LOOP = "a link that leads back to itself; let it name a file or folder"
+
 LITTER = ".tmp-"  # what the names of files in the making begin with
 
 MAX_YAML_BYTES = 1_000_000
@@ -113,6 +115,18 @@ def check_ends(path: Path) -> None:
         raise OSError("a device or pipe, which may have no end; name a file")
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError where a file or folder of this path could not be made: before work is done whose result goes there.
+
+    Nothing is written.
+    """
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if existing != path and not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
+
+
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file. Raises DataError naming the file when it is missing or broken."""
     try:
@@ -144,6 +158,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def like(path: Path) -> str:
     """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
+    if path.is_symlink():
+        return f"; it is a link to {os.readlink(path)!r}, which leads nowhere"
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
     return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix and other != path))

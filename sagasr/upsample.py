@@ -40,7 +40,7 @@ from sagasr.data.records import clip_gain
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
 from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError, did_you_mean
-from sagasr.files import read_json, read_yaml, write_json
+from sagasr.files import check_writable, read_json, read_yaml, write_json
 from sagasr.fingerprint import seed_of
 from sagasr.lfr import Kind, replace_low_band
 from sagasr.model import SagaModel, build_model
@@ -529,6 +529,8 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     problems += _clashes(pairs)
     if problems:
         raise DataError("\n".join(problems))
+    for _, result in pairs:
+        check_writable(result)
     return pairs
 
 
