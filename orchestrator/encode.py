@@ -111,6 +111,10 @@ def _config(options: argparse.Namespace, source: Path) -> Config:
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)
+    if "factors" in tree:
+        raise ConfigError(
+            f"--config {file}: a grid, not a configuration; name its base, or run it: sagasr-sweep {file}"
+        )
     settings = cli.parse_settings(options.set)
     names = {"train": str(source), "val": str(options.val or source)}
     data = located({"data": names}, Path.cwd())["data"]

@@ -52,7 +52,9 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message)
         choice = re.fullmatch(r"(.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if unknown:
+        if unknown and not unknown[1].startswith("-"):
+            message = f"{unknown[1]}: one more than is taken; leave it out, or give it a command of its own"
+        elif unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
             message = f"{unknown[1]}: no such option{nearest(unknown[1].split('=')[0], options)}"
         elif choice:

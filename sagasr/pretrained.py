@@ -33,7 +33,7 @@ from sagasr.weights import (
 )
 
 REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first) and name its "
+    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with --local-dir FOLDER) and name its "
     "model.safetensors in model.checkpoint"
 )
 SECONDS = ("seconds_start", "seconds_total")

@@ -332,13 +332,13 @@ def test_what_a_part_says_is_part_of_what_it_scored_and_where_it_lies_is_not(mak
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"validation.metrics": ["loudness"]}, "validation.metrics: not installed, and not FILE.py:CLASS"),
+        ({"validation.metrics": ["loudness"]}, "validation.metrics: 'loudness' is not installed, and not FILE.py:CLASS"),
         ({"validation.metrics": ["own_parts.py:Loundess"]}, "no class 'Loundess' there; did you mean 'Loudness'?"),
         ({"validation.metrics": ["absent.py:Loudness"]}, "cannot be imported (FileNotFoundError"),
         ({"validation.metrics": ["own_parts.py:Midpoint"]}, "Midpoint has no name, unit, better, score"),
         ({"validation.distance.embedder": "spectrl"}, "none of spectral, clap, off"),
         ({"evaluation.sampler.solver": "eulr"}, "did you mean 'euler'?"),
-        ({"codec": {**FOLDED, "part": "folded"}}, "codec.part: not installed, and not FILE.py:CLASS"),
+        ({"codec": {**FOLDED, "part": "folded"}}, "codec.part: 'folded' is not installed, and not FILE.py:CLASS"),
         ({"codec": {**FOLDED, "part": "own_parts.py:Foldd"}}, "no class 'Foldd' there; did you mean 'Folded'?"),
         ({"codec": {**FOLDED, "part": "own_parts.py:Brightness"}}, "Brightness has no encode, decode"),
         ({"codec": {**FOLDED, "ratio": 48}}, "codec.ratio: 48 is none of 1, 2, 4"),

@@ -70,6 +70,10 @@ def no_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(study / "auth_token"))
 
 
+def latin_1_grid(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "grid.yaml").write_bytes("question: Gr\xf6\xdfe?\n".encode("latin-1"))
+
+
 def a_loop(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (study / "manifest.csv").unlink()
     (study / "manifest.csv").symlink_to("manifest.csv")
@@ -90,7 +94,7 @@ def folders(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 PREPARATIONS = {
     each.__name__: each
     for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token)
-    + (a_loop, a_dead_link, long_storage, folders)
+    + (latin_1_grid, a_loop, a_dead_link, long_storage, folders)
 }
 
 
