@@ -15,9 +15,8 @@ Loads neither torch nor ray before they are needed.
 
 import base64
 import io
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -167,9 +166,10 @@ class Sweep:
             raise ConfigError(
                 f"settings: expected dotted paths with values, {{'training.steps': 200}} (found {settings!r})"
             )
-        keys = json.loads(json.dumps(keys, default=_plain))  # paths as texts, sequences as lists
+        keys = _plain(keys)
+        settings = _plain(settings)
         if grid is None or isinstance(grid, Mapping):
-            self.space: SearchSpace = parse_space({**(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
+            self.space: SearchSpace = parse_space({**_plain(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
         else:
             self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
         self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
@@ -311,11 +311,15 @@ class Sweep:
         return pd.read_parquet(path)
 
 
-def _plain(value: object) -> Any:
-    """Return a value of Python as one of a grid file: what holds several as a list, anything else as its text."""
-    if hasattr(value, "tolist"):  # numbers and arrays of NumPy
+def _plain(value: Any) -> Any:
+    """Return a value of Python as one of a grid file: several as a list, NumPy's numbers as numbers, others as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if hasattr(value, "tolist"):
         return value.tolist()
-    return list(value) if isinstance(value, (Sequence, Set)) else str(value)
+    return list(map(_plain, value)) if isinstance(value, Sequence) else str(value)
 
 
 def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:

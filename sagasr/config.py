@@ -255,7 +255,8 @@ class Model(Strict):
             if not self.checkpoint:
                 raise ValueError(
                     "init pretrained needs a checkpoint: get stabilityai/stable-audio-open-1.0 from Hugging Face "
-                    "(accept its licence there, then hf download with --local-dir FOLDER) and name its model.safetensors in model.checkpoint"
+                    "(accept its licence there, then hf download with --local-dir FOLDER) and name its "
+                    "model.safetensors in model.checkpoint"
                 )
             if self.latents != "raw" or self.preconditioning != "off":
                 raise ValueError(

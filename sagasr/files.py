@@ -163,7 +163,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def like(path: Path) -> str:
     """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
     if path.is_symlink():
-        return f"; it is a link to {os.readlink(path)!r}, which leads nowhere"
+        return f"; it is a link to {str(path.readlink())!r}, which leads nowhere"
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
     return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix and other != path))

@@ -604,7 +604,7 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
     if unused := [part for name, part in files.items() if name not in used]:
         named = ", ".join(sorted(used)) or "none"
         raise ConfigError(
-            f"--part {unused[0]}: the model was not trained with it (its own parts: {named}); leave it out"
+            f"--part {unused[0]}: to upsample, the model needs no such part (only: {named}); leave it out"
         )
     return parse(Config, patch(config.model_dump(mode="json"), changes), "--part")
 

@@ -93,8 +93,10 @@ def folders(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 PREPARATIONS = {
     each.__name__: each
-    for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token)
-    + (latin_1_grid, a_loop, a_dead_link, long_storage, folders)
+    for each in (
+        *(latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token),
+        *(latin_1_grid, a_loop, a_dead_link, long_storage, folders),
+    )
 }
 
 
