@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
     """Options as all commands take them: never abbreviated, with ``--version``; a fault is one line with a remedy."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
+        _spell_what_is_lacking()  # --help, too
         super().__init__(
             prog=prog,
             description=description,
@@ -98,9 +99,7 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
 
     A reader of the output that goes away before the end, such as head, interrupts like Ctrl-C, but in silence.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign still gets the rest
+    _spell_what_is_lacking()
     try:
         return command()
     except SagasrError as error:
@@ -119,6 +118,13 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
             raise
         sys.stderr.write(f"{line}\n")
         return BAD_INPUT
+
+
+def _spell_what_is_lacking() -> None:
+    """Let a terminal that lacks a sign, such as one of ASCII, have its number and all the rest."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _path_fault(error: OSError | RuntimeError) -> str | None:

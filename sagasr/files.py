@@ -121,7 +121,7 @@ def check_writable(path: Path) -> None:
 
     Nothing is written.
     """
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if existing != path and not existing.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
     if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
