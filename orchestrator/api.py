@@ -15,7 +15,6 @@ Loads neither torch nor ray before they are needed.
 
 import base64
 import io
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +41,7 @@ Change = Literal["data", "code", "versions"]
 WRITTEN_HERE = Path("grid")  # stands for the file of a grid that was given as keys, in this folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Planned:
     """What a sweep will do, what of it is done, and by cell and trial what it will take. Shows itself in a notebook."""
 
@@ -98,11 +97,14 @@ class Planned:
             self.plan, allowed=tuple(f"{kind}: {change}" for kind, found in changes.items() for change in found)
         )
 
+    def __repr__(self) -> str:
+        return f"<Planned {self.plan.name}: {len(self.plan.cells)} cells, {len(self.plan.trials)} trainings>"
+
     def _repr_html_(self) -> str:
         return _html(self.show)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What a sweep has found so far. Shows its tables and its forest plot in a notebook."""
 
@@ -133,6 +135,9 @@ class Answer:
 
         return forest(self.report.sweep, self.effects)
 
+    def __repr__(self) -> str:
+        return f"<Answer {self.report.sweep.name}: {len(self.report.effects)} contrasts, {self.page}>"
+
     def _repr_html_(self) -> str:
         picture = io.BytesIO()
         self.forest().savefig(picture, format="png", dpi=110)
@@ -157,9 +162,14 @@ class Sweep:
         only: str | Sequence[str] = (),
         **keys: Any,
     ) -> None:
-        keys = json.loads(json.dumps(keys, default=str))  # paths as texts, tuples as lists
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ConfigError(
+                f"settings: expected dotted paths with values, {{'training.steps': 200}} (found {settings!r})"
+            )
+        keys = _plain(keys)
+        settings = _plain(settings)
         if grid is None or isinstance(grid, Mapping):
-            self.space: SearchSpace = parse_space({**(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
+            self.space: SearchSpace = parse_space({**_plain(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
         else:
             self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
         self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
@@ -299,6 +309,17 @@ class Sweep:
         if not path.exists():
             raise DataError(f"{path}: no such file; run the sweep first")
         return pd.read_parquet(path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Python as one of a grid file: several as a list, NumPy's numbers as numbers, others as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, Sequence) else str(value)
 
 
 def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:

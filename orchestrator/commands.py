@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sagasr import cli
 from sagasr.cli import DONE, INTERRUPTED, SOME_FAILED
 from sagasr.errors import ConfigError
+from sagasr.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def _sweep(options: argparse.Namespace) -> int:
     keys = {key: value for key in ("seeds", "storage") if (value := getattr(options, key)) is not None}
     sweep = Sweep(options.grid, settings=settings, only=options.only, **keys)
     console = Console(quiet=options.quiet, highlight=False)
-    if options.why:
+    if options.why is not None:
         for line in sweep.why(options.why):
             print(line)
         return DONE
@@ -104,12 +105,18 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from orchestrator.analysis.preferences import read_sheet
     from orchestrator.report import answer
     from orchestrator.report.terminal import print_report
 
     folder = options.sweep_dir
     if folder.is_file():
         raise ConfigError(f"{folder}: a file; name the sweep's folder, such as sweeps/demo")
+    for file in options.preferences:
+        read_sheet(file)  # before anything is written
+    for written in (folder / "results" / "effects.parquet", folder / "report" / "index.html"):
+        if folder.is_dir():
+            check_writable(written)
     found = answer.report(folder, options.preferences)
     if options.json:
         print(json.dumps(answer.summary(*found), indent=2, allow_nan=False), flush=True)

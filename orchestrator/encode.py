@@ -20,7 +20,7 @@ from sagasr import cli
 from sagasr.config import Config, located, parse, patch
 from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError
-from sagasr.files import read_json, read_yaml, write_text
+from sagasr.files import check_writable, read_json, read_yaml, write_text
 
 if TYPE_CHECKING:
     from sagasr.captions import Sound
@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _encode(options: argparse.Namespace, source: Path) -> None:
     config = _config(options, source)
+    check_writable(options.store)
     if options.captioner:
         config = _captioned(config, options.captioner, options.store)
     _refuse_untold(config)
@@ -110,6 +111,10 @@ def _config(options: argparse.Namespace, source: Path) -> Config:
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)
+    if "factors" in tree:
+        raise ConfigError(
+            f"--config {file}: a grid, not a configuration; name its base, or run it: sagasr-sweep {file}"
+        )
     settings = cli.parse_settings(options.set)
     names = {"train": str(source), "val": str(options.val or source)}
     data = located({"data": names}, Path.cwd())["data"]

@@ -22,7 +22,8 @@ from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
 
 WEIGHTS_REMEDY = (
-    "get the frozen weights (hf download stabilityai/stable-audio-open-1.0, once its licence is accepted; "
+    "get the frozen weights (hf download stabilityai/stable-audio-open-1.0 --local-dir weights/stable-audio-open-1.0, "
+    "once its licence is accepted; "
     "hf download t5-base) and name their files in the configuration; search_spaces/paper.yaml shows how"
 )
 

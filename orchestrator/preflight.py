@@ -183,7 +183,9 @@ def _relevant(config: Config) -> Config:
             "model": config.model,
             "conditions": conditions.model_copy(update={"text": text, "low": low}),
             "training": plain.training.model_copy(update={"batch_size": config.training.batch_size}),
-            "validation": plain.validation.model_copy(update={"distance": config.validation.distance}),
+            "validation": plain.validation.model_copy(
+                update={"distance": config.validation.distance, "metrics": config.validation.metrics}
+            ),
         }
     )
 

@@ -103,17 +103,17 @@ class GridFile(Strict):
     name: str
     question: str = ""
     base: str = Field(min_length=1)
-    data: Data | None = None
+    data: Data | None = Field(None, examples=["{train: train.csv, val: val.csv}"])
     factors: dict[str, Any]
     design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
     resolution: int | None = Field(None, ge=3, le=8)
     ladder: tuple[dict[str, Any], ...] = ()
     where: tuple[dict[str, Any], ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
-    early_stopping: EarlyStopping = EarlyStopping()
+    early_stopping: EarlyStopping = Field(EarlyStopping(), examples=["{policy: none}"])
     resources: dict[str, Runtime] = Field(default_factory=dict)
-    budget: Budget | None = None
-    tracking: Tracking | None = None
+    budget: Budget | None = Field(None, examples=["{max_gpu_hours: 40}"])
+    tracking: Tracking | None = Field(None, examples=["{uri: http://HOST:5000}"])
     storage: str = "./sweeps"
     promote: dict[str, Any] | None = None
 
@@ -270,10 +270,12 @@ def shipped(name: str, beside: Path | None = None) -> Path:
         for candidate in (folder / name, folder / f"{name}.yaml"):
             if Path(name).name == name and candidate.is_file():
                 return candidate
+    if ((beside or Path()) / name).is_dir():
+        raise ConfigError(f"{name}: a folder; name the file")
     files = [path for folder in folders for path in folder.glob("*.yaml")]
     known = {path.name if "." in name else path.stem for path in files}
     here = {path.name for path in (Path(name).parent if beside is None else beside).glob("*.yaml")}
-    hint = nearest(name, here) or did_you_mean(name, known)
+    hint = nearest(name, here | known) or did_you_mean(name, known)
     raise ConfigError(f"{name}: no such file, and none of that name is shipped{hint}")
 
 
@@ -305,7 +307,8 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
         )
     tree = _with_settings(dict(tree), settings or {}, path)
     faults = _Faults(str(path))
-    grid = faults.collect(lambda: parse(GridFile, tree, str(path)))
+    chosen = {key: value for key, value in (settings or {}).items() if key.split(".")[0] in GridFile.model_fields}
+    grid = faults.collect(lambda: parse(GridFile, tree, _with(path, chosen)))
     factors = _read_factors(tree.get("factors"), path.parent, faults)
     base = _read_base(tree, settings or {}, path, faults)
     _check_overlap(factors, settings or {}, faults)
@@ -393,17 +396,24 @@ def _read_base(
     beside = path.parent / name
     file = (
         beside
-        if beside.exists() or Path(name).name != name
+        if (beside.exists() and not beside.is_dir()) or Path(name).name != name
         else faults.collect(lambda: shipped(name, path.parent), "base: ")
     )
-    tree = faults.collect(lambda: read_yaml(file)) if file else None
+    tree = faults.collect(lambda: read_yaml(file), "" if file and file.is_file() else "base: ") if file else None
     if file is None or tree is None:
+        return None
+    if "factors" in tree:
+        faults.add(f"base: {file}: a grid, not a configuration; name one, such as tiny.yaml")
         return None
     tree = located(tree, file.parent)
     if isinstance(grid.get("data"), Mapping):
-        given = located({"data": grid["data"]}, path.parent)["data"]  # its own faults are told by the grid's check
+        given = located({"data": grid["data"]}, path.parent)["data"]
+        if not _is_sound(given):
+            given = {}  # what is wrong with it is told by the grid's check, and no fault of the base
         whole = {"train": "", "val": ""} | {key: str(given[key]) for key in Data.model_fields if key in given}
         tree = {**tree, "data": whole}
+    elif grid.get("data") is not None:
+        return None  # so is this
     if "data" not in tree:
         faults.add(
             f"data is missing; add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"
@@ -411,9 +421,21 @@ def _read_base(
         return None
     chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GridFile.model_fields}
     tree = patch(tree, located(chosen, Path.cwd()))
-    source = " with ".join([str(file), *(f"--set {key}={level_name(value)}" for key, value in chosen.items())])
-    faults.collect(lambda: parse(Config, tree, source))
+    faults.collect(lambda: parse(Config, tree, _with(file, chosen)))
     return tree
+
+
+def _with(file: Path, settings: Mapping[str, Any]) -> str:
+    """Return how a fault names a file with some settings replaced."""
+    return " with ".join([str(file), *(f"--set {key}={level_name(value)}" for key, value in settings.items())])
+
+
+def _is_sound(data: Mapping[str, Any]) -> bool:
+    try:
+        parse(Data, data, "")
+    except ConfigError:
+        return False
+    return True
 
 
 def _absolute_factors(factors: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -671,6 +693,8 @@ def parse_only(texts: Sequence[str], factors: Mapping[str, Factor]) -> tuple[Map
                 faults.add(f"expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {part!r})")
             elif part:
                 given.setdefault(name.strip(), []).append(level.strip())
+        if not given and not faults.lines:
+            faults.add(f"{text!r} names no cells; give FACTOR=LEVEL, or leave it out")
         conditions.append(_read_condition(given, factors, text, faults))
     faults.raise_all()
     return tuple(conditions)

@@ -33,9 +33,27 @@ def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
     lines = [_line(row, ledger.entries[row.id]) for row in plan.replicates if _is_meant(plan, row, asked)]
     lines += [_gone(left) for left in ledger.left if _was_meant(left, asked)]
     if not lines:
-        known = [*(cell.name for cell in plan.cells), *(left.trial for left in ledger.left)]
-        raise ConfigError(f"--why {asked}: no cell of the grid, and nothing in its folder{did_you_mean(asked, known)}")
+        raise ConfigError(f"--why {asked or repr(asked)}: {_unmeant(plan, ledger, asked)}")
     return lines
+
+
+def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
+    """Return what is wrong with levels or an id that nothing has."""
+    known: dict[str, set[str]] = {"seed": {str(row.seed) for row in plan.replicates}}
+    for levels in (*(cell.levels for cell in plan.cells), *(left.levels for left in ledger.left)):
+        for name, level in levels.items():
+            known.setdefault(name, set()).add(level)
+    known["seed"] |= {str(left.seed) for left in ledger.left}
+    wanted = dict(_pairs(asked))
+    for name, level in wanted.items():
+        if name not in known:
+            return f"unknown factor {name!r}{did_you_mean(name, known)}"
+        if level not in known[name]:
+            return f"factor {name!r} has no level {level!r}{did_you_mean(level, known[name])}"
+    if wanted:
+        return "no cell has all these levels; name fewer of them"
+    near = did_you_mean(asked, known) if asked.strip() else ""
+    return f"no id begins so; name levels, such as {plan.cells[0].name!r}, or 4 characters or more of an id{near}"
 
 
 def _line(row: Replicate, entry: Entry) -> str:

@@ -1,6 +1,8 @@
 """What all commands share: how options are read, exit codes, one line for what a person can mend, and ``--set``."""
 
 import argparse
+import errno
+import io
 import os
 import re
 import sys
@@ -9,7 +11,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sagasr.errors import ConfigError, SagasrError, nearest
-from sagasr.files import parse_yaml
+from sagasr.files import LOOP, STORAGE_FAULTS, parse_yaml
+
+# What a file system says of a path that somebody named or laid out so; anything else it says is a bug of ours.
+PATH_FAULTS = {
+    errno.EACCES: "this user may not read or write there; change its permissions, or name another place",
+    errno.EPERM: "this user may not read or write there; change its permissions, or name another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
+    errno.EISDIR: "a folder stands where a file is needed; move it away, or name another place",
+    errno.EEXIST: "a file stands where a folder is needed; move it away, or name another place",
+    errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    errno.ELOOP: LOOP,
+    errno.EROFS: STORAGE_FAULTS[errno.EROFS],
+}
+MAX_SHOWN = 200  # characters of a path in such a line
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -18,6 +33,7 @@ class Parser(argparse.ArgumentParser):
     """Options as all commands take them: never abbreviated, with ``--version``; a fault is one line with a remedy."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
+        _spell_what_is_lacking()  # --help, too
         super().__init__(
             prog=prog,
             description=description,
@@ -37,7 +53,9 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message)
         choice = re.fullmatch(r"(.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if unknown:
+        if unknown and not unknown[1].startswith("-"):
+            message = f"{unknown[1]}: one more than is taken; leave it out, or give it a command of its own"
+        elif unknown:
             options = [option for option in self._option_string_actions if option.startswith("--")]
             message = f"{unknown[1]}: no such option{nearest(unknown[1].split('=')[0], options)}"
         elif choice:
@@ -81,6 +99,7 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
 
     A reader of the output that goes away before the end, such as head, interrupts like Ctrl-C, but in silence.
     """
+    _spell_what_is_lacking()
     try:
         return command()
     except SagasrError as error:
@@ -93,6 +112,31 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
         return INTERRUPTED
+    except (OSError, RuntimeError) as error:
+        line = _path_fault(error)
+        if line is None:
+            raise
+        sys.stderr.write(f"{line}\n")
+        return BAD_INPUT
+
+
+def _spell_what_is_lacking() -> None:
+    """Let a terminal that lacks a sign, such as one of ASCII, have its number and all the rest."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _path_fault(error: OSError | RuntimeError) -> str | None:
+    """Return a line on the path that a file system refuses, or None where the error is of another kind."""
+    if not isinstance(error, OSError):
+        loop = re.match("Symlink loop from '(.*)'", str(error))  # of Path.resolve, up to Python 3.12
+        return f"{shown(Path(loop[1]))}: {LOOP}" if loop else None
+    name, fault = error.filename, PATH_FAULTS.get(error.errno or 0)
+    if not isinstance(name, (str, bytes)) or not fault:
+        return None
+    path = shown(Path(os.fsdecode(name)))
+    return f"{path if len(path) <= MAX_SHOWN else f'{path[:MAX_SHOWN]}…'}: {fault}"
 
 
 def shown(path: Path) -> str:

@@ -5,6 +5,7 @@ A configuration file is a tree of these keys; defaults are the values of the SAG
 not here but in ``Runtime``, which is never fingerprinted.
 """
 
+import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sagasr.errors import ConfigError, did_you_mean, nearest
+from sagasr.files import LOOP, odd_value
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
@@ -64,7 +66,7 @@ def known_part(family: str, part: str) -> str:
     if part not in installed:
         hint = nearest(part, installed | set(PARTS[family]))
         ours = f"none of {', '.join(PARTS[family])}, " if PARTS[family] else ""
-        raise ValueError(f"{ours}not installed, and not FILE.py:CLASS{hint}")
+        raise ValueError(f"{part!r} is {ours}not installed, and not FILE.py:CLASS{hint}")
     return part
 
 
@@ -253,7 +255,8 @@ class Model(Strict):
             if not self.checkpoint:
                 raise ValueError(
                     "init pretrained needs a checkpoint: get stabilityai/stable-audio-open-1.0 from Hugging Face "
-                    "(its licence must be accepted there first) and name its model.safetensors in model.checkpoint"
+                    "(accept its licence there, then hf download with --local-dir FOLDER) and name its "
+                    "model.safetensors in model.checkpoint"
                 )
             if self.latents != "raw" or self.preconditioning != "off":
                 raise ValueError(
@@ -293,12 +296,15 @@ class InverseLR(Strict):
     warmup: float = Field(0.99, ge=0, lt=1)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Training(Strict):
     steps: int = Field(26_000, ge=1)
     batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     schedule: InverseLR = InverseLR()
     cooldown: float = Field(0.0, ge=0, le=1, description="share of the steps at the end over which the rate falls to 0")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip (paper)")
@@ -464,10 +470,24 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
     try:
         # Through JSON: strict types, and lists become tuples.
         return model.model_validate_json(json.dumps(tree, allow_nan=False))
+    except ValidationError:
+        tree = _with_whole_numbers(tree)  # 1e4 steps are 10000; seldom, so only where something is wrong
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {odd_value(tree) or error}") from error
+    try:
+        return model.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(model, tree, error))) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from error
+
+
+def _with_whole_numbers(tree: Any) -> Any:
+    """Return a tree with numbers such as 1e4 as the integers that they are; fractions want no other form of them."""
+    if isinstance(tree, Mapping):
+        return {key: _with_whole_numbers(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_with_whole_numbers(value) for value in tree]
+    whole = isinstance(tree, float) and tree.is_integer() and abs(tree) < 2**53
+    return int(tree) if whole else tree
 
 
 def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -514,7 +534,7 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
 def _file(key: str, value: Any, folder: Path) -> Any:
     if key in PART_KEYS and isinstance(value, str) and value.isprintable():
-        return _part(value, folder)
+        return _part(key, value, folder)
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if not value.isprintable():
@@ -523,14 +543,23 @@ def _file(key: str, value: Any, folder: Path) -> Any:
         return str(Path(__file__).parent / "recordings" / "manifest.csv")
     if key in MODEL_KEYS and not (folder / value).exists():
         return value  # the name of a published model
-    return str((folder / value).resolve())
+    return str(_absolute(key, folder / value))
 
 
-def _part(part: str, folder: Path) -> str:
+def _absolute(key: str, path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            raise
+        raise ConfigError(f"{key}: {path}: {LOOP}") from error
+
+
+def _part(key: str, part: str, folder: Path) -> str:
     """Return a part of a user's own with the file it lies in made absolute; ``my:Class`` is in my.py where that is."""
     module, colon, name = part.rpartition(":")
     file = folder / (module if module.endswith(".py") else f"{module}.py")
-    return f"{file.resolve()}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
+    return f"{_absolute(key, file)}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -607,12 +636,42 @@ def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationEr
                 lines.append(f"{path} is missing; add it")
         elif fault["type"] in ("literal_error", "union_tag_invalid"):
             lines.append(f"{path}: {_one_of(fault)}")
+        elif fault["type"] == "too_long" and isinstance(fault["input"], (list, tuple)):
+            most, found_here = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
+            lines.append(f"{path}: expected at most {most} values{_example(model, fault['loc'])} (found {found_here})")
         else:
             message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] in FORMS:
+                message = f"expected {FORMS[fault['type']]}{_example(model, fault['loc'])}"
             given = fault["input"]
-            shown = f" (found {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
+            told = isinstance(given, str) and repr(given) in message
+            plain = isinstance(given, (str, int, float, bool, type(None)))
+            shown = f" (found {given!r})" if plain and not told else ""
             lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
     return lines
+
+
+# what pydantic calls arrays and objects, as a person writes them
+FORMS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "keys with values"),
+}
+
+
+def _example(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Return what may stand at a location: the example its key has, or else its default."""
+    fields = (one.model_fields.get(str(location[-1])) for one in _models_at(model, location) if location)
+    for field in fields:
+        if field is None:
+            continue
+        if field.examples:
+            return f", such as {field.examples[0]}"
+        if isinstance(field.default, tuple) and field.default:
+            return f", such as [{', '.join(map(str, field.default))}]"
+        keys = [name for found in _models_in(field.annotation) for name in found.model_fields]
+        if keys:
+            return f", such as {keys[0]}"
+    return ""
 
 
 def _one_of(fault: Any) -> str:
@@ -633,13 +692,18 @@ def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> b
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed where an unknown one stood; a union's tag in the location says which kind it is."""
+    """Return the keys allowed where an unknown one stood."""
+    return [name for found in _models_at(model, location) for name in found.model_fields]
+
+
+def _models_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """Return the models that a location's last key may belong to; a union's tag in it says which kind it is."""
     here: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         tagged = [m for m in here if "kind" in m.model_fields and part in _words_in(m.model_fields["kind"].annotation)]
         annotations = [m.model_fields[str(part)].annotation for m in here if str(part) in m.model_fields]
         here = tagged or [found for annotation in annotations for found in _models_in(annotation)] or here
-    return [name for m in here for name in m.model_fields]
+    return here
 
 
 def _words_in(literal: Any) -> tuple[Any, ...]:

@@ -34,12 +34,13 @@ class Counts(NamedTuple):
 
 
 def speaks_for_itself(config: Config) -> bool:
-    """Return whether no file of weights decides what the model of a configuration looks like, or can be absent."""
+    """Return whether a configuration's model is known without files of weights, and no part of it has to be tried."""
     return not (
         isinstance(config.codec, StableAudio)
         or (config.conditions.text.source != "off" and not isinstance(config.conditions.text.encoder, Words))
         or config.model.init == "pretrained"
         or config.validation.distance.embedder == "clap"
+        or config.validation.metrics
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -29,6 +30,8 @@ STORAGE_FAULTS = {
     errno.ENOTCONN: "the network file system is gone; mount it again",
     errno.EHOSTDOWN: "the network file system is gone; mount it again",
 }
+
+LOOP = "a link that leads back to itself; let it name a file or folder"
 
 LITTER = ".tmp-"  # what the names of files in the making begin with
 
@@ -113,6 +116,18 @@ def check_ends(path: Path) -> None:
         raise OSError("a device or pipe, which may have no end; name a file")
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError where a file or folder of this path could not be made: before work is done whose result goes there.
+
+    Nothing is written.
+    """
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if existing != path and not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
+
+
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file. Raises DataError naming the file when it is missing or broken."""
     try:
@@ -134,16 +149,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file{like(path)}") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: a folder; name the file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from error
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {type(tree).__name__}")
+        found = {type(None): "nothing", list: "a list"}.get(type(tree), "a single value")
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {found}")
     return tree
 
 
 def like(path: Path) -> str:
     """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
+    if path.is_symlink():
+        return f"; it is a link to {str(path.readlink())!r}, which leads nowhere"
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
     return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix and other != path))
@@ -164,7 +184,34 @@ def parse_yaml(text: str, source: str) -> Any:
     except (YAMLError, ValueError, RecursionError, TypeError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML: {first}") from error
+    if fault := odd_value(tree):
+        raise ConfigError(f"{source}: {fault}")
     return tree
+
+
+def odd_value(tree: Any, path: str = "") -> str | None:
+    """Return a line on the first value or key that is none of JSON, which all our files are kept as; mostly None."""
+    where = f"{path}: " if path else ""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if not isinstance(key, (str, int, float, type(None))):
+                return f"{where}a {_kind(key)} as a key: {key!r:.80}; write a word"
+            if fault := odd_value(value, f"{path}.{key}" if path else str(key)):
+                return fault
+    elif isinstance(tree, (list, tuple)):
+        return next(
+            (fault for n, value in enumerate(tree) if (fault := odd_value(value, f"{path}.{n}".lstrip(".")))), None
+        )
+    elif isinstance(tree, float) and not math.isfinite(tree):
+        return f"{where}{tree} is no finite number; give one"
+    elif not isinstance(tree, (str, int, float, type(None))):
+        remedy = "write a list" if isinstance(tree, (set, frozenset)) else "put it in quotes to mean the word"
+        return f"{where}{str(tree)[:80]} is read as a {_kind(tree)}; {remedy}"
+    return None
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, (list, tuple)) else type(value).__name__
 
 
 def dump_yaml(tree: Any) -> str:

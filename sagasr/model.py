@@ -20,7 +20,7 @@ from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, compact, settled_context
 from sagasr.metrics import embedders
 from sagasr.parts import breach, load
-from sagasr.testing import check_conditioner
+from sagasr.testing import check_conditioner, check_metric
 
 
 class SagaModel(nn.Module):
@@ -182,6 +182,7 @@ def missing_weights(config: Config) -> list[str]:
         codecs.missing_weights(config.codec, config.audio.channels),
         text.missing_weights(config.conditions.text),
         *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
+        *(breach(check_metric, "metric", part) for part in config.validation.metrics),
         pretrained.missing_weights(config),
         embedders.missing_weights(config.validation.distance),
     )

@@ -29,6 +29,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "conditioner": ("size", "describe"),
 }
 
+FAULTS = (Exception, SystemExit)  # what code of a user's own may raise: a script that ends itself, too
+
 
 def load(family: str, part: str, *given: Any) -> Any:
     """Return a new object of the class that ``part`` names, made of ``given``. Raises ConfigError saying what it lacks.
@@ -38,7 +40,7 @@ def load(family: str, part: str, *given: Any) -> Any:
     found = _class_of(family, part)
     try:
         return found(*given)
-    except Exception as error:  # whatever code of a user's own may raise
+    except FAULTS as error:
         raise ConfigError(f"{family} {part}: cannot be made ({_one_line(error)})") from error
 
 
@@ -68,13 +70,13 @@ def _breach(
     made = load(family, part, *given)
     try:
         check(made, **dict(stated))
-    except Exception as error:  # noqa: BLE001 - whatever code of a user's own may raise
+    except FAULTS as error:
         told = str(error) if isinstance(error, AssertionError) else ""
         return f"{family} {part}: {told or f'breaks down in {check.__name__} ({_one_line(error)})'}".splitlines()[0]
     return None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -93,7 +95,7 @@ def _find(family: str, part: str) -> Any:
         if point is not None:
             return point.load()
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except Exception as error:  # whatever code of a user's own may raise
+    except FAULTS as error:
         raise ConfigError(f"{family} {part}: cannot be imported ({_one_line(error)})") from error
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):

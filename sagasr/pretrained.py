@@ -33,8 +33,8 @@ from sagasr.weights import (
 )
 
 REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first) and name its "
-    "model.safetensors in model.checkpoint"
+    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
+    "--local-dir FOLDER) and name its model.safetensors in model.checkpoint"
 )
 SECONDS = ("seconds_start", "seconds_total")
 # What a published configuration may spell out, and where ours may differ: in its conditions and in what it learns.

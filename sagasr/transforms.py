@@ -20,8 +20,8 @@ from sagasr.host import load_stock, quietly
 from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (its licence must be accepted there first), put "
-    "model.safetensors and model_config.json in one folder and name the two in codec.checkpoint and codec.config"
+    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
+    "--local-dir FOLDER) and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
 )
 
 

@@ -40,7 +40,7 @@ from sagasr.data.records import clip_gain
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
 from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError, did_you_mean
-from sagasr.files import read_json, read_yaml, write_json
+from sagasr.files import check_writable, read_json, read_yaml, write_json
 from sagasr.fingerprint import seed_of
 from sagasr.lfr import Kind, replace_low_band
 from sagasr.model import SagaModel, build_model
@@ -84,6 +84,8 @@ class Settings:
             raise ConfigError(f"roll-off target {target!r}: a share of {NYQUIST:g} Hz from 0 to 1, or 'estimated'")
         if self.lfr not in (kinds := ("off", "hard", "crossfade")):
             raise ConfigError(f"lfr {self.lfr!r} is not known{did_you_mean(self.lfr, kinds)}")
+        if self.guidance is not None and not all(0 <= strength < math.inf for strength in self.guidance):
+            raise ConfigError(f"guidance {self.guidance[0]:g},{self.guidance[1]:g}: two strengths of at least 0")
         if self.cutoff_hz is not None and not 0 < self.cutoff_hz < NYQUIST:
             raise ConfigError(f"cutoff {self.cutoff_hz:g} Hz: a frequency between 0 and {NYQUIST:g}")
 
@@ -529,6 +531,8 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     problems += _clashes(pairs)
     if problems:
         raise DataError("\n".join(problems))
+    for _, result in pairs:
+        check_writable(result)
     return pairs
 
 
@@ -575,7 +579,7 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
 
     A trial folder may be anybody's: of what it names, only what is installed or given by the user is run.
     """
-    files = {Path(part).name: part for part in given}
+    files, used = {Path(part).name: part for part in given}, set[str]()
 
     def own(family: str, part: str) -> str:
         name = Path(part).name
@@ -586,6 +590,7 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
                 f"{family} {name}: it would be run, so name it: --part {name} with the folder in which it lies; or "
                 f"install it as an entry point of the group sagasr.{family}s"
             )
+        used.add(name)
         key = f"{family} {name}"
         if key in facts.parts and identity(family, files[name]) != facts.parts[key]:
             raise DataError(f"{files[name]}: changed since the model was trained; give the {family} of that time")
@@ -596,6 +601,11 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
     if isinstance(config.codec, OwnCodec):
         changes["codec"] = {"part": own("codec", config.codec.part)}
     changes["conditions"] = {"own": [own("conditioner", part) for part in config.conditions.own]}
+    if unused := [part for name, part in files.items() if name not in used]:
+        named = ", ".join(sorted(used)) or "none"
+        raise ConfigError(
+            f"--part {unused[0]}: to upsample, the model needs no such part (only: {named}); leave it out"
+        )
     return parse(Config, patch(config.model_dump(mode="json"), changes), "--part")
 
 

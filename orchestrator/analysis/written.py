@@ -1,12 +1,15 @@
 """The forms of what the analysis reads of plan.json, whoever wrote it: a level may be a word or a number."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sagasr.errors import DataError
+from sagasr.errors import DataError, did_you_mean, nearest
+
+BETTER, STAGES = ("lower", "higher"), ("train", "eval")
 
 Word = str | bool | int | float | None
 
@@ -17,14 +20,14 @@ class _Part(BaseModel):
 
 class _Metric(_Part):
     name: str
-    delta: float | None = None
-    better: str | None = None
+    delta: Any = None
+    better: Any = None
 
 
 class _Factor(_Part):
     levels: list[Word] | None = None
     baseline: Word = None
-    stage: str | None = None
+    stage: Any = None
 
 
 class _Step(_Part):
@@ -66,6 +69,40 @@ def cells_of(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return cells
 
 
+def _check_words(plan: Mapping[str, Any], path: Path) -> None:
+    """Raise DataError for a word or number that would turn verdicts round, or be passed over in silence."""
+    for key, spec in _metrics(plan):
+        better, delta = spec.get("better"), spec.get("delta")
+        if better is not None and better not in ("lower", "higher"):
+            raise DataError(f"{path}: {key}.better: {better!r} is none of lower, higher{nearest(str(better), BETTER)}")
+        a_number = isinstance(delta, (int, float)) and not isinstance(delta, bool)
+        if delta is not None and not (a_number and math.isfinite(delta) and delta >= 0):
+            raise DataError(
+                f"{path}: {key}.delta: {delta!r:.60} is no size of an effect; give a number of at least 0, or null"
+            )
+    factors = plan["factors"]
+    for name, spec in factors.items():
+        stage = (spec or {}).get("stage")
+        if stage is not None and stage not in STAGES:
+            hint = nearest(str(stage), STAGES)
+            raise DataError(f"{path}: factors.{name}.stage: {stage!r} is none of train, eval{hint}")
+    for position, step in enumerate(plan.get("ladder") or ()):
+        levels = step.get("levels")
+        named = set(step) - {"step", "versus", "levels"} if levels is None else levels
+        for name in named:
+            if name not in factors:
+                raise DataError(f"{path}: ladder.{position}: unknown factor {name!r}{did_you_mean(name, factors)}")
+
+
+def _metrics(plan: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what is said of each metric, with the key under which it stands."""
+    listed = plan.get("metrics") or {}
+    pairs = listed.items() if isinstance(listed, Mapping) else enumerate(listed)
+    for key, spec in (("metric", plan["metric"]), *((f"metrics.{name}", spec) for name, spec in pairs)):
+        if isinstance(spec, Mapping):
+            yield key, spec
+
+
 def check_form(plan: Mapping[str, Any], path: Path) -> None:
     """Raise DataError naming the first key of a plan that has another form than what is read of it."""
     try:
@@ -75,3 +112,4 @@ def check_form(plan: Mapping[str, Any], path: Path) -> None:
         key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("_")))
         found = f"{first['msg'].lower()} (found {first['input']!r:.60})"
         raise DataError(f"{path}: {key}: {found}; write the plan again with sagasr-sweep") from error
+    _check_words(plan, path)

@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None and not path.suffix and not path.exists():
-        raise ConfigError(f"{path}: no such file or folder; data.train and data.val name manifests or folders")
+        raise ConfigError(f"{path}: no such file or folder; name a manifest, or a folder of recordings")
     if reader is None:
         remedy = {".xlsx": "; save the table as CSV", ".xls": "; save the table as CSV"}.get(path.suffix.lower(), "")
         raise ConfigError(
@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
         )
     if not path.is_file():
         reason = "is not a file" if path.exists() else "no such file"
-        hint = like(path) or "; data.train and data.val name manifests or folders"
+        hint = like(path) or "; name a manifest, or a folder of recordings"
         raise ConfigError(f"{path}: {reason}{hint}")
     faults: list[str] = []
     rows: list[Row] = []
@@ -189,7 +189,7 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, strict=True)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             if not _header_is_good(header, report):
                 return
             start = reader.line_num + 1

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from orchestrator import Sweep
+from orchestrator.api import Answer
 from orchestrator.paths import SweepPaths
+from orchestrator.report.answer import report
 from sagasr import lease
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import read_json, read_yaml, write_json
@@ -111,3 +114,24 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(make_grid):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
     assert (folder / "forest.png").exists()
+
+
+def test_sequences_and_numbers_of_any_kind_are_those_of_a_file(make_grid, monkeypatch):
+    grid = make_grid()
+    monkeypatch.chdir(grid.parent)
+    steps = {"training.steps": np.int64(5)}
+    assert Sweep("grid.yaml", seeds=range(2)).space.seeds == (0, 1)
+    assert Sweep("grid.yaml", seeds=np.arange(2), settings=steps).space.seeds == (0, 1)
+    assert Sweep(read_yaml(grid) | {"seeds": range(2)}).space.seeds == (0, 1)
+    with pytest.raises(ConfigError, match=r"^settings: expected dotted paths with values, .* \(found 3\)$"):
+        Sweep("grid.yaml", settings=3)
+
+
+def test_a_plan_and_an_answer_are_short_where_they_are_printed(make_grid, tmp_path, monkeypatch):
+    grid = make_grid()
+    monkeypatch.chdir(grid.parent)
+    assert repr(Sweep("grid.yaml").plan()) == "<Planned trial-run: 4 cells, 4 trainings>"
+    folder = write_sweep(
+        tmp_path / "case", noisy_grid({"text": ["off", "caption"]}, 2, {}), {"text": ["off", "caption"]}
+    )
+    assert repr(Answer(report(folder), folder / "index.html")) == f"<Answer case: 1 contrasts, {folder / 'index.html'}>"

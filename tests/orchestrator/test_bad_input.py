@@ -51,8 +51,8 @@ factors:
   text: [off, caption]
 """
 TRAPS = {
-    "not a grid": ("just words\n", "grid.yaml: expected 'key: value' lines at the top level, found str"),
-    "empty": ("", "grid.yaml: expected 'key: value' lines at the top level, found NoneType"),
+    "not a grid": ("just words\n", "grid.yaml: expected 'key: value' lines at the top level, found a single value"),
+    "empty": ("", "grid.yaml: expected 'key: value' lines at the top level, found nothing"),
     "duplicate keys": (GRID + "name: other\n", 'line 6: duplicate key "name"'),
     "duplicate factors": (GRID + "  text: [off]\n", 'duplicate key "text"'),
     "tabs": (GRID + "\tlfr: [off, hard]\n", "line 6: not valid YAML"),
@@ -99,7 +99,7 @@ ENDLESS = "a device or pipe, which may have no end; name a file"
         ("grid.yaml", os.mkfifo, ENDLESS),
         ("base.yaml", os.mkfifo, ENDLESS),
         ("base.yaml", lambda path: path.symlink_to("/dev/zero"), ENDLESS),
-        ("manifest.csv", os.mkfifo, "; data.train and data.val name manifests"),
+        ("manifest.csv", os.mkfifo, "; name a manifest, or a folder of recordings"),
     ],
 )
 def test_what_has_no_end_is_not_read(make_grid, name, make, told):

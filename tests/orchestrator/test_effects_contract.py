@@ -320,3 +320,56 @@ def test_numbers_as_text_are_numbers_and_words_are_refused(tmp_path: Path, capsy
     error = capsys.readouterr().err
     assert "column 'lsd' holds something other than numbers" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"metric": {"name": "lsd", "better": "Higher"}}, "metric.better: 'Higher' is none of lower, higher; did you"),
+        ({"metric": {"name": "lsd", "better": "max"}}, "metric.better: 'max' is none of lower, higher"),
+        ({"metric": {"name": "lsd", "delta": -1}}, "metric.delta: -1 is no size of an effect; give a number"),
+        ({"metric": {"name": "lsd", "delta": float("nan")}}, "metric.delta: nan is no size of an effect"),
+        ({"metrics": [{"name": "lsd", "better": "up"}]}, "metrics.0.better: 'up' is none of lower, higher"),
+        ({"metrics": {"lsd_hf": {"better": "up"}}}, "metrics.lsd_hf.better: 'up' is none of lower, higher"),
+        ({"ladder": [{"step": "0", "levels": {"txt": "off"}}]}, "ladder.0: unknown factor 'txt'; did you mean 'text'?"),
+        ({"ladder": [{"step": "0", "txt": "off"}]}, "ladder.0: unknown factor 'txt'; did you mean 'text'?"),
+        ({"factors": {"text": {"levels": ["off", "caption"], "stage": "evla"}}}, "factors.text.stage: 'evla' is none"),
+    ],
+)
+def test_a_word_that_would_turn_a_verdict_round_is_refused(tmp_path: Path, wrong: Any, told: str, capsys: Any) -> None:
+    write_sweep(tmp_path, noisy_grid(TWO, 2, {}), TWO)
+    plan = {**read_json(tmp_path / "plan.json"), **wrong}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'plan.json'}: {told}")
+    assert not (tmp_path / "results" / "effects.parquet").exists()
+
+
+def test_what_a_plan_may_leave_out_is_left_out(tmp_path: Path) -> None:
+    write_sweep(tmp_path, noisy_grid(TWO, 2, {}), TWO)
+    plan = read_json(tmp_path / "plan.json") | {"metric": {"name": "lsd", "better": None, "delta": None}}
+    for spec in plan["factors"].values():
+        del spec["stage"]
+    write_json(tmp_path / "plan.json", plan)
+    assert read_sweep(tmp_path).metric.better == "lower"
+
+
+@pytest.mark.parametrize("place", ["results", "report"])
+def test_a_file_where_a_folder_is_written_is_told_before_anything_is(tmp_path: Path, place: str, capsys: Any) -> None:
+    write_sweep(tmp_path, noisy_grid(TWO, 2, {}), TWO)
+    if place == "results":
+        for table in (tmp_path / "results").iterdir():
+            table.unlink()
+        (tmp_path / "results").rmdir()
+    (tmp_path / place).write_text("")
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / place}: a file stands where a folder is needed")
+    assert list(tmp_path.rglob("effects.parquet")) == []
+
+
+def test_answers_that_are_not_there_are_told_before_anything_is_written(tmp_path: Path, capsys: Any) -> None:
+    write_sweep(tmp_path, noisy_grid(TWO, 2, {}), TWO)
+    assert main([str(tmp_path), "--preferences", "nope.json"]) == 2
+    assert capsys.readouterr().err.startswith("nope.json: no such file; save the answers")
+    assert list(tmp_path.rglob("effects.parquet")) == []

@@ -186,6 +186,9 @@ def test_a_model_trained_and_scored_with_them_upsamples_with_the_files_that_it_i
     assert soundfile.info(folder / "out.flac").frames == 16_384
     assert upsample(["a.flac", "less.flac", *command[2:], *parts[:2], *parts[4:]]) == 2
     assert "conditioner own_parts.py:Brightness: it would be run" in capsys.readouterr().err
+    assert upsample(["a.flac", "more.flac", *command[2:], *parts, "--part", "nothere.py:X"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("--part nothere.py:X: to upsample, the model needs no such part (only: own_parts.py:")
     moved.write_text(moved.read_text() + "\n# another remark\n")
     assert upsample([*command, *parts]) == 2
     assert f"{moved}:Folded: changed since the model was trained" in capsys.readouterr().err
@@ -332,13 +335,13 @@ def test_what_a_part_says_is_part_of_what_it_scored_and_where_it_lies_is_not(mak
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"validation.metrics": ["loudness"]}, "validation.metrics: not installed, and not FILE.py:CLASS"),
+        ({"validation.metrics": ["loudness"]}, "metrics: 'loudness' is not installed, and not FILE.py:CLASS"),
         ({"validation.metrics": ["own_parts.py:Loundess"]}, "no class 'Loundess' there; did you mean 'Loudness'?"),
         ({"validation.metrics": ["absent.py:Loudness"]}, "cannot be imported (FileNotFoundError"),
         ({"validation.metrics": ["own_parts.py:Midpoint"]}, "Midpoint has no name, unit, better, score"),
         ({"validation.distance.embedder": "spectrl"}, "none of spectral, clap, off"),
         ({"evaluation.sampler.solver": "eulr"}, "did you mean 'euler'?"),
-        ({"codec": {**FOLDED, "part": "folded"}}, "codec.part: not installed, and not FILE.py:CLASS"),
+        ({"codec": {**FOLDED, "part": "folded"}}, "codec.part: 'folded' is not installed, and not FILE.py:CLASS"),
         ({"codec": {**FOLDED, "part": "own_parts.py:Foldd"}}, "no class 'Foldd' there; did you mean 'Folded'?"),
         ({"codec": {**FOLDED, "part": "own_parts.py:Brightness"}}, "Brightness has no encode, decode"),
         ({"codec": {**FOLDED, "ratio": 48}}, "codec.ratio: 48 is none of 1, 2, 4"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sagasr.config import SIZES, Config, leaves, located, parse, patch, train_stage
+from sagasr.config import SIZES, Config, Training, leaves, located, parse, patch, train_stage
 from sagasr.errors import ConfigError
-from sagasr.files import parse_yaml
+from sagasr.files import odd_value, parse_yaml
 from sagasr.fingerprint import fingerprint
 
 BASE = {"data": {"train": "train.csv", "val": "val.csv"}, "codec": {"kind": "wavelet"}}
@@ -98,3 +98,24 @@ def test_paths_and_the_eval_stage_do_not_enter_the_identity_of_a_training() -> N
 def test_a_configuration_loads_without_torch() -> None:
     code = "import sys, sagasr.config, sagasr.files, sagasr.journal, sagasr.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_whole_numbers_may_be_written_with_an_exponent_and_fractions_may_not_be_integers() -> None:
+    tree = parse_yaml("steps: 1e4\nbatch_size: 1e2\nlearning_rate: 1e-4", "train.yaml")
+    training = parse(Training, tree, "train.yaml")
+    assert (training.steps, training.batch_size, training.learning_rate) == (10_000, 100, 1e-4)
+    assert training == parse(Training, {"steps": 10_000, "batch_size": 100, "learning_rate": 1e-4}, "train.yaml")
+    with pytest.raises(ConfigError, match=r"^train.yaml: steps: input should be a valid integer.* \(found 1.5\)$"):
+        parse(Training, {"steps": 1.5}, "train.yaml")
+
+
+@pytest.mark.parametrize("betas", [[0.9, 1.0], [-0.1, 0.9], [1, 2]])
+def test_a_moment_decays(betas: list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"betas\.[01]: input should be"):
+        parse(Training, {"betas": betas}, "train.yaml")
+
+
+def test_every_odd_value_is_named_with_its_key() -> None:
+    assert odd_value({"a": [1, {"b": float("nan")}]}) == "a.1.b: nan is no finite number; give one"
+    assert odd_value([{"a": {1}}]) == "0.a: {1} is read as a set; write a list"
+    assert odd_value({"a": 1, 2: None, "c": [True, 0.5, "x"]}) is None

@@ -61,6 +61,12 @@ def test_csv_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
         ]
 
 
+def test_spaces_around_column_names_are_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "spaced.csv").write_text("path, split , caption\na.flac, train, a dog\n")
+    (row,) = read_manifest(tmp_path / "spaced.csv")
+    assert (row.split, row.caption, row.extra) == ("train", "a dog", {})
+
+
 def test_caption_and_transcript_columns_are_told_apart(tmp_path: Path) -> None:
     records = [{"path": "a.flac", "text": "A man speaks.", "transcript": ""}]
     row = read_manifest(write_csv(tmp_path / "m.csv", records))[0]

@@ -462,7 +462,7 @@ def test_unusable_trials_are_one_line_each(trial: Path, tmp_path: Path) -> None:
         (["--checkpoint", "nowhere"], "not a trial folder"),
         (["--rolloff-target", "7"], "share of 22050"),
         (["--steps", "0"], "steps"),
-        (["--guidance=-1,1"], "guidance.audio"),
+        (["--guidance=-1,1"], "guidance -1,1: "),
         (["--text", "xylophone"], "learned none of these words"),
         (["--cutoff", "99999"], "between 0 and"),
     ],

@@ -70,9 +70,33 @@ def no_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(study / "auth_token"))
 
 
+def latin_1_grid(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "grid.yaml").write_bytes("question: Gr\xf6\xdfe?\n".encode("latin-1"))
+
+
+def a_loop(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "manifest.csv").unlink()
+    (study / "manifest.csv").symlink_to("manifest.csv")
+
+
+def a_dead_link(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "dead.yaml").symlink_to("gone.yaml")
+
+
+def long_storage(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "grid.yaml").write_text((study / "grid.yaml").read_text() + f"storage: {'s' * 300}\n")
+
+
+def folders(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "study").mkdir()
+
+
 PREPARATIONS = {
     each.__name__: each
-    for each in (latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token)
+    for each in (
+        *(latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token),
+        *(latin_1_grid, a_loop, a_dead_link, long_storage, folders),
+    )
 }
 
 
@@ -98,7 +122,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypa
     if "make" in mistake:
         PREPARATIONS[mistake["make"]](study, monkeypatch)
     monkeypatch.chdir(study)
-    before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in study.rglob("*")}
     command, *arguments = shlex.split(mistake["run"])
     try:
         code = COMMANDS[command](arguments)
@@ -112,7 +136,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(mistake, make_grid, monkeypa
     for line, words in zip(lines, expected, strict=True):
         assert words in line
         assert len(line.replace(str(study), "")) < 400
-    assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before
+    assert {path: path.lstat().st_mtime_ns for path in study.rglob("*")} == before
 
 
 def test_the_table_is_large_and_no_mistake_is_in_it_twice():
