@@ -315,7 +315,7 @@ def test_what_an_installed_package_offers_is_named_by_its_entry_point(make_grid,
 
 def test_a_plan_knows_which_way_they_are_good_and_may_be_judged_by_one(make_grid):
     plan = make_plan(read_space(study(make_grid, early_stopping={"metric": "val/loudness"})))
-    assert plan.tree["metric"] == {"name": "loudness", "better": "lower", "delta": 0.05}
+    assert plan.tree["metric"] == {"name": "loudness", "better": "lower", "delta": None}
     assert plan.tree["metrics"] == [{"name": "loudness", "better": "lower", "unit": "dB"}]
 
 

@@ -271,7 +271,7 @@ def test_the_embedder_is_chosen_in_the_configuration(tmp_path: Path) -> None:
     clap = build_embedder(Distance(embedder="clap", model="here"))
     assert isinstance(clap, Clap)
     assert clap.model == "here"
-    with pytest.raises(ConfigError, match=r"validation\.distance\.embedder: none of spectral, clap, off"):
+    with pytest.raises(ConfigError, match=r"validation\.distance\.embedder: 'vggish' is none of spectral, clap, off"):
         parse(Config, {**tree, "validation": {"distance": {"embedder": "vggish"}}}, "x")
     (tmp_path / "mine").mkdir()
     assert located({"validation": {"distance": {"model": "mine"}}}, tmp_path) == {
