@@ -68,7 +68,9 @@ def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
     for _, row in rows.iterrows():
         told = [name(row["factor"]), Markup(" = "), name(row["level"])]
         if word_of(row["verdict"]) in ("improves", "harms"):
-            told.append(Markup(" ({} {})").format(number(row["estimate"], "+.3g"), row["unit"] or ""))
+            size = f"{number(row['estimate'], '+.3g')} {row['unit'] or ''}".rstrip()
+            small = sweep.metric.delta is not None and abs(row["estimate"]) < sweep.metric.delta
+            told.append(Markup(" ({}{})").format(size, ", less than matters" if small else ""))
         if row["factor"] == TEXT:
             told += [
                 Markup(" [{} {}, {}]").format(one["metric"], number(one["estimate"], "+.3g"), word_of(one["verdict"]))

@@ -88,6 +88,13 @@ def test_an_interaction_is_shown_by_the_effect_in_each_context(tmp_path: Path) -
     assert "at rolloff=on" in text
 
 
+def test_an_effect_that_is_sure_and_small_is_said_to_be_less_than_matters(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 2, {"text": -0.048, "rolloff": -0.2}, sigma=0.008)
+    text = " ".join(shown(written(tmp_path, rows)).split())
+    assert re.search(r"text = caption \(−0\.04\d+ LSD, less than matters\)", text)
+    assert re.search(r"rolloff = on \(−0\.\d+ LSD\)", text)
+
+
 def test_search_mode_is_headed_so(tmp_path: Path) -> None:
     rows = noisy_grid(TWO, 3, {})
     rows[0]["status"] = "stopped"
