@@ -11,7 +11,6 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
 from sagasr.journal import Status, read_status, write_status
 from sagasr.lease import wait_free
+from sagasr.signals import interrupting
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"
@@ -169,7 +169,11 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
     view = View(plan, waiting)
     early: dict[str, int] = {}
     try:
-        with watching(view, console), _ray(waiting, options) as concurrent, _signals():
+        with (
+            watching(view, console),
+            _ray(waiting, options) as concurrent,
+            interrupting(),
+        ):  # after Ray, which sets its own
             try:
                 view.phase = "encoding recordings"
                 stores, broken = _encode(plan, waiting)
@@ -486,26 +490,3 @@ def _fits(trials: Sequence[Trial], available: Mapping[str, float]) -> int:
                 )
         counts.append(min(int(available[name] / amount + 1e-9) for name, amount in _demand(trial).items() if amount))
     return max(1, *counts)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt; a second one ends the process at once.
-
-    To be entered after Ray, which installs handlers of its own.
-    """
-    count = 0
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            os._exit(130)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,7 +3,7 @@
 Every level, the baseline too, states its value, so that a cell means the same whatever the base file says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sagasr.config import SIZES
@@ -103,6 +103,11 @@ def level_name(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def steps_column(factors: Iterable[str]) -> str:
+    """Return the results column of a training's steps: a factor called ``steps``, of the sampler, has that name."""
+    return "training_steps" if "steps" in factors else "steps"
 
 
 def cell_name(levels: Mapping[str, str]) -> str:

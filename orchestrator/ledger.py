@@ -18,7 +18,7 @@ from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Trial
 from orchestrator.promotion import HELD, standing
 from sagasr import lease
-from sagasr.config import Config, leaves, parse
+from sagasr.config import Config, differences, leaves, parse
 from sagasr.errors import SagasrError
 from sagasr.files import read_json, remove_litter, write_json
 from sagasr.fingerprint import RESULT_VERSION
@@ -149,27 +149,19 @@ def rescoring(old: Mapping[str, Any] | None, trial: Trial, variant: str) -> list
                 "evaluation": wanted.evaluation.model_dump(mode="json"),
                 "validation": trial.config.validation.model_dump(mode="json"),
             }
-            found = _differences(leaves(then), leaves(now))
+            found = differences(leaves(then), leaves(now))
             return found or ["the validation recordings changed"]
     return []
 
 
 def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     """Return what makes a recorded trial another one than ``trial``, e.g. ``training.steps 600 -> 800``."""
-    found = _differences(_relevant(_with_defaults(old["config"])), _relevant(trial.config.model_dump(mode="json")))
+    found = differences(_relevant(_with_defaults(old["config"])), _relevant(trial.config.model_dump(mode="json")))
     if old.get("data") != trial.data:
         found.append("the training recordings changed")
     if old.get("version") != trial.version:
         found.append(f"result version {old.get('version')} -> {trial.version}")
     return found or ["files of frozen weights changed"]
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{key} {_shown(then.get(key))} -> {_shown(now.get(key))}"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key)
-    ]
 
 
 def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -258,7 +250,3 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
         if not key.startswith(("evaluation.", "data.", "validation.")) or key == "validation.every"
         if key != "seed"
     }
-
-
-def _shown(value: Any) -> str:
-    return "(absent)" if value is None else str(value)

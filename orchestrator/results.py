@@ -4,14 +4,14 @@ Every table is a function of the plan and the folders, in the plan's order, so t
 only ``VOLATILE`` columns differ between two runs. Loads neither torch nor Ray.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.factors import METRICS
+from orchestrator.factors import METRICS, steps_column
 from orchestrator.ledger import scan
 from orchestrator.plan import Plan, Replicate, Trial
 from sagasr.errors import SagasrError
@@ -46,7 +46,7 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
     )
     per_clip = [*keys, *ROW.remove(2), *metrics]
     replicates = _replicates(plan, scores, overall, run_ids or {})
-    steps = _steps_column(plan.space.factors)
+    steps = steps_column(plan.space.factors)
     _write(plan, "replicates", replicates, _replicate_schema(keys, steps, pa.schema([*metrics, *of_runs])))
     _write(plan, "clips", _clips(plan, scores), pa.schema(per_clip))
     _write(plan, "references", _references(plan), pa.schema([*keys, *ROW, *metrics]))
@@ -104,7 +104,7 @@ def _replicates(
         rows.append(
             {
                 **_keys(plan, row),
-                _steps_column(plan.space.factors): trial.config.training.steps,
+                steps_column(plan.space.factors): trial.config.training.steps,
                 "status": entry.state,
                 "reason": entry.reason,
                 "stopped_at_step": status.step if status and entry.state == "stopped" else None,
@@ -192,11 +192,6 @@ def _key_schema(plan: Plan) -> pa.Schema:
         + [("seed", pa.int64())]
         + [(name, pa.string()) for name in plan.space.factors]
     )
-
-
-def _steps_column(factors: Collection[str]) -> str:
-    """Return where the steps of a training stand: a factor called ``steps``, those of the sampler, has that column."""
-    return "training_steps" if "steps" in factors else "steps"
 
 
 def _replicate_schema(keys: pa.Schema, steps: str, metrics: pa.Schema) -> pa.Schema:

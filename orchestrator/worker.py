@@ -136,7 +136,8 @@ def _fenced(task: Task, rank: int) -> Iterator[Callable[[], object]]:
 
 
 def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
-    from sagasr.train import FailureRule, Halt, Harness, train
+    from sagasr.signals import Halt
+    from sagasr.train import FailureRule, Harness, train
 
     runtime, config = task.runtime, task.config
     rule = FailureRule(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sagasr import cli, lease
-from sagasr.config import Config, Runtime, leaves, located, parse, patch
+from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_yaml
 
@@ -137,11 +137,9 @@ def _refuse_another(config: Config, out: Path) -> None:
     if not path.exists():
         return
     before, now = (leaves(one.model_dump(mode="json")) for one in (parse(Config, read_yaml(path), str(path)), config))
-    changed = [key for key in now | before if before.get(key) != now.get(key)]
-    if changed:
-        told = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:3])
+    if changed := differences(before, now):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ConfigError(f"--out {out}: holds another training ({told}{more}); name another folder")
+        raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")
 
 
 def _tell(metrics: Mapping[str, float], steps: int) -> None:

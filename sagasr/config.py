@@ -20,6 +20,10 @@ from sagasr.files import LOOP, odd_value
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
+GET_STABLE_AUDIO = (
+    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
+    "--local-dir FOLDER)"
+)
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
@@ -254,9 +258,8 @@ class Model(Strict):
         if self.init == "pretrained":
             if not self.checkpoint:
                 raise ValueError(
-                    "init pretrained needs a checkpoint: get stabilityai/stable-audio-open-1.0 from Hugging Face "
-                    "(accept its licence there, then hf download with --local-dir FOLDER) and name its "
-                    "model.safetensors in model.checkpoint"
+                    f"init pretrained needs a checkpoint: {GET_STABLE_AUDIO} and name its model.safetensors in "
+                    "model.checkpoint"
                 )
             if self.latents != "raw" or self.preconditioning != "off":
                 raise ValueError(
@@ -572,6 +575,19 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[path] = value
     return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between the ``leaves`` of two trees, e.g. ``training.steps 600 -> 800``."""
+
+    def shown(value: Any) -> str:
+        return "(absent)" if value is None else str(value)
+
+    return [
+        f"{key} {shown(then.get(key))} -> {shown(now.get(key))}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
 
 
 def train_stage(config: Config) -> dict[str, Any]:

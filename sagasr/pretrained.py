@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sagasr.conditions import Conditioner
-from sagasr.config import Config, StableAudio, latent_channels
+from sagasr.config import GET_STABLE_AUDIO, Config, StableAudio, latent_channels
 from sagasr.errors import DataError
 from sagasr.host import build_transformer, published_transformer, transformer_arguments
 from sagasr.weights import (
@@ -32,10 +32,7 @@ from sagasr.weights import (
     share,
 )
 
-REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
-    "--local-dir FOLDER) and name its model.safetensors in model.checkpoint"
-)
+REMEDY = f"{GET_STABLE_AUDIO} and name its model.safetensors in model.checkpoint"
 SECONDS = ("seconds_start", "seconds_total")
 # What a published configuration may spell out, and where ours may differ: in its conditions and in what it learns.
 DEFAULTS = {"patch_size": 1, "timestep_cond_type": "global", "project_global_cond": True}

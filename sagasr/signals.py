@@ -5,42 +5,50 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from sagasr.train import Halt
+
+class Halt(NamedTuple):
+    """A request to interrupt: why, and until when (``time.monotonic``) the process will live, if that is known."""
+
+    reason: str
+    until: float | None = None
+
+
+def _raise() -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block at SIGTERM as at Ctrl-C, in a main thread."""
-
-    def handle(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(handle):
+    """Raise KeyboardInterrupt in the block at the first Ctrl-C or SIGTERM; a second one ends the process at once."""
+    with _first_signal(_raise):
         yield
 
 
 @contextmanager
 def halting() -> Iterator[Callable[[], Halt | None]]:
-    """Catch the first signal for the block, in a main thread; yields what a ``Harness`` asks. A second one ends all."""
+    """Note the first Ctrl-C or SIGTERM; yields what a ``Harness`` asks. A second one ends the process at once."""
     asked = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
-            os._exit(130)  # of a KeyboardInterrupt, Lightning would make exit code 1
-        asked.set()
-
-    with _handled(handle):
+    with _first_signal(asked.set):
         yield lambda: Halt("interrupted") if asked.is_set() else None
 
 
 @contextmanager
-def _handled(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM so for the block; other threads than the main one may not, and leave them."""
+def _first_signal(heed: Callable[[], None]) -> Iterator[None]:
+    """Call ``heed`` at the first SIGINT or SIGTERM of the block. Only a main thread may, and any other leaves them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    come = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal come
+        if come:
+            os._exit(130)  # of a KeyboardInterrupt, Lightning would make exit code 1
+        come = True
+        heed()
+
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

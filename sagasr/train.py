@@ -34,6 +34,7 @@ from sagasr.module import SafeCheckpointIO, SagaModule
 from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
 from sagasr.sharding import gathered, is_sharded, whole
+from sagasr.signals import Halt
 from sagasr.upsample import write_facts
 
 logger = logging.getLogger(__name__)
@@ -53,13 +54,6 @@ class FailureRule(NamedTuple):
 
 
 RULE = FailureRule()
-
-
-class Halt(NamedTuple):
-    """A request to interrupt: why, and until when (``time.monotonic``) the process will live, if that is known."""
-
-    reason: str
-    until: float | None = None
 
 
 @dataclass(frozen=True)

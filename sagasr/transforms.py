@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from sagasr.config import Patched, Pqmf, Wavelet
+from sagasr.config import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
 from sagasr.errors import DataError
 from sagasr.files import read_text
 from sagasr.host import load_stock, quietly
 from sagasr.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_REMEDY = (
-    "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
-    "--local-dir FOLDER) and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
+    f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
 )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
 from orchestrator.analysis.written import cells_of
-from orchestrator.factors import cell_name
+from orchestrator.factors import cell_name, steps_column
 from sagasr.errors import DataError
 
 DONE = {"done", "finished", "completed", "complete", "ok", "success"}
@@ -132,12 +132,8 @@ def with_levels(
 
 
 def training_steps(table: pd.DataFrame, factors: Iterable[str]) -> "pd.Series[float]":
-    """Return the steps that each training was to take; NaN where the table does not say.
-
-    They are in ``steps``; where a factor is called so, in ``training_steps``.
-    """
-    column = "training_steps" if "steps" in factors else "steps"
-    return pd.to_numeric(table.get(column, pd.Series(np.nan, index=table.index)), errors="coerce")
+    """Return the steps that each training was to take; NaN where the table does not say."""
+    return pd.to_numeric(table.get(steps_column(factors), pd.Series(np.nan, index=table.index)), errors="coerce")
 
 
 def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[str]:

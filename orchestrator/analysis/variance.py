@@ -139,15 +139,10 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     both = sum(part for _, _, part in parts) / count
     total = max(run + clip - both, run, clip) if np.isfinite(run) else NAN
     df = _satterthwaite(total, [(run, df_run), (clip, count - 1)])
-    if _half_width(run, df_run) > _half_width(total, df):
+    if interval(0.0, float(np.sqrt(run)), df_run, 0.95)[1] > interval(0.0, float(np.sqrt(total)), df, 0.95)[1]:
         total, df = run, df_run
     up, down = float(np.mean(clips > 0)), float(np.mean(clips < 0))
     return Estimate(value, run, df_run, total, df, both, leverage, up, down, count)
-
-
-def _half_width(variance: float, df: float) -> float:
-    """Return half of the 95 % interval; NaN without an error estimate."""
-    return float(special.stdtrit(df, 0.975) * np.sqrt(variance)) if df > 0 else NAN
 
 
 def _mean_square(residuals: Array, df: int, floor: float) -> tuple[float, int]:

@@ -73,7 +73,7 @@ def _check_words(plan: Mapping[str, Any], path: Path) -> None:
     """Raise DataError for a word or number that would turn verdicts round, or be passed over in silence."""
     for key, spec in _metrics(plan):
         better, delta = spec.get("better"), spec.get("delta")
-        if better is not None and better not in ("lower", "higher"):
+        if better is not None and better not in BETTER:
             raise DataError(f"{path}: {key}.better: {better!r} is none of lower, higher{nearest(str(better), BETTER)}")
         a_number = isinstance(delta, (int, float)) and not isinstance(delta, bool)
         if delta is not None and not (a_number and math.isfinite(delta) and delta >= 0):

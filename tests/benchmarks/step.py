@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sagasr.config import Config
 from sagasr.data.draws import Draws
 from sagasr.model import SagaModel, build_model
-from sagasr.train import Halt, Harness, train
+from sagasr.signals import Halt
+from sagasr.train import Harness, train
 from tests.benchmarks import data, stock
 from tests.benchmarks.measure import Row, product_rate
 

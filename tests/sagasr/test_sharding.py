@@ -37,7 +37,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.files import read_yaml
 from sagasr.module import SagaModule, ShardedStrategy
-from sagasr.train import RULE, FailureRule, Halt, Harness, train
+from sagasr.signals import Halt
+from sagasr.train import RULE, FailureRule, Harness, train
 torch.distributed.init_process_group("gloo")  # as Ray Train does before it calls a worker
 settings, out, store, kind, halt_at, margin = sys.argv[1:]
 out, shares, writes = Path(out), [], []

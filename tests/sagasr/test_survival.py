@@ -27,7 +27,8 @@ from sagasr.errors import DataError, StorageError
 from sagasr.files import dump_yaml, write_json, write_text
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, parts_of
-from sagasr.train import Halt, Harness, TrainResult, train
+from sagasr.signals import Halt
+from sagasr.train import Harness, TrainResult, train
 
 STEPS, EVERY = 6, 3
 TREE = {

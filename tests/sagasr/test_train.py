@@ -23,7 +23,8 @@ from sagasr.files import dump_yaml
 from sagasr.journal import History, read_status
 from sagasr.module import SagaModule, cooldown_at, rate_at
 from sagasr.scores import ScoreFile, read_distances, read_scores
-from sagasr.train import FailureRule, Halt, Harness, train
+from sagasr.signals import Halt
+from sagasr.train import FailureRule, Harness, train
 
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 STEPS = 6
