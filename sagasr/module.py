@@ -26,6 +26,10 @@ from sagasr.sharding import divided_like, shard, whole
 COMPILE_FROM = 1_000  # steps; compiling takes as long as some hundred of a small model
 
 
+class Diverged(Exception):
+    """A training cannot go on: its loss or gradient is not finite, or the failure rule ended it. An outcome, no bug."""
+
+
 class SagaModule(pl.LightningModule):
     """Trains a ``SagaModel`` on drawn batches; keeps raw and averaged weights.
 
@@ -65,6 +69,19 @@ class SagaModule(pl.LightningModule):
         """On a GPU a long training is compiled: there a small model's step is mostly launches. On a CPU none is."""
         if self.device.type == "cuda" and self.config.training.steps >= COMPILE_FROM:
             compile_layers(self.model.transformer)
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip the gradient at ``clip_norm``, if that is set. Raises Diverged where it is not finite.
+
+        Such a gradient never reaches the weights, so that the last checkpoint stays one to go on from. Lightning asks
+        for this before every step; its own clipping refuses a fused optimizer in mixed precision.
+        """
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
+        if not norm.isfinite():
+            raise Diverged(f"training loss or gradient is not finite at step {self.trainer.global_step + 1}")
+        if self.config.training.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.config.training.clip_norm, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and average at once: callbacks that checkpoint after a batch must find both done."""

@@ -30,10 +30,10 @@ from sagasr.faults import point
 from sagasr.files import dump_yaml, remove_litter, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.model import build_model
-from sagasr.module import SafeCheckpointIO, SagaModule
+from sagasr.module import Diverged, SafeCheckpointIO, SagaModule
 from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
-from sagasr.sharding import gathered, is_sharded, whole
+from sagasr.sharding import gathered, is_sharded
 from sagasr.signals import Halt
 from sagasr.upsample import write_facts
 
@@ -86,10 +86,6 @@ class TrainResult(NamedTuple):
     step: int
 
 
-class Diverged(Exception):
-    """The failure rule ended the training. An outcome, not a bug."""
-
-
 class Interrupted(Exception):
     """The harness asked for a halt. The training goes on from here when it is started again."""
 
@@ -119,6 +115,7 @@ def train(
     _quieten()
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
     keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = True  # on a GPU; in single precision a step takes up to six times as long
     out.mkdir(parents=True, exist_ok=True)
     encoded = Store.open(store)
     if _is_rank_zero():
@@ -143,7 +140,6 @@ def train(
         max_steps=config.training.steps,
         max_epochs=1,
         precision=config.training.precision,
-        gradient_clip_val=config.training.clip_norm or None,
         strategy=harness.strategy,
         accelerator=harness.accelerator,
         devices=harness.devices,
@@ -242,12 +238,6 @@ class _Watch(pl.Callback):
             self.history.drop(trainer.global_step, "val/")
             self.validate(trainer, pl_module)
             self.save(trainer)
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        """A gradient that is not finite never reaches the weights: the last checkpoint stays one to go on from."""
-        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-        if not whole(torch.nn.utils.get_total_norm(gradients)).isfinite():
-            raise Diverged(f"training loss or gradient is not finite at step {trainer.global_step + 1}")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -24,7 +24,7 @@ TREE = patch(
     BASE,
     {
         "model.depth": 2,
-        "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3},
+        "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "clip_norm": 0.1},
         "validation.every": 3,
     },
 )

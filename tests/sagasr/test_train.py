@@ -1,6 +1,5 @@
 """A training is exact: resumed equals uninterrupted, equal seeds give equal results, and its end is told truthfully."""
 
-import csv
 import json
 import math
 import shutil
@@ -10,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import sagasr
 from sagasr import checkpoint
 from sagasr.commands import train as command
 from sagasr.config import Config, Evaluation, InverseLR, Runtime, parse, patch
@@ -25,8 +24,8 @@ from sagasr.module import SagaModule, cooldown_at, rate_at
 from sagasr.scores import ScoreFile, read_distances, read_scores
 from sagasr.signals import Halt
 from sagasr.train import FailureRule, Harness, train
+from tests.sagasr.trainings import few_recordings, same_training
 
-RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 STEPS = 6
 TREE = {
     "audio": {"segment": 8_192},
@@ -46,19 +45,8 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A configuration on nine of the shipped recordings."""
-    folder = tmp_path_factory.mktemp("recordings")
-    with (RECORDINGS / "manifest.csv").open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    kept = [row for split, count in (("train", 2), ("val", 1)) for domain in ("speech", "music", "effects")
-            for row in [row for row in rows if (row["split"], row["domain"]) == (split, domain)][:count]]  # fmt: skip
-    for row in kept:
-        (folder / row["path"]).parent.mkdir(exist_ok=True)
-        shutil.copy(RECORDINGS / row["path"], folder / row["path"])
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, ["path", "split", "domain", "text"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(kept)
-    data = {"train": str(folder / "manifest.csv"), "val": str(folder / "manifest.csv")}
+    manifest = str(few_recordings(tmp_path_factory.mktemp("recordings")))
+    data = {"train": manifest, "val": manifest}
     return parse(Config, {**TREE, "data": data}, "test")
 
 
@@ -75,28 +63,6 @@ def calm(config: Config, store: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def final_state(out: Path) -> dict[str, torch.Tensor]:
-    """Return weights, averaged weights and optimiser moments of the last checkpoint."""
-    state = checkpoint.load(checkpoint.folder_of(out / "checkpoints", STEPS))
-    moments = state["optimizer_states"][0]["state"]
-    return {
-        **state["state_dict"],
-        **{f"ema.{name}": value for name, value in state["ema"].items()},
-        **{f"adam.{index}.{name}": value for index, part in moments.items() for name, value in part.items()},
-    }
-
-
-def same_training(one: Path, other: Path) -> bool:
-    first, second = final_state(one), final_state(other)
-    records = [[{k: v for k, v in record.items() if k != "time"} for record in History(out)] for out in (one, other)]
-    return (
-        first.keys() == second.keys()
-        and all(torch.equal(first[name], second[name]) for name in first)
-        and records[0] == records[1]
-        and read_scores(one, "default") == read_scores(other, "default")
-    )
-
-
 def test_equal_seeds_give_equal_weights_records_and_scores(
     config: Config, store: Path, calm: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +71,33 @@ def test_equal_seeds_give_equal_weights_records_and_scores(
     other = parse(Config, patch(config.model_dump(mode="json"), {"seed": 1}), "test")
     train(other, tmp_path / "other", store)
     assert not same_training(calm, tmp_path / "other")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_no_step_sees_a_gradient_longer_than_clip_norm(
+    config: Config, store: Path, tmp_path: Path, precision: str
+) -> None:
+    def longest(clip_norm: float) -> float:
+        """Return the largest gradient norm with which the optimiser stepped."""
+        norms: list[float] = []
+
+        def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
+            norms.append(float(torch.nn.utils.get_total_norm([it for it in gradients if it is not None])))
+
+        changes = {"training": {"clip_norm": clip_norm, "precision": precision, "steps": 2}}
+        tree = patch(config.model_dump(mode="json"), changes)
+        hook = register_optimizer_step_post_hook(note)
+        try:
+            train(parse(Config, tree, "test"), tmp_path / f"clip-{clip_norm}", store)
+        finally:
+            hook.remove()
+        assert len(norms) == 2
+        return max(norms)
+
+    free = longest(0.0)
+    assert longest(free / 4) == pytest.approx(free / 4, rel=1e-3)
+    assert longest(4 * free) == pytest.approx(free, rel=1e-6)
 
 
 @pytest.mark.parametrize("killed_at", [1, 3, 5])

@@ -1,0 +1,56 @@
+"""Recordings for short trainings, and what two trainings have in common."""
+
+import csv
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+import sagasr
+from sagasr import checkpoint
+from sagasr.journal import History
+from sagasr.scores import read_scores
+
+RECORDINGS = Path(sagasr.__file__).parent / "recordings"
+
+
+def few_recordings(folder: Path) -> Path:
+    """Copy nine of the shipped recordings, six to train and three to validate on; return their manifest."""
+    with (RECORDINGS / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    kept = [row for split, count in (("train", 2), ("val", 1)) for domain in ("speech", "music", "effects")
+            for row in [row for row in rows if (row["split"], row["domain"]) == (split, domain)][:count]]  # fmt: skip
+    for row in kept:
+        (folder / row["path"]).parent.mkdir(exist_ok=True)
+        shutil.copy(RECORDINGS / row["path"], folder / row["path"])
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, ["path", "split", "domain", "text"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+    return folder / "manifest.csv"
+
+
+def final_state(out: Path) -> dict[str, torch.Tensor]:
+    """Return weights, averaged weights and optimiser moments of a training's last checkpoint."""
+    newest = checkpoint.newest(out / "checkpoints")
+    assert newest is not None
+    state = checkpoint.load(newest)
+    moments = state["optimizer_states"][0]["state"]
+    return {
+        **state["state_dict"],
+        **{f"ema.{name}": value for name, value in state["ema"].items()},
+        **{f"adam.{index}.{name}": value for index, part in moments.items() for name, value in part.items()},
+    }
+
+
+def same_training(one: Path, other: Path, variants: Iterable[str] = ("default",)) -> bool:
+    """Return whether two trainings ended in the same weights, records and scores, bit for bit."""
+    first, second = final_state(one), final_state(other)
+    records = [[{k: v for k, v in record.items() if k != "time"} for record in History(out)] for out in (one, other)]
+    return (
+        first.keys() == second.keys()
+        and all(torch.equal(first[name], second[name]) for name in first)
+        and records[0] == records[1]
+        and all(read_scores(one, name) == read_scores(other, name) for name in variants)
+    )
