@@ -5,7 +5,8 @@ statistics that the encoded store measures over the training set. On a GPU a cod
 TF32, and takes a bounded amount of audio at once, however long a recording is or large a batch.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +22,7 @@ from sagasr.precision import exact
 from sagasr.testing import check_codec
 from sagasr.transforms import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
 
-AT_ONCE = 2**20  # samples of audio over all rows: the autoencoder takes 2.8 KB for each
-REACH = 16  # frames of context beside a piece; a frame of the published autoencoder depends on 8 to each side
+AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
 
 
 class LatentNorm(NamedTuple):
@@ -157,9 +157,27 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
             f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; "
             f"{STABLE_AUDIO_REMEDY}"
         )
-    # The library's other encoders may hold attention, which has no reach.
-    reach = REACH if type(model.encoder).__name__ == "OobleckEncoder" else None
-    return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0, reach=reach)
+    return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0, reach=_reach(model))
+
+
+def _reach(model: Any) -> int | None:
+    """Return on how many frames to each side latents or audio depend: 10 in the autoencoder as published.
+
+    The library's other autoencoders may hold attention, which has no such limit.
+    """
+    if type(model.encoder).__name__ != "OobleckEncoder" or type(model.decoder).__name__ != "OobleckDecoder":
+        return None
+    return max(_span(model.encoder.modules()), _span(reversed([*model.decoder.modules()])))
+
+
+def _span(layers: Iterable[nn.Module]) -> int:
+    """Return the frames to each side that convolutions see, in their order from the audio to the latents."""
+    seen, step = 0, 1  # samples beside the one in the middle, and those from one position of a layer to the next
+    for layer in layers:
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            seen += (layer.kernel_size[0] - 1) * layer.dilation[0] * step
+            step *= layer.stride[0]
+    return math.ceil(seen / (2 * step))
 
 
 def missing_weights(codec: settings.Codec, channels: int) -> str | None:
