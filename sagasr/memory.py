@@ -1,5 +1,6 @@
 """A validation in as much memory as a GPU has left: fewer clips at once after each time that they did not fit."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import TypeVar
@@ -34,6 +35,7 @@ class AtOnce:
             size = min(most, self.limit, clips - start)
             found = self._tried(work, slice(start, start + size))
             if found is None:  # only now is all let go that the failure held
+                gc.collect()
                 torch.cuda.empty_cache()
                 self.limit = size // 2
                 self.say(f"{size} validation clips at once do not fit into the GPU's memory: {self.limit} from now on")

@@ -1,5 +1,6 @@
 """A validation that does not fit into a GPU's memory takes fewer clips at once, and gives what it would have given."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -120,6 +121,21 @@ def test_a_validation_of_which_not_one_clip_fits_says_so_with_the_remedy(model: 
     assert small.sizes == [9, 4, 2, 1]
     assert isinstance(it.value, SagasrError)
     assert "\n" not in str(it.value)
+
+
+def test_what_a_failed_part_held_is_let_go_before_the_next_is_tried() -> None:
+    held: list[weakref.ref[Tensor]] = []
+
+    def work(part: slice) -> int:
+        large = torch.zeros(8)
+        assert all(it() is None for it in held)
+        held.append(weakref.ref(large))
+        if part.stop - part.start > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")  # one of its own: an error keeps what its frames hold
+        return part.start
+
+    assert AtOnce(lambda text: None).parts(4, 4, work) == [0, 1, 2, 3]
+    assert len(held) == 6
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(model: SagaModel, clips: Validation) -> None:
