@@ -1,11 +1,13 @@
-"""A validation that does not fit into a GPU's memory takes fewer clips at once, and gives what it would have given."""
+"""A validation: what does not fit into a GPU's memory is taken in parts, and the loss is computed as a sampling is."""
 
+import copy
 import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from sagasr.codec import Codec, build_codec
 from sagasr.config import SIZES, Config, downsampling_ratio, parse
@@ -13,6 +15,7 @@ from sagasr.data.draws import Validation
 from sagasr.ema import Ema
 from sagasr.errors import SagasrError, ValidationMemoryError
 from sagasr.evaluate import evaluate, validation_loss
+from sagasr.host import compile_layers
 from sagasr.memory import AtOnce
 from sagasr.model import SagaModel, build_model
 
@@ -160,3 +163,14 @@ def test_the_validation_loss_does_the_same(model: SagaModel, clips: Validation) 
         handle.remove()
     assert rows == [9] + 5 * [4] + 5 * [4] + 5 * [1]
     assert at_once.limit == 4
+
+
+def test_the_validation_loss_allows_tf32_and_compiles_nothing(model: SagaModel, clips: Validation) -> None:
+    twin, seen = copy.deepcopy(model), list[bool]()
+    twin.transformer.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
+    compile_layers(twin.transformer, backend="aot_eager")
+    counters.clear()
+    assert validation_loss(twin, clips) == validation_loss(model, clips)
+    assert not counters["stats"]["unique_graphs"]
+    assert seen == [True] * 5
+    assert not torch.backends.cuda.matmul.allow_tf32
