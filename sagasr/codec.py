@@ -1,9 +1,12 @@
 """Audio to latents and back, behind one interface: weight-free transforms or the Stable Audio autoencoder.
 
 Latents here are companded but not normalised; ``LatentNorm`` brings each channel to zero mean and unit variance, with
-statistics that the encoded store measures over the training set.
+statistics that the encoded store measures over the training set. On a GPU a codec computes in full float32, without
+TF32, and takes a bounded amount of audio at once, however long a recording is or large a batch.
 """
 
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +18,11 @@ from sagasr import config as settings
 from sagasr.config import SAMPLE_RATE, downsampling_ratio, latent_channels
 from sagasr.errors import DataError
 from sagasr.parts import breach, load
+from sagasr.precision import exact
 from sagasr.testing import check_codec
 from sagasr.transforms import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
+
+AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
 
 
 class LatentNorm(NamedTuple):
@@ -50,15 +56,28 @@ class LatentNorm(NamedTuple):
 
 
 class Codec(nn.Module):
-    """A frozen pair of ``encode`` and ``decode``; equal audio always gives equal latents."""
+    """A frozen pair of ``encode`` and ``decode``; equal audio always gives equal latents.
 
-    def __init__(self, transform: Any, channels: int, latent_channels: int, ratio: int, companding: float) -> None:
+    What holds more than ``AT_ONCE`` samples goes in groups of rows, and rows longer than that in pieces where ``reach``
+    says on how many frames to each side a frame depends at most. Pieces equal the whole but for rounding.
+    """
+
+    def __init__(
+        self,
+        transform: Any,
+        channels: int,
+        latent_channels: int,
+        ratio: int,
+        companding: float,
+        reach: int | None = None,
+    ) -> None:
         super().__init__()
         self.transform = transform
         self.channels = channels
         self.latent_channels = latent_channels
         self.ratio = ratio
         self.companding = companding
+        self.reach = reach
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Codec":
@@ -70,7 +89,8 @@ class Codec(nn.Module):
         """Return latents [B, D, ceil(T / ratio)] of audio [B, C, T]; the end is padded with silence."""
         padded = F.pad(audio, (0, -audio.shape[-1] % self.ratio))
         try:
-            return _compand(self.transform.encode(padded), self.companding)
+            with exact:
+                return _compand(self._bounded(self.transform.encode, padded, self.ratio, 1), self.companding)
         except RuntimeError as error:
             if "Padding size" in str(error):
                 raise DataError(f"audio of {audio.shape[-1]} samples is too short for this codec") from error
@@ -79,10 +99,29 @@ class Codec(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor, length: int) -> Tensor:
         """Return audio [B, C, length] of latents [B, D, N]; ``length`` is at most N * ratio."""
-        audio: Tensor = self.transform.decode(_compand(latents, 1 / self.companding))
+        with exact:
+            audio = self._bounded(self.transform.decode, _compand(latents, 1 / self.companding), 1, self.ratio)
         if length > audio.shape[-1]:
             raise ValueError(f"{latents.shape[-1]} frames decode to {audio.shape[-1]} samples, not {length}")
         return audio[..., :length]
+
+    def _bounded(self, change: Callable[[Tensor], Tensor], given: Tensor, before: int, after: int) -> Tensor:
+        """Return ``change(given)``, bounded at once; a frame has so many positions ``before`` and ``after`` it."""
+        most, frames = AT_ONCE // self.ratio, given.shape[-1] // before
+        if len(given) * frames <= most:
+            return change(given)
+        rows = given.split(max(1, most // frames))
+        if self.reach is None or frames <= most:
+            return torch.cat([change(part) for part in rows])
+        reach = self.reach
+        spans = [(first, min(first + most - 2 * reach, frames)) for first in range(0, frames, most - 2 * reach)]
+
+        def piece(row: Tensor, first: int, last: int) -> Tensor:
+            start = max(0, first - reach)
+            changed = change(row[..., start * before : (last + reach) * before])
+            return changed[..., (first - start) * after : (last - start) * after]
+
+        return torch.cat([torch.cat([piece(row, *span) for span in spans], dim=-1) for row in rows])
 
 
 class _MeanAutoencoder(nn.Module):
@@ -118,7 +157,27 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
             f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; "
             f"{STABLE_AUDIO_REMEDY}"
         )
-    return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0)
+    return Codec(_MeanAutoencoder(model, channels), channels, *expected, companding=1.0, reach=_reach(model))
+
+
+def _reach(model: Any) -> int | None:
+    """Return on how many frames to each side latents or audio depend: 10 in the autoencoder as published.
+
+    The library's other autoencoders may hold attention, which has no such limit.
+    """
+    if type(model.encoder).__name__ != "OobleckEncoder" or type(model.decoder).__name__ != "OobleckDecoder":
+        return None
+    return max(_span(model.encoder.modules()), _span(reversed([*model.decoder.modules()])))
+
+
+def _span(layers: Iterable[nn.Module]) -> int:
+    """Return the frames to each side that convolutions see, in their order from the audio to the latents."""
+    seen, step = 0, 1  # samples beside the one in the middle, and those from one position of a layer to the next
+    for layer in layers:
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            seen += (layer.kernel_size[0] - 1) * layer.dilation[0] * step
+            step *= layer.stride[0]
+    return math.ceil(seen / (2 * step))
 
 
 def missing_weights(codec: settings.Codec, channels: int) -> str | None:

@@ -16,6 +16,10 @@ class DataError(SagasrError):
     """A recording, checkpoint or encoded store cannot be used."""
 
 
+class ValidationMemoryError(SagasrError):
+    """A GPU's memory does not hold the validation of even one clip; the training step may fit well."""
+
+
 class StorageError(DataError):
     """A disk is full, read-only or away: what failed now may work later."""
 

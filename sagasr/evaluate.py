@@ -20,13 +20,14 @@ from sagasr.data.draws import Validation
 from sagasr.ema import Ema
 from sagasr.flow import interpolate, velocity
 from sagasr.lfr import replace_low_band
+from sagasr.memory import BATCH, AtOnce
 from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance
 from sagasr.model import SagaModel
+from sagasr.precision import fast
 from sagasr.sharding import gathered
 
-BATCH = 32  # clips sampled at once …
-CPU_FRAMES = 640  # … but on a CPU only so many latent frames, or the guidance branches outgrow its cache
+CPU_FRAMES = 640  # latent frames sampled at once on a CPU, or the guidance branches outgrow its cache
 LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools
 
 
@@ -58,17 +59,24 @@ def evaluate(
     clips: Validation,
     variants: Mapping[str, Evaluation],
     on_step: Callable[[], object] | None = None,
+    at_once: AtOnce | None = None,
 ) -> dict[str, Prediction]:
-    """Return a prediction per variant. ``on_step`` is called after each sampling step: the caller can show life."""
+    """Return a prediction per variant. ``on_step`` is called after each sampling step: the caller can show life.
+
+    GPU memory that was needed is given back: others may share the GPU. Raises ValidationMemoryError.
+    """
+    at_once = at_once or AtOnce()
     found: dict[str, Prediction] = {}
     for members in _samplings(variants).values():
         evaluation = variants[members[0]]
         with ema.swap() if evaluation.weights == "ema" else nullcontext(), gathered(model):
-            generated = generate(model, codec, clips, evaluation, on_step)
+            generated = generate(model, codec, clips, evaluation, on_step, at_once)
         for name in members:
             lfr, ratio = variants[name].lfr, variants[name].lfr_ratio
             audio = replace_low_band(generated, clips.low, clips.splice_hz, lfr, ratio)
             found[name] = judge(clips, audio)
+    if model.norm.mean.is_cuda:
+        torch.cuda.empty_cache()
     return {name: found[name] for name in variants}
 
 
@@ -83,23 +91,24 @@ def generate(
     clips: Validation,
     evaluation: Evaluation,
     on_step: Callable[[], object] | None = None,
+    at_once: AtOnce | None = None,
 ) -> Tensor:
     """Return high audio [n, C, T] sampled from the clips' frozen noise, before low-frequency replacement."""
     device = model.norm.mean.device
-    parts = []
-    for part in _parts(clips, device):
+
+    def answer(part: slice) -> Tensor:
         inputs = _inputs(model, clips, part, target_rolloff_hz(clips, evaluation))
         low, noise = model.norm.apply(clips.low_latents[part].to(device)), clips.noise[part].to(device)
         latents = model.sample(low, inputs, noise, evaluation.sampler, on_step)
         audio = codec.to(device).decode(model.norm.invert(latents), clips.low.shape[-1])
-        parts.append((audio / clips.gain[part, None, None].to(device)).cpu())
-    return torch.cat(parts)
+        return (audio / clips.gain[part, None, None].to(device)).cpu()
+
+    return torch.cat((at_once or AtOnce()).parts(len(clips), _most(clips, device), answer))
 
 
-def _parts(clips: Validation, device: torch.device) -> list[slice]:
-    """Return the clips in parts that are sampled at once."""
-    size = BATCH if device.type != "cpu" else max(1, min(BATCH, CPU_FRAMES // clips.noise.shape[-1]))
-    return [slice(start, start + size) for start in range(0, len(clips), size)]
+def _most(clips: Validation, device: torch.device) -> int:
+    """Return how many clips are sampled at once at most."""
+    return BATCH if device.type != "cpu" else max(1, min(BATCH, CPU_FRAMES // clips.noise.shape[-1]))
 
 
 def _inputs(model: SagaModel, clips: Validation, part: slice, target_hz: Tensor) -> ConditionInputs:
@@ -123,18 +132,29 @@ def target_rolloff_hz(clips: Validation, evaluation: Evaluation) -> Tensor:
 
 
 @torch.inference_mode()
-def validation_loss(model: SagaModel, clips: Validation) -> float:
-    """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped."""
+def validation_loss(model: SagaModel, clips: Validation, at_once: AtOnce | None = None) -> float:
+    """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped.
+
+    Computed as a sampling is: see ``SagaModel.sample``. Raises ValidationMemoryError.
+    """
     device = model.norm.mean.device
-    total = 0.0
-    for part in _parts(clips, device):
+
+    def errors(part: slice) -> list[float]:
         high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
         noise = clips.noise[part].to(device)
         inputs = _inputs(model, clips, part, clips.rolloff_high_hz)
+        found = []
         for moment in LOSS_TIMES:
             t = torch.full((len(high),), moment, device=device)
             predicted = model.velocity(interpolate(high, noise, t), t, low, inputs)
-            total += float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES)
+            found.append(float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES))
+        return found
+
+    total = 0.0
+    with fast, torch.compiler.set_stance("force_eager"):  # other precision would compile all layers anew
+        for part in (at_once or AtOnce()).parts(len(clips), _most(clips, device), errors):
+            for error in part:
+                total += error
     return total / len(clips.names)
 
 

@@ -53,7 +53,23 @@ def build_transformer(config: Config, latent_channels: int) -> nn.Module:
     transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
     for layer in transformer.transformer.layers:
         layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
+    transformer.timestep_features = _TimeFeatures(transformer.timestep_features.weight)
     return transformer  # type: ignore[no-any-return]
+
+
+class _TimeFeatures(nn.Module):
+    """The library's Fourier features [B, E] of times [B, 1], by single products: those stay in float32.
+
+    There it is a product of matrices, which bfloat16 rounds to 256 times near 1, and TF32 to 2,048.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = 2 * math.pi * t * self.weight.T
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def compact(context: Tensor, empty: int) -> tuple[Tensor, Tensor | None]:

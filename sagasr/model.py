@@ -20,6 +20,7 @@ from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, compact, settled_context
 from sagasr.metrics import embedders
 from sagasr.parts import breach, load
+from sagasr.precision import fast
 from sagasr.testing import check_conditioner, check_metric
 
 
@@ -104,10 +105,11 @@ class SagaModel(nn.Module):
     ) -> Tensor:
         """Return normalised high latents [B, D, N]: Euler steps from ``noise`` under guidance, in float32.
 
+        On a GPU products of matrices use TF32 (see ``sagasr.precision``), also those of a solver of the user's own.
         Conditions are embedded once and all guidance branches share one batch. ``known``: latents that are settled
         already, and how far, [B, 1, N]: where it is 1 they come back, and the rest is sampled as their continuation.
         """
-        with torch.autocast(low.device.type, enabled=False):
+        with torch.autocast(low.device.type, enabled=False), fast:
             low, noise = low.float(), noise.float()
             branches = guidance_branches(self.conditions, sampler.guidance)
             weights = torch.tensor([branch.weight for branch in branches], device=low.device)

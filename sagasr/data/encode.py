@@ -161,6 +161,7 @@ def in_process(workers: int) -> Runner:
                 yield from _in_order(pool, perform, tasks, 2 * workers)
         finally:
             torch.set_num_threads(threads)
+            _codec_of.cache_clear()  # a training that follows in this process has a codec of its own
 
     return run
 

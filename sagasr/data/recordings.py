@@ -34,6 +34,7 @@ COMPUTING = (
     "sagasr.data.checks",
     "sagasr.data.records",
     "sagasr.data.statistics",
+    "sagasr.precision",
     "sagasr.transforms",
 )
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sagasr import codec as codecs
 from sagasr import weights as checkpoints
 from sagasr.codec import LatentNorm, build_codec, missing_weights
 from sagasr.config import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio, latent_channels
@@ -103,6 +104,25 @@ def test_norm_measured_on_latents_gives_zero_mean_and_unit_variance_and_inverts(
     torch.testing.assert_close(norm.invert(flat), latents)
 
 
+def test_rows_beyond_the_bound_go_in_groups_and_recordings_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecs, "AT_ONCE", 2 * LENGTH)
+    codec, shapes = build_codec(Pqmf(kind="pqmf"), 1), list[tuple[int, ...]]()
+    rows = torch.cat([noise(1), 2 * noise(1), 3 * noise(1)])[:5]
+    encode, decode = codec.transform.encode, codec.transform.decode
+    monkeypatch.setattr(codec.transform, "encode", lambda given: (shapes.append(tuple(given.shape)), encode(given))[1])
+    monkeypatch.setattr(codec.transform, "decode", lambda given: (shapes.append(tuple(given.shape)), decode(given))[1])
+    latents = codec.encode(rows)
+    decoded = codec.decode(latents, LENGTH)
+    frames = latents.shape[-1]
+    assert shapes == [(2, 1, LENGTH), (2, 1, LENGTH), (1, 1, LENGTH), (2, 64, frames), (2, 64, frames), (1, 64, frames)]
+    one_by_one = torch.cat([codec.encode(row[None]) for row in rows])
+    torch.testing.assert_close(latents, one_by_one, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(decoded, torch.cat([codec.decode(one[None], LENGTH) for one in one_by_one]))
+    shapes.clear()
+    codec.encode(noise(1, 4 * LENGTH)[:1])
+    assert shapes == [(1, 1, 4 * LENGTH)]
+
+
 # --- Stable Audio -------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +184,38 @@ def test_mono_audio_enters_the_stereo_autoencoder_twice(weights: dict[str, Tenso
     assert torch.equal(latents, stereo.encode(audio.repeat(1, 2, 1)))
     assert latents.shape == (2, 64, 2)
     torch.testing.assert_close(mono.decode(latents, 4_000), stereo.decode(latents, 4_000).mean(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("frames", [33, 64, 100])
+def test_pieces_of_long_recordings_equal_the_whole(
+    weights: dict[str, Tensor], tmp_path: Path, channels: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = build_codec(stable_audio(tmp_path, autoencoder_config(), weights, "model.safetensors"), channels)
+    audio = noise(channels, frames * 2_048 - 5)
+    latents = codec.encode(audio)
+    decoded = codec.decode(latents, audio.shape[-1])
+    monkeypatch.setattr(codecs, "AT_ONCE", 32 * 2_048)
+    for pieces, whole in (codec.encode(audio), latents), (codec.decode(latents, audio.shape[-1]), decoded):
+        assert pieces.shape == whole.shape
+        assert (pieces - whole).abs().max() < 1e-5 * whole.std()
+
+
+def test_the_context_of_a_piece_is_all_that_its_frames_depend_on(
+    reference: nn.Module, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """By the gradient: 8 frames to each side when encoding, 10 when decoding; strides and dilations are published."""
+    codec = build_codec(stable_audio(tmp_path, autoencoder_config(), weights, "model.safetensors"), 2)
+    audio = noise(2, 24 * 2_048)[:1].requires_grad_()
+    reference.encoder(audio)[..., 12].sum().backward()  # type: ignore[operator]
+    latents = torch.randn(1, 64, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    reference.decoder(latents)[..., 12 * 2_048 : 13 * 2_048].sum().backward()  # type: ignore[operator]
+    assert audio.grad is not None
+    assert latents.grad is not None
+    heard = audio.grad[0].abs().sum(0).unflatten(0, (24, 2_048)).sum(1).nonzero()[:, 0]
+    seen = latents.grad[0].abs().sum(0).nonzero()[:, 0]
+    assert (heard.min(), heard.max(), seen.min(), seen.max()) == (12 - 8, 12 + 8, 12 - 10, 12 + 10)
+    assert codec.reach == 10
 
 
 def test_matched_missing_and_unexpected_weights_are_counted_and_printed(

@@ -25,6 +25,7 @@ from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
 from sagasr.errors import DataError
 from sagasr.fingerprint import fingerprint
+from sagasr.precision import exact
 from sagasr.transforms import build_autoencoder, build_transform
 
 SEGMENT = 16_384
@@ -303,7 +304,7 @@ def test_other_code_is_other_records(
 
 
 def test_what_makes_latents_of_audio_is_code_of_the_records() -> None:
-    for decides in (degrade, usable, build_codec, build_transform, build_autoencoder, record_of):
+    for decides in (degrade, usable, build_codec, build_transform, build_autoencoder, record_of, type(exact)):
         assert decides.__module__ in recordings.COMPUTING
 
 

@@ -1,5 +1,8 @@
 """The model as a whole: guidance, nulls, gradients, equal starts, and that every size and condition fits together."""
 
+import copy
+import pickle
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +14,7 @@ from sagasr import flow
 from sagasr.conditions import ConditionInputs, null_cross, null_low
 from sagasr.config import SIZES, Config, Guidance, Sampler, parse, patch
 from sagasr.guidance import Branch, guidance_branches
-from sagasr.host import compile_layers
+from sagasr.host import compile_layers, load_stock
 from sagasr.model import SagaModel, build_model, missing_weights, shapes
 from sagasr.text import T5Encoder
 
@@ -292,6 +295,60 @@ def test_sampling_stays_in_float32_under_autocast() -> None:
     plain = model.sample(latents(0), given, latents(1), sampler)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model.sample(latents(0), given, latents(1), sampler), plain)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sampling_allows_tf32_and_then_leaves_torch_as_it_was(fails: bool) -> None:
+    model, seen = trained(config()), list[tuple[bool, bool, str]]()
+
+    def on_step() -> None:
+        seen.append(_flags())
+        if fails:
+            raise KeyboardInterrupt
+
+    before = _flags()
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        model.sample(latents(0), inputs(model), latents(1), Sampler(steps=2), on_step)
+    assert seen == [(True, True, "high")] * (1 if fails else 2)
+    assert _flags() == before == (True, False, "highest")
+
+
+def _flags() -> tuple[bool, bool, str]:
+    backends = torch.backends
+    return backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
+
+
+def test_times_keep_their_bits_under_autocast_and_are_the_librarys_own() -> None:
+    model = trained(config())
+    host: Any = model.transformer
+    times = torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
+    stock = load_stock("stable_audio_tools.models.blocks").FourierFeatures(1, 256)
+    stock.weight = host.timestep_features.weight
+    features = host.timestep_features(times)
+    assert torch.equal(features, stock(times))
+    seen: list[Tensor] = []
+    handle = host.timestep_features.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.velocity(latents(1), TIME, latents(0), inputs(model))
+        rounded = stock(times)
+    handle.remove()
+    assert torch.equal(seen[0], stock(TIME[:, None]))
+    assert (rounded - features).abs().max() > 0.01  # what bfloat16 would do
+    assert "transformer.timestep_features.weight" in model.state_dict()
+
+
+def test_a_model_can_be_copied_and_pickled() -> None:
+    model = trained(config())
+    given, t = inputs(model), TIME
+    for twin in copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
+        with torch.no_grad():
+            twin.transformer.timestep_features.weight += 1
+            one, other = (it.velocity(latents(1), t, latents(0), given) for it in (model, twin))
+        assert list(twin.state_dict()) == list(model.state_dict())
+        assert not torch.equal(one, other)  # the copy follows its own weights
+        twin.transformer.load_state_dict(model.transformer.state_dict())
+        with torch.no_grad():
+            assert torch.equal(twin.velocity(latents(1), t, latents(0), given), one)
 
 
 @torch.no_grad()
