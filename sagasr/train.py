@@ -29,6 +29,7 @@ from sagasr.evaluate import Prediction, evaluate, means, validation_loss
 from sagasr.faults import point
 from sagasr.files import dump_yaml, remove_litter, write_text
 from sagasr.journal import History, State, Status, read_status, write_status
+from sagasr.memory import AtOnce
 from sagasr.model import build_model
 from sagasr.module import Diverged, SafeCheckpointIO, SagaModule
 from sagasr.pretrained import load_pretrained
@@ -207,6 +208,7 @@ class _Watch(pl.Callback):
         self.low_lsd = means(clips.score(clips.low))["lsd"]
         self.losses: list[float] = []
         self.bad_checks = 0
+        self.at_once = AtOnce(self.say)  # clips of a validation
         self.predictions: dict[str, Prediction] = {}
         self.predicted_at = -1
         self.due = False  # a validation of this step was begun and is not recorded
@@ -300,7 +302,7 @@ class _Watch(pl.Callback):
             point("train.validate")
             module.eval()
             with module.ema.swap(), gathered(module.model):
-                loss = validation_loss(module.model, self.clips)
+                loss = validation_loss(module.model, self.clips, self.at_once)
             try:
                 self.predictions = evaluate(
                     module.model,
@@ -309,6 +311,7 @@ class _Watch(pl.Callback):
                     self.clips,
                     self.variants,
                     lambda: self._during_validation(trainer),
+                    self.at_once,
                 )
             except _Halted as asked:
                 module.train()
@@ -391,9 +394,9 @@ class _Watch(pl.Callback):
                 raise Interrupted(f"{halt.reason} while scoring")
 
         module.eval()
-        untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step)
+        untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
         self._load_newest(module)
-        found = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step)
+        found = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
         recorded = {record.get("variant") for record in self.history if record["step"] == step}
         for name, prediction in found.items():
             if name not in recorded:  # else an attempt that died after this has recorded it
