@@ -6,11 +6,14 @@ torch is imported here alone, when a function is called, and only where a model 
 import heapq
 import os
 import shutil
+import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes, gpus_here
+from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes
+from orchestrator.fits import check_memory
+from orchestrator.gpus import Gpu, gpus_here, here, smallest, why_none
 from orchestrator.plan import Options, Plan, Trial
 from orchestrator.redact import redact
 from orchestrator.space import Cell
@@ -22,6 +25,7 @@ from sagasr.words import vocabulary_of
 
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
 
 Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
 
@@ -58,16 +62,19 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     return found
 
 
-def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options) -> None:
+def ready(
+    plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options, held: Sequence[Trial] = ()
+) -> None:
     """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine.
 
-    How many run at once on a cluster is not known before it is joined: one does.
+    The machine must serve those ``held`` for what the others say, too. How many run at once on a cluster is not known
+    before it is joined: one does.
     """
     local = options.address is None
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
     if local and trials:
-        check_machine(trials, shapes)
+        check_machine(plan, [*trials, *held], shapes)
     if not plan.uri:  # by URI, the folder here holds no checkpoints
         check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
 
@@ -104,21 +111,74 @@ def _beginning(file: Path) -> bytes:
         return handle.read(15)
 
 
-def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    """Raise ConfigError for a trial that needs GPUs or memory that this machine does not have at all."""
+def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts]) -> None:
+    """Raise ConfigError for trials that need GPUs or memory that this machine does not have, or cannot use."""
+    on_gpus = [trial for trial in trials if trial.resources.gpus_per_worker]
+    if on_gpus:
+        gpus = here() or _seen_by_torch()
+        _check_number(on_gpus, len(gpus))
+        check_memory(plan, on_gpus, shapes, smallest(gpus))
+        _check_driver(gpus[0])
+    _check_ram([trial for trial in trials if not trial.resources.gpus_per_worker], shapes)
+
+
+def _check_number(trials: Iterable[Trial], gpus: int) -> None:
+    for trial in trials:
+        wanted = trial.resources.workers * trial.resources.gpus_per_worker
+        if wanted > gpus:
+            has = gpus or f"none ({why_none()})"
+            raise ConfigError(
+                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {has}; lower "
+                "gpus_per_worker in the grid's resources, or join a cluster with --address"
+            )
+
+
+def _check_driver(gpu: Gpu) -> None:
+    """Raise ConfigError where torch cannot use the GPU that is here."""
     import torch
 
-    gpus, memory = torch.cuda.device_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if _cuda():
+        return
+    cuda, driver = torch.version.cuda, gpu.driver.partition(".")[0]
+    if cuda is None:
+        raise ConfigError(
+            f"{gpu.name}: this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+        )
+    least = DRIVERS.get(cuda.partition(".")[0], 0)
+    if driver.isdecimal() and int(driver) < least:
+        raise ConfigError(
+            f"{gpu.name}: driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; install driver "
+            f"{least} or newer"
+        )
+    raise ConfigError(
+        f"{gpu.name}: PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
+        "python -c 'import torch; torch.cuda.init()'"
+    )
+
+
+def _seen_by_torch() -> tuple[Gpu, ...]:
+    """Return the GPUs that torch sees where no nvidia-smi is, as in slim containers."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if _cuda() else 0)]
+    return tuple(Gpu(one.name, one.total_memory) for one in found)
+
+
+def _cuda() -> bool:
+    """Return whether torch can use a GPU; why it cannot, it would write on the terminal."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for trial in trials:
         runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
-        wanted = runtime.workers * runtime.gpus_per_worker
-        if wanted > gpus:
-            raise ConfigError(
-                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {gpus}; lower gpus_per_worker in "
-                "the grid's resources, or join a cluster with --address"
-            )
         needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
-        if not wanted and needed > memory:
+        if needed > memory:
             raise ConfigError(
                 f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
                 f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"

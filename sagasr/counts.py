@@ -25,9 +25,9 @@ class Counts(NamedTuple):
     state_bytes: int  # weights, gradients, AdamW moments, average
     activation_bytes: int  # kept for the backward pass, in float32
 
-    def memory_bytes(self, runtime: Runtime) -> int:
+    def memory_bytes(self, runtime: Runtime, micro_batches: int = 1) -> int:
         """Return the most that one worker of a training holds; one of shards has all weights too while it validates."""
-        activations = self.activation_bytes // runtime.workers
+        activations = self.activation_bytes // (runtime.workers * micro_batches)
         if not runtime.sharded:
             return self.state_bytes + activations
         return self.state_bytes // runtime.workers + max(activations, self.state_bytes // STATES)
