@@ -88,7 +88,7 @@ def remedies(need: Need, key: str) -> list[str]:
     parts = (2**power for power in range(1, rows.bit_length()))
     if fit := next((count for count in parts if _fits(need.shape, runtime, need.gpu, count)), None):
         found.append(f"lower training.batch_size to {rows // fit}")
-    return found or ["choose a smaller size, or larger GPUs"]
+    return found or ["choose a smaller size or larger GPUs"]
 
 
 def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None) -> list[str]:
