@@ -150,7 +150,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
         )
     more = len(plan.cells) - CELLS_SHOWN
     rest = f"… and {more:,} more cells: --json lists all\n" if more > 0 else ""
-    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker in float32"
+    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker"
     table.caption = rest + units
     return table
 
