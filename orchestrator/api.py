@@ -256,7 +256,7 @@ class Sweep:
 
         from orchestrator.cluster import check_joinable
         from orchestrator.estimate import total
-        from orchestrator.execute import run
+        from orchestrator.execute import narrowed, run
         from orchestrator.overview import show_cost, show_summary
         from orchestrator.preflight import ready
 
@@ -266,7 +266,7 @@ class Sweep:
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console, options)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
-        held = [trial for trial in plan.selected if planned.ledger.held(trial)]
+        held = [trial for trial in plan.selected if planned.ledger.held(trial) and not narrowed(plan)]
         ready(plan, waiting, planned.shapes, options, held)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:

@@ -19,7 +19,7 @@ from orchestrator.redact import redact
 from orchestrator.space import Cell
 from orchestrator.storage import check_folder
 from sagasr.config import Config, Data, Runtime, Words
-from sagasr.counts import Counts, count, speaks_for_itself
+from sagasr.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
 from sagasr.words import vocabulary_of
 
@@ -73,7 +73,7 @@ def ready(
     local = options.address is None
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
-    if local and trials:
+    if local and (trials or held):
         check_machine(plan, [*trials, *held], shapes)
     if not plan.uri:  # by URI, the folder here holds no checkpoints
         check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
@@ -242,7 +242,9 @@ def _relevant(config: Config) -> Config:
             "audio": config.audio,
             "model": config.model,
             "conditions": conditions.model_copy(update={"text": text, "low": low}),
-            "training": plain.training.model_copy(update={"batch_size": config.training.batch_size}),
+            "training": plain.training.model_copy(
+                update={"batch_size": config.training.batch_size, "precision": config.training.precision}
+            ),
             "validation": plain.validation.model_copy(
                 update={"distance": config.validation.distance, "metrics": config.validation.metrics}
             ),
@@ -262,10 +264,10 @@ def _measure(config: Config, words: int) -> Counts | str:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
-    return Counts(
+    return counts_of(
+        config,
         latents=found["latents"],
         tokens=found["cross_attention"],
         parameters=found["parameters"],
-        state_bytes=found["training_bytes"],
         activation_bytes=found["activation_bytes"],
     )
