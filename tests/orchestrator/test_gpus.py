@@ -1,20 +1,28 @@
 """Trainings are held against the GPUs that are here or that a cluster file names, and told what would make them fit."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections import namedtuple
 
 import pytest
 from rich.console import Console
 
 from orchestrator.api import Sweep
+from orchestrator.cluster import make_token
 from orchestrator.estimate import machine
 from orchestrator.fits import check_memory, needs, planned_gpu
 from orchestrator.gpus import FAMILIES, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan import Options
 from orchestrator.preflight import ready
+from orchestrator.worker import DRIVER as DRIVERS
 from sagasr.errors import ConfigError
 from sagasr.files import dump_yaml, parse_yaml
 from tests.orchestrator.nvidia import DRIVER, list_gpus, no_tool
+from tests.orchestrator.servers import free_port
 
 Properties = namedtuple("Properties", ["name", "total_memory"])
 MANY = {"training.batch_size": 8_192}  # rows, whose activations are most of what is held
@@ -235,3 +243,29 @@ def test_what_waits_for_the_others_must_fit_too(planned, monkeypatch, tmp_path):
     ready(found.plan, first, found.shapes, Options())
     with pytest.raises(ConfigError, match=r"NVIDIA L4 \(this machine\) has"):
         ready(found.plan, first, found.shapes, Options(), held=found.plan.trials)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_cluster_whose_gpus_are_too_small_is_told_when_it_is_joined(make_grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    make_token()
+    grid = make_grid(resources={"default": {"gpus_per_worker": 1}})
+    short, port = tempfile.mkdtemp(prefix="r", dir="/tmp"), free_port()  # a socket's path has 107 bytes
+    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    head += [f"--port={port}", "--num-cpus=1", "--num-gpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
+    head += [f'--resources={{"{DRIVERS}": 2, "accelerator_type:L4": 1}}']
+    sweep = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())", str(grid)]
+    sweep += ["--address", f"127.0.0.1:{port}", "--set", f"training.batch_size={2**18}", "--quiet"]
+    patient = {"RAY_AUTH_MODE": "token", "RAY_raylet_start_wait_time_s": "120"}
+    with subprocess.Popen(head, env={**os.environ, **patient}, stdout=subprocess.PIPE, text=True) as ray:
+        try:
+            assert any("--block" in line for line in ray.stdout or ())
+            done = subprocess.run(sweep, capture_output=True, text=True, cwd=tmp_path)
+        finally:
+            ray.terminate()
+    shutil.rmtree(short)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "GB needed, L4 (the cluster) has 24.2 GB; lower training.batch_size to " in done.stderr
