@@ -6,6 +6,7 @@ torch is imported here alone, when a function is called, and only where a model 
 import heapq
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from orchestrator.plan import Options, Plan, Trial
 from orchestrator.redact import redact
 from orchestrator.space import Cell
 from orchestrator.storage import check_folder
-from sagasr.config import Config, Data, Runtime, Words
+from sagasr.config import Config, Data, Runtime, Words, trained_parts
 from sagasr.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
+from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
@@ -34,7 +36,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
 
     Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
-    others are counted, but for those that files of weights decide.
+    others are counted, but for those that files of weights decide, and those with parts of a user's own to be tried.
     """
     words: dict[Texts, int] = {}
     tried: dict[Config, Counts | str] = {}
@@ -46,7 +48,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
         if texts not in words:
             words[texts] = _vocabulary(*texts)
         if relevant not in tried:
-            built = relevant in wanted or not speaks_for_itself(relevant)
+            built = relevant in wanted or not speaks_for_itself(relevant) or _tries_parts(relevant)
             tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
         result = tried[relevant]
         if isinstance(result, Counts):
@@ -231,6 +233,15 @@ def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], lea
     return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
 
 
+def _tries_parts(config: Config) -> bool:
+    """Return whether parts of a user's own may break their contracts on a GPU: without torch none makes a tensor."""
+    solver = config.evaluation.sampler.solver
+    own = [*trained_parts(config), *([] if solver == "euler" else [("sampler", solver)])]
+    for family, part in own:
+        identity(family, part)  # imports it
+    return bool(own) and "torch" in sys.modules
+
+
 def _relevant(config: Config) -> Config:
     """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
     plain = Config(data=config.data, codec=config.codec)
@@ -242,6 +253,11 @@ def _relevant(config: Config) -> Config:
             "audio": config.audio,
             "model": config.model,
             "conditions": conditions.model_copy(update={"text": text, "low": low}),
+            "evaluation": plain.evaluation.model_copy(
+                update={
+                    "sampler": plain.evaluation.sampler.model_copy(update={"solver": config.evaluation.sampler.solver})
+                }
+            ),
             "training": plain.training.model_copy(
                 update={"batch_size": config.training.batch_size, "precision": config.training.precision}
             ),

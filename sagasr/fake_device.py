@@ -17,8 +17,13 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMo
 DEVICE = torch.device("cuda", 0)
 
 
+def fake_mode() -> FakeTensorMode:
+    """Return a mode for ``fake_cuda`` and ``fake_copy``; only tensors of one mode meet."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 @contextmanager
-def fake_cuda() -> Iterator[FakeTensorMode]:
+def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
     """Inside, ``cuda`` is a fake device and every new tensor is fake; real tensors are taken for fake ones.
 
     An operation on tensors of two devices raises a RuntimeError that ``is_misplaced`` knows.
@@ -31,7 +36,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
             (fake_tensor, "init_gpu_context", lambda device: None),  # a real GPU, if there is one, stays untouched
         ):
             inside.enter_context(replaced(owner, name, value))
-        yield inside.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        inside.enter_context(mode or fake_mode())
+        yield
 
 
 def fake_copy(part: Any, mode: FakeTensorMode) -> Any:

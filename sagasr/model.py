@@ -22,7 +22,7 @@ from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, compact, settled_context
 from sagasr.metrics import embedders
 from sagasr.parts import breach, load
-from sagasr.testing import check_conditioner, check_metric
+from sagasr.testing import check_conditioner, check_metric, check_sampler
 
 # What autocast casts to on a GPU, of the functions of a training step that decide how much it keeps.
 AUTOCAST: Mapping[Any, torch.dtype] = {
@@ -189,11 +189,13 @@ def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequ
 
 def missing_weights(config: Config) -> list[str]:
     """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
+    solver = config.evaluation.sampler.solver
     lines = (
         codecs.missing_weights(config.codec, config.audio.channels),
         text.missing_weights(config.conditions.text),
         *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
         *(breach(check_metric, "metric", part) for part in config.validation.metrics),
+        None if solver == "euler" else breach(check_sampler, "sampler", solver),
         pretrained.missing_weights(config),
         embedders.missing_weights(config.validation.distance),
     )

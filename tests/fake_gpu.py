@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,14 +39,14 @@ VIEWS = {
 
 
 @contextmanager
-def fake_gpu() -> Iterator[FakeTensorMode]:
+def fake_gpu() -> Iterator[None]:
     """Inside, ``cuda`` is a fake GPU: mixed devices raise, attention is fused, and sampling times are real numbers."""
     with (
         replaced(F, "scaled_dot_product_attention", _attention(F.scaled_dot_product_attention)),
         replaced(flow, "schedule", _real(flow.schedule)),
-        fake_cuda() as mode,
+        fake_cuda(),
     ):
-        yield mode
+        yield
 
 
 class Log(TorchDispatchMode):
