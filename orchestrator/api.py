@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from orchestrator.estimate import Cost
     from orchestrator.execute import Outcome
+    from orchestrator.gpus import Gpu
     from orchestrator.report.answer import Report
     from sagasr.counts import Counts
 
@@ -78,9 +79,21 @@ class Planned:
 
         from orchestrator.overview import show_plan
 
-        show_plan(self.plan, self.ledger, self.shapes, self.costs, console)
+        show_plan(self.plan, self.ledger, self.shapes, self.costs, console, self._gpu)
         for kind, changes in self.refused.items():
             console.print(escape(f"needs --allow {kind}: {'; '.join(changes[:3])}"), soft_wrap=True)
+
+    @property
+    def _gpu(self) -> "Gpu | None":
+        from orchestrator.fits import planned_gpu
+
+        return planned_gpu(self.ledger.ahead(self.plan.selected))
+
+    def check_memory(self) -> None:
+        """Raise ConfigError for cells that do not fit a GPU of this machine, or of the cluster file in this folder."""
+        from orchestrator.fits import check_memory
+
+        check_memory(self.plan, self.ledger.ahead(self.plan.selected), self.shapes, self._gpu)
 
     def allowing(self, kinds: Iterable[str]) -> Plan:
         """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
@@ -205,7 +218,7 @@ class Sweep:
 
         plan = self._plan
         ledger = scan(plan)
-        todo = [trial for trial in plan.selected if not ledger.finished(trial) or ledger.held(trial)]
+        todo = ledger.ahead(plan.selected)
         if build and not todo:  # nothing will run: no shape is needed, nor the time that torch takes
             return Planned(plan, ledger, {}, {})
         cells = {row.cell for trial in todo for row in trial.replicates}
@@ -243,7 +256,7 @@ class Sweep:
 
         from orchestrator.cluster import check_joinable
         from orchestrator.estimate import total
-        from orchestrator.execute import run
+        from orchestrator.execute import narrowed, run
         from orchestrator.overview import show_cost, show_summary
         from orchestrator.preflight import ready
 
@@ -253,11 +266,12 @@ class Sweep:
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console, options)
         waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
-        ready(plan, waiting, planned.shapes, options)
+        held = [trial for trial in plan.selected if planned.ledger.held(trial) and not narrowed(plan)]
+        ready(plan, waiting, planned.shapes, options, held)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
-        return run(plan, options, planned.costs)
+        return run(plan, options, planned.costs, planned.shapes)
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""

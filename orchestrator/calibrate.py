@@ -20,11 +20,11 @@ from orchestrator.estimate import (
     Speed,
     Speeds,
     cpus_here,
-    gpus_here,
     kind_of,
     read_speeds,
     speeds_path,
 )
+from orchestrator.gpus import gpus_here
 from orchestrator.plan import Plan, Trial
 from sagasr.cli import BAD_INPUT
 from sagasr.config import Config, Data, Evaluation, Runtime, Strict, sampling_of

@@ -65,7 +65,9 @@ def _sweep(options: argparse.Namespace) -> int:
         print(json.dumps(redact_tree(sweep.plan().tree, keys=False), indent=2, allow_nan=False))
         return DONE
     if options.plan:
-        sweep.plan(calibrate=options.calibrate).show(console)
+        planned = sweep.plan(calibrate=options.calibrate)
+        planned.show(console)
+        planned.check_memory()
         return DONE
     outcome = sweep.run(
         address=options.address,

@@ -8,8 +8,6 @@ have ended correct it for those like them.
 import heapq
 import os
 import platform
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -20,6 +18,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from orchestrator.analysis.taken import blocks
+from orchestrator.gpus import gpus_here, here
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, Trial
 from orchestrator.predicted import Predicted, write_prediction
@@ -298,38 +297,23 @@ def speeds_path(plan: Plan) -> Path:
     return plan.folder.parent / SPEEDS
 
 
-@cache
 def machine(gpu: bool) -> str:
     """Return what a training runs on: the first GPU, or the CPU and how many of it."""
     if gpu:
-        return (_gpus() or ("no GPU",))[0]
+        return here()[0].name if here() else "no GPU"
+    return f"{_cpu()}, {cpus_here()} CPUs"
+
+
+@cache
+def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.processor() or platform.machine())}, {cpus_here()} CPUs"
+    return next(names, platform.processor() or platform.machine())
 
 
 def cpus_here() -> int:
     """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def gpus_here() -> int:
-    """Return how many NVIDIA GPUs this process sees."""
-    return len(_gpus())
-
-
-@cache
-def _gpus() -> tuple[str, ...]:
-    """Return the names of the GPUs, as the driver's own tool tells them: torch need not be loaded for that."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "" or shutil.which("nvidia-smi") is None:
-        return ()
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(found[: len(visible.split(","))] if visible else found)

@@ -22,6 +22,8 @@ from rich.markup import escape
 from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
 from orchestrator.estimate import Cost, write_estimate
+from orchestrator.fits import check_memory
+from orchestrator.gpus import labelled, smallest
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
@@ -34,6 +36,7 @@ from orchestrator.retries import one_line
 from orchestrator.storage import check_folder
 from orchestrator.tracking import Tracker, Undelivered, environment_tags
 from orchestrator.worker import DRIVER, METRIC, TIME, Task, encode
+from sagasr.counts import Counts
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
@@ -58,10 +61,11 @@ class Outcome(NamedTuple):
     undelivered: Undelivered
 
 
-def run(plan: Plan, options: Options, costs: Mapping[str, Cost]) -> Outcome:
+def run(plan: Plan, options: Options, costs: Mapping[str, Cost], shapes: Mapping[str, Counts]) -> Outcome:
     """Run the selected trials that are not finished, and bring results tables and tracking up to date.
 
-    ``costs``: what they will take, by trial; kept for comparison. Raises SagasrError when nothing could be started.
+    ``costs``: what they will take, by trial; kept for comparison. ``shapes``: what they hold, by cell. Raises
+    SagasrError when nothing could be started.
     """
     console = Console(quiet=options.quiet, highlight=False)
     check_folder(plan.folder)
@@ -75,7 +79,7 @@ def run(plan: Plan, options: Options, costs: Mapping[str, Cost]) -> Outcome:
         tracker.start()
         interrupted = True
         try:
-            interrupted = bool(waiting) and _run_waiting(plan, waiting, options, console)
+            interrupted = bool(waiting) and _run_waiting(plan, waiting, options, shapes, console)
         finally:
             undelivered = tracker.close(not interrupted, CLOSE_S) if interrupted else tracker.close(complete=True)
             look(plan)
@@ -157,7 +161,9 @@ def look(plan: Plan) -> Account | None:
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console: Console) -> bool:
+def _run_waiting(
+    plan: Plan, waiting: Sequence[Trial], options: Options, shapes: Mapping[str, Counts], console: Console
+) -> bool:
     """Run the trials; return whether a signal ended the run early."""
     launch = secrets.token_hex(8)
     token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
@@ -171,7 +177,7 @@ def _run_waiting(plan: Plan, waiting: Sequence[Trial], options: Options, console
     try:
         with (
             watching(view, console),
-            _ray(waiting, options) as concurrent,
+            _ray(plan, waiting, options, shapes) as concurrent,
             interrupting(),
         ):  # after Ray, which sets its own
             try:
@@ -452,7 +458,7 @@ def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered:
 
 
 @contextlib.contextmanager
-def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
+def _ray(plan: Plan, trials: Sequence[Trial], options: Options, shapes: Mapping[str, Counts]) -> Iterator[int | None]:
     """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
     cpus = max(len(os.sched_getaffinity(0)), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
     with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}):
@@ -465,6 +471,7 @@ def _ray(trials: Sequence[Trial], options: Options) -> Iterator[int | None]:
                 f"--resources='{json.dumps({DRIVER: 64})}'"
             )
         if options.address:
+            check_memory(plan, trials, shapes, smallest(labelled(available)))
             yield options.max_concurrent
         else:
             # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait.

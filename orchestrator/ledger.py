@@ -7,7 +7,7 @@ is never deleted: where it held a cell that now resolves otherwise, that cell is
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
@@ -59,6 +59,10 @@ class Ledger(NamedTuple):
     def held(self, trial: Trial) -> bool:
         """Return whether a trial waits for what the others say (`promote`)."""
         return any(self.entries[row.id].state == HELD for row in trial.replicates)
+
+    def ahead(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Return the trials of which something remains to be done, and those that wait for what the others say."""
+        return [trial for trial in trials if not self.finished(trial) or self.held(trial)]
 
 
 def scan(plan: Plan) -> Ledger:

@@ -9,8 +9,10 @@ from rich.table import Table
 
 from orchestrator.analysis.metrics import UNITS
 from orchestrator.analysis.taken import MIN_SEEDS
-from orchestrator.estimate import Cost, elapsed, gpus_here, total
+from orchestrator.estimate import Cost, elapsed, total
 from orchestrator.factors import cell_name
+from orchestrator.fits import shown
+from orchestrator.gpus import Gpu, gpus_here
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Options, Plan, Trial
 from orchestrator.promotion import read_decisions
@@ -26,9 +28,14 @@ BASIS = {
 
 
 def show_plan(
-    plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts], costs: Mapping[str, Cost], console: Console
+    plan: Plan,
+    ledger: Ledger,
+    shapes: Mapping[str, Counts],
+    costs: Mapping[str, Cost],
+    console: Console,
+    gpu: Gpu | None = None,
 ) -> None:
-    """Print all that ``--plan`` promises."""
+    """Print all that ``--plan`` promises; the memory of trainings on GPUs is compared with that of ``gpu``."""
     show_summary(plan, ledger, console)
     console.print(_factors(plan))
     console.print(_cells(plan, ledger, shapes))
@@ -39,6 +46,8 @@ def show_plan(
         console.print("Confounded (this fraction cannot tell them apart):")
         for effect, others in plan.tree["confounded_with"].items():
             console.print(escape(f"  {effect} = {', '.join(others)}"))
+    for line in shown(ledger.ahead(plan.selected), shapes, gpu):
+        console.print(escape(line))
     show_cost(plan, ledger, costs, console)
     for line in promotion_lines(plan, ledger, costs):
         console.print(escape(line))
@@ -150,7 +159,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
         )
     more = len(plan.cells) - CELLS_SHOWN
     rest = f"… and {more:,} more cells: --json lists all\n" if more > 0 else ""
-    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], most memory of one worker in float32"
+    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], memory of one worker"
     table.caption = rest + units
     return table
 

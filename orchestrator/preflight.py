@@ -6,22 +6,28 @@ torch is imported here alone, when a function is called, and only where a model 
 import heapq
 import os
 import shutil
+import sys
+import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes, gpus_here
+from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes
+from orchestrator.fits import check_memory
+from orchestrator.gpus import Gpu, gpus_here, here, smallest, why_none
 from orchestrator.plan import Options, Plan, Trial
 from orchestrator.redact import redact
 from orchestrator.space import Cell
 from orchestrator.storage import check_folder
-from sagasr.config import Config, Data, Runtime, Words
-from sagasr.counts import Counts, count, speaks_for_itself
+from sagasr.config import Config, Data, Runtime, Words, trained_parts
+from sagasr.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
+from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
 
 Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
 
@@ -30,7 +36,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
 
     Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
-    others are counted, but for those that files of weights decide.
+    others are counted, but for those that files of weights decide, and those with parts of a user's own to be tried.
     """
     words: dict[Texts, int] = {}
     tried: dict[Config, Counts | str] = {}
@@ -42,7 +48,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
         if texts not in words:
             words[texts] = _vocabulary(*texts)
         if relevant not in tried:
-            built = relevant in wanted or not speaks_for_itself(relevant)
+            built = relevant in wanted or not speaks_for_itself(relevant) or _tries_parts(relevant)
             tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
         result = tried[relevant]
         if isinstance(result, Counts):
@@ -58,16 +64,19 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     return found
 
 
-def ready(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options) -> None:
+def ready(
+    plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options, held: Sequence[Trial] = ()
+) -> None:
     """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine.
 
-    How many run at once on a cluster is not known before it is joined: one does.
+    The machine must serve those ``held`` for what the others say, too. How many run at once on a cluster is not known
+    before it is joined: one does.
     """
     local = options.address is None
     check_storage_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent)
-    if local and trials:
-        check_machine(trials, shapes)
+    if local and (trials or held):
+        check_machine(plan, [*trials, *held], shapes)
     if not plan.uri:  # by URI, the folder here holds no checkpoints
         check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
 
@@ -104,21 +113,74 @@ def _beginning(file: Path) -> bytes:
         return handle.read(15)
 
 
-def check_machine(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    """Raise ConfigError for a trial that needs GPUs or memory that this machine does not have at all."""
+def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts]) -> None:
+    """Raise ConfigError for trials that need GPUs or memory that this machine does not have, or cannot use."""
+    on_gpus = [trial for trial in trials if trial.resources.gpus_per_worker]
+    if on_gpus:
+        gpus = here() or _seen_by_torch()
+        _check_number(on_gpus, len(gpus))
+        check_memory(plan, on_gpus, shapes, smallest(gpus))
+        _check_driver(gpus[0])
+    _check_ram([trial for trial in trials if not trial.resources.gpus_per_worker], shapes)
+
+
+def _check_number(trials: Iterable[Trial], gpus: int) -> None:
+    for trial in trials:
+        wanted = trial.resources.workers * trial.resources.gpus_per_worker
+        if wanted > gpus:
+            has = gpus or f"none ({why_none()})"
+            raise ConfigError(
+                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {has}; lower "
+                "gpus_per_worker in the grid's resources, or join a cluster with --address"
+            )
+
+
+def _check_driver(gpu: Gpu) -> None:
+    """Raise ConfigError where torch cannot use the GPU that is here."""
     import torch
 
-    gpus, memory = torch.cuda.device_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if _cuda():
+        return
+    cuda, driver = torch.version.cuda, gpu.driver.partition(".")[0]
+    if cuda is None:
+        raise ConfigError(
+            f"{gpu.name}: this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+        )
+    least = DRIVERS.get(cuda.partition(".")[0], 0)
+    if driver.isdecimal() and int(driver) < least:
+        raise ConfigError(
+            f"{gpu.name}: driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; install driver "
+            f"{least} or newer"
+        )
+    raise ConfigError(
+        f"{gpu.name}: PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
+        "python -c 'import torch; torch.cuda.init()'"
+    )
+
+
+def _seen_by_torch() -> tuple[Gpu, ...]:
+    """Return the GPUs that torch sees where no nvidia-smi is, as in slim containers."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if _cuda() else 0)]
+    return tuple(Gpu(one.name, one.total_memory) for one in found)
+
+
+def _cuda() -> bool:
+    """Return whether torch can use a GPU; why it cannot, it would write on the terminal."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for trial in trials:
         runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
-        wanted = runtime.workers * runtime.gpus_per_worker
-        if wanted > gpus:
-            raise ConfigError(
-                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {gpus}; lower gpus_per_worker in "
-                "the grid's resources, or join a cluster with --address"
-            )
         needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
-        if not wanted and needed > memory:
+        if needed > memory:
             raise ConfigError(
                 f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
                 f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"
@@ -171,6 +233,15 @@ def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], lea
     return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
 
 
+def _tries_parts(config: Config) -> bool:
+    """Return whether parts of a user's own may break their contracts on a GPU: without torch none makes a tensor."""
+    solver = config.evaluation.sampler.solver
+    own = [*trained_parts(config), *([] if solver == "euler" else [("sampler", solver)])]
+    for family, part in own:
+        identity(family, part)  # imports it
+    return bool(own) and "torch" in sys.modules
+
+
 def _relevant(config: Config) -> Config:
     """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
     plain = Config(data=config.data, codec=config.codec)
@@ -182,7 +253,14 @@ def _relevant(config: Config) -> Config:
             "audio": config.audio,
             "model": config.model,
             "conditions": conditions.model_copy(update={"text": text, "low": low}),
-            "training": plain.training.model_copy(update={"batch_size": config.training.batch_size}),
+            "evaluation": plain.evaluation.model_copy(
+                update={
+                    "sampler": plain.evaluation.sampler.model_copy(update={"solver": config.evaluation.sampler.solver})
+                }
+            ),
+            "training": plain.training.model_copy(
+                update={"batch_size": config.training.batch_size, "precision": config.training.precision}
+            ),
             "validation": plain.validation.model_copy(
                 update={"distance": config.validation.distance, "metrics": config.validation.metrics}
             ),
@@ -202,10 +280,10 @@ def _measure(config: Config, words: int) -> Counts | str:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
-    return Counts(
+    return counts_of(
+        config,
         latents=found["latents"],
         tokens=found["cross_attention"],
         parameters=found["parameters"],
-        state_bytes=found["training_bytes"],
         activation_bytes=found["activation_bytes"],
     )

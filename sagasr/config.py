@@ -434,6 +434,22 @@ class Runtime(Strict):
     )
     notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _one_gpu_at_most(cls, share: float) -> float:
+        if share > 1:
+            raise ValueError("one worker uses one GPU, or a part of it; give 1, and more workers for more GPUs")
+        return share
+
+    @model_validator(mode="after")
+    def _workers_meet_on_no_gpu(self) -> Self:
+        if self.workers > 1 and 0 < self.gpus_per_worker <= 0.5:
+            raise ValueError(
+                f"two of {self.workers} workers with gpus_per_worker {self.gpus_per_worker:g} may get one GPU, which "
+                "NCCL refuses; give gpus_per_worker: 1, or workers: 1"
+            )
+        return self
+
     @model_validator(mode="after")
     def _shards_are_several(self) -> Self:
         if self.sharded and self.workers == 1:

@@ -9,11 +9,16 @@ from typing import NamedTuple
 from sagasr.config import Conditions, Config, Runtime, StableAudio, Words, downsampling_ratio, latent_channels
 from sagasr.parts import load
 
-FLOAT = 4  # bytes
+FLOAT, HALF = 4, 2  # bytes of a number; matrices and convolutions compute in halves under bf16-mixed
 STATES = 5  # weights, gradients, two AdamW moments and the average
 TIME_FEATURES = 256
 FREQUENCIES = 128  # of a number embedding: so many parameters, and 257 weights and a bias per channel
 ROLLOFF_TOKENS = 2
+# What lies on the GPU besides, in bytes.
+CONTEXT = 600_000_000  # CUDA's context, workspaces of cuBLAS and cuDNN, and what fragments leave unused
+AUTOENCODER = 630_000_000  # 156 million weights of Stable Audio Open's
+DECODING = 2_600_000_000  # by that autoencoder, of 2**20 samples at once: 2.4 kB each
+T5 = 440_000_000  # the encoder of t5-base, 110 million weights; it stays once it met a caption that is not stored
 
 
 class Counts(NamedTuple):
@@ -23,14 +28,51 @@ class Counts(NamedTuple):
     tokens: tuple[int, int, int]
     parameters: int
     state_bytes: int  # weights, gradients, AdamW moments, average
-    activation_bytes: int  # kept for the backward pass, in float32
+    activation_bytes: int  # kept for the backward pass, in the precision of the training
+    copy_bytes: int = 0  # of the weights in halves, kept for the backward pass, too
+    frozen_bytes: int = 0  # of parts that are not trained
+    decoding_bytes: int = 0  # of a validation's audio
 
-    def memory_bytes(self, runtime: Runtime) -> int:
-        """Return the most that one worker of a training holds; one of shards has all weights too while it validates."""
-        activations = self.activation_bytes // runtime.workers
-        if not runtime.sharded:
-            return self.state_bytes + activations
-        return self.state_bytes // runtime.workers + max(activations, self.state_bytes // STATES)
+    def memory_bytes(self, runtime: Runtime, micro_batches: int = 1) -> int:
+        """Return the most that one worker of a training holds, its batch taken in so many parts, on a GPU or without.
+
+        That is at the end of a forward pass, where the gradients of the step before are still there, or in a
+        validation, where a worker of shards has all weights.
+        """
+        share = runtime.workers if runtime.sharded else 1
+        gathered = self.state_bytes // STATES if runtime.sharded else 0
+        rows = -(-self.latents[0] // runtime.workers)
+        part = -(-rows // min(micro_batches, rows))
+        step = self.activation_bytes * part // self.latents[0] + self.copy_bytes
+        context = CONTEXT if runtime.gpus_per_worker else 0
+        return self.state_bytes // share + max(step, gathered + self.decoding_bytes) + self.frozen_bytes + context
+
+
+def counts_of(
+    config: Config,
+    latents: tuple[int, int, int],
+    tokens: tuple[int, int, int],
+    parameters: int,
+    activation_bytes: int,
+) -> Counts:
+    """Return the counts of a configuration whose step has these shapes, parameters and activations."""
+    coded = isinstance(config.codec, StableAudio)
+    read = config.conditions.text.source != "off" and not isinstance(config.conditions.text.encoder, Words)
+    return Counts(
+        latents=latents,
+        tokens=tokens,
+        parameters=parameters,
+        state_bytes=STATES * FLOAT * parameters,
+        activation_bytes=activation_bytes,
+        copy_bytes=HALF * parameters if in_halves(config) else 0,
+        frozen_bytes=AUTOENCODER * coded + T5 * read,
+        decoding_bytes=DECODING * coded,
+    )
+
+
+def in_halves(config: Config) -> bool:
+    """Return whether a training computes in bfloat16 where that is safe."""
+    return config.training.precision == "bf16-mixed"
 
 
 def speaks_for_itself(config: Config) -> bool:
@@ -51,12 +93,12 @@ def count(config: Config, words: int) -> Counts:
     channels = latent_channels(config.codec, config.audio.channels)
     tokens = config.conditions.text.encoder.max_tokens + ROLLOFF_TOKENS + len(config.conditions.own)
     parameters = _transformer(config, channels) + _conditions(config.conditions, width, config.model.embed_dim, words)
-    return Counts(
+    return counts_of(
+        config,
         latents=(rows, channels, frames),
         tokens=(rows, tokens, width),
         parameters=parameters,
-        state_bytes=STATES * FLOAT * parameters,
-        activation_bytes=FLOAT * rows * _activations(config, channels, frames, tokens),
+        activation_bytes=rows * _activation_bytes(config, channels, frames, tokens),
     )
 
 
@@ -89,16 +131,20 @@ def _conditions(conditions: Conditions, cond: int, wide: int, words: int) -> int
     )
 
 
-def _activations(config: Config, channels: int, frames: int, tokens: int) -> int:
-    """Return the numbers that one row of a batch keeps for the backward pass, within a few per cent.
+def _activation_bytes(config: Config, channels: int, frames: int, tokens: int) -> int:
+    """Return the bytes that one row of a batch keeps for the backward pass, within a few per cent.
 
     Per layer and position 31 vectors of the layer's width (35 where the time modulates the layers): inputs of norms and
-    projections, queries, keys and values before and after the rotation, and twice 8 of the gated feed-forward.
+    projections, queries, keys and values before and after the rotation, and twice 8 of the gated feed-forward. Inputs
+    of norms stay floats in any precision, and so do the numbers of norms and attention.
     """
-    model = config.model
+    model, half = config.model, HALF if in_halves(config) else FLOAT
     modulated = model.time_route == "adaLN"
     positions = frames + (not modulated) + (config.conditions.rolloff_route == "prepend")
-    vectors = 35 if modulated else 31
-    layer = positions * (vectors * model.embed_dim + 6 + 2 * model.num_heads) + 2 * tokens * model.embed_dim
-    ends = 7 * channels * frames + positions * model.embed_dim + 4 * tokens * model.cond_dim
-    return model.depth * layer + ends
+    vector = 30 * half + 5 * FLOAT if modulated else 28 * half + 3 * FLOAT
+    layer = positions * (vector * model.embed_dim + FLOAT * (6 + 2 * model.num_heads))
+    contexts = 2 * half * tokens * model.embed_dim
+    ends = (5 * half + 2 * FLOAT) * channels * frames + half * (
+        positions * model.embed_dim + 4 * tokens * model.cond_dim
+    )
+    return model.depth * (layer + contexts) + ends

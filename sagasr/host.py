@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sagasr.config import Config
@@ -80,9 +81,9 @@ def compact(context: Tensor, empty: int) -> tuple[Tensor, Tensor | None]:
     """
     if not empty:
         return context, None
-    bias = context.new_zeros(context.shape[1] + 1, dtype=torch.float32)
-    bias[-1] = math.log(empty)
-    return torch.nn.functional.pad(context, (0, 0, 0, 1)), bias
+    zeros = context.new_zeros(context.shape[1], dtype=torch.float32)
+    bias = F.pad(zeros, (0, 1), value=math.log(empty))  # assigning the number would wait for a copy to the GPU
+    return F.pad(context, (0, 0, 0, 1)), bias
 
 
 def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
@@ -93,7 +94,7 @@ def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **opt
     groups = q.shape[1] // k.shape[1]
     with torch.autocast(q.device.type, enabled=False):  # log(n) would not survive bfloat16
         keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (k, v))
-        found = torch.nn.functional.scaled_dot_product_attention(
+        found = F.scaled_dot_product_attention(
             q.float(), keys, values, attn_mask=bias.expand(q.shape[0], 1, q.shape[2], -1)
         )
     return found.to(q.dtype)

@@ -3,25 +3,36 @@
 All latents here are normalised (``LatentNorm``). The model draws nothing: noise, times and dropout masks come in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from sagasr import codec as codecs
 from sagasr import flow, pretrained, text
 from sagasr.codec import LatentNorm
 from sagasr.conditions import Conditioner, Conditioning, ConditionInputs, OwnTokens, drop, null_cross, null_low, seeded
 from sagasr.config import Config, Sampler, downsampling_ratio, latent_channels
+from sagasr.counts import in_halves
 from sagasr.guidance import Branch, guidance_branches
 from sagasr.host import build_transformer, compact, settled_context
 from sagasr.metrics import embedders
 from sagasr.parts import breach, load
 from sagasr.precision import fast
-from sagasr.testing import check_conditioner, check_metric
+from sagasr.testing import check_conditioner, check_metric, check_sampler
+
+# What autocast casts to on a GPU, of the functions of a training step that decide how much it keeps.
+AUTOCAST: Mapping[Any, torch.dtype] = {
+    F.linear: torch.bfloat16,
+    F.conv1d: torch.bfloat16,
+    F.scaled_dot_product_attention: torch.bfloat16,
+    F.layer_norm: torch.float32,
+    F.mse_loss: torch.float32,
+}
 
 
 class SagaModel(nn.Module):
@@ -180,11 +191,13 @@ def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequ
 
 def missing_weights(config: Config) -> list[str]:
     """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
+    solver = config.evaluation.sampler.solver
     lines = (
         codecs.missing_weights(config.codec, config.audio.channels),
         text.missing_weights(config.conditions.text),
         *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
         *(breach(check_metric, "metric", part) for part in config.validation.metrics),
+        None if solver == "euler" else breach(check_sampler, "sampler", solver),
         pretrained.missing_weights(config),
         embedders.missing_weights(config.validation.distance),
     )
@@ -215,19 +228,23 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
     saved: dict[int, int] = {}
     with torch.device("meta"):
         model = build_model(config, vocabulary=tuple(map(str, range(words))))
-        own = {_storage(weight) for weight in model.parameters()}
+        weights = {_storage(weight) for weight in model.parameters()}
         latents = torch.empty(batch, channels, frames)
         inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
         mask = torch.empty(batch, dtype=torch.bool)
 
+        as_on_gpu = _AsOnGpu(in_halves(config))
+
         def keep(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in own:
+            if _storage(tensor) not in weights:
                 saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), _FusedAttention():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), as_on_gpu:
             loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
         loss.backward()
+        for copy in as_on_gpu.copies.values():
+            saved.pop(_storage(copy), None)
         conditioning = model.condition(latents, inputs)
     return {
         "latents": (batch, channels, frames),
@@ -241,13 +258,30 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
     }
 
 
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device attention falls back to its plain form; count the fused form that CPUs and GPUs run."""
+class _AsOnGpu(TorchFunctionMode):
+    """On the meta device attention falls back to its plain form, and there is no autocast.
+
+    Inside, attention is the fused form that CPUs and GPUs run and, ``halved``, matrices are multiplied in bfloat16.
+    """
+
+    def __init__(self, halved: bool) -> None:
+        super().__init__()
+        self.halved = halved
+        self.copies: dict[int, Tensor] = {}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = args, kwargs or {}
+        if self.halved and (dtype := AUTOCAST.get(function)):
+            given = tree_map_only(Tensor, lambda tensor: self._cast(tensor, dtype), given)
         if function is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs or {})[0]
-        return function(*args, **kwargs or {})
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*given[0], **given[1])[0]
+        return function(*given[0], **given[1])
+
+    def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a tensor in ``dtype``; a weight is cast once."""
+        if not isinstance(tensor, nn.Parameter) or tensor.dtype == dtype:
+            return tensor.to(dtype)
+        return self.copies.setdefault(id(tensor), tensor.to(dtype))
 
 
 def _storage(tensor: Tensor) -> int:

@@ -1,9 +1,16 @@
 """The contracts that parts of a user's own keep, as checks that a test of theirs calls: ``check_metric(Loudness())``.
 
-Each raises AssertionError saying what does not hold.
+Each raises AssertionError saying what does not hold. Those that meet tensors on a GPU (codec, conditioner, sampler) are
+tried on one that is not there; what cannot be tried so is left to the real one.
 """
 
+import contextlib
+import functools
+import inspect
 import math
+import sys
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,6 +55,7 @@ def check_embedder(embedder: Any) -> None:
 
 def check_sampler(sampler: Any) -> None:
     """A sampler follows ``velocity_at(point, t)`` from noise at t = 1 to data at t = 0, nearer with more steps."""
+    on_gpu = _OnGpu(sampler)
     noise = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
 
     def velocity_at(point: torch.Tensor, t: float) -> torch.Tensor:
@@ -64,6 +72,8 @@ def check_sampler(sampler: Any) -> None:
     assert errors[1] < errors[0] / 4 or errors[1] < 1e-4, (
         f"eight times the steps leave {errors[1]:.2g} of {errors[0]:.2g}"
     )
+    few = torch.linspace(1, 0, 9, dtype=torch.float64)
+    on_gpu.check(lambda it, device: it.sample(lambda point, t: point, noise.to(device), few), "noise")
 
 
 def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int = 1, linear: bool = True) -> None:
@@ -71,7 +81,7 @@ def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int =
 
     The facts beside it are those that the configuration states.
     """
-    audio = _tones(channels, 65_536)
+    on_gpu, audio = _OnGpu(codec), _tones(channels, 65_536)
     kept, frames = audio.clone(), audio.shape[-1] // ratio
     latents = codec.encode(audio)
     expected = [len(audio), latent_channels, frames]
@@ -102,11 +112,13 @@ def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int =
     edge = min(16, here.shape[-1] // 4)
     moved = float((here - there)[..., edge:-edge].square().mean().sqrt())
     assert moved <= 0.1 * size, "a crop of the latents is not what the crop has: they depend on what lies far off"
+    on_gpu.check(lambda it, device: it.encode(audio.to(device)), "audio")
+    on_gpu.check(lambda it, device: it.decode(latents.to(device)), "latents")
 
 
 def check_conditioner(conditioner: Any) -> None:
     """A conditioner says ``size`` numbers of about -1 to 1, [B, size], of low audio [B, C, T], each row for itself."""
-    size = conditioner.size
+    on_gpu, size = _OnGpu(conditioner), conditioner.size
     assert isinstance(size, int), f"size is {size!r}, not how many numbers it says"
     for channels, length in ((1, SAMPLE_RATE), (2, 8_192)):
         low = torch.cat([_tones(channels, length), torch.zeros(1, channels, length)])
@@ -118,6 +130,52 @@ def check_conditioner(conditioner: Any) -> None:
         assert torch.equal(conditioner.describe(low), said), "says something else of equal audio"
         alone = conditioner.describe(low[1:2])
         assert torch.allclose(alone[0], said[1], atol=1e-4), "what it says depends on the other rows of the batch"
+    on_gpu.check(lambda it, device: it.describe(low.to(device)).to(device), "audio")
+
+
+class _OnGpu:
+    """A copy of a part as it is before its first use, to be used on a GPU that is not there."""
+
+    def __init__(self, part: Any) -> None:
+        from sagasr.fake_device import fake_copy, fake_mode  # seldom needed and slow to import
+
+        self.mode, self.home = fake_mode(), sys.modules.get(type(part).__module__)
+        self.part: Any = None
+        with contextlib.suppress(Exception):  # what cannot be copied is not tried
+            self.part = fake_copy(part, self.mode)
+
+    def check(self, use: Callable[[Any, torch.device], torch.Tensor], given: str) -> None:
+        """Raise AssertionError if a use mixes devices or answers from another; any other failure proves nothing."""
+        from sagasr.fake_device import DEVICE, fake_cuda, is_misplaced
+
+        if self.part is None:
+            return
+        error, answered = None, DEVICE
+        try:
+            with fake_cuda(self.mode), torch.no_grad():
+                if isinstance(self.part, torch.nn.Module):
+                    self.part.to(DEVICE)
+                answered = use(self.part, DEVICE).device
+        except Exception as failed:  # noqa: BLE001 - whatever a user's own code raises
+            error = failed
+        self._forget()
+        assert error is None or not is_misplaced(error), (
+            f"makes a tensor on the CPU while its {given} is on cuda{self._line(error)}; write device={given}.device"
+        )
+        assert answered == DEVICE, f"answers on the {answered.type} while its {given} is on cuda; keep {given}.device"
+
+    def _line(self, error: BaseException | None) -> str:
+        """Return the line of the part's file in which it failed."""
+        source = self.home and inspect.getsourcefile(self.home)
+        frames = traceback.extract_tb(error.__traceback__ if error else None)
+        lines = [frame.lineno for frame in frames if frame.filename == source]
+        return f" (line {lines[-1]})" if lines else ""
+
+    def _forget(self) -> None:
+        """Empty the caches of the part's functions: a tensor kept there would be met by a real one."""
+        for value in vars(self.home).values() if self.home else ():
+            if isinstance(value, functools._lru_cache_wrapper):
+                value.cache_clear()
 
 
 def _tones(channels: int, length: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import cluster
 from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
+from orchestrator.engine import LOCAL_SETTINGS
 from sagasr.errors import ConfigError
 from tests.orchestrator.servers import free_port
 
@@ -121,7 +122,7 @@ def test_a_head_admits_who_has_its_token_and_tells_others_why_not(home: Path) ->
     address = f"127.0.0.1:{port}"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
     command += [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", **LOCAL_SETTINGS}  # a busy machine takes its time
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as head:
         try:
             assert any("--block" in line for line in head.stdout or ())

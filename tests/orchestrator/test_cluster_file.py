@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import problems_of
+from orchestrator.gpus import in_cluster_file, smallest
+from orchestrator.plan import make_plan
+from orchestrator.preflight import preflight
+from orchestrator.space import read_space
 from orchestrator.worker import DRIVER
 from sagasr.files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "cluster.yaml", *sorted((ROOT / "orchestrator" / "clusters").glob("*.yaml"))]
+GRIDS = [path for path in sorted((ROOT / "search_spaces").glob("*.yaml")) if "factors" in read_yaml(path)]
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)
@@ -127,3 +132,25 @@ def test_what_amazon_is_asked_for_exists_and_lets_in_ssh_alone(cloud: None, aws:
     ]
     from_outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule.get("Ipv6Ranges")]
     assert [(rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) for rule in from_outside] == [(22, 22, "tcp")]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.name)
+def test_every_cell_of_a_shipped_grid_fits_the_gpus_of_the_shipped_cluster(grid: Path) -> None:
+    gpu = smallest(in_cluster_file(ROOT / "cluster.yaml"))
+    assert gpu is not None
+    plan = make_plan(read_space(grid))
+    shapes = preflight(plan.cells, grid.name, build=())
+    too_large = {
+        row.cell: f"{needed / 1e9:.3g} GB, {gpu.name} has {allowed / 1e9:.3g} GB for it"
+        for trial in plan.trials
+        for row in trial.replicates
+        if (needed := shapes[row.cell].memory_bytes(trial.resources))
+        > (allowed := gpu.memory * trial.resources.gpus_per_worker)
+        > 0
+    }
+    assert too_large == {}
+
+
+def test_the_grids_for_the_cluster_name_gpus() -> None:
+    named = {grid.name for grid in GRIDS if any(one.gpus_per_worker for one in read_space(grid).resources.values())}
+    assert {"grid.yaml", "ladder.yaml"} <= named

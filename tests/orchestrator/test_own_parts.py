@@ -379,3 +379,107 @@ def test_a_part_that_breaks_its_contract_is_refused_in_one_line(changes, written
         preflight(plan.cells, "grid.yaml")
     assert len(str(refused.value).splitlines()) == 1
     assert expected in str(refused.value)
+
+
+# ------------------------------------------------------------------------------------------- on a GPU that is not there
+
+WINDOWED = """
+import functools
+import torch
+
+
+class Windowed(torch.nn.Module):
+    size = 1
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("gain", torch.ones(1))
+        self.kept = None
+
+    def describe(self, low):
+        window = WINDOW
+        return (self.gain * window * low[..., :64].abs().amax(1)).mean(1, keepdim=True)
+
+
+@functools.cache
+def hann(device):
+    return torch.hann_window(64, device=device)
+
+
+class Mixed:
+    def __init__(self, channels):
+        self.turn = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+
+    def encode(self, audio):
+        turn = TURN
+        return turn @ audio.unflatten(-1, (-1, 32)).movedim(-1, 2).flatten(1, 2)
+
+    def decode(self, latents):
+        turn = TURN
+        return (turn.T @ latents).unflatten(1, (1, 32)).movedim(2, -1).flatten(-2)
+
+
+class Noisy:
+    def sample(self, velocity_at, noise, times):
+        point = noise
+        for now, then in zip(times.tolist(), times.tolist()[1:]):
+            point = point + (then - now) * velocity_at(point, now) + BIAS
+        return point
+"""
+RIGHT = {"WINDOW": "torch.hann_window(64, device=low.device)", "TURN": "self.turn.to(audio.device)", "BIAS": "0"}
+PARTS_ON_GPU = {
+    "conditions.own": ["windowed.py:Windowed"],
+    "codec": {**FOLDED, "part": "windowed.py:Mixed"},
+    "evaluation.sampler.solver": "windowed.py:Noisy",
+}
+
+
+def planned(make_grid, changes: dict, **written: str) -> int:
+    """Plan a study with parts that are right but for what is ``written``; return the command's exit code."""
+    grid = make_grid(patch(BASE, changes), factors={"lfr": ["off", "hard"]})
+    source = WINDOWED
+    for name, value in (RIGHT | written).items():
+        source = source.replace(name, value)
+    source = source.replace("to(audio.device)\n        return (turn.T", "to(latents.device)\n        return (turn.T")
+    (grid.parent / "windowed.py").write_text(source)
+    return sweep([str(grid), "--plan"])
+
+
+@pytest.mark.parametrize(
+    ("family", "written", "expected"),
+    [
+        ("conditions.own", {"WINDOW": "torch.hann_window(64)"}, "write device=audio.device"),
+        ("conditions.own", {"WINDOW": "torch.ones(1).expand(64).clone()"}, "on cuda (line 16)"),
+        ("codec", {"TURN": "self.turn"}, "write device=audio.device"),
+        ("evaluation.sampler.solver", {"BIAS": "1e-9 * torch.ones(noise.shape)"}, "write device=noise.device"),
+    ],
+)
+def test_a_part_that_makes_a_tensor_on_the_cpu_is_refused_while_planning(family, written, expected, make_grid, capsys):
+    assert planned(make_grid, {family: PARTS_ON_GPU[family]}, **written) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "makes a tensor on the CPU while its" in told
+    assert expected in told
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"WINDOW": "hann(low.device)"},
+        {"WINDOW": "self.gain.new_ones(64)"},
+        {"WINDOW": "torch.ones(64, device=low.device) if low.max() > 9 else torch.ones(64, device=low.device)"},
+        {"WINDOW": "torch.from_numpy(low.cpu().numpy()[0, 0, :64] * 0).to(low.device)"},
+    ],
+    ids=["made there", "made there once", "of a buffer", "that depends on numbers", "by numpy"],
+)
+def test_parts_that_keep_to_the_device_or_cannot_be_tried_are_planned(written, make_grid, capsys):
+    assert planned(make_grid, PARTS_ON_GPU, **written) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_tensor_that_a_function_of_the_part_keeps_is_not_met_again_by_real_ones(tmp_path):
+    (tmp_path / "windowed.py").write_text(WINDOWED.replace("WINDOW", "hann(low.device)"))
+    part = load("conditioner", f"{tmp_path / 'windowed.py'}:Windowed")
+    check_conditioner(part)
+    assert sys.modules[type(part).__module__].hann.cache_info().currsize == 0

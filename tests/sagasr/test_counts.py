@@ -1,11 +1,21 @@
 """What is counted of a training step is what a real step on the meta device has."""
 
-import pytest
+from functools import cache
+from pathlib import Path
 
-from sagasr.config import Config, Runtime, parse, patch
-from sagasr.counts import count, speaks_for_itself
+import pytest
+import torch
+
+from sagasr.config import SIZES, Config, Runtime, StableAudio, parse, patch
+from sagasr.counts import CONTEXT, count, counts_of, speaks_for_itself
+from sagasr.files import read_yaml
+from sagasr.host import load_stock
 from sagasr.model import shapes
 from tests import own_parts
+from tests.fake_gpu import Memory, Step, fake_gpu
+from tests.sagasr.stable_audio import autoencoder_tree
+
+SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 
 BASE = {
     "data": {"train": "a.csv", "val": "a.csv"},
@@ -30,6 +40,8 @@ CASES = {
         "codec": {"kind": "own", "part": f"{own_parts.__file__}:Folded", "ratio": 32, "latent_channels": 32},
         "conditions.own": [f"{own_parts.__file__}:Brightness"],
     },
+    "in halves": {"training.precision": "bf16-mixed"},
+    "in halves, modulated": {"training.precision": "bf16-mixed", "model.time_route": "adaLN"},
     "patched": {"codec": {"kind": "patched", "patch": 128}, "model.preconditioning": "level"},
 }
 
@@ -54,6 +66,72 @@ def test_several_workers_share_the_activations_and_each_holds_the_states():
     assert counted.memory_bytes(Runtime(workers=4)) == counted.state_bytes + counted.activation_bytes // 4
     sharded = counted.memory_bytes(Runtime(workers=4, sharded=True))
     assert sharded == counted.state_bytes // 4 + max(counted.activation_bytes // 4, 4 * counted.parameters)
+
+
+def test_a_batch_in_parts_keeps_the_activations_of_one_part_and_has_no_more_parts_than_rows():
+    counted = count(config(**{"training.batch_size": 6}), words=0)
+    row = counted.activation_bytes // 6
+    parts = {n: counted.memory_bytes(Runtime(workers=2), n) - counted.state_bytes for n in (1, 2, 3, 8)}
+    assert parts == {1: 3 * row, 2: 2 * row, 3: row, 8: row}
+
+
+def test_halves_keep_less_and_a_copy_of_the_weights():
+    whole, halves = (count(config(**{"training.precision": name}), words=0) for name in ("32-true", "bf16-mixed"))
+    assert 0.5 < halves.activation_bytes / whole.activation_bytes < 0.6
+    assert (whole.copy_bytes, halves.copy_bytes) == (0, 2 * halves.parameters)
+
+
+def step_peak(made: Config, rows: int, depth: int) -> tuple[int, int]:
+    """Return the parameters of a model of that depth, and the most bytes of a forward pass with its batch."""
+    made = made.model_copy(update={"model": made.model.model_copy(update={"depth": depth})})
+    with fake_gpu():
+        step = Step(made)
+        held = sum(weight.numel() for weight in step.model.parameters())
+        with Memory(*step.model.parameters()) as memory:
+            before = memory.now
+            loss = step.forward(step.batch(rows))
+            assert loss.requires_grad  # what is kept for the backward pass is kept until here
+        return held, memory.peak - before
+
+
+@cache
+def decoding_peak() -> tuple[int, int]:
+    """Return the bytes of Stable Audio Open's autoencoder, and the most that decoding 2**20 samples adds."""
+    module = load_stock("stable_audio_tools.models.autoencoders")
+    with fake_gpu():
+        tree = {"sample_rate": 44_100, "model": autoencoder_tree(channels=128)}
+        autoencoder = module.create_autoencoder_from_config(tree).requires_grad_(False).to("cuda")
+        with Memory(*autoencoder.parameters()) as memory:
+            held = memory.now
+            autoencoder.decode(torch.empty(4, 64, 128, device="cuda"))
+        return held, memory.peak - held
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "rows", "workers"),
+    [
+        ("small", "small", 64, 1),
+        ("small", "full", 16, 4),
+        ("paper", "full", 256, 1),
+        ("plan", "small", 64, 1),
+        ("plan", "full", 64, 1),
+    ],
+)
+def test_memory_is_the_peak_on_a_fake_gpu(base, size, rows, workers):
+    tree = read_yaml(SEARCH_SPACES / f"{base}.yaml") | {"data": {"train": "a.csv", "val": "a.csv"}}
+    made = parse(Config, patch(tree, {"model": {**tree["model"], **SIZES[size]}}), base)
+    (one, least), (two, more) = (step_peak(made, rows, depth) for depth in (1, 2))  # layers are alike
+    parameters, step = (first + (made.model.depth - 1) * (then - first) for first, then in ((one, two), (least, more)))
+    held, decoded = decoding_peak() if isinstance(made.codec, StableAudio) else (0, 0)
+    peak = 5 * 4 * parameters + max(step, decoded) + held
+    found = shapes(made)
+    counted = counts_of(
+        made, found["latents"], found["cross_attention"], found["parameters"], found["activation_bytes"]
+    )
+    assert counted.parameters == parameters
+    assert counted.memory_bytes(Runtime(workers=workers)) == pytest.approx(peak, rel=0.12)
+    on_gpu = counted.memory_bytes(Runtime(workers=workers, gpus_per_worker=1))
+    assert on_gpu == counted.memory_bytes(Runtime(workers=workers)) + CONTEXT
 
 
 @pytest.mark.parametrize(

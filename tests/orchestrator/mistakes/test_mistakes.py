@@ -16,6 +16,7 @@ from sagasr.commands import train, upsample
 from sagasr.config import patch
 from sagasr.files import dump_yaml, parse_yaml, read_yaml
 from tests.orchestrator.conftest import BASE
+from tests.orchestrator.nvidia import list_gpus, no_tool
 
 MISTAKES: list[dict[str, Any]] = parse_yaml(Path(__file__).with_name("mistakes.yaml").read_text(), "mistakes.yaml")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -53,12 +54,40 @@ def not_finite(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (study / "manifest.csv").write_text("path,split,caption\na.wav,train,x\nc.flac,val,y\n")
 
 
+def no_nvidia_smi(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_tool(monkeypatch, study)
+
+
 def no_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    list_gpus(monkeypatch, study)
 
 
 def one_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    list_gpus(monkeypatch, study, ("NVIDIA L4", 23_034))
+
+
+def hidden_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_gpu(study, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def small_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_gpus(monkeypatch, study, ("NVIDIA T400", 2_048))
+
+
+def old_driver(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_gpus(monkeypatch, study, ("NVIDIA L4", 23_034), driver="535.183.01")
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+
+
+def no_cuda(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_gpu(study, monkeypatch)
+    monkeypatch.setattr("torch.version.cuda", None)
+
+
+def lost_gpu(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_gpu(study, monkeypatch)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
 
 
 def a_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +123,8 @@ def folders(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 PREPARATIONS = {
     each.__name__: each
     for each in (
-        *(latin_1, cut, silent, three_channels, not_finite, no_gpu, one_gpu, a_token, no_token),
+        *(latin_1, cut, silent, three_channels, not_finite, a_token, no_token),
+        *(no_nvidia_smi, no_gpu, one_gpu, hidden_gpu, small_gpu, old_driver, no_cuda, lost_gpu),
         *(latin_1_grid, a_loop, a_dead_link, long_storage, folders),
     )
 }
