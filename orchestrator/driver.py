@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, end_with_parent, hang_of, hung
 from orchestrator.mirror import following, send
 from orchestrator.redact import redact
-from orchestrator.retries import Problem, Retries, kind_of, one_line, problem_of, reached
+from orchestrator.retries import Kind, Problem, Retries, kind_of, one_line, problem_of, reached
 from orchestrator.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker, train_one_of_several
 from sagasr.errors import SagasrError
 from sagasr.files import read_json
@@ -30,6 +30,7 @@ from sagasr.lease import read_owner
 POLL_S = 0.5
 IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
 LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
+CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # of several workers' problems, the one told
 FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
 
 
@@ -323,8 +324,9 @@ def problem_of_several(error: Any, folder: Path) -> Problem:
     failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
     raised = [problem_of(one) for one in failures if not isinstance(one, (RayError, RayTrainError))]
     gone = [one for one in failures if isinstance(one, (RayError, RayTrainError))]
-    if (first := next((one for one in raised if one.kind != "lost"), None)) is not None:
-        return first
+    causes = [one for kind in CAUSES for one in raised if one.kind == kind]
+    if causes:
+        return causes[0]
     return _lost(getattr(gone[0], "health_check_failure", gone[0]), folder) if gone else raised[0]
 
 
