@@ -6,6 +6,7 @@ waits for Ray, and what a run of Ray leaves behind is never needed again.
 """
 
 import contextlib
+import math
 import threading
 import time
 import traceback
@@ -17,10 +18,11 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from orchestrator.gpus import Gpu, avoid, avoided, forgive, none_left
 from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, end_with_parent, hang_of, hung
 from orchestrator.mirror import following, send
 from orchestrator.redact import redact
-from orchestrator.retries import Kind, Problem, Retries, kind_of, one_line, problem_of, reached
+from orchestrator.retries import BrokenGpu, Kind, Problem, Retries, kind_of, one_line, problem_of, reached
 from orchestrator.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker, train_one_of_several
 from sagasr.errors import SagasrError
 from sagasr.files import read_json
@@ -29,7 +31,9 @@ from sagasr.lease import read_owner
 
 POLL_S = 0.5
 IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
+LOOK_S = 5.0  # between two looks whether a GPU that is waited for can still come
 LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
+PEERS_WAIT_S = 1_800  # at least, until workers that wait for another give up
 CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # of several workers' problems, the one told
 FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
 
@@ -108,12 +112,15 @@ class Training(threading.Thread):
         self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
 
     def run(self) -> None:
-        retries = Retries(self.task.config.training.batch_size // self.task.runtime.workers)
         try:
+            status = read_status(self.folder)
+            rows = self.task.config.training.batch_size // self.task.runtime.workers
+            retries = Retries(rows, status.micro_batches if status else 1)
             while (problem := self._train(retries.micro_batches)) is not None and not self.left.is_set():
                 wait_s = retries.after(problem, reached(self.folder))
                 _log(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
                 if wait_s is None:
+                    self._warm.forgive()
                     _fail(self.task, retries.reason)
                     return
                 if self.left.wait(wait_s):
@@ -132,7 +139,7 @@ class Training(threading.Thread):
             parameters: Parameters = {
                 "task": self.task.model_dump_json(),
                 "attempt": attempt,
-                "micro_batches": max(micro_batches, status.micro_batches if status else 1),
+                "micro_batches": micro_batches,
             }
             if self.task.runtime.workers == 1:
                 return self._warm.train(self.task, parameters)
@@ -204,6 +211,7 @@ class Warm:
     """The process in which trainings of one worker run, one after the other as long as they need the same resources.
 
     Let go when a training fails in it, as nobody knows what that leaves behind, and when none follows for ``IDLE_S``.
+    One whose GPU broke is kept instead: as long as it holds its share, the next process gets another GPU.
     """
 
     def __init__(self) -> None:
@@ -211,16 +219,25 @@ class Warm:
         self._resources: Mapping[str, float] = {}
         self._trainings = 0
         self._lock = threading.Lock()
+        self._holding: list[Any] = []  # processes that hold broken GPUs
+        self._avoided: list[tuple[str, Gpu]] = []  # what this driver has told the others of its sweep
 
     def train(self, task: Task, parameters: Parameters) -> Problem | None:
         """Train in the process, once there is one; return what went wrong."""
         runtime = task.runtime
-        worker = self._take({"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker})
+        gpu = None
         try:
+            worker, gpu = self._sound(
+                task.launch, {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+            )
             problem: Problem | None = ray.get(worker.train.remote(parameters))
+        except BrokenGpu as error:
+            return problem_of(error)
         except RayError as error:
             problem = _lost(error, Path(task.folder))
-        if problem:
+        if problem and problem.kind == "gpu" and gpu:
+            self._avoid(task.launch, gpu, problem.reason)
+        elif problem:
             self.end()
         else:
             idle = threading.Timer(IDLE_S, self._end_unless_taken, [self._trainings])
@@ -232,6 +249,46 @@ class Warm:
         """End the process, whatever it does; the next training starts another."""
         with self._lock:
             self._end()
+
+    def forgive(self) -> None:
+        """Let the GPUs be used again that this driver took for broken: a training that failed on two may be the cause.
+
+        Where none was left, each training so finds out for itself, and says so.
+        """
+        for sweep, gpu in self._avoided:
+            forgive(sweep, gpu)
+        for worker in self._holding:
+            ray.kill(worker)
+        self._avoided, self._holding = [], []
+
+    def _sound(self, sweep: str, resources: Mapping[str, float]) -> tuple[Any, Gpu | None]:
+        """Return a process on a GPU that is not known to be broken, and the GPU. Raises BrokenGpu if none is left."""
+        while True:
+            worker = self._take(resources)
+            if not resources["num_gpus"]:
+                return worker, None
+            asked = worker.gpu.remote()
+            while not ray.wait([asked], timeout=LOOK_S)[0]:
+                broken = avoided(sweep)
+                if none_left(ray.nodes(), broken):
+                    self.end()
+                    raise BrokenGpu(f"{next(iter(broken.values()))}; no other GPU is left")
+            gpu = ray.get(asked)
+            if gpu not in avoided(sweep):
+                return worker, gpu
+            self._hold()
+
+    def _avoid(self, sweep: str, gpu: Gpu, reason: str) -> None:
+        avoid(sweep, gpu, reason)
+        self._avoided.append((sweep, gpu))
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep the process for the sake of what it holds."""
+        with self._lock:
+            if self._worker is not None:
+                self._holding.append(self._worker)
+                self._worker = None
 
     def _take(self, resources: Mapping[str, float]) -> Any:
         with self._lock:
@@ -270,7 +327,6 @@ def _lost(error: BaseException, folder: Path) -> Problem:
 
 def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
     """Train by a run of Ray Train with several workers; return what went wrong."""
-    from ray import train
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -289,23 +345,10 @@ def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
             callbacks = super()._create_default_callbacks()
             return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
 
-    runtime, folder = task.runtime, Path(task.folder)
-    resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
-    trainer = Trainer(
-        train_one_of_several,
-        train_loop_config=parameters,
-        scaling_config=train.ScalingConfig(
-            num_workers=runtime.workers,
-            use_gpu=runtime.gpus_per_worker > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
-        ),
-        run_config=train.RunConfig(
-            name=task.trial,
-            storage_path=task.scratch,
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
-            callbacks=[Notice()],
-        ),
-    )
+    folder = Path(task.folder)
+    settings = settings_of_several(task)
+    settings["run_config"].callbacks = [Notice()]
+    trainer = Trainer(train_one_of_several, train_loop_config=parameters, **settings)
     try:
         trainer.fit()
     except TrainingFailedError as error:
@@ -314,6 +357,31 @@ def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
         free_resources(folder)
         return _lost(error, folder)
     return None
+
+
+def settings_of_several(task: Task) -> dict[str, Any]:
+    """Return what Ray Train is told: what each worker needs, how failures are taken, how long workers wait for another.
+
+    While the first validates, the others wait for it in NCCL or gloo: longer than the driver lets the first be silent.
+    """
+    from ray import train
+    from ray.train.torch import TorchConfig
+
+    runtime = task.runtime
+    resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
+    return {
+        "scaling_config": train.ScalingConfig(
+            num_workers=runtime.workers,
+            use_gpu=runtime.gpus_per_worker > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+        ),
+        "run_config": train.RunConfig(
+            name=task.trial,
+            storage_path=task.scratch,
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
+        ),
+        "torch_config": TorchConfig(timeout_s=math.ceil(max(PEERS_WAIT_S, 2 * runtime.hang_seconds))),
+    }
 
 
 def problem_of_several(error: Any, folder: Path) -> Problem:
