@@ -7,6 +7,7 @@ numbered BROKEN fail in every training. Nothing but the training itself is repla
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def main() -> None:
             address="local", num_cpus=4, num_gpus=given.gpus, include_dashboard=False, runtime_env=environment,
             log_to_driver=False, object_store_memory=150_000_000,
         )  # fmt: skip
-        print(json.dumps(train_three(given.folder, given.share)))
+        sys.stdout.write(json.dumps(train_three(given.folder, given.share)))
         ray.shutdown()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import guard
-from orchestrator.driver import Beats, problem_of_several, validations
+from orchestrator.driver import Beats, problem_of_several, settings_of_several, validations
 from orchestrator.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
 from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
@@ -224,6 +224,18 @@ def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path
     assert told(RuntimeError("collective failed"), MemoryError()).kind == "memory"
     assert told(gone, cut, BrokenGpu("GPU 0 of a is broken")) == Problem("gpu", "GPU 0 of a is broken")
     assert told(gone, ZeroDivisionError("division by zero")) == BUG
+
+
+@pytest.mark.parametrize(("hang_s", "at_least"), [(600.0, 1_800), (7_200.0, 14_400)])
+def test_workers_wait_for_one_that_validates_longer_than_it_may_be_silent(
+    tmp_path: Path, config: Config, hang_s: float, at_least: int
+) -> None:
+    runtime = Runtime(workers=2, hang_seconds=hang_s)
+    task = Task(
+        trial="t", folder="", scratch=str(tmp_path), store="", sweep="", launch="", config=config,
+        variants={"v": Evaluation()}, runtime=runtime,
+    )  # fmt: skip
+    assert settings_of_several(task)["torch_config"].timeout_s == at_least > hang_s
 
 
 def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: Path) -> None:
