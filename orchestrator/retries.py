@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from orchestrator.guard import Preempted
+from orchestrator.guard import Preempted, hang_of
 from orchestrator.redact import redact
 from sagasr.errors import SagasrError, StorageError
 from sagasr.lease import Lost
@@ -128,6 +128,22 @@ def reached(folder: Path) -> int:
 def problem_of(error: BaseException) -> Problem:
     """Return what an exception of a training means."""
     return Problem(kind_of(error), one_line(error))
+
+
+def lost(error: BaseException, folder: Path) -> Problem:
+    """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
+    note(folder, f"{type(error).__name__}: {error}\n")
+    if (hang := hang_of(folder)) is not None:
+        return Problem("lost", hang)
+    kind: Kind = "memory" if kind_of(error) == "memory" else "lost"
+    return Problem(kind, f"its process or node was lost: {one_line(error)}")
+
+
+def note(folder: Path, text: str) -> None:
+    """Add a text to the log of a trial."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
+        handle.write(redact(text))
 
 
 def kind_of(error: BaseException) -> Kind:

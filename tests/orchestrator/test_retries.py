@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import guard
-from orchestrator.driver import Beats, problem_of_several, settings_of_several, validations
+from orchestrator.driver import Beats, validations
 from orchestrator.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
+from orchestrator.several import problem_of_several, settings_of_several
 from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.errors import DataError, SagasrError, StorageError

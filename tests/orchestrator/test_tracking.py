@@ -8,7 +8,7 @@ import pytest
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import read_space
 from orchestrator.tracking import Tracker, connect
-from sagasr.journal import History
+from sagasr.journal import Device, History
 from tests.orchestrator.journals import curve, journal, runs_of
 
 pytestmark = pytest.mark.slow
