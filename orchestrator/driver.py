@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestrator.gpus import Gpu, avoid, avoided, forgive, none_left
+from orchestrator.broken import Gpu, avoid, avoided, forgive, none_left
 from orchestrator.guard import LEASE, START_S, end_with_parent, hung
 from orchestrator.mirror import following, send
 from orchestrator.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached

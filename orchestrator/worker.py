@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator.gpus import Gpu
+from orchestrator.broken import Gpu
 from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.mirror import mirrored, send_store, shared_store
 from orchestrator.retries import BrokenGpu, Problem, kind_of, one_line, problem_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.gpus import Gpu, none_left
+from orchestrator.broken import Gpu, none_left
 
 pytestmark = [pytest.mark.timeout(600)]
 
