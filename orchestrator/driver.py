@@ -17,18 +17,19 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestrator.guard import LEASE, START_S, WORKER, catch_terminate, end_with_parent, hang_of, hung
+from orchestrator.broken import Gpu, avoid, avoided, forgive, none_left
+from orchestrator.guard import LEASE, START_S, end_with_parent, hung
 from orchestrator.mirror import following, send
-from orchestrator.redact import redact
-from orchestrator.retries import Problem, Retries, kind_of, one_line, problem_of, reached
-from orchestrator.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker, train_one_of_several
+from orchestrator.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
+from orchestrator.several import free_resources, train_by_several
+from orchestrator.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
 from sagasr.errors import SagasrError
-from sagasr.files import read_json
 from sagasr.journal import History, Status, read_status, write_status
 from sagasr.lease import read_owner
 
 POLL_S = 0.5
 IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
+LOOK_S = 5.0  # between two looks whether a GPU that is waited for can still come
 LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
 FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
 
@@ -107,19 +108,22 @@ class Training(threading.Thread):
         self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
 
     def run(self) -> None:
-        retries = Retries(self.task.config.training.batch_size // self.task.runtime.workers)
         try:
+            status = read_status(self.folder)
+            rows = self.task.config.training.batch_size // self.task.runtime.workers
+            retries = Retries(rows, status.micro_batches if status else 1)
             while (problem := self._train(retries.micro_batches)) is not None and not self.left.is_set():
                 wait_s = retries.after(problem, reached(self.folder))
-                _log(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
+                note(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
                 if wait_s is None:
+                    self._warm.forgive()
                     _fail(self.task, retries.reason)
                     return
                 if self.left.wait(wait_s):
                     return
         except Exception as error:  # noqa: BLE001 - one bad trial never ends the sweep
             with contextlib.suppress(SagasrError, OSError):  # storage that is gone cannot be told so
-                _log(self.folder, traceback.format_exc())
+                note(self.folder, traceback.format_exc())
                 _fail(self.task, one_line(error))
 
     def _train(self, micro_batches: int) -> Problem | None:
@@ -131,7 +135,7 @@ class Training(threading.Thread):
             parameters: Parameters = {
                 "task": self.task.model_dump_json(),
                 "attempt": attempt,
-                "micro_batches": max(micro_batches, status.micro_batches if status else 1),
+                "micro_batches": micro_batches,
             }
             if self.task.runtime.workers == 1:
                 return self._warm.train(self.task, parameters)
@@ -141,7 +145,7 @@ class Training(threading.Thread):
     def end_if_frozen(self) -> None:
         """End the workers if they have not moved for too long, not even to end themselves."""
         if self._beats.frozen(self.folder):
-            _log(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            note(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
             self._end_workers()
 
     def leave(self) -> None:
@@ -203,6 +207,7 @@ class Warm:
     """The process in which trainings of one worker run, one after the other as long as they need the same resources.
 
     Let go when a training fails in it, as nobody knows what that leaves behind, and when none follows for ``IDLE_S``.
+    One whose GPU broke is kept instead: as long as it holds its share, the next process gets another GPU.
     """
 
     def __init__(self) -> None:
@@ -210,16 +215,25 @@ class Warm:
         self._resources: Mapping[str, float] = {}
         self._trainings = 0
         self._lock = threading.Lock()
+        self._holding: list[Any] = []  # processes that hold broken GPUs
+        self._avoided: list[tuple[str, Gpu]] = []  # what this driver has told the others of its sweep
 
     def train(self, task: Task, parameters: Parameters) -> Problem | None:
         """Train in the process, once there is one; return what went wrong."""
         runtime = task.runtime
-        worker = self._take({"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker})
+        gpu = None
         try:
+            worker, gpu = self._sound(
+                task.launch, {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+            )
             problem: Problem | None = ray.get(worker.train.remote(parameters))
+        except BrokenGpu as error:
+            return problem_of(error)
         except RayError as error:
-            problem = _lost(error, Path(task.folder))
-        if problem:
+            problem = lost(error, Path(task.folder))
+        if problem and problem.kind == "gpu" and gpu:
+            self._avoid(task.launch, gpu, problem.reason)
+        elif problem:
             self.end()
         else:
             idle = threading.Timer(IDLE_S, self._end_unless_taken, [self._trainings])
@@ -231,6 +245,46 @@ class Warm:
         """End the process, whatever it does; the next training starts another."""
         with self._lock:
             self._end()
+
+    def forgive(self) -> None:
+        """Let the GPUs be used again that this driver took for broken: a training that failed on two may be the cause.
+
+        Where none was left, each training so finds out for itself, and says so.
+        """
+        for sweep, gpu in self._avoided:
+            forgive(sweep, gpu)
+        for worker in self._holding:
+            ray.kill(worker)
+        self._avoided, self._holding = [], []
+
+    def _sound(self, sweep: str, resources: Mapping[str, float]) -> tuple[Any, Gpu | None]:
+        """Return a process on a GPU that is not known to be broken, and the GPU. Raises BrokenGpu if none is left."""
+        while True:
+            worker = self._take(resources)
+            if not resources["num_gpus"]:
+                return worker, None
+            asked = worker.gpu.remote()
+            while not ray.wait([asked], timeout=LOOK_S)[0]:
+                broken = avoided(sweep)
+                if none_left(ray.nodes(), broken):
+                    self.end()
+                    raise BrokenGpu(f"{next(iter(broken.values()))}; no other GPU is left")
+            gpu = ray.get(asked)
+            if gpu not in avoided(sweep):
+                return worker, gpu
+            self._hold()
+
+    def _avoid(self, sweep: str, gpu: Gpu, reason: str) -> None:
+        avoid(sweep, gpu, reason)
+        self._avoided.append((sweep, gpu))
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep the process for the sake of what it holds."""
+        with self._lock:
+            if self._worker is not None:
+                self._holding.append(self._worker)
+                self._worker = None
 
     def _take(self, resources: Mapping[str, float]) -> Any:
         with self._lock:
@@ -254,90 +308,6 @@ class Warm:
             self._worker = None
 
 
-def _lost(error: BaseException, folder: Path) -> Problem:
-    """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
-    _log(folder, f"{type(error).__name__}: {error}\n")
-    if (hang := hang_of(folder)) is not None:
-        return Problem("lost", hang)
-    return Problem(
-        "memory" if kind_of(error) == "memory" else "lost", f"its process or node was lost: {one_line(error)}"
-    )
-
-
-# ------------------------------------------------------------------------------------------------------ several workers
-
-
-def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
-    """Train by a run of Ray Train with several workers; return what went wrong."""
-    from ray import train
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    class Notice(WorkerGroupCallback):  # type: ignore[misc]
-        """Every worker takes SIGTERM as a notice, which only its main thread can decide, before it trains."""
-
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            worker_group.execute(catch_terminate)
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        """Without the helper that frees what a lost run held: it asks a dashboard, maybe that of another cluster."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
-
-    runtime, folder = task.runtime, Path(task.folder)
-    resources = {"CPU": runtime.cpus_per_worker, "GPU": runtime.gpus_per_worker}
-    trainer = Trainer(
-        train_one_of_several,
-        train_loop_config=parameters,
-        scaling_config=train.ScalingConfig(
-            num_workers=runtime.workers,
-            use_gpu=runtime.gpus_per_worker > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount},
-        ),
-        run_config=train.RunConfig(
-            name=task.trial,
-            storage_path=task.scratch,
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
-            callbacks=[Notice()],
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        return problem_of_several(error, folder)
-    except RayError as error:  # the controller itself was lost, and nobody gave back what its workers held
-        free_resources(folder)
-        return _lost(error, folder)
-    return None
-
-
-def problem_of_several(error: Any, folder: Path) -> Problem:
-    """Tell what went wrong from what followed from it: once one process is gone, the others lose their connection."""
-    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
-
-    found = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
-    failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
-    raised = [problem_of(one) for one in failures if not isinstance(one, (RayError, RayTrainError))]
-    gone = [one for one in failures if isinstance(one, (RayError, RayTrainError))]
-    if (first := next((one for one in raised if one.kind != "lost"), None)) is not None:
-        return first
-    return _lost(getattr(gone[0], "health_check_failure", gone[0]), folder) if gone else raised[0]
-
-
-def free_resources(folder: Path) -> None:
-    """Give back what several workers of a trial held, if their driver was ended before it could."""
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    with contextlib.suppress(SagasrError, KeyError, TypeError, ValueError):
-        group = read_json(folder / WORKER)["placement_group"]
-        if group:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
-
-
 # ---------------------------------------------------------------------------------------------------------------- small
 
 
@@ -347,9 +317,3 @@ def _fail(task: Task, reason: str) -> None:
     if status.state not in ("done", "stopped"):
         write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
         send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")
-
-
-def _log(folder: Path, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
-        handle.write(redact(text))

@@ -24,8 +24,10 @@ SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else, under `uv run`, every process of Ray is one more `uv run`
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what a lost process means is said by the trial's status
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that was given no GPU sees none, instead of all
     "PYTHONWARNINGS": "ignore",
 }
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the new name and the old one
 # On one machine no node is preempted, and no dashboard is needed to know who is alive.
 LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -41,7 +43,8 @@ def connected(
 
     ``env``: variables of the workers. Raises ConfigError where no cluster answers, SagasrError where none starts.
     """
-    os.environ.update(SETTINGS if address else SETTINGS | LOCAL_SETTINGS)
+    ours = SETTINGS | allocator(os.environ)
+    os.environ.update(ours if address else ours | LOCAL_SETTINGS)
     with credentials(address):
         import ray  # reads the environment when it is imported
 
@@ -52,7 +55,7 @@ def connected(
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address:
-                _join(address, runtime_env={"env_vars": {**SETTINGS, **(env or {})}}, **settings)
+                _join(address, runtime_env={"env_vars": {**ours, **(env or {})}}, **settings)
             else:
                 settings |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
                 settings |= {"runtime_env": {"env_vars": dict(env)}} if env else {}
@@ -61,6 +64,12 @@ def connected(
             yield
         finally:
             ray.shutdown()
+
+
+def allocator(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return how torch is to hold a GPU's memory: as a user has set it, else so that little is lost between blocks."""
+    given = {name: environment[name] for name in ALLOCATOR if name in environment}
+    return given or {ALLOCATOR[0]: "expandable_segments:True"}
 
 
 def _join(address: str, **settings: Any) -> None:

@@ -363,7 +363,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
     import ray
     from ray.tune import Callback
 
-    from orchestrator.driver import free_resources
+    from orchestrator.several import free_resources
 
     class StopWatch(Callback):  # type: ignore[misc]
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

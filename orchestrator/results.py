@@ -19,7 +19,7 @@ from sagasr.files import link_or_copy, write_whole
 from sagasr.fingerprint import fingerprint
 from sagasr.journal import History, Status, read_status
 
-VOLATILE = ("gpu_seconds", "wall_seconds", "mlflow_run_id")
+VOLATILE = ("device", "gpu_seconds", "wall_seconds", "mlflow_run_id")
 DISTANCE = pa.schema(
     [(name, pa.string()) for name in ("subject", "domain", "metric")]
     + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
@@ -109,6 +109,7 @@ def _replicates(
                 "reason": entry.reason,
                 "stopped_at_step": status.step if status and entry.state == "stopped" else None,
                 **({**_means(scores[trial.id, row.variant]), **overall.get(row.id, {})} if finished else {}),
+                "device": (status.device or None) if status else None,
                 "gpu_seconds": status.gpu_seconds if status else None,
                 "wall_seconds": status.wall_seconds if status else None,
                 "mlflow_run_id": run_ids.get(row.id),
@@ -205,6 +206,7 @@ def _replicate_schema(keys: pa.Schema, steps: str, metrics: pa.Schema) -> pa.Sch
             pa.field(steps, pa.int64()),
             pa.field("stopped_at_step", pa.int64()),
             *metrics,
+            pa.field("device", pa.string()),
             pa.field("gpu_seconds", pa.float64()),
             pa.field("wall_seconds", pa.float64()),
             *(pa.field(name, pa.string()) for name in texts),

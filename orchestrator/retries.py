@@ -3,15 +3,70 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from orchestrator.guard import Preempted
+from orchestrator.guard import Preempted, hang_of
 from orchestrator.redact import redact
 from sagasr.errors import SagasrError, StorageError
 from sagasr.lease import Lost
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
-Kind = Literal["input", "bug", "lost", "storage", "memory"]
-# What one of several workers is told by gloo or NCCL when another one is gone.
-PEER_GONE = ("connection reset by peer", "connection closed by peer", "remote process exited")
+Kind = Literal["input", "bug", "lost", "storage", "memory", "gpu"]
+# What CUDA, its libraries, NCCL and gloo say, in small letters, and what it means; the first that fits counts. What is
+# not here is a bug: also an illegal access or a failed assertion on the device, which are faults of a program.
+PHRASES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    (
+        "memory",
+        (
+            "out of memory",
+            "outofmemory",  # the name of an exception
+            "can't allocate memory",
+            "cannot allocate memory",
+            "low on memory",
+            "alloc_failed",  # cuBLAS, cuFFT, cuSOLVER, cuDNN
+            "allocation_failed",  # cuDNN 9
+            "cublas_status_not_initialized",  # no room for its workspace, where several processes share a GPU
+            "unable to find an engine to execute this computation",  # cuDNN: no algorithm fits into what is left
+            "unable to find a valid cudnn algorithm",
+        ),
+    ),
+    (
+        "gpu",
+        (
+            "uncorrectable ecc error",
+            "uncorrectable nvlink error",
+            "or a hardware error",
+            "unspecified launch failure",
+            "busy or unavailable",
+            "no cuda gpus are available",
+            "no cuda-capable device is detected",
+            "no supported gpu backend found",  # Lightning, of a GPU that does not answer
+            "unexpected error from cudagetdevicecount",
+            "system not yet initialized",
+            "cuda error: unknown error",
+            "gpu is lost",
+            "fallen off the bus",
+        ),
+    ),
+    (
+        "lost",  # what a worker is told when another one is gone
+        (
+            "connection reset by peer",
+            "connection closed by peer",
+            "connection was likely closed",
+            "broken pipe",
+            "remote process exited",
+            "nccl communicator was aborted",
+            "unhandled system error",
+            "watchdog caught collective operation timeout",
+            "nccl timeout",
+            "socket has timed out",
+            "timed out waiting",
+            "waiting for clients",
+            "wait timeout after",
+            "connectfullmesh failed",
+        ),
+    ),
+)
+MORE_MEMORY = "a smaller model, shorter clips (audio.segment) or more memory (a larger GPU or gpus_per_worker)"
 
 
 class Problem(NamedTuple):
@@ -21,16 +76,21 @@ class Problem(NamedTuple):
     reason: str
 
 
+class BrokenGpu(RuntimeError):
+    """A GPU failed, or cannot be reached; says which one, on which machine."""
+
+
 class Retries:
     """Decides how often a trial is started again. As long as checkpoints advance there is no limit: it will end.
 
     Without a new checkpoint: a lost process, node or disk gets ``WAITS_S`` more starts, an exception one (the same
-    again is a bug), running out of memory one with the batch taken in two parts. Unusable input gets none.
+    again is a bug), a broken GPU one (the same on another GPU is the training's own fault). Running out of memory gets
+    one with twice the parts of a batch, until a part is one row. Unusable input gets none.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, micro_batches: int = 1) -> None:
         self.rows = rows  # of a batch, on one worker
-        self.micro_batches = 1
+        self.micro_batches = micro_batches  # parts that it is taken in
         self.reason = ""
         self._tries, self._reached = -1, -1
 
@@ -42,13 +102,16 @@ class Retries:
         match problem.kind:
             case "input":
                 return None
-            case "memory" if self.micro_batches == 1 and self.rows > 1:
-                self.micro_batches = 2
+            case "memory" if self.micro_batches < self.rows:
+                self.micro_batches = min(2 * self.micro_batches, self.rows)
                 return WAITS_S[0]
             case "memory":
-                self.reason += " (also with its batch taken in two parts)" if self.micro_batches > 1 else ""
+                parts = f" ({self.micro_batches} parts)" if self.rows > 1 else ""
+                self.reason += f"; a batch was taken one row at a time{parts}, so it needs {MORE_MEMORY}"
                 return None
             case "bug" if again or self._tries >= 1:
+                return None
+            case "gpu" if self._tries >= 1:
                 return None
         if self._tries >= len(WAITS_S):
             self.reason += f" ({self._tries + 1} times without a new checkpoint)"
@@ -67,23 +130,42 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(kind_of(error), one_line(error))
 
 
+def lost(error: BaseException, folder: Path) -> Problem:
+    """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
+    note(folder, f"{type(error).__name__}: {error}\n")
+    if (hang := hang_of(folder)) is not None:
+        return Problem("lost", hang)
+    kind: Kind = "memory" if kind_of(error) == "memory" else "lost"
+    return Problem(kind, f"its process or node was lost: {one_line(error)}")
+
+
+def note(folder: Path, text: str) -> None:
+    """Add a text to the log of a trial."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
+        handle.write(redact(text))
+
+
 def kind_of(error: BaseException) -> Kind:
     """Return what kind of problem an exception is; types of torch and ray are told by name, as neither is imported."""
+    match error:
+        case StorageError():
+            return "storage"
+        case Preempted() | Lost():
+            return "lost"
+        case SagasrError():
+            return "input"
+        case MemoryError():
+            return "memory"
+        case BrokenGpu():
+            return "gpu"
     text = f"{type(error).__name__}: {error}".lower()
-    if isinstance(error, StorageError):
-        return "storage"
-    if isinstance(error, (Preempted, Lost)):
-        return "lost"
-    if isinstance(error, SagasrError):
-        return "input"
-    if any(word in text for word in ("out of memory", "outofmemory", "can't allocate memory", "low on memory")):
-        return "memory"
-    if any(words in text for words in PEER_GONE):
-        return "lost"
-    return "memory" if isinstance(error, MemoryError) else "bug"
+    return next((kind for kind, phrases in PHRASES if any(phrase in text for phrase in phrases)), "bug")
 
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line, without secrets."""
     text = redact(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
-    return text if isinstance(error, SagasrError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    if isinstance(error, (SagasrError, BrokenGpu)) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -36,6 +36,7 @@ RESERVED = frozenset(
         "clips",
         "cell",
         "config",
+        "device",
         "domain",
         "fingerprint",
         "fingerprints",

@@ -313,6 +313,9 @@ class Tracker:
             self._send_picture(trial, run, audio)
         if (folder / "log.txt").exists():
             self._client.log_artifact(run, str(folder / "log.txt"))
+        if status.devices:
+            devices = "; ".join(f"attempt {one.attempt}: {one}" for one in status.devices)
+            self._client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
         if status.reason:
             self._client.set_tag(run, "sagasr.reason", plain(status.reason, TAG_LENGTH))
         self._client.set_terminated(run, STATES[status.state], _ms(status.updated))

@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from orchestrator.broken import Gpu
 from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.mirror import mirrored, send_store, shared_store
-from orchestrator.retries import Problem, problem_of
+from orchestrator.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from sagasr.config import Config, Evaluation, Runtime, Strict, Text
 from sagasr.errors import DataError, SagasrError
 
@@ -57,6 +58,10 @@ class Worker:
     def __init__(self) -> None:
         catch_terminate()
         end_with_parent()
+
+    def gpu(self) -> Gpu | None:
+        """Return the GPU of which this process holds all or a share."""
+        return Gpu.of_this_worker()
 
     def train(self, parameters: Parameters) -> Problem | None:
         """Train a trial; return what went wrong. The exception stays here, as only this process knows its type."""
@@ -111,11 +116,17 @@ def _work(task: Task, parameters: Parameters, rank: int) -> None:
         except SagasrError as error:
             sys.stderr.write(f"{error}\n")
             raise
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - raised again, with its GPU
             traceback.print_exc()
-            raise
+            raise _with_gpu(error) from None  # the log has it all
         finally:
             guard.close()
+
+
+def _with_gpu(error: Exception) -> Exception:
+    """Return the exception of a broken GPU as one that says which it is, and where."""
+    gpu = Gpu.of_this_worker() if kind_of(error) == "gpu" else None
+    return BrokenGpu(gpu.broken(one_line(error))) if gpu else error
 
 
 def _placement_group() -> str | None:
@@ -135,7 +146,18 @@ def _fenced(task: Task, rank: int) -> Iterator[Callable[[], object]]:
         yield lease.check
 
 
+def keep_to_share(runtime: Runtime) -> None:
+    """Keep this process within its share of a GPU's memory, and of the cores while it compiles."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, int(runtime.cpus_per_worker))))
+    if 0 < runtime.gpus_per_worker < 1:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(runtime.gpus_per_worker)
+
+
 def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
+    keep_to_share(task.runtime)
     from sagasr.signals import Halt
     from sagasr.train import FailureRule, Harness, train
 
@@ -166,7 +188,8 @@ def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[],
         class Sharded(ShardedStrategy, RayDDPStrategy):  # type: ignore[misc]
             """On the device that Ray gives the worker."""
 
-        strategy = Sharded() if runtime.sharded else RayDDPStrategy()
+        # Gradients live where they are summed over the workers: no second copy of them.
+        strategy = Sharded() if runtime.sharded else RayDDPStrategy(gradient_as_bucket_view=True)
         ours = {"strategy": strategy, "environment": RayLightningEnvironment(), "devices": "auto"}
         harness = replace(harness, **ours)
     train(config, Path(task.folder), Path(task.store), task.variants, runtime, harness)

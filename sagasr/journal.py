@@ -17,6 +17,26 @@ from sagasr.files import STORAGE_FAULTS, read_json, write_json, write_text
 State = Literal["waiting", "running", "done", "failed", "stopped", "interrupted"]
 
 
+class Device(Strict):
+    """What an attempt computed on, and with which settings: on others its numbers would be others."""
+
+    attempt: int = Field(1, description="the first attempt that computed so")
+    name: str = Field(description="of the GPU or, without one, of the processor")
+    driver: str = ""
+    cuda: str = ""
+    torch: str = ""
+    precision: str = ""
+    matmul: str = Field("", description="of float32: highest, or with TF32 high")
+    cudnn_tf32: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """Return all as one line."""
+        known = {"driver": self.driver, "CUDA": self.cuda, "torch": self.torch, "float32 products": self.matmul}
+        facts = [self.name, *(f"{name} {value}" for name, value in known.items() if value), self.precision]
+        return ", ".join(filter(None, (*facts, "cuDNN with TF32" * self.cudnn_tf32, "compiled" * self.compiled)))
+
+
 class Status(Strict):
     """What a trial is doing, or how it ended. ``updated`` (seconds since 1970) is its heartbeat."""
 
@@ -34,7 +54,13 @@ class Status(Strict):
     resumed: int = Field(0, description="the step from which this attempt went on")
     beat: int = Field(0, description="counts heartbeats: what stands still hangs, whatever the clocks say")
     micro_batches: int = Field(1, ge=1, description="parts a batch is taken in, after running out of memory")
+    devices: list[Device] = Field([], description="what the attempts computed on, in order, equal ones told once")
     note: str = Field("", description="what happened on the way, e.g. a checkpoint passed over")
+
+    @property
+    def device(self) -> str:
+        """Return the name of what it computed on; of several, joined by `` + ``."""
+        return " + ".join(dict.fromkeys(device.name for device in self.devices))
 
 
 def read_status(folder: Path) -> Status | None:

@@ -25,6 +25,7 @@ from sagasr.config import Config, Evaluation, Runtime
 from sagasr.data.draws import Draws, Validation
 from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts
+from sagasr.devices import device_of, to_be_compiled, with_device
 from sagasr.evaluate import Prediction, evaluate, means, validation_loss
 from sagasr.faults import point
 from sagasr.files import dump_yaml, remove_litter, write_text
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10  # steps between two records of the training loss
 HEARTBEAT_S = 1.0
+NOT_COMPILED = "its layers could not be compiled, so that it is slower: a C compiler and Python's headers are needed"
 
 Variants = Mapping[str, Evaluation]
 
@@ -224,6 +226,7 @@ class _Watch(pl.Callback):
             wall_seconds=before.wall_seconds if before else 0.0,
             gpu_seconds=before.gpu_seconds if before else 0.0,
             micro_batches=harness.micro_batches,
+            devices=before.devices if before else [],
             note=before.note if before else "",
         )
         self._base = self.status
@@ -298,6 +301,7 @@ class _Watch(pl.Callback):
         """Score all variants, record them and apply the failure rule, which ends all workers or none."""
         step, reason = trainer.global_step, None
         self.due = True
+        self._note_device(trainer, module)
         if trainer.is_global_zero or is_sharded(module.model):  # shards are gathered by all, who then score alike
             point("train.validate")
             module.eval()
@@ -334,6 +338,14 @@ class _Watch(pl.Callback):
         # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
             raise Diverged(reason or f"ended with the first worker at step {step}")
+
+    def _note_device(self, trainer: pl.Trainer, module: Any) -> None:
+        """Record what this attempt computes on, and once it should have been, whether it was compiled."""
+        precision = self.config.training.precision
+        device = device_of(trainer.strategy.root_device, module, precision, self.harness.attempt)
+        self.status = self.status.model_copy(update={"devices": with_device(self.status.devices, device)})
+        if to_be_compiled(module) and not device.compiled and NOT_COMPILED not in self.status.note:
+            self.say(NOT_COMPILED)
 
     def _judge(self, step: int, lsd: float) -> str | None:
         """Return why the failure rule ends the training, or None."""

@@ -31,6 +31,7 @@ KEYS = {
     "reason",
     "steps",
     "training_steps",
+    "device",
     "gpu_seconds",
     "wall_seconds",
     "replicate",
@@ -184,6 +185,23 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.D
     if count := int(table[done].duplicated(keys).sum()):
         notes.append(f"{_counted(count, 'finished row')} more for a cell and seed that have one: each counts as a run")
     return table[~again & ~twice].reset_index(drop=True), tuple(notes)
+
+
+def devices_of(table: pd.DataFrame) -> dict[str, int]:
+    """Return how many trainings ran on which device, the most first; replicates of one training count once."""
+    if "device" not in table:
+        return {}
+    trained = table.drop_duplicates("trial") if "trial" in table else table
+    return {str(name): int(count) for name, count in trained["device"].dropna().value_counts().items()}
+
+
+def unlike_devices(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return a note if the trainings that are compared ran on unlike devices, which may compute other numbers."""
+    found = devices_of(table)
+    if len(found) < 2:
+        return ()
+    told = ", ".join(f"{count} on {name}" for name, count in found.items())
+    return (f"trainings ran on unlike devices ({told}): what they differ by is not told apart from the seeds",)
 
 
 def lost_replicates(

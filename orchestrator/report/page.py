@@ -25,7 +25,7 @@ from markupsafe import Markup
 from orchestrator.analysis.by_step import courses
 from orchestrator.analysis.failing import failure_rates
 from orchestrator.analysis.preferences import Preference
-from orchestrator.analysis.replicates import level_of, training_steps, word_of
+from orchestrator.analysis.replicates import devices_of, level_of, training_steps, word_of
 from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.written import cells_of
 from orchestrator.factors import cell_name
@@ -503,6 +503,10 @@ def _provenance(sweep: Sweep, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("data (content hash)", ", ".join(sets) or "not recorded"),
         ("configurations (hashes)", shown if configs else "not recorded"),
         ("result version", results or "not recorded"),
+        (
+            "trained on",
+            ", ".join(f"{name} ({count})" for name, count in devices_of(sweep.runs).items()) or "not recorded",
+        ),
         ("analysed with", f"Python {platform.python_version()}, " + ", ".join(_versions())),
     ]
 

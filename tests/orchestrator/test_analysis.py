@@ -631,6 +631,19 @@ def test_search_mode_with_stopped_trials_estimates_nothing(tmp_path: Path) -> No
     assert primary(effects(read_sweep(tmp_path)), "text")["verdict"].startswith("not estimable (search mode")
 
 
+def test_trainings_on_unlike_devices_are_noted_once_each_and_alike_ones_not(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2})
+    for number, row in enumerate(rows):
+        row |= {"trial": f"t{number // 2}", "device": "NVIDIA L40S"}
+    write_sweep(tmp_path, rows, TWO)
+    assert not [note for note in read_sweep(tmp_path).notes if "devices" in note]
+    for row in rows[:4]:
+        row["device"] = "NVIDIA H200"
+    write_sweep(tmp_path, rows, TWO)
+    (note,) = [note for note in read_sweep(tmp_path).notes if "devices" in note]
+    assert f"({len(rows) // 2 - 2} on NVIDIA L40S, 2 on NVIDIA H200)" in note
+
+
 # ----------------------------------------------------------------------------------------------- the simulation, small
 
 

@@ -9,7 +9,7 @@ from orchestrator.results import VOLATILE, collect
 from orchestrator.space import read_space
 from sagasr.errors import StorageError
 from sagasr.files import write_whole
-from sagasr.journal import History, Status, write_status
+from sagasr.journal import Device, History, Status, write_status
 from tests.sagasr.test_files import only_half_is_copied, without_links
 
 
@@ -55,7 +55,7 @@ def table(plan, name):
 
 def test_each_planned_replicate_is_one_row_with_its_factors_and_the_means_over_its_clips(plan):
     first, second = plan.trials
-    finish(plan, first, wall_seconds=3.0)
+    finish(plan, first, wall_seconds=3.0, devices=[Device(name="NVIDIA L4"), Device(name="NVIDIA H200", attempt=2)])
     collect(plan, {first.replicates[0].id: "run-1"})
     rows = {row["replicate"]: row for row in table(plan, "replicates")}
     assert list(rows) == [row.id for row in plan.replicates]
@@ -67,6 +67,7 @@ def test_each_planned_replicate_is_one_row_with_its_factors_and_the_means_over_i
         assert row["si_sdr"] == 10.0  # of the clip where it is defined
         assert row["seam"] is None
         assert row["wall_seconds"] == 3.0
+        assert row["device"] == "NVIDIA L4 + NVIDIA H200"
         assert (row["steps"], row["stopped_at_step"]) == (4, None)
     assert rows[first.replicates[0].id]["mlflow_run_id"] == "run-1"
     for replicate in second.replicates:

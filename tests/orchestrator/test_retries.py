@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator import guard
-from orchestrator.driver import Beats, problem_of_several, validations
-from orchestrator.retries import WAITS_S, Problem, Retries, kind_of, reached
+from orchestrator.driver import Beats, validations
+from orchestrator.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
+from orchestrator.several import problem_of_several, settings_of_several
 from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
-from sagasr.errors import DataError, StorageError
+from sagasr.errors import DataError, SagasrError, StorageError
 from sagasr.files import write_json
 from sagasr.journal import History, Status, write_status
 from sagasr.lease import Lost, me
@@ -44,13 +45,127 @@ def test_unusable_input_is_not_tried_again() -> None:
     assert Retries(rows=4).after(Problem("input", "clip.flac: broken"), 0) is None
 
 
-def test_out_of_memory_is_tried_once_more_with_the_batch_in_two_parts() -> None:
-    retries, memory = Retries(rows=4), Problem("memory", "OutOfMemoryError: CUDA out of memory")
-    assert retries.after(memory, -1) == WAITS_S[0]
-    assert retries.micro_batches == 2
-    assert retries.after(memory, -1) is None
-    assert retries.reason.endswith("(also with its batch taken in two parts)")
-    assert Retries(rows=1).after(memory, -1) is None  # one row has no parts
+def test_out_of_memory_halves_what_is_taken_at_once_until_it_is_one_row() -> None:
+    retries, memory = Retries(rows=10), Problem("memory", "OutOfMemoryError: CUDA out of memory")
+    parts = []
+    while retries.after(memory, -1) == WAITS_S[0]:
+        parts.append(retries.micro_batches)
+    assert parts == [2, 4, 8, 10]
+    assert "OutOfMemoryError: CUDA out of memory; a batch was taken one row at a time (10 parts)" in retries.reason
+    assert "gpus_per_worker" in retries.reason
+
+
+def test_out_of_memory_goes_on_from_the_parts_that_were_needed_before() -> None:
+    retries, memory = Retries(rows=16, micro_batches=4), Problem("memory", "CUDA out of memory")
+    assert retries.after(memory, 100) == WAITS_S[0]
+    assert retries.micro_batches == 8
+
+
+def test_out_of_memory_with_a_batch_of_one_row_ends_at_once() -> None:
+    retries = Retries(rows=1)
+    assert retries.after(Problem("memory", "CUDA out of memory"), -1) is None
+    assert "parts" not in retries.reason
+
+
+def test_a_broken_gpu_gets_one_start_on_another_and_the_same_there_is_the_trainings_own_fault() -> None:
+    retries = Retries(rows=4)
+    assert retries.after(Problem("gpu", "GPU 0 of a is broken"), 10) == WAITS_S[0]
+    assert retries.after(Problem("gpu", "GPU 1 of a is broken"), 10) is None
+    assert retries.reason == "GPU 1 of a is broken"
+    advanced = Retries(rows=4)
+    assert advanced.after(Problem("gpu", "GPU 0 of a is broken"), 10) == WAITS_S[0]
+    assert advanced.after(Problem("gpu", "GPU 1 of a is broken"), 20) == WAITS_S[0]
+
+
+ASYNC = "\nCUDA kernel errors might be asynchronously reported at some other API call"
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:104, "
+# As they occur. CUDA's words are those of libcudart 13, NCCL's of libnccl 2, both as torch 2.14 passes them on.
+MESSAGES: list[tuple[Kind, str]] = [
+    # c10/cuda/CUDACachingAllocator.cpp
+    ("memory", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 22.03 GiB of which 1"),
+    ("memory", "CUDA out of memory. Allocation was preemptively rejected because it would exceed "
+               "per_process_memory_fraction limit. Requested size: 2.00 GiB"),
+    # c10/cuda/CUDAException.cpp: the text of cudaGetErrorString
+    ("memory", "CUDA error: out of memory" + ASYNC),
+    # aten/src/ATen/cuda/Exceptions.h and CUDABlas.cpp
+    ("memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ("memory", "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    ("memory", "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    ("memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ("memory", "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ("memory", "cuFFT error: CUFFT_ALLOC_FAILED"),
+    # aten/src/ATen/native/cudnn/Conv_v8.cpp and ConvShared.cpp
+    ("memory", "GET was unable to find an engine to execute this computation"),
+    ("memory", "FIND was unable to find an engine to execute this computation"),
+    ("memory", "Unable to find a valid cuDNN algorithm to run convolution"),
+    # c10/core/impl/alloc_cpu.cpp, and the kernel's word for ENOMEM
+    ("memory", "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ("memory", "[Errno 12] Cannot allocate memory"),
+    # NCCL, which quotes CUDA last
+    ("memory", NCCL + "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9\n"
+               "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"),
+    # cudaGetErrorString of 214, 220, 226, 719, 46, 100, 999
+    ("gpu", "CUDA error: uncorrectable ECC error encountered" + ASYNC),
+    ("gpu", "CUDA error: uncorrectable NVLink error detected during the execution" + ASYNC),
+    ("gpu", "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error" + ASYNC),
+    ("gpu", "CUDA error: unspecified launch failure" + ASYNC),
+    ("gpu", "CUDA error: CUDA-capable device(s) is/are busy or unavailable" + ASYNC),
+    ("gpu", "CUDA error: no CUDA-capable device is detected" + ASYNC),
+    ("gpu", "CUDA error: unknown error" + ASYNC),
+    ("gpu", NCCL + "unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9\n"
+            "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+            "Cuda failure 214 'uncorrectable ECC error encountered'"),
+    # c10/cuda/CUDAFunctions.cpp
+    ("gpu", "No CUDA GPUs are available"),
+    ("gpu", "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+            "NumCudaDevices() that might have already set an error? Error 802: system not yet initialized"),
+    # lightning.pytorch: no GPU answers where one was promised
+    ("gpu", "No supported gpu backend found!"),
+    # nvmlErrorString of NVML_ERROR_GPU_IS_LOST, and Xid 79 of the driver
+    ("gpu", "GPU is lost"),
+    ("gpu", "NVRM: Xid (PCI:0000:41:00): 79, pid=12345, GPU has fallen off the bus."),
+    # torch/csrc/distributed/c10d: NCCLUtils, ProcessGroupNCCL, socket, TCPStore, Utils
+    ("lost", "NCCL communicator was aborted on rank 0."),
+    ("lost", NCCL + "unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9\n"
+             "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error. "),
+    ("lost", NCCL + "remote process exited or there was a network error, NCCL version 2.28.9\n"
+             "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."),
+    ("lost", "[PG ID 0 PG GUID 0(default_pg) Rank 1] Watchdog caught collective operation timeout: WorkNCCL("
+             "SeqNum=808, OpType=ALLREDUCE, NumelIn=9801523, NumelOut=9801523, Timeout(ms)=1800000) ran for "
+             "1800020 milliseconds before timing out."),
+    ("lost", "NCCL timeout when waiting for nonblocking call to become successful."),
+    ("lost", "The client socket has timed out after 300000ms while trying to connect to (10.0.0.7, 29501)."),
+    ("lost", "wait timeout after 1000ms, keys: /default_pg/0//worker_count"),
+    ("lost", "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?"),
+    ("lost", "Timed out after 301 seconds waiting for clients. 1/2 clients joined."),
+    # third_party/gloo/gloo/transport/tcp
+    ("lost", "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:30390: "
+             "Connection reset by peer"),
+    ("lost", "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:11526"),
+    ("lost", "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Write error [127.0.0.1]:4222: Broken pipe"),
+    ("lost", "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1800000ms for recv "
+             "operation to complete"),
+    ("lost", "Gloo connectFullMesh failed with [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:144] no error"),
+    # faults of a program: cudaGetErrorString of 710, 700, 716, 715, 98, 101
+    ("bug", "CUDA error: device-side assert triggered" + ASYNC),
+    ("bug", "CUDA error: an illegal memory access was encountered" + ASYNC),
+    ("bug", "CUDA error: misaligned address" + ASYNC),
+    ("bug", "CUDA error: an illegal instruction was encountered" + ASYNC),
+    ("bug", "CUDA error: invalid device function" + ASYNC),
+    ("bug", "CUDA error: invalid device ordinal" + ASYNC),
+    ("bug", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`"),
+    ("bug", "cuDNN error: CUDNN_STATUS_BAD_PARAM"),
+    ("bug", NCCL + "invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.28.9\nncclInvalidUsage: This "
+            "usually reflects invalid usage of NCCL library.\nLast error:\n"
+            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 4000"),
+    ("bug", "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
+    ("bug", "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "message"), MESSAGES)
+def test_messages_of_gpus_and_networks_are_told_apart(kind: Kind, message: str) -> None:
+    assert kind_of(RuntimeError(message)) == kind
 
 
 @pytest.mark.parametrize(
@@ -58,11 +173,11 @@ def test_out_of_memory_is_tried_once_more_with_the_batch_in_two_parts() -> None:
     [
         (StorageError("disk: no space left"), "storage"),
         (DataError("clip: broken"), "input"),
+        (SagasrError("one clip of 5.9 s does not fit: CUDA out of memory"), "input"),  # it was tried with less already
         (Lost("taken over"), "lost"),
         (guard.Preempted("told to end"), "lost"),
         (MemoryError(), "memory"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory: you tried 9 TB"), "memory"),
+        (BrokenGpu("GPU 0 of a is broken"), "gpu"),
         (RuntimeError("shapes differ"), "bug"),
     ],
 )
@@ -107,7 +222,21 @@ def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path
     assert "process or node was lost" in told(cut, gone).reason
     assert told(cut).kind == "lost"
     assert told(cut, MemoryError()).kind == "memory"
+    assert told(RuntimeError("collective failed"), MemoryError()).kind == "memory"
+    assert told(gone, cut, BrokenGpu("GPU 0 of a is broken")) == Problem("gpu", "GPU 0 of a is broken")
     assert told(gone, ZeroDivisionError("division by zero")) == BUG
+
+
+@pytest.mark.parametrize(("hang_s", "at_least"), [(600.0, 1_800), (7_200.0, 14_400)])
+def test_workers_wait_for_one_that_validates_longer_than_it_may_be_silent(
+    tmp_path: Path, config: Config, hang_s: float, at_least: int
+) -> None:
+    runtime = Runtime(workers=2, hang_seconds=hang_s)
+    task = Task(
+        trial="t", folder="", scratch=str(tmp_path), store="", sweep="", launch="", config=config,
+        variants={"v": Evaluation()}, runtime=runtime,
+    )  # fmt: skip
+    assert settings_of_several(task)["torch_config"].timeout_s == at_least > hang_s
 
 
 def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import read_space
 from orchestrator.tracking import Tracker, connect
-from sagasr.journal import History
+from sagasr.journal import Device, History
 from tests.orchestrator.journals import curve, journal, runs_of
 
 pytestmark = pytest.mark.slow
@@ -105,6 +105,15 @@ def test_a_run_says_how_its_training_ended(plan, state, expected):
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
     else:
         assert {run.data.tags["sagasr.reason"] for run in runs.values()} == {"training loss is nan at step 4"}
+
+
+def test_a_run_says_what_each_attempt_computed_on(plan):
+    devices = [Device(name="NVIDIA L4", driver="580.65"), Device(name="NVIDIA H200", attempt=2, compiled=True)]
+    journal(plan, plan.trials[0], 8, "done", devices=devices)
+    Tracker(plan).sync()
+    _, runs, _ = runs_of(plan)
+    told = "attempt 1: NVIDIA L4, driver 580.65; attempt 2: NVIDIA H200, compiled"
+    assert {run.data.tags["sagasr.device"] for run in runs.values()} == {told}
 
 
 def test_a_dead_server_delays_nothing_and_what_it_missed_is_sent_later(plan):

@@ -17,6 +17,7 @@ from sagasr.config import Config, Evaluation, InverseLR, Runtime, parse, patch
 from sagasr.data.draws import Batch, Validation
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
+from sagasr.devices import cpu_name
 from sagasr.evaluate import judge, summary
 from sagasr.files import dump_yaml
 from sagasr.journal import History, read_status
@@ -126,6 +127,7 @@ def test_two_checkpoints_remain_and_the_folder_explains_itself(calm: Path) -> No
     assert sorted(path.name for path in (calm / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     status = read_status(calm)
     assert status is not None
+    assert [device.name for device in status.devices] == [cpu_name()]
     assert (status.state, status.step, status.steps) == ("done", STEPS, STEPS)
     steps = [record["step"] for record in History(calm) if "val/lsd" in record["metrics"]]
     assert steps == [0, 3, 6]

@@ -1,0 +1,80 @@
+"""The GPU that a worker was given, and which GPUs of a sweep are known to be broken. Loads without torch.
+
+What one driver learns of a GPU, all drivers of the sweep know: it stands in the key-value store of Ray's head.
+"""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+SPACE = "sagasr-broken-gpus"
+
+
+class Gpu(NamedTuple):
+    """A GPU of a node: Ray's names of both."""
+
+    node: str
+    number: str
+
+    @classmethod
+    def of_this_worker(cls) -> "Gpu | None":
+        """Return the GPU that Ray gave this process, or None."""
+        import ray
+
+        if not ray.is_initialized():
+            return None
+        context = ray.get_runtime_context()
+        given = context.get_accelerator_ids().get("GPU")
+        return cls(context.get_node_id(), given[0]) if given else None
+
+    def broken(self, reason: str) -> str:
+        """Return the line that says that this GPU, of the machine of this process, is broken."""
+        name = _name()
+        return f"GPU {self.number}{f' ({name})' if name else ''} of {socket.gethostname()} is broken: {reason}"
+
+
+def avoid(sweep: str, gpu: Gpu, reason: str) -> None:
+    """Let all drivers of a sweep know that a GPU is broken."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(_key(sweep, gpu), reason, namespace=SPACE)
+
+
+def forgive(sweep: str, gpu: Gpu) -> None:
+    """Let all drivers of a sweep use a GPU again."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(_key(sweep, gpu), namespace=SPACE)
+
+
+def avoided(sweep: str) -> dict[Gpu, str]:
+    """Return the GPUs that are known to be broken, and why."""
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+    found = {}
+    for key in _internal_kv_list(f"{sweep}/", namespace=SPACE):
+        reason = _internal_kv_get(key, namespace=SPACE)
+        if reason is not None:  # forgiven meanwhile
+            _, node, number = key.decode().split("/")
+            found[Gpu(node, number)] = reason.decode()
+    return found
+
+
+def none_left(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu]) -> bool:
+    """Return whether there are GPUs on the nodes that live (as ``ray.nodes()`` tells them), and all are broken."""
+    living = {node["NodeID"]: node.get("Resources", {}).get("GPU", 0) for node in nodes if node["Alive"]}
+    return bool(0 < sum(living.values()) <= sum(gpu.node in living for gpu in broken))
+
+
+def _key(sweep: str, gpu: Gpu) -> str:
+    return f"{sweep}/{gpu.node}/{gpu.number}"
+
+
+def _name() -> str:
+    """Return the name of this process's GPU, if it still answers."""
+    torch = sys.modules.get("torch")
+    with contextlib.suppress(Exception):  # whatever a broken GPU says here is no news
+        return str(torch.cuda.get_device_name()) if torch else ""
+    return ""
