@@ -24,6 +24,7 @@ from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_paren
 from orchestrator.mirror import mirrored, send_store, shared_store
 from orchestrator.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from sagasr.config import Config, Evaluation, Runtime, Strict, Text
+from sagasr.counts import CONTEXT
 from sagasr.errors import DataError, SagasrError
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers
@@ -153,7 +154,13 @@ def keep_to_share(runtime: Runtime) -> None:
         import torch
 
         if torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(runtime.gpus_per_worker)
+            memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            torch.cuda.set_per_process_memory_fraction(fence_of(runtime.gpus_per_worker, memory))
+
+
+def fence_of(share: float, memory: int) -> float:
+    """Return the part of a GPU's ``memory`` (bytes) that tensors may take: the share, less what torch does not count."""
+    return max(share - CONTEXT / memory, share / 2)
 
 
 def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
