@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICE = torch.device("cuda", 0)
 
@@ -37,6 +38,7 @@ def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
         ):
             inside.enter_context(replaced(owner, name, value))
         inside.enter_context(mode or fake_mode())
+        inside.enter_context(_Unknown())
         yield
 
 
@@ -62,6 +64,17 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+class _Unknown(TorchDispatchMode):
+    """Forgets the number of a fake tensor of one element where it moves: torch would move that to a real GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::_to_copy", "aten::to", "aten::copy_"):
+            for given in args:
+                if isinstance(given, FakeTensor):
+                    given.constant = None
+        return func(*args, **kwargs or {})
 
 
 def _move(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

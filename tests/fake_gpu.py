@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,8 +29,8 @@ from sagasr.module import SagaModule
 from sagasr.text import T5Encoder
 
 BLOCK = 512  # bytes: the allocator's unit
-SYNCS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal"}
-COPIES = {"_to_copy", "copy_"}
+SYNCS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal"}  # some are seen in inference mode alone
+COPIES = {"_to_copy", "copy_", "to"}
 # Operations that launch nothing: they look at memory that is there, or ask for some.
 VIEWS = {
     *("view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze"),
@@ -40,13 +41,28 @@ VIEWS = {
 
 @contextmanager
 def fake_gpu() -> Iterator[None]:
-    """Inside, ``cuda`` is a fake GPU: mixed devices raise, attention is fused, and sampling times are real numbers."""
+    """Inside, ``cuda`` is a fake GPU: mixed devices raise, attention is fused, and numbers asked for are made up."""
     with (
         replaced(F, "scaled_dot_product_attention", _attention(F.scaled_dot_product_attention)),
         replaced(flow, "schedule", _real(flow.schedule)),
+        replaced(torch.Tensor, "numpy", _numpy),
+        replaced(torch.Tensor, "tolist", _tolist(torch.Tensor.tolist)),
         fake_cuda(),
+        _Numbers(),
     ):
         yield
+
+
+class _Numbers(TorchDispatchMode):
+    """Answers what waits for numbers, which a fake tensor has not: each is 1, and no element is zero."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = _name(func)
+        if name in ("_local_scalar_dense", "item", "is_nonzero"):
+            return 1.0 if args[0].is_floating_point() else 1 if name != "is_nonzero" else True
+        if name == "nonzero":
+            return args[0].new_empty(args[0].numel(), args[0].ndim, dtype=torch.int64)
+        return func(*args, **kwargs or {})
 
 
 class Log(TorchDispatchMode):
@@ -59,7 +75,7 @@ class Log(TorchDispatchMode):
         self.syncs: list[tuple[str, str]] = []  # ("_local_scalar_dense", "train.py:250")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.partition("::")[2]
+        name = _name(func)
         before = _devices((args, kwargs))
         if name in SYNCS and "cuda" in before:
             self.syncs.append((name, _line()))
@@ -137,6 +153,26 @@ class Step:
         self.module.micro_batches = micro_batches
         with torch.autocast("cuda", torch.bfloat16, enabled=self.config.training.precision != "32-true"):
             return self.module.training_step(batch, 0)
+
+
+def _numpy(tensor: Tensor, **_: Any) -> np.ndarray:
+    """Stand in for ``Tensor.numpy``, which fake tensors do not have."""
+    assert tensor.device.type == "cpu", "numpy reads the host's memory alone"
+    return np.zeros(tensor.shape, np.float32)
+
+
+def _tolist(stock: Any) -> Any:
+    """Return ``Tensor.tolist`` that tells the numbers of a real tensor, as the times of a sampling are."""
+
+    def tolist(tensor: Tensor) -> Any:
+        with torch._C._DisableTorchDispatch():
+            return stock(tensor)
+
+    return tolist
+
+
+def _name(func: Any) -> str:
+    return func._schema.name.partition("::")[2]
 
 
 def _devices(tree: Any) -> set[str]:
