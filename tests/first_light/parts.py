@@ -36,7 +36,7 @@ def versions() -> Part:
 def parts_on_gpu(out: Path, scratch: Path) -> list[Part]:
     """Return the parts for a machine with a GPU, the most important first."""
     return [
-        tests("gpu-tests", "gpu", 200, "tests/gpu", out),
+        suite("gpu-tests", "gpu", 200, "tests/gpu", out),
         training("tiny", 80, scratch),
         training("small", 80, scratch, "training.steps=60"),
         *map(row, LIMITS),
@@ -49,17 +49,17 @@ def parts_on_cpu(out: Path, scratch: Path) -> list[Part]:
     return [
         training("tiny", 60, scratch, *TWO_STEPS),
         training("small", 60, scratch, *TWO_STEPS, *SHRUNK),
-        *([tests("fake-gpu", "not gpu", 120, fake, out)] if (ROOT / fake).exists() else []),
-        tests("gpu-tests", "not gpu", 200, "tests/gpu", out),
+        *([suite("fake-gpu", "not gpu", 120, fake, out)] if (ROOT / fake).exists() else []),
+        suite("gpu-tests", "not gpu", 200, "tests/gpu", out),
     ]
 
 
-def tests(name: str, marks: str, limit: float, path: str, out: Path) -> Part:
+def suite(name: str, marks: str, limit: float, path: str, out: Path) -> Part:
     """Return a run of tests."""
     results = out / f"{name}.xml"
     results.unlink(missing_ok=True)
     command = (sys.executable, "-m", "pytest", path, "-m", marks, f"--junitxml={results}")
-    return Part(name, command, limit, TESTS, lambda said: tests_in(results))
+    return Part(name, command, limit, TESTS, lambda said: cases_in(results))
 
 
 def training(name: str, limit: float, scratch: Path, *changes: str) -> Part:
@@ -86,7 +86,7 @@ def versions_in(said: list[str]) -> tuple[str, Any]:
         return last(said), None
 
 
-def tests_in(results: Path) -> tuple[str, Any]:
+def cases_in(results: Path) -> tuple[str, Any]:
     """Return how many tests passed, the names of those that did not, and the seconds of each."""
     if not results.exists():
         return "no test ran", None
