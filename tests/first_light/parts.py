@@ -47,8 +47,8 @@ def parts_on_cpu(out: Path, scratch: Path) -> list[Part]:
     """Return the parts for a machine without a GPU."""
     fake = "tests/sagasr/test_fake_gpu.py"
     return [
-        training("tiny", 60, scratch, *TWO_STEPS),
-        training("small", 60, scratch, *TWO_STEPS, *SHRUNK),
+        training("tiny", 90, scratch, *TWO_STEPS),
+        training("small", 90, scratch, *TWO_STEPS, *SHRUNK),
         *([suite("fake-gpu", "not gpu", 120, fake, out)] if (ROOT / fake).exists() else []),
         suite("gpu-tests", "not gpu", 200, "tests/gpu", out),
     ]
