@@ -36,7 +36,7 @@ def versions() -> Part:
 def parts_on_gpu(out: Path, scratch: Path) -> list[Part]:
     """Return the parts for a machine with a GPU, the most important first."""
     return [
-        suite("gpu-tests", "gpu", 200, "tests/gpu", out),
+        suite("gpu-tests", "gpu", 220, "tests/gpu", out),
         training("tiny", 80, scratch),
         training("small", 80, scratch, "training.steps=60"),
         *map(row, LIMITS),

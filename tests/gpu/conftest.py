@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.benchmarks import data
+from tests.gpu.subjects import THREADS
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -13,6 +14,7 @@ def device(request: pytest.FixtureRequest) -> str:
     """Return ``cpu`` or ``cuda``."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")
+    torch.set_num_threads(THREADS)
     return str(request.param)
 
 

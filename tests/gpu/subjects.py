@@ -1,5 +1,6 @@
 """What the GPU tests train: the shipped configurations on a few shipped recordings, and one with pretrained parts."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.benchmarks import data
 from tests.benchmarks.step import awake
 
 NAMES = ("tiny", "small", "stable-audio")  # the last: small with T5 and the autoencoder of Stable Audio
+THREADS = (os.cpu_count() or 1) if torch.cuda.is_available() else 1  # what a GPU gives is compared at its true shapes
 QUICK = {"training.batch_size": 2, "validation.clips": 2, "evaluation.sampler.steps": 2}
 NARROW: dict[str, dict[str, Any]] = {  # on a CPU; the GPU gets the true shapes
     "tiny": {},
@@ -41,7 +43,7 @@ def config_of(name: str, device: str, **changes: Any) -> Config:
 def trained(config: Config, device: str, out: Path, **harness: Any) -> TrainResult:
     """Train in the folder ``out`` on the device, with a checkpoint every second step."""
     accelerator = "gpu" if device == "cuda" else "cpu"
-    runtime = Runtime(checkpoint_every=2)
+    runtime = Runtime(checkpoint_every=2, cpus_per_worker=THREADS)
     return train(config, out, data.store_path(config), None, runtime, Harness(accelerator=accelerator, **harness))
 
 
