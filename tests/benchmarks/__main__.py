@@ -7,8 +7,9 @@ Commands of their own are ``tests.benchmarks.planning`` (plans of 1,000 and 10,0
 has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one), ``report``
 and ``chaos``.
 
-Without names all rows run (about ten minutes of processor time), each in a process of its own: what one side does to
-its process is not carried into the next row. A row whose two sides do not give the same is void.
+Without names all rows run (about ten minutes of processor time); ``gpu`` names all that want a GPU. Each runs in a
+process of its own: what one side does to its process is not carried into the next row. A row whose two sides do not
+give the same is void.
 """
 
 import argparse
@@ -29,12 +30,13 @@ from tests.benchmarks.measure import Row, spread
 from tests.benchmarks.rows import ENTRIES, Entry
 
 COLUMNS = ("row", "ours", "peer", "peer's time / ours", "x floor", "same result")
+GPU = "gpu"  # the name of all rows that want one
 PACKAGES = ("torch", "lightning", "stable-audio-tools", "ema-pytorch", "librosa", "numpy", "scipy")
 
 
 def main() -> int:
     """Print the table; the exit code is 1 if a row is void, 2 for a name that no row has."""
-    names = [entry.name for entry in ENTRIES]
+    names = [GPU, *(entry.name for entry in ENTRIES)]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="small sizes, for a check that everything runs")
@@ -44,11 +46,16 @@ def main() -> int:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     rows = []
     with tempfile.TemporaryDirectory(prefix="sagasr-benchmark-") as scratch:
-        for entry in ENTRIES:
-            if entry.name in (options.names or names):
-                rows.append(run(entry, options.quick, scratch))
-                print(line(entry, rows[-1]), flush=True)
+        for entry in chosen(options.names):
+            rows.append(run(entry, options.quick, scratch))
+            print(line(entry, rows[-1]), flush=True)
     return int(any(row is not None and not row.holds for row in rows))
+
+
+def chosen(names: list[str]) -> list[Entry]:
+    """Return the rows of these names, or all without any."""
+    on_gpu = GPU in names
+    return [it for it in ENTRIES if not names or it.name in names or (on_gpu and it.needs == "cuda")]
 
 
 def run(entry: Entry, quick: bool, scratch: str) -> Row | None:

@@ -25,6 +25,7 @@ CHANNELS = 128  # of the published autoencoder
 
 def against_online(quick: bool, batch: int, size: str = "small") -> Row:
     """One optimiser step; quality: equal loss of latents encoded just now and of stored ones, in half precision."""
+    batch = min(batch, 4) if quick else batch
     subject = Subject(data.config("small" if quick else size, channels=8 if quick else CHANNELS), batch)
     encoded = subject.encoded()
     high, low = (latents.half() for latents in encoded)

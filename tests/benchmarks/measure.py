@@ -7,6 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -57,6 +58,30 @@ def clock() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
+
+
+class Stamps:
+    """The ends of so many steps; the first ones do not count, in which a GPU's layers are compiled, too.
+
+    Work on a GPU runs behind. To wait for it at every step would slow it down, so only two ends are waited for, and
+    what is known is the mean between them.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.taken, self.times = steps, 0, list[float]()
+        self.warm = min(10, steps - 1) if torch.cuda.is_available() else 1
+
+    def take(self) -> None:
+        """A step has ended."""
+        self.taken += 1
+        waits = (self.warm, self.steps) if torch.cuda.is_available() else range(self.warm, self.steps + 1)
+        if self.taken in waits:
+            self.times.append(clock())
+
+    def seconds(self) -> list[float]:
+        """Return the seconds per step: of each, or on a GPU their mean."""
+        gaps = [after - before for before, after in pairwise(self.times)]
+        return [gap * len(gaps) / (self.steps - self.warm) for gap in gaps]
 
 
 def product_rate(device: str) -> float:

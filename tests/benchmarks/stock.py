@@ -11,7 +11,6 @@ import io
 import sys
 import warnings
 from functools import cache
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +23,7 @@ from sagasr.config import NYQUIST, Config
 from sagasr.data.draws import Batch
 from sagasr.host import load_stock, transformer_arguments
 from sagasr.model import SagaModel
-from tests.benchmarks.measure import clock
+from tests.benchmarks.measure import Stamps
 
 NUMBERS = ("rolloff_low", "rolloff_high")
 
@@ -105,28 +104,18 @@ def step_seconds(config: Config, diffusion: Any, batches: list[Any]) -> list[flo
         pre_encoded=True,
         timestep_sampler=training.time_sampler.replace("-", "_"),
     )
-    stamps: list[float] = []
+    stamps = Stamps(len(batches))
 
-    class Stamps(pl.Callback):
+    class Stamping(pl.Callback):
         def on_train_batch_end(self, *args: Any) -> None:
-            if not torch.cuda.is_available() or len(stamps) == 0 or len(stamps) == len(batches) - 1:
-                stamps.append(clock())
-            else:
-                stamps.append(stamps[-1])  # to wait for the GPU at every step would slow it down
+            stamps.take()
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
-            max_steps=len(batches), precision=training.precision, callbacks=[Stamps()], logger=False,
+            max_steps=len(batches), precision=training.precision, callbacks=[Stamping()], logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             gradient_clip_val=training.clip_norm or None,
         )  # fmt: skip
         trainer.fit(wrapper, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-    return between(stamps)
-
-
-def between(stamps: list[float]) -> list[float]:
-    """Return the seconds per step; on a GPU their mean alone, as its work runs behind."""
-    if torch.cuda.is_available():
-        return [(stamps[-1] - stamps[0]) / (len(stamps) - 1)]
-    return [after - before for before, after in pairwise(stamps)]
+    return stamps.seconds()

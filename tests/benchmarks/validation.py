@@ -68,7 +68,9 @@ def passes(model: SagaModel, codec: Codec, clips: Validation, config: Config, de
         part = slice(start, start + SEEN_AT_ONCE)
         low, point = model.norm.apply(clips.low_latents[part].to(device)), clips.noise[part].to(device)
         rolloff = torch.stack([clips.rolloff_low_hz[part], target[part]], dim=1)
-        inputs = ConditionInputs(padded(model, clips.text[part]).to(device), rolloff.to(device), clips.seconds[part])
+        inputs = ConditionInputs(
+            padded(model, clips.text[part]).to(device), rolloff.to(device), clips.seconds[part].to(device)
+        )
         every = torch.ones(len(low), dtype=torch.bool, device=device)
         for now, then in pairwise(schedule(sampler.schedule, sampler.steps).tolist()):
             t = torch.full((len(low),), now, device=device)
