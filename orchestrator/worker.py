@@ -159,7 +159,7 @@ def keep_to_share(runtime: Runtime) -> None:
 
 
 def fence_of(share: float, memory: int) -> float:
-    """Return the part of a GPU's ``memory`` (bytes) that tensors may take: the share, less what torch does not count."""
+    """Return the part of a GPU's ``memory`` (bytes) that tensors may take: a share, less what torch does not count."""
     return max(share - CONTEXT / memory, share / 2)
 
 

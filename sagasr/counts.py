@@ -17,7 +17,7 @@ ROLLOFF_TOKENS = 2
 # What lies on the GPU besides, in bytes.
 CONTEXT = 600_000_000  # CUDA's context, workspaces of cuBLAS and cuDNN, and what fragments leave unused
 AUTOENCODER = 630_000_000  # 156 million weights of Stable Audio Open's
-DECODING = 2_600_000_000  # by that autoencoder, of 2**20 samples at once: 2.4 kB each
+DECODING = 1_520_000_000  # by that autoencoder, of as many samples as sagasr.codec takes at once: 2.9 kB each
 T5 = 440_000_000  # the encoder of t5-base, 110 million weights; it stays once it met a caption that is not stored
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sagasr.codec import AT_ONCE
 from sagasr.config import SIZES, Config, Runtime, StableAudio, parse, patch
-from sagasr.counts import CONTEXT, count, counts_of, speaks_for_itself
+from sagasr.counts import AUTOENCODER, CONTEXT, DECODING, T5, count, counts_of, speaks_for_itself
 from sagasr.files import read_yaml
 from sagasr.host import load_stock
 from sagasr.model import shapes
@@ -96,15 +97,20 @@ def step_peak(made: Config, rows: int, depth: int) -> tuple[int, int]:
 
 @cache
 def decoding_peak() -> tuple[int, int]:
-    """Return the bytes of Stable Audio Open's autoencoder, and the most that decoding 2**20 samples adds."""
+    """Return the bytes of Stable Audio Open's autoencoder, and the most that decoding adds."""
     module = load_stock("stable_audio_tools.models.autoencoders")
     with fake_gpu():
         tree = {"sample_rate": 44_100, "model": autoencoder_tree(channels=128)}
         autoencoder = module.create_autoencoder_from_config(tree).requires_grad_(False).to("cuda")
         with Memory(*autoencoder.parameters()) as memory:
             held = memory.now
-            autoencoder.decode(torch.empty(4, 64, 128, device="cuda"))
+            autoencoder.decode(torch.empty(1, 64, AT_ONCE // autoencoder.downsampling_ratio, device="cuda"))
         return held, memory.peak - held
+
+
+def test_what_decoding_takes_is_that_of_the_published_autoencoder():
+    held, decoded = decoding_peak()
+    assert (held, decoded) == (pytest.approx(AUTOENCODER, rel=0.02), pytest.approx(DECODING, rel=0.05))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,8 @@ def test_memory_is_the_peak_on_a_fake_gpu(base, size, rows, workers):
     (one, least), (two, more) = (step_peak(made, rows, depth) for depth in (1, 2))  # layers are alike
     parameters, step = (first + (made.model.depth - 1) * (then - first) for first, then in ((one, two), (least, more)))
     held, decoded = decoding_peak() if isinstance(made.codec, StableAudio) else (0, 0)
-    peak = 5 * 4 * parameters + max(step, decoded) + held
+    reads = T5 if made.conditions.text.encoder.kind == "t5" else 0  # not run here: texts are as a store keeps them
+    peak = 5 * 4 * parameters + max(step, decoded) + held + reads
     found = shapes(made)
     counted = counts_of(
         made, found["latents"], found["cross_attention"], found["parameters"], found["activation_bytes"]
