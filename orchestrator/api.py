@@ -50,6 +50,7 @@ class Planned:
     ledger: Ledger
     shapes: Mapping[str, "Counts"]
     costs: Mapping[str, "Cost"]
+    on_cluster: bool = False  # not on this machine's GPUs
 
     @property
     def tree(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Planned:
     def _gpu(self) -> "Gpu | None":
         from orchestrator.fits import planned_gpu
 
-        return planned_gpu(self.ledger.ahead(self.plan.selected))
+        return planned_gpu(self.ledger.ahead(self.plan.selected), self.on_cluster)
 
     def check_memory(self) -> None:
         """Raise ConfigError for cells that do not fit a GPU of this machine, or of the cluster file in this folder."""
@@ -205,12 +206,12 @@ class Sweep:
         """Where MLflow keeps its runs."""
         return self._plan.tracking_uri
 
-    def plan(self, *, calibrate: bool = False) -> Planned:
-        """Return what would run and what it would cost; nothing is written.
+    def plan(self, *, calibrate: bool = False, address: str | None = None) -> Planned:
+        """Return what would run and what it would cost; nothing is written. With ``address``, on a cluster.
 
         To ``calibrate``, a few steps of each kind of training run on this machine first; the storage remembers them.
         """
-        return self._planned(build=False, calibrating=calibrate)
+        return replace(self._planned(build=False, calibrating=calibrate), on_cluster=address is not None)
 
     def _planned(self, *, build: bool, calibrating: bool) -> Planned:
         from orchestrator.estimate import costs_of

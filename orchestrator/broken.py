@@ -68,6 +68,13 @@ def none_left(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu]) -> bool
     return bool(0 < sum(living.values()) <= sum(gpu.node in living for gpu in broken))
 
 
+def too_few(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu], wanted: float) -> bool:
+    """Return whether some GPUs are broken, and the nodes that live have fewer sound ones than are wanted."""
+    living = {node["NodeID"]: node.get("Resources", {}).get("GPU", 0) for node in nodes if node["Alive"]}
+    lost = sum(gpu.node in living for gpu in broken)
+    return bool(lost and sum(living.values()) - lost < wanted)
+
+
 def _key(sweep: str, gpu: Gpu) -> str:
     return f"{sweep}/{gpu.node}/{gpu.number}"
 

@@ -65,7 +65,7 @@ def _sweep(options: argparse.Namespace) -> int:
         print(json.dumps(redact_tree(sweep.plan().tree, keys=False), indent=2, allow_nan=False))
         return DONE
     if options.plan:
-        planned = sweep.plan(calibrate=options.calibrate)
+        planned = sweep.plan(calibrate=options.calibrate, address=options.address)
         planned.show(console)
         planned.check_memory()
         return DONE

@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestrator.broken import Gpu, avoid, avoided, forgive, none_left
+from orchestrator.broken import Gpu, avoid, avoided, forgive, none_left, too_few
 from orchestrator.guard import LEASE, START_S, end_with_parent, hung
 from orchestrator.mirror import following, send
 from orchestrator.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
@@ -140,7 +140,7 @@ class Training(threading.Thread):
             if self.task.runtime.workers == 1:
                 return self._warm.train(self.task, parameters)
             self._warm.end()
-            return train_by_several(self.task, parameters)
+            return _too_few_gpus(self.task) or train_by_several(self.task, parameters)
 
     def end_if_frozen(self) -> None:
         """End the workers if they have not moved for too long, not even to end themselves."""
@@ -309,6 +309,15 @@ class Warm:
 
 
 # ---------------------------------------------------------------------------------------------------------------- small
+
+
+def _too_few_gpus(task: Task) -> Problem | None:
+    """Return what is wrong where workers would wait for ever, as GPUs of the sweep are broken and held."""
+    broken = avoided(task.launch)
+    wanted = task.runtime.workers * task.runtime.gpus_per_worker
+    if not too_few(ray.nodes(), broken, wanted):
+        return None
+    return problem_of(BrokenGpu(f"{next(iter(broken.values()))}; of the others there are fewer than {wanted:g}"))
 
 
 def _fail(task: Task, reason: str) -> None:

@@ -23,7 +23,7 @@ from orchestrator.analysis.taken import Account, blocks
 from orchestrator.engine import connected
 from orchestrator.estimate import Cost, write_estimate
 from orchestrator.fits import check_memory
-from orchestrator.gpus import labelled, smallest
+from orchestrator.gpus import in_cluster_file, labelled, smallest
 from orchestrator.guard import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
 from orchestrator.ledger import SETTLED, lost, one_writer, record, scan
 from orchestrator.mirror import fetch_trials, send, stores_of, sweeping
@@ -471,7 +471,7 @@ def _ray(plan: Plan, trials: Sequence[Trial], options: Options, shapes: Mapping[
                 f"--resources='{json.dumps({DRIVER: 64})}'"
             )
         if options.address:
-            check_memory(plan, trials, shapes, smallest(labelled(available)))
+            check_memory(plan, trials, shapes, smallest(labelled(available) or in_cluster_file()))
             yield options.max_concurrent
         else:
             # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait.

@@ -28,12 +28,13 @@ class Need(NamedTuple):
     @property
     def allowed(self) -> str:
         """What one worker may hold."""
-        return _gigabytes(self.gpu.memory * self.runtime.gpus_per_worker)
+        return _gigabytes(_allowed(self.gpu, self.runtime))
 
 
-def planned_gpu(trials: Sequence[Trial]) -> Gpu | None:
-    """Return the GPU that trials must fit: of this machine, or else of this folder's cluster file, or None."""
-    return smallest(here() or in_cluster_file()) if _on_gpus(trials) else None
+def planned_gpu(trials: Sequence[Trial], on_cluster: bool = False) -> Gpu | None:
+    """Return the GPU that trials must fit: of this machine or, else and on a cluster, of this folder's cluster file."""
+    own = () if on_cluster else here()
+    return smallest(own or in_cluster_file()) if _on_gpus(trials) else None
 
 
 def needs(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu) -> list[Need]:
@@ -110,7 +111,11 @@ def _on_gpus(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _fits(shape: Counts, runtime: Runtime, gpu: Gpu, parts: int = 1) -> bool:
-    return shape.memory_bytes(runtime, parts) <= gpu.memory * runtime.gpus_per_worker
+    return shape.memory_bytes(runtime, parts) <= _allowed(gpu, runtime)
+
+
+def _allowed(gpu: Gpu, runtime: Runtime) -> float:
+    return gpu.memory * runtime.gpus_per_worker
 
 
 def _written(changes: Mapping[str, Any], runtime: Runtime) -> str:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from orchestrator.guard import Preempted, hang_of
 from orchestrator.redact import redact
-from sagasr.errors import SagasrError, StorageError
+from sagasr.errors import GPU_MEMORY, SagasrError, StorageError
 from sagasr.lease import Lost
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
@@ -16,16 +16,11 @@ PHRASES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (
         "memory",
         (
-            "out of memory",
             "outofmemory",  # the name of an exception
             "can't allocate memory",
             "cannot allocate memory",
             "low on memory",
-            "alloc_failed",  # cuBLAS, cuFFT, cuSOLVER, cuDNN
-            "allocation_failed",  # cuDNN 9
-            "cublas_status_not_initialized",  # no room for its workspace, where several processes share a GPU
-            "unable to find an engine to execute this computation",  # cuDNN: no algorithm fits into what is left
-            "unable to find a valid cudnn algorithm",
+            *GPU_MEMORY,
         ),
     ),
     (
@@ -97,7 +92,10 @@ class Retries:
     def after(self, problem: Problem, step: int) -> float | None:
         """Return the seconds to wait before the next start, or None when there is to be none (see ``reason``)."""
         again = problem.reason == self.reason
-        self._tries = 0 if step > self._reached else self._tries + 1
+        if step > self._reached:
+            self._tries = -1
+        if problem.kind != "memory":  # halving a batch comes to its end by itself
+            self._tries += 1
         self._reached, self.reason = max(step, self._reached), problem.reason
         match problem.kind:
             case "input":

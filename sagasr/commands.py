@@ -103,6 +103,7 @@ def _train(options: argparse.Namespace) -> int:
 
     from sagasr.data.encode import encode_store
     from sagasr.evaluate import summary
+    from sagasr.journal import read_status
     from sagasr.model import missing_weights
     from sagasr.scores import read_distances, read_scores
     from sagasr.signals import halting, interrupting
@@ -116,7 +117,13 @@ def _train(options: argparse.Namespace) -> int:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
         with halting() as halt:
-            harness = Harness(halt=halt, fence=held.check, report=lambda metrics: _tell(metrics, config.training.steps))
+            before = read_status(out)
+            harness = Harness(
+                halt=halt,
+                fence=held.check,
+                report=lambda metrics: _tell(metrics, config.training.steps),
+                attempt=before.attempt + 1 if before else 1,
+            )
             result = train_model(config, out, store, runtime=runtime, harness=harness)
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"

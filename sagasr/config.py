@@ -443,10 +443,10 @@ class Runtime(Strict):
 
     @model_validator(mode="after")
     def _workers_meet_on_no_gpu(self) -> Self:
-        if self.workers > 1 and 0 < self.gpus_per_worker <= 0.5:
+        if self.workers > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
-                f"two of {self.workers} workers with gpus_per_worker {self.gpus_per_worker:g} may get one GPU, which "
-                "NCCL refuses; give gpus_per_worker: 1, or workers: 1"
+                f"each of {self.workers} workers needs a GPU of its own, as NCCL refuses two on one; "
+                "give gpus_per_worker: 1, or workers: 1"
             )
         return self
 

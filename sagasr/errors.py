@@ -3,6 +3,16 @@
 import difflib
 from collections.abc import Iterable
 
+# What CUDA and its libraries say, in small letters, where a GPU's memory does not suffice.
+GPU_MEMORY = (
+    "out of memory",
+    "alloc_failed",  # cuBLAS, cuFFT, cuSOLVER, cuDNN
+    "allocation_failed",  # cuDNN 9
+    "cublas_status_not_initialized",  # no room for its workspace, where several processes share a GPU
+    "unable to find an engine to execute this computation",  # cuDNN: no algorithm fits into what is left
+    "unable to find a valid cudnn algorithm",
+)
+
 
 class SagasrError(Exception):
     """Base of all errors that name a file or key and a remedy."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from sagasr.errors import ValidationMemoryError
+from sagasr.errors import GPU_MEMORY, ValidationMemoryError
 
 T = TypeVar("T")
 
@@ -60,6 +60,6 @@ class AtOnce:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a GPU's memory did not suffice; cuBLAS, cuDNN and cuFFT say so in words of their own."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in text or "CUDA error: out of memory" in text
+    """Return whether a GPU's memory did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in GPU_MEMORY)

@@ -11,6 +11,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,10 +173,17 @@ class _OnGpu:
         return f" (line {lines[-1]})" if lines else ""
 
     def _forget(self) -> None:
-        """Empty the caches of the part's functions: a tensor kept there would be met by a real one."""
-        for value in vars(self.home).values() if self.home else ():
+        """Empty the caches of the part's file and of those beside it: a fake tensor there would meet a real one."""
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        folder = Path(getattr(self.home, "__file__", None) or "/").parent
+        beside = (it for it in list(sys.modules.values()) if Path(getattr(it, "__file__", None) or "").parent == folder)
+        for value in [value for module in {self.home, *beside} - {None} for value in vars(module).values()]:
             if isinstance(value, functools._lru_cache_wrapper):
                 value.cache_clear()
+            elif isinstance(value, dict):
+                for key in [key for key, kept in value.items() if isinstance(kept, FakeTensor)]:
+                    del value[key]
 
 
 def _tones(channels: int, length: int) -> torch.Tensor:

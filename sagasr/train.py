@@ -33,6 +33,7 @@ from sagasr.journal import History, State, Status, read_status, write_status
 from sagasr.memory import AtOnce
 from sagasr.model import build_model
 from sagasr.module import Diverged, SafeCheckpointIO, SagaModule
+from sagasr.precision import fast
 from sagasr.pretrained import load_pretrained
 from sagasr.scores import ScoreFile, write_references
 from sagasr.sharding import gathered, is_sharded
@@ -118,7 +119,6 @@ def train(
     _quieten()
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
     keep_freed_memory()
-    torch.backends.cuda.matmul.allow_tf32 = True  # on a GPU; in single precision a step takes up to six times as long
     out.mkdir(parents=True, exist_ok=True)
     encoded = Store.open(store)
     if _is_rank_zero():
@@ -157,7 +157,8 @@ def train(
         inference_mode=False,
     )
     try:
-        trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
+        with fast:  # in full float32 a step of precision 32-true takes up to six times as long on a GPU
+            trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
         watch.finish(trainer, encoded)
     except Diverged as outcome:
         return watch.end("failed", str(outcome))
@@ -233,6 +234,7 @@ class _Watch(pl.Callback):
         self._beaten, self._step = -math.inf, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._note_device(trainer, pl_module)
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
             self.validate(trainer, pl_module)

@@ -58,7 +58,7 @@ def suite(name: str, marks: str, limit: float, path: str, out: Path) -> Part:
     """Return a run of tests."""
     results = out / f"{name}.xml"
     results.unlink(missing_ok=True)
-    command = (sys.executable, "-m", "pytest", path, "-m", marks, f"--junitxml={results}")
+    command = (sys.executable, "-m", "pytest", path, "-vv", "-m", marks, f"--junitxml={results}")  # the log has names
     return Part(name, command, limit, TESTS, lambda said: cases_in(results))
 
 

@@ -26,9 +26,8 @@ from tests.gpu.subjects import config_of, losses_of, module_of, trained
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 2**20
 PROFILED = 4  # steps
-# In a step the CPU looks at numbers of the GPU (is the gradient finite, what is the loss?), and copies a batch of nine
-# or ten tensors from ordinary memory, each of which it waits for, too.
-WAITS = 13
+# In a step the CPU looks at two numbers of the GPU: whether the gradient is finite, and the loss. One more to spare.
+WAITS = 3
 
 
 def test_compiled_steps_are_compiled_and_have_the_loss_of_eager_ones(device: str) -> None:
@@ -160,7 +159,7 @@ def left_in_use(device: str) -> tuple[int, int]:
     gc.collect()
     if device == "cuda":
         torch._C._cuda_clearCublasWorkspaces()  # held by the process, not by a training
-    models = sum(isinstance(it, SagaModel) for it in gc.get_objects())
+    models = sum(type(it) is SagaModel for it in gc.get_objects())  # a dead proxy has no instance to ask for
     return models, torch.cuda.memory_allocated() if device == "cuda" else 0
 
 

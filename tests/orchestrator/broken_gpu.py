@@ -15,6 +15,7 @@ import ray
 
 from orchestrator.cluster import credentials
 from orchestrator.driver import Training, Warm
+from orchestrator.engine import LOCAL_SETTINGS
 from orchestrator.worker import Task
 from sagasr.config import Config, Evaluation, Runtime, parse
 from sagasr.journal import Status, read_status, write_status
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     given = parser.parse_args()
     environment = {"env_vars": {BROKEN: " ".join(given.broken)}, "worker_process_setup_hook": break_gpus}
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses to have GPUs that the environment hides
+    os.environ.update(LOCAL_SETTINGS)
     with credentials(None):
         ray.init(
             address="local", num_cpus=4, num_gpus=given.gpus, include_dashboard=False, runtime_env=environment,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.broken import Gpu, none_left
+from orchestrator.broken import Gpu, none_left, too_few
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -46,6 +46,14 @@ def test_a_training_that_fails_so_on_two_gpus_may_be_the_cause_so_that_others_ma
     for one in trained(tmp_path, "2", "0", "1").values():
         assert (sorted(one["gpus"]), one["state"]) == (["0", "1"], "failed")
         assert one["reason"].startswith(f"GPU {one['gpus'][1]} of ")
+
+
+def test_several_workers_lack_gpus_only_where_broken_ones_are_the_reason() -> None:
+    four, dead = {"NodeID": "a", "Alive": True, "Resources": {"GPU": 4.0}}, {"NodeID": "b", "Alive": False}
+    assert too_few([four], [Gpu("a", "2")], 4)
+    assert not too_few([four], [Gpu("a", "2")], 3)
+    assert not too_few([four], [], 8)  # those that an autoscaler will start are waited for
+    assert not too_few([four, dead], [Gpu("b", "0")], 8)
 
 
 def test_none_is_left_when_every_gpu_of_the_nodes_that_live_is_broken() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from orchestrator.engine import allocator
+from orchestrator.engine import LOCAL_SETTINGS, allocator
 
 AFTER_OTHERS = """
 import ray
@@ -72,7 +72,7 @@ with connected(address, 2):
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["here", "cluster"])
 def test_who_was_given_no_gpu_sees_none(where: str) -> None:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", **LOCAL_SETTINGS}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     environment.pop("PYTORCH_ALLOC_CONF", None)
     done = subprocess.run(

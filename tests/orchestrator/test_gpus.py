@@ -201,6 +201,7 @@ def test_a_plan_without_a_gpu_is_held_against_the_cluster_file_of_the_folder(pla
     assert "GB of 48.3 GB on each of 4: fits" in text_of(found)
     list_gpus(monkeypatch, tmp_path / "here", TWO[0])
     assert planned_gpu(found.plan.trials).name == "NVIDIA L4"
+    assert planned_gpu(found.plan.trials, on_cluster=True).name == "L40S"
 
 
 def test_a_plan_that_knows_no_gpu_says_so_and_refuses_nothing(planned, monkeypatch, tmp_path):
@@ -261,6 +262,7 @@ def test_a_cluster_whose_gpus_are_too_small_is_told_when_it_is_joined(make_grid,
     sweep = [sys.executable, "-c", "import sys; from orchestrator.commands import sweep; sys.exit(sweep())", str(grid)]
     sweep += ["--address", f"127.0.0.1:{port}", "--set", f"training.batch_size={2**18}", "--quiet"]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", **LOCAL_SETTINGS}  # a busy machine takes its time
+    environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses to have GPUs that the environment hides
     with subprocess.Popen(head, env=environment, stdout=subprocess.PIPE, text=True) as ray:
         try:
             assert any("--block" in line for line in ray.stdout or ())

@@ -61,6 +61,19 @@ def test_out_of_memory_goes_on_from_the_parts_that_were_needed_before() -> None:
     assert retries.micro_batches == 8
 
 
+@pytest.mark.parametrize(
+    ("problem", "waits"),
+    [(LOST, list(WAITS_S)), (BUG, [WAITS_S[0]]), (Problem("gpu", "GPU 0 of a is broken"), [WAITS_S[0]])],
+)
+@pytest.mark.parametrize("step", [-1, 100])
+def test_starts_for_want_of_memory_use_up_none_of_the_others(problem: Problem, waits: list[float], step: int) -> None:
+    retries, memory = Retries(rows=16), Problem("memory", "CUDA out of memory")
+    for _ in range(3):
+        retries.after(memory, step)
+    assert retries.micro_batches == 8
+    assert [retries.after(problem, step) for _ in range(len(waits) + 1)] == [*waits, None]
+
+
 def test_out_of_memory_with_a_batch_of_one_row_ends_at_once() -> None:
     retries = Retries(rows=1)
     assert retries.after(Problem("memory", "CUDA out of memory"), -1) is None
