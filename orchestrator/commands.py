@@ -62,7 +62,9 @@ def _sweep(options: argparse.Namespace) -> int:
             print(line)
         return DONE
     if options.json:
-        print(json.dumps(redact_tree(sweep.plan().tree, keys=False), indent=2, allow_nan=False))
+        planned = sweep.plan(address=options.address)
+        print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
+        planned.check_memory()
         return DONE
     if options.plan:
         planned = sweep.plan(calibrate=options.calibrate, address=options.address)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.gpus import CLUSTER, Gpu, here, in_cluster_file, smallest
+from orchestrator.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan import Plan, Trial
 from sagasr.config import Runtime
 from sagasr.counts import Counts
@@ -54,7 +54,12 @@ def needs(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu) -> li
 
 def check_memory(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None) -> None:
     """Raise ConfigError with a line for each size that does not fit a GPU, naming what of the grid to change."""
-    lines = []
+    lines = [
+        f"{plan.space.source}: resources: {trial.resources.workers} workers of size {trial.size} share a batch of "
+        f"{trial.config.training.batch_size}; give at most one worker for each row of training.batch_size"
+        for trial in {trial.size: trial for trial in trials}.values()
+        if trial.resources.workers > trial.config.training.batch_size
+    ]
     for need in needs(trials, shapes, gpu) if gpu else []:
         if need.misfits:
             more = f" and {need.misfits - 1} more" if need.misfits > 1 else ""
@@ -72,13 +77,14 @@ def check_memory(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Count
 def remedies(need: Need, key: str) -> list[str]:
     """Return what makes a training fit, each by itself: more of the GPU, more GPUs, a smaller batch."""
     runtime, rows = need.runtime, need.shape.latents[0]
+    most = len(here()) if need.gpu.where == HERE else rows
     ways = (
-        [{"gpus_per_worker": share} for share in (0.5, 1.0) if share > runtime.gpus_per_worker],
+        [{"gpus_per_worker": share} for share in (0.25, 0.5, 1.0) if share > runtime.gpus_per_worker],
         [
             {"workers": workers, "sharded": sharded, "gpus_per_worker": 1.0}
             for workers in (2, 4, 8)
             for sharded in sorted({runtime.sharded, True})
-            if runtime.workers <= workers <= rows
+            if runtime.workers <= workers <= min(rows, most)
         ],
     )
     found = [
@@ -88,8 +94,8 @@ def remedies(need: Need, key: str) -> list[str]:
     ]
     parts = (2**power for power in range(1, rows.bit_length()))
     if fit := next((count for count in parts if _fits(need.shape, runtime, need.gpu, count)), None):
-        found.append(f"lower training.batch_size to {rows // fit}")
-    return found or ["choose a smaller size or larger GPUs"]
+        found.append(f"lower training.batch_size to {rows // fit} in the base")
+    return found or ["choose a smaller size, shorter clips (audio.segment) or larger GPUs"]
 
 
 def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None) -> list[str]:
@@ -102,8 +108,16 @@ def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None
         share, workers = need.runtime.gpus_per_worker, need.runtime.workers
         part = f" ({share:g} of it)" if share < 1 else f" on each of {workers}" if workers > 1 else ""
         verdict = "does not fit" if need.misfits else "fits"
-        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}")
+        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}{_lacking(need)}")
     return lines
+
+
+def _lacking(need: Need) -> str:
+    """Return that this machine has fewer GPUs than a training needs, if it is so."""
+    wanted = need.runtime.workers * need.runtime.gpus_per_worker
+    if need.gpu.where != HERE or wanted <= len(here()):
+        return ""
+    return f", but {len(here())} GPU{'' if len(here()) == 1 else 's'} here"
 
 
 def _on_gpus(trials: Sequence[Trial]) -> list[Trial]:

@@ -36,12 +36,15 @@ FAMILIES = {
 }
 
 
+HERE = "this machine"
+
+
 class Gpu(NamedTuple):
     """One GPU: its name, its memory in bytes (0: not known), where it is, and its driver's version."""
 
     name: str
     memory: int
-    where: str = "this machine"
+    where: str = HERE
     driver: str = ""
 
 
@@ -60,14 +63,19 @@ def why_none() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return f"CUDA_VISIBLE_DEVICES={visible} shows none"
-    return "nvidia-smi lists none" if shutil.which("nvidia-smi") else "no nvidia-smi, which comes with NVIDIA's driver"
+    return (
+        "nvidia-smi lists none or fails"
+        if shutil.which("nvidia-smi")
+        else "no nvidia-smi, which comes with NVIDIA's driver"
+    )
 
 
 def in_cluster_file(path: Path = CLUSTER) -> tuple[Gpu, ...]:
     """Return a GPU of each kind that a cluster file starts and that is known here. Raises ConfigError for no YAML."""
     types = read_yaml(path).get("available_node_types") if path.is_file() else None
     nodes = [kind for kind in types.values() if isinstance(kind, Mapping)] if isinstance(types, Mapping) else []
-    instances = [str((kind.get("node_config") or {}).get("InstanceType", "")) for kind in nodes]
+    configured = [found for kind in nodes if isinstance(found := kind.get("node_config"), Mapping)]
+    instances = [str(found.get("InstanceType", "")) for found in configured]
     known = {instance: FAMILIES[instance.partition(".")[0]] for instance in instances if _family(instance)}
     return tuple(Gpu(name, MEMORY[name] * MIB, f"{instance} of {path.name}") for instance, name in known.items())
 

@@ -128,10 +128,10 @@ def _check_number(trials: Iterable[Trial], gpus: int) -> None:
     for trial in trials:
         wanted = trial.resources.workers * trial.resources.gpus_per_worker
         if wanted > gpus:
-            has = gpus or f"none ({why_none()})"
+            has, ending = gpus or f"none ({why_none()})", "s" if wanted > 1 else ""
             raise ConfigError(
-                f"resources: size {trial.size} needs {wanted:g} GPU, this machine has {has}; lower "
-                "gpus_per_worker in the grid's resources, or join a cluster with --address"
+                f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
+                "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
             )
 
 

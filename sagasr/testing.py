@@ -161,9 +161,12 @@ class _OnGpu:
             error = failed
         self._forget()
         assert error is None or not is_misplaced(error), (
-            f"makes a tensor on the CPU while its {given} is on cuda{self._line(error)}; write device={given}.device"
+            f"mixes a tensor on the CPU with {given} on cuda{self._line(error)};"
+            f" make or move it to the device of the {given}"
         )
-        assert answered == DEVICE, f"answers on the {answered.type} while its {given} is on cuda; keep {given}.device"
+        assert answered == DEVICE, (
+            f"answers on the {answered.type} to {given} on cuda; answer on the device of the {given}"
+        )
 
     def _line(self, error: BaseException | None) -> str:
         """Return the line of the part's file in which it failed."""

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10  # steps between two records of the training loss
 HEARTBEAT_S = 1.0
+SLOW = "bf16-mixed is for GPUs; most CPUs are many times faster with --set training.precision=32-true"
 NOT_COMPILED = "its layers could not be compiled, so that it is slower: a C compiler and Python's headers are needed"
 
 Variants = Mapping[str, Evaluation]
@@ -235,6 +236,8 @@ class _Watch(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._note_device(trainer, pl_module)
+        if trainer.strategy.root_device.type == "cpu" and self.config.training.precision == "bf16-mixed":
+            self.say_once(SLOW)
         self.beat(trainer.global_step, force=True)
         if trainer.global_step == 0:
             self.validate(trainer, pl_module)
@@ -346,8 +349,8 @@ class _Watch(pl.Callback):
         precision = self.config.training.precision
         device = device_of(trainer.strategy.root_device, module, precision, self.harness.attempt)
         self.status = self.status.model_copy(update={"devices": with_device(self.status.devices, device)})
-        if to_be_compiled(module) and not device.compiled and NOT_COMPILED not in self.status.note:
-            self.say(NOT_COMPILED)
+        if to_be_compiled(module) and not device.compiled:
+            self.say_once(NOT_COMPILED)
 
     def _judge(self, step: int, lsd: float) -> str | None:
         """Return why the failure rule ends the training, or None."""
@@ -424,6 +427,11 @@ class _Watch(pl.Callback):
         """Append to the history, unless another process has taken over."""
         self.harness.fence()
         self.history.append(step, metrics, variant)
+
+    def say_once(self, text: str) -> None:
+        """Note what one attempt after the other would say."""
+        if text not in self.status.note:
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Note what happened on the way, in the log and in the status."""

@@ -49,9 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         parts = parts_on_gpu if facts.get("gpu") else parts_on_cpu
         outcomes += carry_out(scaled(parts(out, Path(scratch)), options.seconds), out, until)
-    write(out / "first-light.json", json.dumps([it._asdict() for it in outcomes], indent=1) + "\n")
-    write(out / "first-light.md", table(outcomes))
-    print(f"\n{table(outcomes)}\nEverything is in {out}")
+    heading = "" if facts.get("gpu") else "No GPU: nothing below ran on one.\n\n"
+    tree = {"gpu": facts.get("gpu"), "date": time.strftime("%Y-%m-%d"), "parts": [it._asdict() for it in outcomes]}
+    write(out / "first-light.json", json.dumps(tree, indent=1) + "\n")
+    write(out / "first-light.md", heading + table(outcomes))
+    print(f"\n{heading}{table(outcomes)}\nEverything is in {out}")
     failed = [it.name for it in outcomes if it.state in ("failed", "missing")]
     if failed:
         print(f"Failed: {', '.join(failed)}")

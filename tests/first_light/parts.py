@@ -50,7 +50,7 @@ def parts_on_cpu(out: Path, scratch: Path) -> list[Part]:
         training("tiny", 90, scratch, *TWO_STEPS),
         training("small", 90, scratch, *TWO_STEPS, *SHRUNK),
         *([suite("fake-gpu", "not gpu", 120, fake, out)] if (ROOT / fake).exists() else []),
-        suite("gpu-tests", "not gpu", 200, "tests/gpu", out),
+        suite("gpu-tests-on-cpu", "not gpu", 200, "tests/gpu", out),
     ]
 
 

@@ -15,8 +15,8 @@ from orchestrator.api import Sweep
 from orchestrator.cluster import make_token
 from orchestrator.engine import LOCAL_SETTINGS
 from orchestrator.estimate import machine
-from orchestrator.fits import check_memory, needs, planned_gpu
-from orchestrator.gpus import FAMILIES, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
+from orchestrator.fits import check_memory, needs, planned_gpu, remedies
+from orchestrator.gpus import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan import Options
 from orchestrator.preflight import ready
 from orchestrator.worker import DRIVER as DRIVERS
@@ -49,7 +49,7 @@ def most(planned, parts: int = 1) -> int:
 
 
 def held_against(planned, memory: int) -> None:
-    check_memory(planned.plan, planned.plan.trials, planned.shapes, Gpu("Tiny", memory))
+    check_memory(planned.plan, planned.plan.trials, planned.shapes, Gpu("Tiny", memory, "a cluster"))
 
 
 def text_of(planned) -> str:
@@ -147,7 +147,7 @@ def test_a_byte_decides(planned):
         found = planned(gpus_per_worker=share)
         needed = int(most(found) / share)
         held_against(found, needed)
-        with pytest.raises(ConfigError, match=r"cell '.*' and [1-3] more: .* needed, .*Tiny \(this machine\) has"):
+        with pytest.raises(ConfigError, match=r"cell '.*' and [1-3] more: .* needed, .*Tiny \(a cluster\) has"):
             held_against(found, needed - 2)
 
 
@@ -169,14 +169,34 @@ def test_whatever_the_refusal_says_to_change_makes_it_fit(planned, share, fracti
         if lines := re.fullmatch(r"write (.*) in resources\.default", way):
             changed = planned(MANY, **{"gpus_per_worker": share, **parse_yaml(f"{{{lines[1]}}}", "told")})
         else:
-            (rows,) = re.fullmatch(r"lower training\.batch_size to (\d+)", way).groups()
+            (rows,) = re.fullmatch(r"lower training\.batch_size to (\d+) in the base", way).groups()
             changed = planned({"training.batch_size": int(rows)}, gpus_per_worker=share)
         held_against(changed, memory)
     assert ("gpus_per_worker: " in told, "sharded: true" in told or "workers: " in told) == (share < 1, True)
 
 
+def test_no_remedy_wants_more_gpus_than_this_machine_has(planned, monkeypatch, tmp_path):
+    list_gpus(monkeypatch, tmp_path, *TWO)
+    refused = planned(MANY, gpus_per_worker=1)
+    for part, workers in ((0.9, "workers: 2"), (0.2, None)):
+        (need,) = needs(refused.plan.trials, refused.shapes, Gpu("Tiny", int(part * most(refused)), HERE))
+        told = ", or ".join(remedies(need, "resources.default"))
+        assert re.findall(r"workers: \d+", told) == ([workers] if workers else [])
+
+
+def test_a_plan_for_more_gpus_than_this_machine_has_says_so(planned, monkeypatch, tmp_path):
+    list_gpus(monkeypatch, tmp_path, *TWO)
+    text = text_of(planned(workers=4, gpus_per_worker=1))
+    assert "on each of 4: fits, but 2 GPUs here\n" in text
+
+
+def test_more_workers_than_rows_are_refused(planned):
+    with pytest.raises(ConfigError, match=r"resources: 9 workers of size custom share a batch of 8; give at most one"):
+        planned({"training.batch_size": 8}, workers=9, gpus_per_worker=1).check_memory()
+
+
 def test_what_no_line_can_mend_wants_a_larger_gpu(planned):
-    with pytest.raises(ConfigError, match=r"; choose a smaller size or larger GPUs$"):
+    with pytest.raises(ConfigError, match=r"; choose a smaller size, shorter clips .audio.segment. or larger GPUs$"):
         held_against(planned(), 1_000)
 
 

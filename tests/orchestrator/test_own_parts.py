@@ -452,17 +452,17 @@ def planned(make_grid, changes: dict, **written: str) -> int:
 @pytest.mark.parametrize(
     ("family", "written", "expected"),
     [
-        ("conditions.own", {"WINDOW": "torch.hann_window(64)"}, "write device=audio.device"),
+        ("conditions.own", {"WINDOW": "torch.hann_window(64)"}, "make or move it to the device of the audio"),
         ("conditions.own", {"WINDOW": "torch.ones(1).expand(64).clone()"}, "on cuda (line 16)"),
-        ("codec", {"TURN": "self.turn"}, "write device=audio.device"),
-        ("evaluation.sampler.solver", {"BIAS": "1e-9 * torch.ones(noise.shape)"}, "write device=noise.device"),
+        ("codec", {"TURN": "self.turn"}, "make or move it to the device of the "),
+        ("evaluation.sampler.solver", {"BIAS": "1e-9 * torch.ones(noise.shape)"}, "to the device of the noise"),
     ],
 )
 def test_a_part_that_makes_a_tensor_on_the_cpu_is_refused_while_planning(family, written, expected, make_grid, capsys):
     assert planned(make_grid, {family: PARTS_ON_GPU[family]}, **written) == 2
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
-    assert "makes a tensor on the CPU while its" in told
+    assert "mixes a tensor on the CPU with " in told
     assert expected in told
 
 
