@@ -48,7 +48,7 @@ ELSEWHERE = {
         "tests/sagasr/test_benchmarks.py",
         '"-m", "tests.benchmarks"',
     ),
-    "uv run python -m tests.first_light": ("tests/test_first_light.py", '"-m", "tests.first_light"'),
+    "uv run python -m tests.first_light": ("tests/test_first_light.py", "first_light.main("),
     "uv run python -m orchestrator.cluster up cluster.yaml": (LAB, '"orchestrator.cluster", "up"'),
     "uv run ray exec cluster.yaml --tmux 'cd sagasr && sagasr-sweep search_spaces/grid.yaml --address auto --storage "
     "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": (LAB, '"submit"'),
