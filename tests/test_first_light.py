@@ -90,6 +90,7 @@ def test_it_says_why_there_is_no_gpu() -> None:
     assert isinstance(facts["tf32_cudnn"], bool)
 
 
+@pytest.mark.slow
 def test_there_are_ten_tests_of_a_gpu_which_say_when_there_is_none() -> None:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-rs"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

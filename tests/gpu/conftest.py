@@ -1,4 +1,4 @@
-"""Every test here is a function of a device: of the CPU in the default suite, of the GPU with ``-m gpu``."""
+"""Every test here is a function of a device: of the CPU among the long tests, of the GPU with ``-m gpu``."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.benchmarks import data
 from tests.gpu.subjects import THREADS
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Return ``cpu`` or ``cuda``."""
     if request.param == "cuda" and not torch.cuda.is_available():
