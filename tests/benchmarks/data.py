@@ -7,7 +7,6 @@ measured, and their T5 the real class with one layer: captions are encoded once 
 
 import csv
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import sagasr
 from sagasr.config import SIZES, Config, parse, patch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
@@ -24,9 +22,9 @@ from sagasr.text import quietly
 from sagasr.train import keep_freed_memory
 from sagasr.transforms import empty_autoencoder
 from tests.sagasr.stable_audio import autoencoder_tree
+from tests.sagasr.trainings import RECORDINGS, copy_recordings
 
 ROOT = Path(__file__).parents[2]
-RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 
 
 _scratch = Path()
@@ -52,21 +50,7 @@ def manifest(train: int, val: int) -> Path:
     folder = scratch() / f"recordings-{train}-{val}"
     if (folder / "manifest.csv").exists():
         return folder / "manifest.csv"
-    with (RECORDINGS / "manifest.csv").open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    kept = []
-    for split, count in (("train", train), ("val", val)):
-        domains = [[row for row in rows if (row["split"], row["domain"]) == (split, domain)]
-                   for domain in ("speech", "music", "effects")]  # fmt: skip
-        kept += [domains[place % 3][place // 3] for place in range(count)]
-    for row in kept:
-        (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(RECORDINGS / row["path"], folder / row["path"])
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, ["path", "split", "domain", "text"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(kept)
-    return folder / "manifest.csv"
+    return copy_recordings(folder, train, val)
 
 
 def autoencoder(channels: int) -> dict[str, str]:

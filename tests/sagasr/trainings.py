@@ -15,20 +15,28 @@ from sagasr.scores import read_scores
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 
 
-def few_recordings(folder: Path) -> Path:
-    """Copy nine of the shipped recordings, six to train and three to validate on; return their manifest."""
+def copy_recordings(folder: Path, train: int, val: int) -> Path:
+    """Copy so many shipped recordings, taken from the three domains in turn; return their manifest."""
     with (RECORDINGS / "manifest.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    kept = [row for split, count in (("train", 2), ("val", 1)) for domain in ("speech", "music", "effects")
-            for row in [row for row in rows if (row["split"], row["domain"]) == (split, domain)][:count]]  # fmt: skip
+    kept = []
+    for split, count in (("train", train), ("val", val)):
+        domains = [[row for row in rows if (row["split"], row["domain"]) == (split, domain)]
+                   for domain in ("speech", "music", "effects")]  # fmt: skip
+        kept += [domains[place % 3][place // 3] for place in range(count)]
     for row in kept:
-        (folder / row["path"]).parent.mkdir(exist_ok=True)
+        (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(RECORDINGS / row["path"], folder / row["path"])
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, ["path", "split", "domain", "text"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(kept)
     return folder / "manifest.csv"
+
+
+def few_recordings(folder: Path) -> Path:
+    """Copy nine of the shipped recordings, six to train and three to validate on; return their manifest."""
+    return copy_recordings(folder, train=6, val=3)
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:
