@@ -64,12 +64,11 @@ def avoided(sweep: str) -> dict[Gpu, str]:
 
 def none_left(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu]) -> bool:
     """Return whether there are GPUs on the nodes that live (as ``ray.nodes()`` tells them), and all are broken."""
-    living = {node["NodeID"]: node.get("Resources", {}).get("GPU", 0) for node in nodes if node["Alive"]}
-    return bool(0 < sum(living.values()) <= sum(gpu.node in living for gpu in broken))
+    return too_few(nodes, broken, wanted=0.01)  # any share of a GPU
 
 
 def too_few(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu], wanted: float) -> bool:
-    """Return whether some GPUs are broken, and the nodes that live have fewer sound ones than are wanted."""
+    """Return whether GPUs of the nodes that live are broken, and fewer sound ones are left than are wanted."""
     living = {node["NodeID"]: node.get("Resources", {}).get("GPU", 0) for node in nodes if node["Alive"]}
     lost = sum(gpu.node in living for gpu in broken)
     return bool(lost and sum(living.values()) - lost < wanted)
