@@ -19,7 +19,6 @@ from orchestrator.estimate import (
     LOSS_PASSES,
     Speed,
     Speeds,
-    cpus_here,
     kind_of,
     read_speeds,
     speeds_path,
@@ -31,6 +30,7 @@ from sagasr.config import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
 from sagasr.guidance import guidance_branches
+from sagasr.machine import cpus_here
 
 STEPS = 12
 SAMPLING_STEPS = 4

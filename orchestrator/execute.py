@@ -7,7 +7,6 @@ folders, each training resumes by itself from its own checkpoints, and what Ray 
 import contextlib
 import json
 import math
-import os
 import random
 import secrets
 import shutil
@@ -42,6 +41,7 @@ from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
 from sagasr.journal import Status, read_status, write_status
 from sagasr.lease import wait_free
+from sagasr.machine import cpus_here
 from sagasr.signals import interrupting
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
@@ -460,7 +460,7 @@ def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered:
 @contextlib.contextmanager
 def _ray(plan: Plan, trials: Sequence[Trial], options: Options, shapes: Mapping[str, Counts]) -> Iterator[int | None]:
     """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
-    cpus = max(len(os.sched_getaffinity(0)), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
+    cpus = max(cpus_here(), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
     with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}):
         import ray
 

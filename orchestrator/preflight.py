@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes
+from orchestrator.estimate import checkpoint_bytes, disk_bytes
 from orchestrator.fits import check_memory
 from orchestrator.gpus import Gpu, gpus_here, here, smallest, why_none
 from orchestrator.plan import Options, Plan, Trial
@@ -22,6 +22,7 @@ from orchestrator.storage import check_folder
 from sagasr.config import Config, Data, Runtime, Words, trained_parts
 from sagasr.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
+from sagasr.machine import cpus_here, memory_here
 from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
@@ -176,7 +177,7 @@ def _cuda() -> bool:
 
 
 def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_here()
     for trial in trials:
         runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
         needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes

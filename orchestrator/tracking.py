@@ -28,6 +28,7 @@ from sagasr.errors import SagasrError
 from sagasr.files import read_json, write_json
 from sagasr.fingerprint import short
 from sagasr.journal import History, Status, read_status
+from sagasr.machine import cpus_here
 
 logger = logging.getLogger(__name__)
 
@@ -545,7 +546,7 @@ def environment_tags() -> dict[str, str]:
         "sagasr.version": version("sagasr"),
         "sagasr.python": platform.python_version(),
         "sagasr.torch": version("torch"),
-        "sagasr.hardware": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "sagasr.hardware": f"{platform.machine()}, {cpus_here()} CPUs",
     }
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
