@@ -165,8 +165,15 @@ def _folder(say: Callable[[str], object]) -> Iterator[str]:
         raise SagasrError(f"{told}; name a folder of yours in RAY_TMPDIR, of at most {ROOM - len('/ray')} bytes")
     folder = tempfile.mkdtemp(prefix="ray-", dir=place)
     say(f"{told}; Ray's sockets and logs are in {folder} for now")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)  # where Ray did not start, its logs stay
+    kept = False
+    try:
+        yield folder
+    except SagasrError:  # Ray did not start, perhaps: its logs are there
+        kept = True
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unfit(folder: Path) -> str:
