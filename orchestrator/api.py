@@ -260,6 +260,7 @@ class Sweep:
         from orchestrator.execute import narrowed, run
         from orchestrator.overview import show_cost, show_summary
         from orchestrator.preflight import ready
+        from orchestrator.tracking import check_server
 
         console = console or Console(quiet=quiet, highlight=False)
         planned = self._planned(build=True, calibrating=calibrate)
@@ -272,6 +273,8 @@ class Sweep:
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
+        if waiting and (told := check_server(plan)):
+            console.print(told, soft_wrap=True, markup=False)
         return run(plan, options, planned.costs, planned.shapes)
 
     def analyse(self) -> Answer:

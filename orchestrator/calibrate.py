@@ -15,15 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.estimate import (
-    LOSS_PASSES,
-    Speed,
-    Speeds,
-    cpus_here,
-    kind_of,
-    read_speeds,
-    speeds_path,
-)
+from orchestrator.code import search_path
+from orchestrator.estimate import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds, speeds_path
 from orchestrator.gpus import gpus_here
 from orchestrator.plan import Plan, Trial
 from sagasr.cli import BAD_INPUT
@@ -31,6 +24,7 @@ from sagasr.config import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import write_json, write_text
 from sagasr.guidance import guidance_branches
+from sagasr.machine import cpus_here
 
 STEPS = 12
 SAMPLING_STEPS = 4
@@ -82,11 +76,15 @@ def _mean(speeds: Sequence[Speed]) -> Speed:
 
 def _time(trial: Trial, beside: int) -> list[Speed]:
     """Return the speeds of so many short trainings at once."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, int(trial.resources.cpus_per_worker)))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, int(trial.resources.cpus_per_worker))),
+        "PYTHONPATH": os.pathsep.join(search_path()),
+    }
     with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.calibrate", _task(trial, Path(name) / str(copy))],
+                [sys.executable, "-P", "-m", "orchestrator.calibrate", _task(trial, Path(name) / str(copy))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

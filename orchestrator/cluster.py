@@ -186,7 +186,7 @@ def admits(address: str, token: str) -> bool:
 
     bearer = [("authorization", f"Bearer {token}")] if token else []
     try:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_S, metadata=bearer)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
@@ -240,7 +240,7 @@ def _no_token(cluster: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ray() -> list[str]:
-    return [sys.executable, "-m", "ray.scripts.scripts"]
+    return [sys.executable, "-P", "-m", "ray.scripts.scripts"]
 
 
 def _environment() -> dict[str, str]:

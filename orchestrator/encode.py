@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from sagasr.config import Config, located, parse, patch
 from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import check_writable, read_json, read_yaml, write_text
+from sagasr.machine import cpus_here
 
 if TYPE_CHECKING:
     from sagasr.captions import Sound
@@ -132,6 +132,8 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
     A caption of a training recording describes its high audio, that of a validation recording what a model will hear:
     the low audio. All recordings are looked at before the model is loaded; what quarantine leaves out is not described.
     """
+    import torch
+
     from sagasr.captions import Qwen2Audio, caption, missing_weights, unique_share
 
     rows: dict[Split, list[Row]] = {
@@ -146,6 +148,7 @@ def _captioned(config: Config, model: str, store: Path) -> Config:
     problems = [problem for _, found in sounds.values() for problem in found]
     if problems and config.data.policy == "strict":
         raise DataError("\n".join(problems))
+    torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
     captioner = Qwen2Audio(model)
     told: dict[tuple[Split, str], str] = {}
     for split, (heard, _) in sounds.items():
@@ -242,7 +245,7 @@ class _Cluster:
 
     def __init__(self, address: str | None, workers: int | None, held: contextlib.ExitStack) -> None:
         self.address, self.held, self.started = address, held, False
-        self.workers = workers or (None if address else len(os.sched_getaffinity(0)))
+        self.workers = workers or (None if address else cpus_here())
 
     def run(self, tasks: Sequence["Task"]) -> Iterator["Outcome"]:
         """Yield the outcomes as they come."""

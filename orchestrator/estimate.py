@@ -6,7 +6,6 @@ have ended correct it for those like them.
 """
 
 import heapq
-import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
 from sagasr.guidance import guidance_branches
 from sagasr.journal import read_status
+from sagasr.machine import cpus_here
 
 # what is assumed where nothing was measured: peak operations per second, and the share of them that is reached
 GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}  # of an H100
@@ -312,8 +312,3 @@ def _cpu() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def cpus_here() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -7,12 +7,11 @@ folders, each training resumes by itself from its own checkpoints, and what Ray 
 import contextlib
 import json
 import math
-import os
 import random
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.analysis.taken import Account, blocks
+from orchestrator.code import code_here
 from orchestrator.engine import connected
 from orchestrator.estimate import Cost, write_estimate
 from orchestrator.fits import check_memory
@@ -42,6 +42,7 @@ from sagasr.files import write_text
 from sagasr.fingerprint import fingerprint, seed_of
 from sagasr.journal import Status, read_status, write_status
 from sagasr.lease import wait_free
+from sagasr.machine import cpus_here
 from sagasr.signals import interrupting
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
@@ -177,7 +178,7 @@ def _run_waiting(
     try:
         with (
             watching(view, console),
-            _ray(plan, waiting, options, shapes) as concurrent,
+            _ray(plan, waiting, options, shapes, lambda line: _print(console, line)) as concurrent,
             interrupting(),
         ):  # after Ray, which sets its own
             try:
@@ -249,6 +250,7 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> s
         grace=stopping.grace,
         margin=stopping.margin,
         patience=stopping.patience,
+        code=code_here(),
     ).model_dump_json()
 
 
@@ -441,27 +443,35 @@ def _status(plan: Plan, trial: str) -> Status | None:
 def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered: Undelivered, console: Console) -> None:
     for trial, reason in failed.items():
         log = plan.paths.trial(trial) / "log.txt"
-        console.print(escape(f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else "")), soft_wrap=True)
+        _print(console, f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else ""))
     if undelivered.replicates:
-        console.print(
-            escape(
-                f"tracking: {undelivered.replicates} replicates are not (fully) in {redact(plan.tracking_uri)}"
-                f"{': ' + undelivered.reason if undelivered.reason else ''}; the same command sends what is missing"
-            ),
-            soft_wrap=True,
+        _print(
+            console,
+            f"tracking: {undelivered.replicates} replicates are not (fully) in {redact(plan.tracking_uri)}"
+            f"{': ' + undelivered.reason if undelivered.reason else ''}; the same command sends what is missing",
         )
     if interrupted:
         console.print("interrupted; the same command goes on where this one stopped")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(escape(line), soft_wrap=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- the Ray
 
 
 @contextlib.contextmanager
-def _ray(plan: Plan, trials: Sequence[Trial], options: Options, shapes: Mapping[str, Counts]) -> Iterator[int | None]:
+def _ray(
+    plan: Plan,
+    trials: Sequence[Trial],
+    options: Options,
+    shapes: Mapping[str, Counts],
+    say: Callable[[str], object],
+) -> Iterator[int | None]:
     """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
-    cpus = max(len(os.sched_getaffinity(0)), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
-    with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}):
+    cpus = max(cpus_here(), *(math.ceil(_demand(trial)["CPU"]) for trial in trials))
+    with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}, say=say):
         import ray
 
         available = ray.cluster_resources()

@@ -1,5 +1,6 @@
 """The plan as a person reads it: cells, trainings, what is done, shapes, memory, cost. Fits 80 columns."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 
@@ -16,10 +17,12 @@ from orchestrator.gpus import Gpu, gpus_here
 from orchestrator.ledger import FINISHED, Entry, Ledger, Left
 from orchestrator.plan import Options, Plan, Trial
 from orchestrator.promotion import read_decisions
+from orchestrator.redact import redact
 from orchestrator.why import GONE, MARKS
 from sagasr.counts import Counts
 
 CELLS_SHOWN = 200
+EXPERIMENT = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
 BASIS = {
     "assumed": "an order of magnitude, nothing was timed: --calibrate times a few steps first",
     "measured": "as timed on this machine by --calibrate",
@@ -78,6 +81,10 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
         )
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
+    if plan.tracking_named:
+        console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)
+    for name in filter(os.environ.get, EXPERIMENT):
+        console.print(f"{name} is not used: the experiment in MLflow is named as the sweep")
 
 
 def show_cost(

@@ -6,6 +6,7 @@ replicate by both: other clips need no other training. Loads neither torch nor r
 """
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
 
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 WEIGHTS_REMEDY = (
     "get the frozen weights (hf download stabilityai/stable-audio-open-1.0 --local-dir weights/stable-audio-open-1.0, "
     "once its licence is accepted; "
@@ -101,6 +103,11 @@ class Plan:
         return f"{self.space.storage.rstrip('/')}/{self.name}" if is_uri(self.space.storage) else ""
 
     @property
+    def tracking_named(self) -> str:
+        """What names the tracking URI: grid or option, else a variable of MLflow's; nothing for the default."""
+        return "tracking.uri" if self.space.tracking else TRACKING_URI if os.environ.get(TRACKING_URI) else ""
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return self.space.seeds
 
@@ -152,7 +159,8 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         known = "\n".join(f"  {cell.name}" for cell in cells[:8])
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
     folder = storage_path(space.storage).resolve() / space.name
-    uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent / 'mlflow.db'}"
+    uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
+    uri = uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
     return Plan(space, cells, trials, selected, folder, uri, data.files)
 
 

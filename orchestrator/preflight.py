@@ -11,8 +11,9 @@ import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from orchestrator.estimate import checkpoint_bytes, cpus_here, disk_bytes
+from orchestrator.estimate import checkpoint_bytes, disk_bytes
 from orchestrator.fits import check_memory
 from orchestrator.gpus import Gpu, gpus_here, here, smallest, why_none
 from orchestrator.plan import Options, Plan, Trial
@@ -22,11 +23,12 @@ from orchestrator.storage import check_folder
 from sagasr.config import Config, Data, Runtime, Words, trained_parts
 from sagasr.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.errors import ConfigError, SagasrError, nearest
+from sagasr.machine import cpus_here, memory_here
 from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
-TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
 
 Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
@@ -74,7 +76,7 @@ def ready(
     """
     local = options.address is None
     check_storage_folder(plan.folder)
-    check_tracking(plan.tracking_uri, plan.folder.parent)
+    check_tracking(plan.tracking_uri, plan.folder.parent, plan.tracking_named or "tracking.uri")
     if local and (trials or held):
         check_machine(plan, [*trials, *held], shapes)
     if not plan.uri:  # by URI, the folder here holds no checkpoints
@@ -91,21 +93,38 @@ def check_storage_folder(folder: Path) -> None:
     check_folder(folder)
 
 
-def check_tracking(uri: str, storage: Path) -> None:
+def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None:
     """Raise ConfigError for a tracking URI that no server or database can be behind. Nothing is connected to."""
     scheme, colon, rest = uri.partition("://")
-    kind = scheme.split("+")[0]
-    if not colon or kind not in TRACKING_SCHEMES:
+    kind, told = scheme.split("+")[0], f"{named} {redact(uri)}"
+    if uri.startswith(("file:", "/", "./", "../", "~")) or uri == "mlruns":
+        raise ConfigError(f"{told}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
+    if uri != "databricks" and (not colon or kind not in TRACKING_SCHEMES):
         hint = nearest(kind, TRACKING_SCHEMES) if colon else ""
         raise ConfigError(
-            f"tracking.uri {redact(uri)}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
+            f"{told}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
         )
-    if kind == "sqlite" and (name := rest.removeprefix("/")):
+    if kind in ("http", "https") and not _has_host(uri):
+        raise ConfigError(f"{told}: no address of a server; give {kind}://HOST:5000")
+    if kind == "sqlite":
+        name = rest.removeprefix("/").partition("?")[0]
         file = Path(name)
+        if name in ("", ":memory:"):
+            raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
-            raise ConfigError(f"tracking.uri {uri}: there is no folder {file.parent}; make it, or name another file")
+            raise ConfigError(f"{told}: there is no folder {file.parent}; make it, or name another file")
         if file.is_dir() or (file.is_file() and file.stat().st_size and _beginning(file) != b"SQLite format 3"):
-            raise ConfigError(f"tracking.uri {uri}: {file} is there and no sqlite database; name another file")
+            raise ConfigError(f"{told}: {file} is there and no sqlite database; name another file")
+        if not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists()):
+            raise ConfigError(f"{told}: {file} may not be written by this user; name another file")
+
+
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number
+        return False
 
 
 def _beginning(file: Path) -> bytes:
@@ -176,7 +195,7 @@ def _cuda() -> bool:
 
 
 def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_here()
     for trial in trials:
         runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
         needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes

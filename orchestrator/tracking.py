@@ -19,15 +19,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from orchestrator.paths import SweepPaths
 from orchestrator.plan import Plan, Replicate, Trial
+from orchestrator.proxies import spare_this_machine
 from orchestrator.redact import plain, redact, redact_tree
-from sagasr.errors import SagasrError
+from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_json, write_json
 from sagasr.fingerprint import short
 from sagasr.journal import History, Status, read_status
+from sagasr.machine import cpus_here
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ KNOCK_S = 3.0  # until a machine that does not answer counts as down
 BATCH = 900  # metrics in one request; with its parameters below MLflow's limit of 1,000
 SAVE_EVERY_S = 1.0  # between two writes of what was sent
 NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6_000, 8_000  # characters, MLflow's limits
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 PASSING = (401, 403, 408, 425, 429)  # answers that say nothing of the request; others of 400 to 499 refuse this one
 STATES = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "interrupted": "KILLED"}
 FINAL = frozenset({"done", "failed", "stopped"})
@@ -165,7 +168,7 @@ class Tracker:
                 self.sync()
                 failures, self.problem = 0, ""
             except Exception as error:  # noqa: BLE001 - whatever a client raises, the sweep goes on
-                self.problem = redact((str(error).splitlines() or [type(error).__name__])[0])[:200]
+                self.problem = _reason(error)
                 failures += 1
                 logger.debug("tracking: %s", self.problem)
             if last:
@@ -448,7 +451,10 @@ def connect(uri: str) -> Any:
 
     Raises ConnectionError where no server listens.
     """
+    spare_this_machine()
     _knock(uri)
+    if "SSL_CERT_FILE" in os.environ and "CURL_CA_BUNDLE" not in os.environ:  # MLflow's client reads the others alone
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", os.environ["SSL_CERT_FILE"])
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_S)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -459,6 +465,10 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if not uri.startswith(("http://", "https://", "databricks")):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 1
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
@@ -467,13 +477,60 @@ def connect(uri: str) -> Any:
 def _knock(uri: str) -> None:
     """Find out, before MLflow is loaded, which takes seconds, whether a server listens; through a proxy nobody can."""
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https") and not getproxies():
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+    kind = parts.scheme.split("+")[0]
+    proxied = kind in getproxies() and not proxy_bypass(parts.hostname or "")
+    if kind in PORTS and parts.hostname and not proxied:
+        port = parts.port or PORTS[kind]
         try:
             socket.create_connection((parts.hostname, port), KNOCK_S).close()
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConnectionError(f"no server answers at {parts.hostname}:{port} ({reason})") from error
+
+
+def check_server(plan: Plan) -> str:
+    """Use the tracking server that somebody named once, before the first training; return what is to be said of it.
+
+    One that has runs of this sweep may be away: trainings never wait for it. Raises ConfigError for one that refuses
+    this user, and for another that cannot be used: it may never be there.
+    """
+    if not plan.tracking_named or _is_new_file(plan.tracking_uri):
+        return ""
+    try:
+        _experiment(connect(plan.tracking_uri), plan)
+    except Exception as error:
+        refused = _code(error) in (401, 403)
+        if not refused and Offsets(plan.paths, plan.tracking_uri).runs:
+            return f"tracking: {redact(plan.tracking_uri)} is away ({_reason(error)}); what it misses is sent later"
+        remedy = (
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            if refused
+            else f"install {error.name}"
+            if isinstance(error, ImportError)
+            else "start MLflow there, or name another; with none named, a sqlite file in the storage keeps the runs"
+        )
+        raise ConfigError(
+            f"{plan.tracking_named} {redact(plan.tracking_uri)}: cannot be used ({_reason(error)}); {remedy}"
+        ) from error
+    return ""
+
+
+def _is_new_file(uri: str) -> bool:
+    file = Path(uri.removeprefix("sqlite:///"))
+    return uri.startswith("sqlite:///") and not (file.exists() and file.stat().st_size)
+
+
+def _reason(error: Exception) -> str:
+    """Return in a line what a client says of a request that failed, without secrets or the page that it was sent."""
+    first = (str(error).splitlines() or [type(error).__name__])[0].partition(". Response body:")[0]
+    return redact(first)[:200]
+
+
+def _code(error: Exception) -> int:
+    """Return the HTTP status with which a server answered, or 0 where none did."""
+    from mlflow.exceptions import MlflowException
+
+    return int(error.get_http_status_code()) if isinstance(error, MlflowException) else 0
 
 
 def _experiment(client: Any, plan: Plan) -> str:
@@ -498,12 +555,7 @@ class _Unfinished(Exception):
 
 def _is_refusal(error: Exception) -> bool:
     """Return whether the server understood a request and refuses it: for one replicate, and not for want of power."""
-    from mlflow.exceptions import MlflowException
-
-    if not isinstance(error, MlflowException):
-        return False
-    code = error.get_http_status_code()
-    return 400 <= code < 500 and code not in PASSING
+    return 400 <= (code := _code(error)) < 500 and code not in PASSING
 
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -545,7 +597,7 @@ def environment_tags() -> dict[str, str]:
         "sagasr.version": version("sagasr"),
         "sagasr.python": platform.python_version(),
         "sagasr.torch": version("torch"),
-        "sagasr.hardware": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "sagasr.hardware": f"{platform.machine()}, {cpus_here()} CPUs",
     }
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator.broken import Gpu
+from orchestrator.code import Code, check_same, code_here
 from orchestrator.guard import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.mirror import mirrored, send_store, shared_store
 from orchestrator.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
@@ -51,6 +52,7 @@ class Task(Strict):
     grace: int = 3
     margin: float = 0.5
     patience: int = 3
+    code: Code | None = None  # what the sweep runs, and every worker must
 
 
 class Worker:
@@ -93,6 +95,8 @@ def train_one_of_several(parameters: Parameters) -> None:
 def train_trial(parameters: Parameters, rank: int = 0) -> None:
     """Train in the trial's folder; the first worker is the only process that writes there."""
     task = Task.model_validate_json(parameters["task"])
+    if task.code:  # of a node that has joined since the sweep began, too, and of a process that started since
+        check_same(task.code, [code_here()])
     if not task.uri:
         _work(task, parameters, rank)
         return

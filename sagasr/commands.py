@@ -9,6 +9,7 @@ from sagasr import cli, lease
 from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_yaml
+from sagasr.machine import cpus_here
 
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
@@ -156,10 +157,13 @@ def _tell(metrics: Mapping[str, float], steps: int) -> None:
 
 
 def _upsample(options: argparse.Namespace) -> int:
+    import torch
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sagasr.upsample import Settings, Upsampler, plan_files, seconds_of, upsample_files
+
+    torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
 
     settings = Settings(
         rolloff_target=options.rolloff_target,

@@ -1,11 +1,15 @@
 """Cells and seeds fold into trials; identity follows what can change a number and nothing else."""
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from orchestrator.ledger import scan
+from orchestrator.overview import show_summary
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import parse_only, read_space
 from sagasr.config import Config, parse
@@ -180,3 +184,22 @@ def test_planning_loads_neither_torch_nor_ray(make_grid):
         "bad = {'torch', 'ray', 'mlflow', 'lightning'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code, str(make_grid())], check=True)
+
+
+@pytest.mark.parametrize("in_grid", [True, False])
+def test_the_tracking_server_is_named_by_the_grid_or_by_mlflows_variable(make_grid, tmp_path, monkeypatch, in_grid):
+    def named() -> tuple[str, str]:
+        changes = {"tracking": {"uri": "http://grid:5000"}} if in_grid else {}
+        plan = make_plan(read_space(make_grid(**changes), storage=str(tmp_path / "sweeps")))
+        console = Console(file=io.StringIO(), width=200)
+        show_summary(plan, scan(plan), console)
+        told = [line for line in console.file.getvalue().splitlines() if line.startswith("tracking: ")]
+        return plan.tracking_uri, "".join(told)
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    in_a_file = f"sqlite:///{tmp_path / 'sweeps' / 'mlflow.db'}"
+    of_grid = "http://grid:5000", "tracking: http://grid:5000 (tracking.uri)"
+    assert named() == (of_grid if in_grid else (in_a_file, ""))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@lab:5000")
+    of_lab = "http://me:canary@lab:5000", "tracking: http://***@lab:5000 (MLFLOW_TRACKING_URI)"
+    assert named() == (of_grid if in_grid else of_lab)

@@ -1,13 +1,17 @@
 """MLflow follows the trial folders: read back through its own client, on a real sqlite file."""
 
+import os
 import shutil
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import read_space
-from orchestrator.tracking import Tracker, connect
+from orchestrator.tracking import Offsets, Tracker, check_server, connect
+from sagasr.errors import ConfigError
 from sagasr.journal import Device, History
 from tests.orchestrator.journals import curve, journal, runs_of
 
@@ -130,6 +134,75 @@ def test_a_dead_server_delays_nothing_and_what_it_missed_is_sent_later(plan):
     assert alive.close(timeout_s=60).replicates == 0
     client, runs, _ = runs_of(plan)
     assert all(len(curve(client, run, "train/loss")) == 8 for run in runs.values())
+
+
+class Other(BaseHTTPRequestHandler):
+    """A server that is not MLflow, or does not know who asks."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"<html>\nwelcome</html>")
+
+    do_POST = do_GET
+
+
+class Stranger(Other):
+    status = 401
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [(Other, "start MLflow there, or name another"), (Stranger, "set MLFLOW_TRACKING_USERNAME and")],
+)
+def test_a_server_that_cannot_be_used_is_refused_before_the_first_training(make_grid, tmp_path, answers, told):
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        uri = f"http://me:canary@127.0.0.1:{server.server_port}"
+        grid = make_grid(tracking={"uri": uri})
+        with pytest.raises(ConfigError, match=told) as refused:
+            check_server(make_plan(read_space(grid, storage=str(tmp_path / "sweeps"))))
+        server.shutdown()
+    assert str(refused.value).startswith(f"tracking.uri http://***@127.0.0.1:{server.server_port}: cannot be used (")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_has_runs_of_the_sweep_may_be_away(make_grid, tmp_path):
+    uri = "http://127.0.0.1:9"
+    plan = make_plan(read_space(make_grid(tracking={"uri": uri}), storage=str(tmp_path / "sweeps")))
+    with pytest.raises(ConfigError, match="no server answers"):
+        check_server(plan)
+    known = Offsets(plan.paths, uri)
+    known.set(plan.replicates[0], {"run": "x", "state": "running"})
+    known.save()
+    assert check_server(plan).startswith("tracking: http://127.0.0.1:9 is away (no server answers at 127.0.0.1:9")
+
+
+def test_a_database_that_is_named_is_used_once_and_one_that_is_not_there_is_made_later(
+    make_grid, tmp_path, empty_database
+):
+    for name in ("here.db", "later.db"):
+        uri = f"sqlite:///{tmp_path / name}"
+        plan = make_plan(read_space(make_grid(tracking={"uri": uri}), storage=str(tmp_path / "sweeps")))
+        if name == "here.db":
+            shutil.copy(empty_database, tmp_path / name)
+        assert check_server(plan) == ""
+    assert connect(f"sqlite:///{tmp_path}/here.db").get_experiment_by_name(plan.name)
+    assert not (tmp_path / "later.db").exists()
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "lab")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(Exception, match="not in a valid JSON format"):
+            connect(f"http://127.0.0.1:{server.server_port}").search_experiments()
+        server.shutdown()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "lab,127.0.0.1,localhost,::1"
 
 
 def test_no_password_of_a_tracking_uri_reaches_the_sweep_folder(plan):

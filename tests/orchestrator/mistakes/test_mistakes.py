@@ -99,6 +99,10 @@ def no_token(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(study / "auth_token"))
 
 
+def tracked_in_a_folder(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+
+
 def latin_1_grid(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (study / "grid.yaml").write_bytes("question: Gr\xf6\xdfe?\n".encode("latin-1"))
 
@@ -125,7 +129,7 @@ PREPARATIONS = {
     for each in (
         *(latin_1, cut, silent, three_channels, not_finite, a_token, no_token),
         *(no_nvidia_smi, no_gpu, one_gpu, hidden_gpu, small_gpu, old_driver, no_cuda, lost_gpu),
-        *(latin_1_grid, a_loop, a_dead_link, long_storage, folders),
+        *(tracked_in_a_folder, latin_1_grid, a_loop, a_dead_link, long_storage, folders),
     )
 }
 
