@@ -18,6 +18,7 @@ from orchestrator.plan import Options, Plan, Trial
 from orchestrator.promotion import read_decisions
 from orchestrator.why import GONE, MARKS
 from sagasr.counts import Counts
+from sagasr.words import said_of_known
 
 CELLS_SHOWN = 200
 BASIS = {
@@ -77,6 +78,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         console.print(
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
         )
+    for source, share in plan.known_words.items():
+        console.print(f"note: {said_of_known(source, share)}", highlight=False)
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
 
 

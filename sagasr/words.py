@@ -37,11 +37,22 @@ def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({word for caption in captions for word in words_of(caption)}))
 
 
-def known_share(captions: Iterable[str], vocabulary: Collection[str]) -> float:
-    """Return the share of the captions' words that are in a vocabulary; 1 where there are none."""
-    words = [word for caption in captions for word in words_of(caption)]
+def known_share(captions: Iterable[str], vocabulary: Collection[str], most: int) -> float:
+    """Return the share of the captions' words that a model is told: of each the first ``most`` that are in a
+    vocabulary. 1 where there are no words.
+    """
     known = set(vocabulary)
-    return sum(word in known for word in words) / len(words) if words else 1.0
+    words = [words_of(caption) for caption in captions]
+    told = sum(min(most, sum(word in known for word in one)) for one in words)
+    return told / total if (total := sum(map(len, words))) else 1.0
+
+
+def said_of_known(source: str, share: float) -> str:
+    """Return the sentence on validation texts of which few words are known."""
+    return (
+        f"text={source}: of the words of the validation texts a model knows only {share:.0%}, so a verdict on text "
+        "says little; the others are in no training text, or beyond conditions.text.encoder.max_tokens"
+    )
 
 
 @cache
