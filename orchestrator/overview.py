@@ -20,6 +20,7 @@ from orchestrator.promotion import read_decisions
 from orchestrator.redact import redact
 from orchestrator.why import GONE, MARKS
 from sagasr.counts import Counts
+from sagasr.words import said_of_known
 
 CELLS_SHOWN = 200
 EXPERIMENT = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
@@ -80,6 +81,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         console.print(
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
         )
+    for source, share in plan.known_words.items():
+        console.print(f"note: {said_of_known(source, share)}", highlight=False)
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
     if plan.tracking_named:
         console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)

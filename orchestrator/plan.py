@@ -11,17 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from orchestrator.paths import SweepPaths
 from orchestrator.redact import redact_tree
 from orchestrator.space import Cell, Levels, SearchSpace, expand, holds, own_metrics
 from orchestrator.storage import is_uri, local_folder
-from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
+from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
+from sagasr.words import FEW, known_share, vocabulary_of
 
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 WEIGHTS_REMEDY = (
     "get the frozen weights (hf download stabilityai/stable-audio-open-1.0 --local-dir weights/stable-audio-open-1.0, "
@@ -87,6 +89,7 @@ class Plan:
     folder: Path
     tracking_uri: str
     recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
+    known_words: Mapping[str, float] = field(default_factory=dict)  # share by source of texts, where it is small
     allowed: tuple[str, ...] = ()  # changes that were let through by --allow
 
     @property
@@ -161,7 +164,20 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
     uri = uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
-    return Plan(space, cells, trials, selected, folder, uri, data.files)
+    return Plan(space, cells, trials, selected, folder, uri, data.files, _known_words(cells))
+
+
+def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
+    """Return by source which share of the words of the validation texts a learned encoder knows, where it knows few."""
+    from sagasr.data.manifest import rows_of
+
+    shares: dict[str, float] = {}
+    for data, text in dict.fromkeys((cell.config.data, cell.config.conditions.text) for cell in cells):
+        if text.source != "off" and isinstance(text.encoder, Words):
+            train, val = ([row.text(text.source) for row in rows_of(data, split)] for split in SPLITS)
+            share = known_share(val, vocabulary_of(train), text.encoder.max_tokens)
+            shares[text.source] = min(share, shares.get(text.source, 1.0))
+    return {source: share for source, share in shares.items() if share < FEW}
 
 
 def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
@@ -375,6 +391,8 @@ def _tree(plan: Plan) -> dict[str, Any]:
             "trials": {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials},
         }
     )
+    if plan.known_words:
+        tree["known_words"] = dict(plan.known_words)
     return tree
 
 

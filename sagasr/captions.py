@@ -23,6 +23,7 @@ import torch
 from scipy.signal import resample_poly
 
 from sagasr.audio.files import read_audio
+from sagasr.audio.spectrum import mono
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError
 from sagasr.files import read_json, write_json
@@ -150,7 +151,7 @@ def unique_share(captions: Sequence[str]) -> float:
 
 def heard_part(sound: Sound) -> np.ndarray:
     """Return the middle 30 s of a sound as the model hears it: float32 mono [T] at 16 kHz. Raises DataError."""
-    audio = read_audio(sound, 1)[0] if isinstance(sound, Path) else np.asarray(sound, np.float32).mean(axis=0)
+    audio = mono(read_audio(sound, None) if isinstance(sound, Path) else np.asarray(sound, np.float32))
     length = SECONDS * SAMPLE_RATE
     start = max(0, (len(audio) - length) // 2)
     shared = gcd(RATE, SAMPLE_RATE)

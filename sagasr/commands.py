@@ -4,12 +4,16 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sagasr import cli, lease
 from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import read_yaml
 from sagasr.machine import cpus_here
+
+if TYPE_CHECKING:
+    from sagasr.upsample import Written
 
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
@@ -24,7 +28,8 @@ examples:
   sagasr-upsample interview.mp3 interview-full.flac --checkpoint runs/first
   sagasr-upsample old_recordings/ restored/ --checkpoint runs/first --rolloff-target 0.8 --steps 25
 
-A recording of T samples at R Hz becomes ceil(T x 44100 / R) samples at 44,100 Hz, in 24-bit FLAC.
+A recording of T samples at R Hz becomes ceil(T x 44100 / R) samples at 44,100 Hz, in 24-bit FLAC or, where the name
+ends in .wav or samples pass full scale, in 32-bit float WAV.
 """
 
 
@@ -49,7 +54,7 @@ def upsample(argv: Sequence[str] | None = None) -> int:
         "sagasr-upsample", "Give recordings the high frequencies they lack, with a trained model.", UPSAMPLE_EXAMPLE
     )
     parser.add_argument("input", type=Path, help="a recording, or a folder of them: any rate, mono or stereo")
-    parser.add_argument("output", type=Path, help="a .flac file, or a folder")
+    parser.add_argument("output", type=Path, help="a .flac or .wav file, or a folder")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a trial folder, or one of its checkpoints")
     parser.add_argument(
         "--rolloff-target",
@@ -186,9 +191,21 @@ def _upsample(options: argparse.Namespace) -> int:
             upsampler,
             settings,
             on_progress=lambda seconds: progress.advance(task, seconds),
-            on_file=lambda path, seconds: print(f"{cli.shown(path)}  {seconds:.1f} s"),
+            on_file=lambda written: print(_told(written, options.output)),
         )
     return cli.DONE
+
+
+def _told(written: "Written", named: Path) -> str:
+    """Return the line on a recording that was upsampled: its file, length, and what of it was found or lost."""
+    ends = [f"{cutoff_hz:,.0f} Hz" if cutoff_hz else "none (silent)" for cutoff_hz in written.cutoffs_hz]
+    cutoff = ends[0] if len(set(ends)) == 1 else f"left {ends[0]}, right {ends[1]}"
+    told = [f"{cli.shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
+    if written.path.suffix == ".wav" and written.path != named:
+        told.append("a WAV file, since the recording passes full scale")
+    if written.clipped:
+        told.append(f"{written.clipped:,} samples clipped at full scale; a .wav file would hold them")
+    return "  ".join(told)
 
 
 def _target(text: str) -> float | str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,12 +32,22 @@ from torch import Tensor
 from sagasr import checkpoint
 from sagasr.audio.files import problem_of
 from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
-from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, file_source, resampled, write_flac_blocks
+from sagasr.audio.stream import (
+    Buffer,
+    Source,
+    Spectrum,
+    array_source,
+    centred,
+    file_source,
+    peak_of,
+    resampled,
+    write_blocks,
+)
 from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
 from sagasr.config import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler, Strict, parse, patch, trained_parts
 from sagasr.data.checks import SILENCE_RMS
-from sagasr.data.records import clip_gain
+from sagasr.data.records import gain_at
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
 from sagasr.data.store import Store
 from sagasr.errors import ConfigError, DataError, did_you_mean
@@ -55,6 +66,7 @@ LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count to
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
 NOISE_FRAMES = 256  # of one draw of noise
+ALL_KEPT_HZ = 2.0 * NYQUIST  # a splice above everything: a silent channel stays silent beside one that is not
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".rf64")
 
 
@@ -88,6 +100,22 @@ class Settings:
             raise ConfigError(f"guidance {self.guidance[0]:g},{self.guidance[1]:g}: two strengths of at least 0")
         if self.cutoff_hz is not None and not 0 < self.cutoff_hz < NYQUIST:
             raise ConfigError(f"cutoff {self.cutoff_hz:g} Hz: a frequency between 0 and {NYQUIST:g}")
+
+
+class Upsampled(NamedTuple):
+    """A recording on its way out: where the band of each of its channels ends, 0 for a silent one, and its blocks."""
+
+    cutoffs_hz: tuple[float, ...]
+    blocks: Iterator[np.ndarray]
+
+
+class Written(NamedTuple):
+    """What became of a recording. ``clipped`` samples passed full scale, at which a FLAC file ends."""
+
+    path: Path
+    seconds: float
+    cutoffs_hz: tuple[float, ...]
+    clipped: int
 
 
 Progress = Callable[[float], object]
@@ -166,24 +194,24 @@ class Upsampler:
                 dimensions.append(np.ndim(audio))
                 yield source
 
-        for blocks in self.upsample_blocks(sources(), settings, on_progress):
-            audio = np.concatenate(list(blocks), axis=1)
+        for result in self.upsample_blocks(sources(), settings, on_progress):
+            audio = np.concatenate(list(result.blocks), axis=1)
             yield audio[0] if dimensions.popleft() == 1 else audio
 
     def upsample_blocks(
         self, sources: Iterable[Source], settings: Settings | None = None, on_progress: Progress | None = None
-    ) -> Iterator[Iterator[np.ndarray]]:
-        """Yield for each recording the blocks [C, n] of its result, to be used up before the next one is asked for."""
+    ) -> Iterator[Upsampled]:
+        """Yield for each recording its result, whose blocks [C, n] are used up before the next one is asked for."""
         done = self._finished(sources, settings or Settings(), on_progress or (lambda seconds: None))
-        for _, blocks in groupby(done, key=lambda pair: pair[0]):
-            yield (block for _, block in blocks)
+        for recording, pairs in groupby(done, key=itemgetter(0)):
+            yield Upsampled(tuple(recording.cutoffs_hz), map(itemgetter(1), pairs))
 
     # --------------------------------------------------------------------------------------------------------- batches
 
     def _finished(
         self, sources: Iterable[Source], settings: Settings, on_progress: Progress
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield finished blocks with the number of their recording, one recording after the other.
+    ) -> Iterator[tuple["_Recording", np.ndarray]]:
+        """Yield finished blocks with their recording, one recording after the other.
 
         A batch holds windows whose two neighbours are ready, then first windows, of the next recordings too where one
         recording has no more.
@@ -203,7 +231,7 @@ class Upsampler:
                 self._generate(batch, settings, sampler, text)
             more = len(taken) == wanted or bool(ready)
             while recordings:
-                yield from ((recordings[0].number, block) for block in recordings[0].blocks(settings.lfr))
+                yield from ((recordings[0], block) for block in recordings[0].blocks(settings.lfr))
                 if not recordings[0].finished:
                     break
                 recordings.popleft()
@@ -220,8 +248,8 @@ class Upsampler:
 
         Those between them become ``ready`` in time.
         """
-        for number, source in enumerate(sources):
-            recording = self._recording(number, source, settings, on_progress, ready)
+        for source in sources:
+            recording = self._recording(source, settings, on_progress, ready)
             recordings.append(recording)
             for index in range(0, len(recording.starts), 2):
                 for stream in recording.streams:
@@ -248,38 +276,43 @@ class Upsampler:
         return self.model.prepare([text])
 
     def _recording(
-        self, number: int, source: Source, settings: Settings, on_progress: Progress, ready: "deque[_Window]"
+        self, source: Source, settings: Settings, on_progress: Progress, ready: "deque[_Window]"
     ) -> "_Recording":
-        """Return a recording with its windows laid out and its levels measured, for which it is read once."""
+        """Return a recording with its windows laid out and its levels measured, for which it is read twice."""
+        source, offset = centred(source)  # the model would take an offset for something loud
         ratio, channels = self.codec.ratio, self.codec.channels
         # As crops in training: some codecs' latents are those of a shifted recording at even shifts only.
         units = -(-source.length // STEP), self.frames * ratio // STEP
         starts = [STEP * start for start in window_starts(*units)]
         parts = [(channel,) for channel in range(source.channels)] if channels == 1 else [(0, source.channels - 1)]
         streams = [_Stream(part, starts, self.frames * ratio, ratio) for part in parts]
-        self._measure(source, streams, settings.cutoff_hz)
-        return _Recording(number, source, streams, on_progress, ready)
+        cutoffs = self._measure(source, streams)
+        if settings.cutoff_hz is not None:
+            cutoffs = [settings.cutoff_hz] * source.channels
+        return _Recording(source, offset, cutoffs, streams, on_progress, ready)
 
-    def _measure(self, source: Source, streams: "Sequence[_Stream]", cutoff_hz: float | None) -> None:
-        """Set gain and splice frequency of each stream, from the levels of its windows and its spectrum."""
+    def _measure(self, source: Source, streams: "Sequence[_Stream]") -> list[float]:
+        """Set the gain of each stream, from the levels of its windows, and return where the band of each channel ends.
+
+        Of each for itself: what one channel has above the end of the other is its own, and so it stays.
+        """
         starts, length = streams[0].starts, streams[0].length
-        audio, spectra = Buffer(source.channels), [Spectrum() for _ in streams]
+        audio, spectra = Buffer(source.channels), [Spectrum() for _ in range(source.channels)]
         levels: list[list[float]] = []
         for block in resampled(source):
             audio.append(block)
-            if cutoff_hz is None:
-                for stream, spectrum in zip(streams, spectra, strict=True):
-                    spectrum.add(block[stream.channels])
+            for channel, spectrum in zip(block, spectra, strict=True):
+                spectrum.add(channel)
             while len(levels) < len(starts) and min(starts[len(levels)] + length, source.length) <= audio.stop:
                 window = audio.cut(starts[len(levels)], starts[len(levels)] + length)
                 levels.append([rms_of(window[stream.channels]) for stream in streams])
                 audio.drop(starts[min(len(levels), len(starts) - 1)])
-        for stream, spectrum, level in zip(streams, spectra, np.array(levels).T, strict=True):
+        for stream, level in zip(streams, np.array(levels).T, strict=True):
             loud = level[level >= level.max() / LEVEL_RANGE]
-            stream.gain = clip_gain(self.config, np.full((1, 1), math.sqrt(np.square(loud).mean())))
-            if cutoff_hz is None:
-                spectrum.close()
-            stream.splice_hz = spectrum.cutoff_hz if cutoff_hz is None else cutoff_hz
+            stream.gain = float(gain_at(self.config, math.sqrt(np.square(loud).mean())))
+        for spectrum in spectra:
+            spectrum.close()
+        return [spectrum.cutoff_hz for spectrum in spectra]
 
     @torch.inference_mode()
     def _generate(self, batch: "Sequence[_Window]", settings: Settings, sampler: Sampler, text: Tensor) -> None:
@@ -354,7 +387,7 @@ class _Stream:
     def __init__(self, channels: tuple[int, ...], starts: Sequence[int], length: int, ratio: int) -> None:
         self.channels = list(channels)
         self.starts, self.length, self.ratio = starts, length, ratio
-        self.gain, self.splice_hz = 1.0, 0.0
+        self.gain = 1.0
         self.generated = Buffer(len(channels))
         self.latents: dict[int, Tensor] = {}  # of windows whose neighbours are still to come, normalised [D, N]
         self.open = set(range(len(starts)))
@@ -412,9 +445,17 @@ class _Recording:
     """A recording on its way through: of its low and its generated audio, only what is still needed is held."""
 
     def __init__(
-        self, number: int, source: Source, streams: Sequence[_Stream], on_progress: Progress, ready: deque[_Window]
+        self,
+        source: Source,
+        offset: np.ndarray,
+        cutoffs_hz: Sequence[float],
+        streams: Sequence[_Stream],
+        on_progress: Progress,
+        ready: deque[_Window],
     ) -> None:
-        self.number, self.total, self.streams = number, source.length, streams
+        self.total, self.offset, self.streams = source.length, offset, streams
+        self.cutoffs_hz = cutoffs_hz
+        self.splices_hz = torch.tensor([cutoff_hz or ALL_KEPT_HZ for cutoff_hz in cutoffs_hz])
         self.starts, self.length = streams[0].starts, streams[0].length
         self.seconds = self.total / SAMPLE_RATE
         self.share = self.seconds / (len(streams) * len(self.starts))  # of one window in the progress
@@ -460,7 +501,8 @@ class _Recording:
             stop = min(self.emitted + BLOCK, self.total)
             parts = [self._replaced(stream, stop, lfr) for stream in self.streams]
             audio = np.concatenate(parts)
-            yield audio if len(audio) == self.channels else audio.mean(0, keepdims=True)
+            audio = audio if len(audio) == self.channels else audio.mean(0, keepdims=True)
+            yield audio + self.offset
             self.emitted = stop
         self._forget()
 
@@ -472,7 +514,8 @@ class _Recording:
         start, end = self.emitted - before, min(stop + N_FFT, self.total)
         generated = torch.from_numpy(stream.generated.cut(start, end))
         low = torch.from_numpy(self.low.cut(start, end)[stream.channels])
-        replaced = replace_low_band(generated[None], low[None], torch.tensor([stream.splice_hz]), kind)[0]
+        splices_hz = self.splices_hz[stream.channels]  # each channel is a clip of its own
+        replaced = replace_low_band(generated[:, None], low[:, None], splices_hz, kind)[:, 0]
         return replaced[:, before : before + stop - self.emitted].numpy()
 
     def _forget(self) -> None:
@@ -500,20 +543,21 @@ def upsample_files(
     upsampler: Upsampler,
     settings: Settings,
     on_progress: Progress | None = None,
-    on_file: Callable[[Path, float], object] = lambda path, seconds: None,
+    on_file: Callable[[Written], object] = lambda written: None,
 ) -> None:
-    """Write the upsampled version of each file (source, target); ``on_file`` hears of each target and its seconds."""
+    """Write the upsampled version of each file (source, target); ``on_file`` hears of each that is done."""
     sources = [file_source(source) for source, _ in pairs]
     results = upsampler.upsample_blocks(sources, settings, on_progress)
-    for (_, target), source, blocks in zip(pairs, sources, results, strict=True):
-        samples = write_flac_blocks(target, blocks, source.channels)
-        on_file(target, samples / SAMPLE_RATE)
+    for (_, target), source, result in zip(pairs, sources, results, strict=True):
+        clipped = write_blocks(target, result.blocks, source.channels, source.length)
+        on_file(Written(target, source.length / SAMPLE_RATE, result.cutoffs_hz, clipped))
 
 
 def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Return what is read and where its result goes: a FLAC file, or one per file below a folder, in equal folders.
+    """Return what is read and where its result goes: a FLAC or WAV file, or one per file below a folder, in equal ones.
 
-    Nothing is written. Raises DataError naming every file that cannot be read, and what would overwrite its input.
+    In a folder they are FLAC, but WAV for recordings beyond full scale. Nothing is written. Raises DataError naming
+    every file that cannot be read, and what would overwrite its input.
     """
     if source.is_dir():
         if target.resolve().is_relative_to(source.resolve()):
@@ -523,17 +567,40 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
             raise DataError(f"{source}: holds no recordings ({', '.join(SUFFIXES)})")
         pairs = [(path, (target / path.relative_to(source)).with_suffix(".flac")) for path in found]
     else:
-        if target.suffix and target.suffix != ".flac" and not target.is_dir():
-            raise DataError(f"{target}: results are written as FLAC; name it {target.with_suffix('.flac').name}")
-        is_file = target.suffix == ".flac" and not target.is_dir()
+        is_file = target.suffix in (".flac", ".wav") and not target.is_dir()
+        if target.suffix and not is_file and not target.is_dir():
+            names = " or ".join(target.with_suffix(suffix).name for suffix in (".flac", ".wav"))
+            raise DataError(f"{target}: results are written as FLAC or WAV; name it {names}")
         pairs = [(source, target if is_file else target / f"{source.stem}.flac")]
     problems = [f"{path}: {problem}" for path, _ in pairs if (problem := problem_of(path))]
     problems += _clashes(pairs)
     if problems:
         raise DataError("\n".join(problems))
+    pairs = _within_full_scale(pairs, target)
+    if problems := _clashes(pairs):
+        raise DataError("\n".join(problems))
     for _, result in pairs:
         check_writable(result)
     return pairs
+
+
+def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[tuple[Path, Path]]:
+    """Return the pairs with a WAV file where a recording passes full scale, which no FLAC file holds.
+
+    Raises DataError where the user has named a FLAC file for it.
+    """
+    found = []
+    for source, target in pairs:
+        if target.suffix == ".flac" and (peak := peak_of(file_source(source))) > 1:
+            if target == named:
+                raise DataError(
+                    f"{source}: reaches {peak:.3g}, beyond full scale, where a FLAC file ends; name the result "
+                    f"{target.with_suffix('.wav').name}, which holds it"
+                )
+            found.append((source, target.with_suffix(".wav")))
+        else:
+            found.append((source, target))
+    return found
 
 
 def seconds_of(paths: Iterable[Path]) -> float:

@@ -35,6 +35,7 @@ from orchestrator.analysis.written import check_form
 from sagasr.errors import DataError
 from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
+from sagasr.words import said_of_known
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Sweep:
     promote: Promote | None = None
     distances: pd.DataFrame | None = None  # of distributions, by domain; column `row` points into `runs`
     curves: Curves | None = None  # the metric of the verdicts on validation, a row per run
+    known_words: Mapping[str, float] = field(default_factory=dict)  # by level of ``text``, where few are known
 
     @property
     def metric(self) -> Metric:
@@ -115,6 +117,7 @@ def read_sweep(folder: Path) -> Sweep:
         untied = ("clips.parquet is not used: no columns tie its rows to the finished replicates",)
     curves = shared_curves(_curves(folder, metrics[0].name), runs, metrics[0].name)
     runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
+    known_words = plan.get("known_words") or {}
     plan_hash = str(plan.get("plan_hash") or short(fingerprint(plan)))
     looks = read_looks(folder)
     account = looks.of(plan_hash)
@@ -132,12 +135,21 @@ def read_sweep(folder: Path) -> Sweep:
         lost=lost,
         clips=clips,
         references=_parquet(folder / "results" / "references.parquet"),
-        notes=(*stale, *twice, *unlike_devices(runs), *unfair, *untied, *(account.notes() if account else ())),
+        notes=(
+            *stale,
+            *twice,
+            *unlike_devices(runs),
+            *unfair,
+            *untied,
+            *(account.notes() if account else ()),
+            *(said_of_known(source, share) for source, share in known_words.items()),
+        ),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
         promote=_promote(plan, factors, folder / "plan.json"),
         distances=distances,
         curves=curves,
+        known_words=known_words,
     )
 
 

@@ -54,6 +54,7 @@ class _Plan(_Part):
     seeds: list[Word] | None = None
     early_stopping: dict[str, Any] | None = None
     expected_replicates: int | None = None
+    known_words: dict[str, float] | None = None
 
 
 _Cells = TypeAdapter(list[_Cell])

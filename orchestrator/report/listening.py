@@ -163,7 +163,7 @@ def _target(sounds: Sequence[Audio]) -> float:
 
 
 def _rms(sound: Audio) -> float:
-    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
+    return float(np.sqrt(np.var(sound, axis=-1, dtype=np.float64).mean()))  # an offset is not heard
 
 
 def flac(sound: Audio) -> bytes:
@@ -176,13 +176,12 @@ def flac(sound: Audio) -> bytes:
 
 
 def power(sound: Audio) -> NDArray[np.float32]:
-    """Return the power [WIDTH, F] of audio [C, T] at ``WIDTH`` places, mean over the channels."""
-    mono = sound.mean(axis=0)
-    mono = np.pad(mono, (N_FFT // 2, max(N_FFT // 2, N_FFT - len(mono))))
-    starts = np.linspace(0, len(mono) - N_FFT, WIDTH).astype(int)
-    frames = np.lib.stride_tricks.sliding_window_view(mono, N_FFT)[starts] * WINDOW
+    """Return the power [WIDTH, F] of audio [C, T] at ``WIDTH`` places, mean over the channels, which may cancel."""
+    padded = np.pad(sound, ((0, 0), (N_FFT // 2, max(N_FFT // 2, N_FFT - sound.shape[-1]))))
+    starts = np.linspace(0, padded.shape[-1] - N_FFT, WIDTH).astype(int)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT, axis=-1)[:, starts] * WINDOW
     bins = rfft(frames, axis=-1)
-    return np.asarray(np.square(bins.real) + np.square(bins.imag), dtype=np.float32)
+    return np.asarray((np.square(bins.real) + np.square(bins.imag)).mean(0), dtype=np.float32)
 
 
 def rolloff_hz(spectrum: NDArray[np.float32]) -> float:

@@ -77,6 +77,8 @@ def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
                 for one in beside_text(effects)
                 if one["level"] == row["level"] and is_distance(str(one["metric"]))
             ]
+            if (share := sweep.known_words.get(str(row["level"]))) is not None:
+                told.append(Markup(" [{} of the validation words known]").format(f"{share:.0%}"))
         groups.setdefault(word_of(row["verdict"]), []).append(Markup("").join(told))
     band = f" (within ±{sweep.metric.delta:g} {sweep.metric.unit})" if sweep.metric.delta is not None else ""
     metric = name(sweep.metric.name)

@@ -19,6 +19,7 @@ HOP = 512
 NUM_BINS = N_FFT // 2 + 1
 BIN_HZ = SAMPLE_RATE / N_FFT
 ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
+CANCELS_DB = 20.0  # what the mean of two channels lacks of them where they cancel; unrelated ones lose 3 dB
 
 # Frames transformed at once: they stay in the cache, torch starts no threads for so few, and memory stays small.
 _BLOCK = 31
@@ -62,14 +63,47 @@ def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] 
     """Return the frequency below which 98.5 % of the magnitude of audio [C, T], summed over time, lies; 0 for silence.
 
     ``reached``: the first bin where the share is reached, as librosa's spectral_rolloff. ``released``: the last bin
-    where it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there.
+    where it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there (see ``mono``).
     """
-    mono = torch.as_tensor(audio, dtype=torch.float32).mean(0)
-    frames = _frames(mono, HOP)
+    return _rolloff_hz(mono(np.asarray(audio, np.float32)), rule)
+
+
+def _rolloff_hz(signal: np.ndarray, rule: Literal["reached", "released"] = "reached") -> float:
+    frames = _frames(torch.from_numpy(np.ascontiguousarray(signal)), HOP)
     summed = torch.zeros(NUM_BINS, dtype=torch.float64)
     for start in range(0, len(frames), _BLOCK):
         summed += _spectrum(frames[start : start + _BLOCK]).abs().sum(0)
     return BIN_HZ * rolloff_bin(summed, rule)
+
+
+def mono(audio: np.ndarray) -> np.ndarray:
+    """Return the signal [T] by which the roll-off of audio [C, T] is measured: the mean of its channels.
+
+    Where they cancel in it, that says nothing of them: then it is the louder one.
+    """
+    return _louder(audio) if cancels(audio) else np.asarray(audio.mean(0))
+
+
+def cancels(audio: np.ndarray) -> bool:
+    """Return whether channels [C, T] cancel in their mean: all of them, as left = -right, or their upper half of the
+    band at least, as a side signal that reaches further up than the middle.
+    """
+    if len(audio) == 1:
+        return False
+    return cancelled_db(audio) >= CANCELS_DB or _rolloff_hz(audio.mean(0)) < _rolloff_hz(_louder(audio)) / 2
+
+
+def _louder(audio: np.ndarray) -> np.ndarray:
+    channel: np.ndarray = audio[int(np.var(audio, axis=-1, dtype=np.float64).argmax())]
+    return channel
+
+
+def cancelled_db(audio: np.ndarray) -> float:
+    """Return by how much the mean of channels [C, T] is quieter than they are, offsets aside; 0 for silence."""
+    if len(audio) == 1:
+        return 0.0
+    channels, mean = np.var(audio, axis=-1, dtype=np.float64).mean(), np.var(audio.mean(0), dtype=np.float64)
+    return 10 * math.log10(channels / max(mean, 1e-12 * channels)) if channels > 0 else 0.0
 
 
 def rolloff_bin(summed: Tensor, rule: Literal["reached", "released"] = "reached") -> int:

@@ -28,6 +28,7 @@ SMOOTHING = 9  # bins, 200 Hz, over which levels are averaged where the end of t
 CLIFF_DB, CLIFF_SPAN = 30.0, 1.25  # a recording ends where its level falls by so much within so large a ratio
 HEARD_DB = 100.0  # below the loudest; what filters leave behind lies deeper
 EDGE_DB = 6.0  # below the level before the cliff: its resampling filter's answer at the cutoff itself
+WAV_BYTES = 2**32 - 2**16  # of samples: a WAV file counts its bytes in 32 bits, RF64 is the same file with 64
 
 
 class Source(NamedTuple):
@@ -67,6 +68,18 @@ def array_source(audio: Any, rate: int) -> Source:
     starts = range(0, samples.shape[1], BLOCK)
     channels, length = samples.shape
     return Source(int(rate), channels, length, lambda: (samples[:, start : start + BLOCK] for start in starts))
+
+
+def centred(source: Source) -> tuple[Source, np.ndarray]:
+    """Return a recording without the constant offsets of its channels, and the offsets [C, 1]; it is read once."""
+    offset = sum(block.sum(1, keepdims=True, dtype=np.float64) for block in source.blocks()) / source.samples
+    offset = np.asarray(offset, np.float32)
+    return source._replace(blocks=lambda: (block - offset for block in source.blocks())), offset
+
+
+def peak_of(source: Source) -> float:
+    """Return the largest magnitude of a recording's samples, where full scale is 1."""
+    return max(float(np.abs(block).max()) for block in source.blocks())
 
 
 def resampled(source: Source) -> Iterator[np.ndarray]:
@@ -131,14 +144,17 @@ class Buffer:
 
 
 class Spectrum:
-    """The long-term spectrum of audio that arrives in blocks [C, n], its channels averaged."""
+    """The long-term spectrum of one channel that arrives in blocks [n].
+
+    Of one, since a mean of channels lacks what cancels in it.
+    """
 
     def __init__(self) -> None:
         self.magnitudes, self.powers, self.frames = np.zeros(NUM_BINS), np.zeros(NUM_BINS), 0
         self._rest = torch.zeros(N_FFT // 2)  # zeros beyond the ends, as in ``audio.spectrum``
 
     def add(self, block: np.ndarray) -> None:
-        rest = torch.cat([self._rest, torch.from_numpy(block).mean(0)])
+        rest = torch.cat([self._rest, torch.from_numpy(block)])
         count = max(0, (len(rest) - N_FFT) // HOP + 1)
         if count:
             frames = rest.unfold(0, N_FFT, HOP)
@@ -151,7 +167,7 @@ class Spectrum:
 
     def close(self) -> None:
         """Add the zeros behind the end."""
-        self.add(np.zeros((1, N_FFT // 2), np.float32))
+        self.add(np.zeros(N_FFT // 2, np.float32))
 
     @property
     def rolloff_hz(self) -> float:
@@ -160,7 +176,7 @@ class Spectrum:
 
     @property
     def cutoff_hz(self) -> float:
-        """Return where the recording's band ends: at a cliff in its spectrum, or, where there is none, its roll-off.
+        """Return where the channel's band ends: at a cliff in its spectrum, or, where there is none, its roll-off.
 
         The roll-off alone lies below the end of the band in music whose weight is in the bass: what is there above it
         would be thrown away.
@@ -170,44 +186,54 @@ class Spectrum:
 
 
 def cliff_bin(power: np.ndarray) -> int | None:
-    """Return the last bin before the mean power [F] falls by 30 dB within a quarter of its frequency, for good."""
+    """Return the last bin before the mean power [F] falls by 30 dB within a quarter of its frequency, for good.
+
+    Of several falls the last one counts: what lies between them is quieter, and part of the recording all the same.
+    """
     smooth = np.convolve(power, np.ones(SMOOTHING) / SMOOTHING, mode="same")
     levels = 10 * np.log10(np.maximum(smooth, 10 ** (-HEARD_DB / 10) * max(smooth.max(), 1e-30)))
     ahead = np.maximum.accumulate(levels[::-1])[::-1]  # the loudest of all that follows
     bins = np.arange(NUM_BINS)
     falls = ahead - ahead[np.minimum(np.ceil(bins * CLIFF_SPAN).astype(int), NUM_BINS - 1)]
     falls[: N_FFT // 128] = 0  # below 340 Hz nothing is called a cutoff
-    top = int(falls.argmax())
-    if falls[top] < CLIFF_DB:
+    steep = np.flatnonzero(falls >= CLIFF_DB)
+    if not len(steep):
         return None
+    last = np.split(steep, np.flatnonzero(np.diff(steep) > 1) + 1)[-1]
+    top = last[falls[last].argmax()]
     return int(np.flatnonzero(ahead >= ahead[top] - EDGE_DB)[-1])
 
 
-def write_flac_blocks(path: Path, blocks: Iterable[np.ndarray], channels: int) -> int:
-    """Write float blocks [C, n] at 44,100 Hz as one 24-bit FLAC file, whole, and return how many samples it has.
+def write_blocks(path: Path, blocks: Iterable[np.ndarray], channels: int, samples: int) -> int:
+    """Write float blocks [C, n] at 44,100 Hz, ``samples`` per channel, as one file, and return how many were clipped.
 
-    Values beyond full scale are clipped. Raises DataError when the disk is full or samples are not finite; the old file
-    is then untouched.
+    The name decides: ``.wav`` holds the floats as they are, any other is 24-bit FLAC, whose values end at full scale.
+    Raises DataError when the disk is full or samples are not finite; the old file is then untouched.
     """
-    written = 0
+    if as_floats := path.suffix == ".wav":
+        kind, subtype = "WAV" if 4 * channels * samples <= WAV_BYTES else "RF64", "FLOAT"
+    else:
+        kind, subtype = "FLAC", "PCM_24"
+    clipped = 0
 
     def write(temporary: Path) -> None:
-        nonlocal written
+        nonlocal clipped
         try:
             name = os.fsencode(temporary)
-            with soundfile.SoundFile(name, "w", SAMPLE_RATE, channels, "PCM_24", format="FLAC") as sound:
+            with soundfile.SoundFile(name, "w", SAMPLE_RATE, channels, subtype, format=kind) as sound:
                 for block in blocks:
                     if not np.isfinite(block).all():
                         raise DataError(f"{path}: the audio to be written holds NaN or infinite samples")
-                    sound.write(np.clip(block, -1, 1).T)
-                    written += block.shape[1]
-            if soundfile.info(name).frames != written:
+                    if not as_floats:
+                        clipped += int((np.abs(block) > 1).sum())
+                    sound.write((block if as_floats else np.clip(block, -1, 1)).T)
+            if soundfile.info(name).frames != samples:
                 raise soundfile.SoundFileRuntimeError("samples are missing")
         except (soundfile.SoundFileError, AssertionError) as error:  # the codec does not say why: an assertion or less
             raise DataError(f"{path}: could not be written whole; is the disk full?") from error
 
     write_whole(path, write)
-    return written
+    return clipped
 
 
 @lru_cache(maxsize=8)

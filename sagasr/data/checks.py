@@ -1,8 +1,9 @@
 """What a recording must be to be learnt from or scored, and what is worth saying of one that is used all the same.
 
-Refused beside what ``sagasr.audio.files`` refuses: silence, a constant, and recordings so band-limited that no cutoff
-of the configuration would leave anything to restore. Said, and used: 8-bit samples, clipping, recordings shorter than
-a training segment, and clips whose roll-off lies so low that they are scored at a lower cutoff than the others.
+Refused beside what ``sagasr.audio.files`` refuses: silence, a constant, channels that cancel where they are mixed to
+mono, and recordings so band-limited that no cutoff of the configuration would leave anything to restore. Said, and
+used: 8-bit samples, clipping, samples beyond full scale, recordings shorter than a training segment, and clips whose
+roll-off lies so low that they are scored at a lower cutoff than the others.
 """
 
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sagasr.audio.files import as_heard, decode, oddities
-from sagasr.audio.spectrum import rolloff_hz
+from sagasr.audio.spectrum import CANCELS_DB, cancelled_db, cancels, rolloff_hz
 from sagasr.config import SAMPLE_RATE, Config
 from sagasr.data.manifest import Split
+from sagasr.data.statistics import without_offset
 from sagasr.errors import DataError
 
 SILENCE_RMS = 1e-5  # -100 dBFS, after removing a constant offset
@@ -41,6 +43,10 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
     """
     sound = decode(file)
     audio, notes = as_heard(sound, config.audio.channels), oddities(sound)
+    if (peak := float(np.abs(audio).max())) > 1:
+        notes.append(f"reaches {peak:.3g}, beyond full scale; it is used as it is, and players will clip it")
+    cancelling = _cancelling(config, file, sound.samples)
+    notes += [cancelling] if cancelling else []
     total = audio.shape[-1]
     if split == "train":
         start, length, segment = 0, total, config.audio.segment
@@ -51,8 +57,8 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
         raise DataError(f"{file}: silent; remove it from the manifest")
     stretch = _cut(audio, start, length)
     high = np.pad(stretch, ((0, 0), (0, max(segment - stretch.shape[-1], 0))))
-    rolloff = rolloff_hz(high)
-    _refuse_band_limited(config, file, rolloff)
+    rolloff = rolloff_hz(without_offset(high, stretch.shape[-1]))
+    _refuse_band_limited(config, file, rolloff, cancelling)
     if stretch.shape[-1] < segment:
         seconds = f"{stretch.shape[-1] / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
         notes.append(f"shorter than a segment ({seconds}); it ends in silence")
@@ -61,12 +67,28 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
     return Usable(high, start, stretch.shape[-1], total, rolloff, tuple(notes))
 
 
-def _refuse_band_limited(config: Config, file: Path, rolloff: float) -> None:
+def _cancelling(config: Config, file: Path, samples: np.ndarray) -> str:
+    """Return what is to be said of channels [C, T] that cancel, or nothing. Raises DataError where next to nothing is
+    left of them.
+    """
+    if not cancels(samples):
+        return ""
+    if config.audio.channels > 1:
+        return "its two channels cancel in their mean, so its roll-offs are those of the louder one"
+    if (lost_db := cancelled_db(samples)) >= CANCELS_DB:
+        raise DataError(
+            f"{file}: its two channels cancel: mixed to mono it is {lost_db:.0f} dB quieter; invert one of them, or "
+            "set audio.channels to 2"
+        )
+    return "its two channels cancel in the upper half of their band, which is lost where they are mixed to mono"
+
+
+def _refuse_band_limited(config: Config, file: Path, rolloff: float, why: str) -> None:
     least = config.degradation.cutoff_hz[0]
     if config.degradation.rolloff_cap * rolloff < least:
         raise DataError(
-            f"{file}: its roll-off is {rolloff:,.0f} Hz, so nothing is left to restore above a cutoff of "
-            f"{least:,.0f} Hz; remove it from the manifest, or lower degradation.cutoff_hz"
+            f"{file}: its roll-off is {rolloff:,.0f} Hz{f' ({why})' if why else ''}, so nothing is left to restore "
+            f"above a cutoff of {least:,.0f} Hz; remove it from the manifest, or lower degradation.cutoff_hz"
         )
 
 
@@ -85,5 +107,6 @@ def _loudest(audio: np.ndarray, length: int) -> int:
     """Return where the stretch of ``length`` samples with the most energy begins."""
     if audio.shape[-1] <= length:
         return 0
-    energy = np.concatenate([[0.0], np.square(audio, dtype=np.float64).sum(0).cumsum()])
+    heard = without_offset(audio, audio.shape[-1])
+    energy = np.concatenate([[0.0], np.square(heard, dtype=np.float64).sum(0).cumsum()])
     return int(np.argmax(energy[length:] - energy[:-length]))

@@ -27,6 +27,7 @@ from sagasr.data.statistics import (
     measure_crops,
     rms_of,
     rolloff_features,
+    without_offset,
 )
 from sagasr.fingerprint import seed_of
 
@@ -48,10 +49,11 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
     rolloffs, gains, features, latents = [], [], [], []
     for draw in draws:  # one at a time: an hour of audio takes gigabytes
         low = degrade(high, draw)
-        crops = measure_crops(low, segment)
+        heard = without_offset(low, found.samples)
+        crops = measure_crops(heard, segment)
         rolloffs.append(crops.rolloff_hz)
-        gains.append(_gain(config, crops.rms))
-        features.append(rolloff_features(low))
+        gains.append(gain_at(config, crops.rms))
+        features.append(rolloff_features(heard))
         latents.append(_encode(codec, low).astype(np.float16))
     gain, exact = np.stack(gains), _encode(codec, high)
     moments = latent_moments(exact, gain**codec.companding, segment // codec.ratio, STEP // codec.ratio)
@@ -60,7 +62,7 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
         "filter": [draw.family for draw in draws],
         "order": [draw.order for draw in draws],
         "cutoff_hz": [draw.cutoff_hz for draw in draws],
-        "rolloff_high_hz": measure_crops(high, segment).rolloff_hz,
+        "rolloff_high_hz": measure_crops(without_offset(high, found.samples), segment).rolloff_hz,
         "rolloff_low_hz": np.stack(rolloffs),
         "gain": gain.astype(np.float32),
         "high": exact.astype(np.float16),
@@ -77,15 +79,16 @@ def _val(config: Config, codec: Codec, found: Usable) -> Record:
     high = found.high
     draw = frozen_degradation(config.validation, config.degradation, found.rolloff_hz)
     low = degrade(high, draw)
+    heard = without_offset(low, found.samples)
     return {
         "start": found.start,
         "total_samples": found.total_samples,
         "filter": [draw.family],
         "order": [draw.order],
         "cutoff_hz": [draw.cutoff_hz],
-        "rolloff_low_hz": rolloff_hz(low),
-        "gain": clip_gain(config, low),
-        "features": rolloff_features(low),
+        "rolloff_low_hz": rolloff_hz(heard),
+        "gain": clip_gain(config, heard),
+        "features": rolloff_features(heard),
         "high_audio": high,
         "low_audio": low,
         "high": _encode(codec, high).astype(np.float16),
@@ -101,10 +104,10 @@ def low_of(config: Config, file: Path) -> np.ndarray:
 
 def clip_gain(config: Config, low: np.ndarray) -> float:
     """Return the gain at which a model of this configuration is given low [C, T]; its output is divided by it."""
-    return float(_gain(config, rms_of(low)))
+    return float(gain_at(config, rms_of(low)))
 
 
-def _gain(config: Config, rms: np.ndarray | float) -> np.ndarray:
+def gain_at(config: Config, rms: np.ndarray | float) -> np.ndarray:
     """Return the gains of low versions of these levels; 1 for a codec whose latents do not scale, as Stable Audio's."""
     codec = config.codec
     scales = codec.linear if isinstance(codec, settings.OwnCodec) else not isinstance(codec, settings.StableAudio)

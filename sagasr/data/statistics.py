@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin
+from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, mono, rolloff_bin
 from sagasr.config import NYQUIST
 
 STEP = 2_048  # samples between two crops; a multiple of every codec's frame
@@ -33,8 +33,19 @@ class Crops(NamedTuple):
 
 
 def rms_of(audio: np.ndarray) -> float:
-    """Return the root of the mean square of audio [C, T]."""
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    """Return the root of the mean square of audio [C, T] without each channel's mean: an offset is not heard.
+
+    The mean alone is left out, not all that lies too low to be heard: a filter would move the level of every recording
+    that has bass, and need what stands before the crop.
+    """
+    return float(np.sqrt(np.var(audio, axis=-1, dtype=np.float64).mean()))
+
+
+def without_offset(audio: np.ndarray, samples: int) -> np.ndarray:
+    """Return audio [C, T] whose channels have mean 0 over their first samples; the padding behind them stays 0."""
+    centred = audio.copy()
+    centred[:, :samples] -= audio[:, :samples].mean(-1, keepdims=True, dtype=np.float64)
+    return centred
 
 
 def gain_of(rms: np.ndarray | float) -> np.ndarray:
@@ -43,18 +54,20 @@ def gain_of(rms: np.ndarray | float) -> np.ndarray:
 
 
 def measure_crops(audio: np.ndarray, segment: int) -> Crops:
-    """Return roll-off and RMS of all crops of ``segment`` samples of audio [C, T >= segment]."""
+    """Return roll-off and RMS (as ``rms_of``) of all crops of ``segment`` samples of audio [C, T >= segment]."""
     crops = (audio.shape[-1] - segment) // STEP + 1
     length = segment // STEP
-    blocks, edges = _blocks(audio.mean(0))
-    energies = np.square(audio[:, : audio.shape[-1] // STEP * STEP], dtype=np.float64).mean(0).reshape(-1, STEP).mean(1)
+    blocks, edges = _blocks(mono(audio))
+    parts = audio[:, : audio.shape[-1] // STEP * STEP].reshape(len(audio), -1, STEP)
+    means, squares = parts.mean(-1, dtype=np.float64), np.square(parts, dtype=np.float64).mean(-1)
     rolloffs, levels = np.empty(crops, np.float32), np.empty(crops, np.float32)
     summed = blocks[: length - 1].sum(0, dtype=np.float64)
     for crop in range(crops):
         summed += blocks[crop + length - 1]
         closing = edges[min(crop + length, len(edges) - 1)]  # the frame centred on the crop's end
         rolloffs[crop] = BIN_HZ * rolloff_bin(torch.from_numpy(summed + closing))
-        levels[crop] = np.sqrt(energies[crop : crop + length].mean())
+        mean, square = (part[:, crop : crop + length].mean(1) for part in (means, squares))
+        levels[crop] = np.sqrt(np.maximum(square - mean**2, 0).mean())
         summed -= blocks[crop]
     return Crops(rolloffs, levels)
 
@@ -106,7 +119,7 @@ def latent_moments(latents: np.ndarray, weights: np.ndarray, frames: int, step: 
 
 def rolloff_features(low: np.ndarray) -> np.ndarray:
     """Return what low [C, T] tells of the lost roll-off: its long-term spectrum in bands, relative to the loudest."""
-    summed = sum(magnitudes.sum(0, dtype=np.float64) for magnitudes in _spectra(low.mean(0)))
+    summed = sum(magnitudes.sum(0, dtype=np.float64) for magnitudes in _spectra(mono(low)))
     bands = np.add.reduceat(np.asarray(summed), BAND_EDGES[:-1]) / np.diff(BAND_EDGES)
     return np.asarray(np.log10(np.maximum(bands / max(bands.max(), 1e-20), BAND_FLOOR)))
 

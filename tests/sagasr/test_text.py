@@ -18,7 +18,7 @@ from sagasr.text import (
     frozen_t5,
     missing_weights,
 )
-from sagasr.words import vocabulary_of, words_of
+from sagasr.words import known_share, vocabulary_of, words_of
 
 WIDTH = 48
 CAPTIONS = ["a dog barks", "rain on a tin roof", "a man speaks while rain falls"]
@@ -50,6 +50,35 @@ def test_vocabulary_is_every_word_once_in_lower_case() -> None:
         "a", "bark", "dog", "dog's", "für", "regen", "zwei",
     )  # fmt: skip
     assert words_of("don't stop — 44 kHz") == ["don't", "stop", "44", "khz"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("一只狗在叫，44kHz", ["一", "只", "狗", "在", "叫", "44khz"]),
+        ("犬がエンジンの横で", ["犬", "が", "エ", "ン", "ジ", "ン", "の", "横", "で"]),
+        ("หมาที่บ้าน", ["ห", "ม", "า", "ที่", "บ้", "า", "น"]),
+        ("ໝາເຫົ່າ", ["ໝ", "າ", "ເ", "ຫົ່", "າ"]),
+        ("ឆ្កែ", ["ឆ្", "កែ"]),
+        ("ခွေး", ["ခွေး"]),
+        ("개가 짖는다", ["개가", "짖는다"]),
+        ("कुत्ता भौंक रहा है", ["कुत्ता", "भौंक", "रहा", "है"]),
+        ("ＡＢＣ１２ ｶﾞ", ["abc12", "ガ"]),
+        ("cafe\u0301 café", ["café", "café"]),
+        ("m² ½ snake_case 3.14 O’Neil's", ["m²", "½", "snake_case", "3", "14", "o’neil's"]),
+    ],
+)
+def test_scripts_without_spaces_are_split_by_characters_and_marks_stay_with_their_letters(
+    caption: str, words: list[str]
+) -> None:
+    assert words_of(caption) == words
+
+
+def test_a_chinese_caption_shares_words_with_others() -> None:
+    vocabulary = vocabulary_of(["一只狗在叫", "鸟在树上"])
+    assert known_share(["狗在树上", "猫"], vocabulary, 16) == 4 / 5
+    assert known_share(["狗在树上", "猫"], vocabulary, 2) == 2 / 5
+    assert known_share(["", "—"], vocabulary, 16) == 1
 
 
 def test_words_fill_slots_in_order_and_unknown_ones_are_skipped() -> None:

@@ -18,6 +18,7 @@ from sagasr import commands
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
+from sagasr.audio.stream import array_source
 from sagasr.codec import LatentNorm, build_codec
 from sagasr.config import SAMPLE_RATE, Config, parse, patch
 from sagasr.errors import ConfigError, DataError
@@ -275,6 +276,53 @@ def test_windows_agree_where_they_are_mixed(upsampler: Upsampler, monkeypatch: p
         assert np.square(first - second).mean() < 1e-4 * np.square(first).mean()
 
 
+def snr_db(before: np.ndarray, after: np.ndarray, below_hz: float) -> float:
+    """Return how far what changed of a recording's own band lies below it, in its worse channel."""
+    bins = np.fft.rfftfreq(before.shape[1], 1 / SAMPLE_RATE) < below_hz
+    was, now = (np.fft.rfft(audio * np.hanning(audio.shape[1]))[:, bins] for audio in (before, after))
+    return float(10 * np.log10(np.square(np.abs(was)).sum(1) / np.square(np.abs(now - was)).sum(1)).min())
+
+
+def cancelling(case: str) -> np.ndarray:
+    """Return stereo with a band to 8 kHz of which the mean of its channels has little or nothing."""
+    wide, narrow = noise(60_000, cutoff_hz=8_000.0), noise(60_000, cutoff_hz=500.0)
+    match case:
+        case "opposite":
+            return np.concatenate([wide, -wide])
+        case "side":
+            return np.concatenate([narrow + wide, narrow - wide])
+        case "quiet side":
+            return np.concatenate([narrow + 0.01 * wide, narrow - 0.01 * wide])
+        case "one quiet channel":
+            return np.concatenate([narrow, 0.03 * wide])
+    raise AssertionError(case)
+
+
+@pytest.mark.parametrize("case", ["opposite", "side", "quiet side", "one quiet channel"])
+@pytest.mark.parametrize("model", ["stereo", "upsampler"])
+def test_what_cancels_in_the_mean_of_channels_is_kept(request: pytest.FixtureRequest, model: str, case: str) -> None:
+    low = cancelling(case)
+    result = next(request.getfixturevalue(model).upsample_blocks([array_source(low, SAMPLE_RATE)], FEW))
+    after = np.concatenate(list(result.blocks), axis=1)
+    assert result.cutoffs_hz[1] == pytest.approx(8_000, rel=0.03)
+    assert snr_db(low[1:], after[1:], 7_000.0) > 50
+    assert snr_db(low, after, 400.0) > 50
+
+
+def test_a_silent_channel_stays_silent_beside_one_that_is_not(stereo: Upsampler) -> None:
+    low = noise(40_000, channels=2) * [[1.0], [0.0]]
+    result = stereo.upsample(low, SAMPLE_RATE, FEW)
+    assert np.abs(result[1]).max() < 1e-6 < np.abs(result[0]).max()
+
+
+@pytest.mark.parametrize("lfr", ["off", "crossfade"])
+def test_an_offset_changes_nothing_and_stays(upsampler: Upsampler, lfr: Kind) -> None:
+    low = 0.1 * noise(40_000, channels=2)
+    plain = upsampler.upsample(low, SAMPLE_RATE, Settings(steps=2, lfr=lfr))
+    moved = upsampler.upsample(np.add(low, [[0.05], [-0.02]]), SAMPLE_RATE, Settings(steps=2, lfr=lfr))
+    np.testing.assert_allclose(moved - plain, np.broadcast_to([[0.05], [-0.02]], low.shape), atol=5e-5)
+
+
 # ------------------------------------------------------------------------------------------ memory
 
 # The peak of this process alone: ru_maxrss begins with that of the parent, here a whole run of tests.
@@ -352,6 +400,67 @@ def test_a_folder_becomes_a_folder_of_flac_files(
         Settings(steps=2, rolloff_target=0.8, guidance=(1.2, 1.0)),
     )
     np.testing.assert_allclose(read_audio(tmp_path / "out/deep/b.flac", None), expected, atol=1e-5)
+
+
+def upsample_loudly(
+    trial: Path, tmp_path: Path, source: str, target: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Upsample ``loud.wav``, which reaches 3, or what lies beside it; return the code and what was printed."""
+    (tmp_path / "in").mkdir()
+    low = noise(60_000)[0]
+    soundfile.write(tmp_path / "in/loud.wav", 3 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "in/plain.wav", low, SAMPLE_RATE, subtype="FLOAT")
+    code = commands.upsample([str(tmp_path / source), str(tmp_path / target), "--checkpoint", str(trial), "--steps=2"])
+    return code, *capsys.readouterr()
+
+
+def test_a_wav_file_holds_what_passes_full_scale(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, _ = upsample_loudly(trial, tmp_path, "in/loud.wav", "out.wav", capsys)
+    assert code == 0
+    assert re.fullmatch(r"\S+out\.wav  1\.4 s  cutoff (2,9|3,0)\d\d Hz\n", told)
+    assert soundfile.info(tmp_path / "out.wav").subtype == "FLOAT"
+    before, after = (read_audio(tmp_path / name, None) for name in ("in/loud.wav", "out.wav"))
+    assert np.abs(after).max() > 2
+    assert low_band_error_db(before, after, 2_500.0) < 0.1
+
+
+def test_a_flac_file_is_refused_to_what_passes_full_scale(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, error = upsample_loudly(trial, tmp_path, "in/loud.wav", "out.flac", capsys)
+    assert (code, told) == (2, "")
+    assert re.search(r"in/loud\.wav: reaches 3, beyond full scale.*name the result out\.wav", error)
+    assert not (tmp_path / "out.flac").exists()
+
+
+def test_in_a_folder_what_passes_full_scale_becomes_wav_and_the_line_says_so(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, _ = upsample_loudly(trial, tmp_path, "in", "out", capsys)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["loud.wav", "plain.flac"]
+    assert ["passes full scale" in line for line in told.splitlines()] == [True, False]
+
+
+def test_a_wav_file_that_full_scale_asks_for_overwrites_no_input(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 30 * noise(9_000)[0], SAMPLE_RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match="would overwrite"):
+        plan_files(tmp_path / "a.wav", tmp_path)
+
+
+def test_the_line_says_how_many_samples_a_flac_file_has_clipped(
+    trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low = noise(60_000)[0]
+    soundfile.write(tmp_path / "a.wav", 0.9999 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
+    for name in ("a.flac", "b.wav"):
+        arguments = [str(tmp_path / "a.wav"), str(tmp_path / name), "--checkpoint", str(trial), "--lfr=off"]
+        assert commands.upsample([*arguments, "--steps=1", "--guidance=4,1"]) == 0
+    clipped = int(np.sum(np.abs(read_audio(tmp_path / "b.wav", None)) > 1))
+    assert clipped
+    assert f"  {clipped:,} samples clipped at full scale" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_names_of_files_are_kept_and_shown_harmlessly(
