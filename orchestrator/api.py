@@ -262,7 +262,7 @@ class Sweep:
         from orchestrator.preflight import ready
         from orchestrator.tracking import check_server
 
-        console = console or Console(quiet=quiet, highlight=False)
+        console = console or Console(quiet=quiet, highlight=False, emoji=False)
         planned = self._planned(build=True, calibrating=calibrate)
         plan, options = planned.allowing(allow), Options(address, max_concurrent, console.quiet)
         show_summary(plan, planned.ledger, console)
@@ -357,6 +357,6 @@ def _html(show: Any) -> str:
     """Return as HTML what ``show(console)`` prints."""
     from rich.console import Console
 
-    console = Console(record=True, file=io.StringIO(), width=110, highlight=False)
+    console = Console(record=True, file=io.StringIO(), width=110, highlight=False, emoji=False)
     show(console)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

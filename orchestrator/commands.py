@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import signal
 import threading
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def _sweep(options: argparse.Namespace) -> int:
         settings["tracking.uri"] = options.tracking_uri
     keys = {key: value for key in ("seeds", "storage") if (value := getattr(options, key)) is not None}
     sweep = Sweep(options.grid, settings=settings, only=options.only, **keys)
-    console = Console(quiet=options.quiet, highlight=False)
+    console = Console(quiet=options.quiet, highlight=False, emoji=False)
     if options.why is not None:
         for line in sweep.why(options.why):
             print(line)
@@ -100,10 +101,11 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
     console.print(f"listen: {sweep.folder / 'audio'}", soft_wrap=True, markup=False)
     if trial := best_trial(answer.report.sweep):
         model = sweep.folder / "trials" / trial
-        console.print(f"best model: sagasr-upsample IN OUT --checkpoint {model}", soft_wrap=True, markup=False)
+        command = shlex.join(["sagasr-upsample", "IN", "OUT", "--checkpoint", str(model)])
+        console.print(f"best model: {command}", soft_wrap=True, markup=False)
     if not sweep.tracking_uri.startswith(("http://", "https://")):
-        uri = redact(sweep.tracking_uri)
-        console.print(f"curves: mlflow ui --backend-store-uri {uri}", soft_wrap=True, markup=False)
+        command = shlex.join(["mlflow", "ui", "--backend-store-uri", redact(sweep.tracking_uri)])
+        console.print(f"curves: {command}", soft_wrap=True, markup=False)
     for line in links:
         console.print(line, soft_wrap=True, markup=False)
 

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,10 +112,9 @@ def _config(options: argparse.Namespace, source: Path) -> Config:
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)
-    if "factors" in tree:
-        raise ConfigError(
-            f"--config {file}: a grid, not a configuration; name its base, or run it: sagasr-sweep {file}"
-        )
+    if "factors" in tree or "include" in tree:
+        command = shlex.join(["sagasr-sweep", str(file)])
+        raise ConfigError(f"--config {file}: a grid, not a configuration; name its base, or run it: {command}")
     settings = cli.parse_settings(options.set)
     names = {"train": str(source), "val": str(options.val or source)}
     data = located({"data": names}, Path.cwd())["data"]

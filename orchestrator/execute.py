@@ -68,7 +68,7 @@ def run(plan: Plan, options: Options, costs: Mapping[str, Cost], shapes: Mapping
     ``costs``: what they will take, by trial; kept for comparison. ``shapes``: what they hold, by cell. Raises
     SagasrError when nothing could be started.
     """
-    console = Console(quiet=options.quiet, highlight=False)
+    console = Console(quiet=options.quiet, highlight=False, emoji=False)
     check_folder(plan.folder)
     with one_writer(plan.paths), sweeping(plan.uri, plan.folder, lost):
         write_plan(plan)

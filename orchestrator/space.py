@@ -10,6 +10,7 @@ other to the train stage. ``where`` is a list of rules that every cell of the de
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,20 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.designs import Fraction, fraction
-from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, level_name
-from sagasr.config import SHIPPED_RECORDINGS, SIZES, Config, Data, Runtime, Strict, leaves, located, parse, patch
+from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, find_level, level_name, pairs
+from sagasr.config import (
+    SHIPPED_RECORDINGS,
+    SIZES,
+    Config,
+    Data,
+    Runtime,
+    Strict,
+    leaves,
+    located,
+    parse,
+    patch,
+    setting_paths,
+)
 from sagasr.errors import ConfigError, did_you_mean, nearest
 from sagasr.files import read_yaml
 
@@ -101,6 +114,7 @@ class Tracking(Strict):
 class GridFile(Strict):
     """The typed part of a grid file; what speaks of levels (factors, ladder, where, promote) is read below."""
 
+    include: None = Field(None, description="another grid, whose keys hold where this one has none of its own")
     name: str
     question: str = ""
     base: str = Field(min_length=1)
@@ -302,11 +316,7 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     ``path`` is named in faults, and files are relative to its folder. ``settings`` are dotted paths of the grid or of
     the base configuration that replace what the files say.
     """
-    if "factors" not in tree and len(set(tree) & (set(Config.model_fields) - set(GridFile.model_fields))) > 1:
-        raise ConfigError(
-            f"{path}: a configuration, not a grid; name it as 'base:' of a grid, or train it: sagasr-train"
-        )
-    tree = _with_settings(dict(tree), settings or {}, path)
+    tree = _with_settings(_whole(tree, path), settings or {}, path)
     faults = _Faults(str(path))
     chosen = {key: value for key, value in (settings or {}).items() if key.split(".")[0] in GridFile.model_fields}
     grid = faults.collect(lambda: parse(GridFile, tree, _with(path, chosen)))
@@ -327,8 +337,7 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
         raise AssertionError("a fault was found but not raised")
     return SearchSpace(
         source=path,
-        tree=tree
-        | {"base": BASE_NAME, "data": base["data"], "factors": _absolute_factors(tree["factors"], path.parent)},
+        tree=tree | {"base": BASE_NAME, "data": base["data"], "factors": _resolved(tree["factors"], factors)},
         base=base,
         name=grid.name,
         question=grid.question,
@@ -369,6 +378,48 @@ class _Faults:
             raise ConfigError("\n".join(dict.fromkeys(self.lines)))
 
 
+def _whole(tree: Mapping[str, Any], path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the keys of a grid on top of those of the grid that it includes; factors are joined by their names.
+
+    What the included file names stays relative to that file. Raises ConfigError.
+    """
+    if "factors" not in tree and len(set(tree) & (set(Config.model_fields) - set(GridFile.model_fields))) > 1:
+        command = shlex.join(["sagasr-train", str(path)])
+        raise ConfigError(f"{path}: a configuration, not a grid; name it as 'base:' of a grid, or train it: {command}")
+    own = {key: value for key, value in tree.items() if key != "include"}
+    if "include" not in tree:
+        return own
+    faults, name, above = _Faults(str(path)), tree["include"], (*above, path.resolve())
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{path}: include: expected the name of a grid, such as common.yaml (found {name!r:.80})")
+    file = faults.collect(lambda: _file_of(name, path.parent), "include: ")
+    if file and file.resolve() in above:
+        faults.add(f"include: {name} includes this file in turn; leave one of the two out")
+    faults.raise_all()
+    assert file is not None
+    below, faults = _whole(read_yaml(file), file, above), _Faults(str(file))
+    for key in below:
+        if key not in GridFile.model_fields:
+            faults.add(f"unknown key {key!r}{did_you_mean(key, GridFile.model_fields)}")
+    factors = _read_factors(below.get("factors"), file.parent, faults)
+    faults.raise_all()
+    if isinstance(below.get("base"), str):
+        below["base"] = str(_file_of(below["base"], file.parent).absolute())
+    if isinstance(below.get("data"), Mapping):
+        below |= located({"data": below["data"]}, file.parent)
+    if factors:
+        below["factors"] = _resolved(below["factors"], factors)
+        if isinstance(own.get("factors"), Mapping):
+            own["factors"] = below["factors"] | own["factors"]
+    return below | own
+
+
+def _file_of(name: str, folder: Path) -> Path:
+    """Return the file that a grid in ``folder`` names: one beside it, or a shipped one. Raises ConfigError."""
+    beside = folder / name
+    return beside if Path(name).name != name or (beside.exists() and not beside.is_dir()) else shipped(name, folder)
+
+
 def _with_settings(tree: dict[str, Any], settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the grid's tree with the settings that are keys of the grid, and the design in its plain form."""
     design = tree.get("design")
@@ -380,6 +431,8 @@ def _with_settings(tree: dict[str, Any], settings: Mapping[str, Any], path: Path
         first = key.split(".")[0]
         if key == "seed":
             raise ConfigError("--set seed: the grid's seeds decide it; use --seeds")
+        if key == "include":
+            raise ConfigError("--set include: which grid is included is read before settings; write it into the file")
         if first not in grid_keys | config_keys:
             raise ConfigError(f"--set {key}: unknown key {first!r}{did_you_mean(first, grid_keys | config_keys)}")
         if first in grid_keys:
@@ -394,12 +447,7 @@ def _read_base(
     name = grid.get("base")
     if not isinstance(name, str) or not name:
         return None
-    beside = path.parent / name
-    file = (
-        beside
-        if (beside.exists() and not beside.is_dir()) or Path(name).name != name
-        else faults.collect(lambda: shipped(name, path.parent), "base: ")
-    )
+    file = faults.collect(lambda: _file_of(name, path.parent), "base: ")
     tree = faults.collect(lambda: read_yaml(file), "" if file and file.is_file() else "base: ") if file else None
     if file is None or tree is None:
         return None
@@ -439,16 +487,17 @@ def _is_sound(data: Mapping[str, Any]) -> bool:
     return True
 
 
-def _absolute_factors(factors: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the factors of a grid file with absolute paths in the patches of its own factors."""
+def _resolved(tree: Mapping[str, Any], factors: Mapping[str, Factor]) -> dict[str, Any]:
+    """Return the factors of a grid file with those of its own spelt out, and absolute paths in their patches."""
     return {
-        name: {
-            **entry,
-            "levels": {level: located(changes, folder) for level, changes in entry["levels"].items()},
+        name: entry
+        if isinstance(entry, list) and name in STANDARD
+        else {
+            **(entry if isinstance(entry, Mapping) else {}),
+            "baseline": factors[str(name)].baseline,
+            "levels": dict(factors[str(name)].levels),
         }
-        if isinstance(entry, Mapping)
-        else entry
-        for name, entry in factors.items()
+        for name, entry in tree.items()
     }
 
 
@@ -460,9 +509,10 @@ def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]
     found: dict[str, Factor] = {}
     for key, entry in tree.items() if isinstance(tree, Mapping) else ():
         name = str(key)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+        if not re.fullmatch(r"(?=.{1,63}$)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", name):
             faults.add(
-                f"factors.{name}: a factor's name has letters, digits and _ only, and does not begin with a digit"
+                f"factors.{name}: a factor's name has letters, digits and _ only, and does not begin with a digit; "
+                "or it is the path of a setting, such as training.learning_rate"
             )
         elif name in RESERVED:
             faults.add(f"factors.{name}: that is a column of the results tables; choose another name")
@@ -471,7 +521,11 @@ def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]
             if factor:
                 found[name] = factor
         elif isinstance(entry, list):
-            factor = _standard_factor(name, entry, faults)
+            factor = (
+                _standard_factor(name, entry, faults)
+                if name in STANDARD
+                else _setting_factor(name, entry, folder, faults)
+            )
             if factor:
                 found[name] = factor
         else:
@@ -480,12 +534,6 @@ def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]
 
 
 def _standard_factor(name: str, entry: list[Any], faults: _Faults) -> Factor | None:
-    if name not in STANDARD:
-        faults.add(
-            f"factors.{name}: not a standard factor{did_you_mean(name, STANDARD)} "
-            f"(a factor of your own needs 'baseline:' and 'levels:')"
-        )
-        return None
     if not entry:
         faults.add(f"factors.{name} is empty; list at least two levels, or remove it")
         return None
@@ -504,6 +552,35 @@ def _standard_factor(name: str, entry: list[Any], faults: _Faults) -> Factor | N
     return Factor(name, standard.baseline if standard.baseline in levels else next(iter(levels)), levels)
 
 
+def _setting_factor(name: str, entry: list[Any], folder: Path, faults: _Faults) -> Factor | None:
+    """Return a setting of the configuration with its values as levels, the first the baseline.
+
+    The name is the setting's path, or as much of the path's end as no other setting shares.
+    """
+    known = setting_paths()
+    paths = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
+    if not paths:
+        hint = nearest(name, {*STANDARD, *known, *(path.rpartition(".")[2] for path in known)})
+        faults.add(
+            f"factors.{name}: not a standard factor{hint or did_you_mean(name, STANDARD)} "
+            "(one of your own is a setting of the configuration with its values, or has 'baseline:' and 'levels:')"
+        )
+    elif len(paths) > 1:
+        faults.add(f"factors.{name}: several settings end so; name one of: {', '.join(paths)}")
+    elif not entry:
+        faults.add(f"factors.{name} is empty; list at least two values, or remove it")
+    elif any(isinstance(value, Mapping) for value in entry):
+        faults.add(f"factors.{name}: expected values of {paths[0]}; for changes give 'baseline:' and 'levels:'")
+    else:
+        levels: dict[str, Patch] = {}
+        for value in entry:
+            if level_name(value) in levels:
+                faults.add(f"factors.{name}: level {level_name(value)!r} is listed twice; remove one")
+            levels[level_name(value)] = patch({}, {paths[0]: value})  # nested: another kind replaces its section
+        return _own_factor(name, {"baseline": entry[0], "levels": levels}, folder, faults)
+    return None
+
+
 def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faults) -> Factor | None:
     for key in entry:
         if key not in ("baseline", "levels"):
@@ -515,10 +592,21 @@ def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faul
     levels: dict[str, Patch] = {}
     for key, changes in given.items():
         level = level_name(key)
-        if not level.strip() or re.search(r"[,=\x00-\x1f\x7f]", level) or len(level) > 60:
-            faults.add(f"factors.{name}: level {level!r} must be 1 to 60 characters without ',' and '='")
-        elif level in levels:
-            faults.add(f"factors.{name}: level {level!r} is listed twice; remove one")
+        same = find_level(level, levels)
+        if (
+            not level
+            or level != level.strip()
+            or not level.isprintable()
+            or re.search("[,=]", level)
+            or len(level) > 60
+        ):
+            faults.add(
+                f"factors.{name}: level {level!r} must be 1 to 60 printable characters without ',' and '=', "
+                "and no blank at its ends"
+            )
+        elif same is not None:
+            word = "listed twice" if same == level else f"the same number as {same!r}"
+            faults.add(f"factors.{name}: level {level!r} is {word}; remove one")
         elif isinstance(changes, Mapping):
             levels[level] = located(changes, folder)
         else:
@@ -526,11 +614,12 @@ def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faul
     if "baseline" not in entry:
         faults.add(f"factors.{name}.baseline is missing; name one of: {', '.join(levels)}")
         return None
-    baseline = level_name(entry["baseline"])
-    if baseline not in levels:
-        faults.add(f"factors.{name}.baseline: unknown level {baseline!r}{did_you_mean(baseline, levels)}")
+    baseline = find_level(entry["baseline"], levels)
+    if baseline is None:
+        given = level_name(entry["baseline"])
+        faults.add(f"factors.{name}.baseline: unknown level {given!r}{did_you_mean(given, levels)}")
         return None
-    if "seed" in (first.split(".")[0] for changes in levels.values() for first in changes):
+    if any(path.split(".")[0] == "seed" for changes in levels.values() for path in leaves(changes)):
         faults.add(f"factors.{name}: the seed is not a factor; list it in 'seeds'")
     return Factor(name, baseline, levels)
 
@@ -606,11 +695,11 @@ def _read_levels(given: Mapping[str, Any], factors: Mapping[str, Factor], where:
     """Return the known ``factor: level`` pairs of ``given``."""
     found: Levels = {}
     for name, value in given.items():
-        level = level_name(value)
         if name not in factors:
             faults.add(f"{where}: unknown factor {name!r}{did_you_mean(name, factors)}")
-        elif level not in factors[name].levels:
-            faults.add(f"{where}: factor {name!r} has no level {level!r}{did_you_mean(level, factors[name].levels)}")
+        elif (level := find_level(value, factors[name].levels)) is None:
+            word = level_name(value)
+            faults.add(f"{where}: factor {name!r} has no level {word!r}{did_you_mean(word, factors[name].levels)}")
         else:
             found[name] = level
     return found
@@ -688,12 +777,11 @@ def parse_only(texts: Sequence[str], factors: Mapping[str, Factor]) -> tuple[Map
     conditions = []
     for text in texts:
         given: dict[str, Any] = {}
-        for part in text.replace(" ", ",").split(","):
-            name, equals, level = part.partition("=")
-            if part and not equals:
-                faults.add(f"expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {part!r})")
-            elif part:
-                given.setdefault(name.strip(), []).append(level.strip())
+        for name, equals, level in pairs(text):
+            if equals:
+                given.setdefault(name, []).append(level)
+            else:
+                faults.add(f"expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {name!r})")
         if not given and not faults.lines:
             faults.add(f"{text!r} names no cells; give FACTOR=LEVEL, or leave it out")
         conditions.append(_read_condition(given, factors, text, faults))

@@ -1,8 +1,6 @@
 """Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
 
-from collections.abc import Iterator
-
-from orchestrator.factors import cell_name
+from orchestrator.factors import cell_name, find_level, pairs
 from orchestrator.ledger import Entry, Ledger, Left
 from orchestrator.plan import Plan, Replicate
 from sagasr.errors import ConfigError, did_you_mean
@@ -30,7 +28,7 @@ def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
 
     Raises ConfigError when nothing is meant.
     """
-    lines = [_line(row, ledger.entries[row.id]) for row in plan.replicates if _is_meant(plan, row, asked)]
+    lines = [_line(row, ledger.entries[row.id]) for row in plan.replicates if _is_meant(row, asked)]
     lines += [_gone(left) for left in ledger.left if _was_meant(left, asked)]
     if not lines:
         raise ConfigError(f"--why {asked or repr(asked)}: {_unmeant(plan, ledger, asked)}")
@@ -44,11 +42,11 @@ def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
         for name, level in levels.items():
             known.setdefault(name, set()).add(level)
     known["seed"] |= {str(left.seed) for left in ledger.left}
-    wanted = dict(_pairs(asked))
+    wanted = _levels(asked)
     for name, level in wanted.items():
         if name not in known:
             return f"unknown factor {name!r}{did_you_mean(name, known)}"
-        if level not in known[name]:
+        if find_level(level, known[name]) is None:
             return f"factor {name!r} has no level {level!r}{did_you_mean(level, known[name])}"
     if wanted:
         return "no cell has all these levels; name fewer of them"
@@ -66,32 +64,26 @@ def _gone(left: Left) -> str:
     return f"{GONE} {cell_name(left.levels)} seed={left.seed} (trial {left.trial})  no longer in the grid: kept"
 
 
-def _is_meant(plan: Plan, row: Replicate, asked: str) -> bool:
-    wanted = dict(_pairs(asked))
+def _is_meant(row: Replicate, asked: str) -> bool:
+    wanted = _levels(asked)
     if not wanted:
         return _starts(asked, row.id, row.trial)
     levels = {**row.levels, "seed": str(row.seed)}
-    unknown = wanted.keys() - levels.keys()
-    if unknown and not set(wanted) & set(plan.space.factors):
-        return False
-    return all(levels.get(name) == level for name, level in wanted.items())
+    return wanted.keys() <= levels.keys() and all(find_level(wanted[name], [levels[name]]) for name in wanted)
 
 
 def _was_meant(left: Left, asked: str) -> bool:
-    wanted = dict(_pairs(asked))
+    wanted = _levels(asked)
     if not wanted:
         return _starts(asked, left.trial)
     levels = {**left.levels, "seed": str(left.seed)}
     return any(name in levels for name in wanted) and all(
-        levels.get(name, level) == level for name, level in wanted.items()
+        find_level(level, [levels.get(name, level)]) for name, level in wanted.items()
     )
 
 
-def _pairs(asked: str) -> Iterator[tuple[str, str]]:
-    for part in asked.replace(",", " ").split():
-        name, equals, level = part.partition("=")
-        if equals:
-            yield name.strip(), level.strip()
+def _levels(asked: str) -> dict[str, str]:
+    return {name: level for name, equals, level in pairs(asked) if equals}
 
 
 def _starts(asked: str, *ids: str) -> bool:

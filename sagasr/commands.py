@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,8 +89,9 @@ def upsample(argv: Sequence[str] | None = None) -> int:
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
     """Return the configuration in ``path`` with ``a.b=c`` settings applied; its files are relative to it."""
     tree = located(read_yaml(path), path.parent)
-    if "factors" in tree:
-        raise ConfigError(f"{path}: a grid, not a configuration; run it: sagasr-sweep {path}")
+    if "factors" in tree or "include" in tree:
+        command = shlex.join(["sagasr-sweep", str(path)])
+        raise ConfigError(f"{path}: a grid, not a configuration; run it: {command}")
     tree = patch(tree, located(cli.parse_settings(settings), Path.cwd()))
     if "data" not in tree:
         raise ConfigError(f"{path}: data is missing; add 'data: {{train: train.csv, val: val.csv}}' or {EXAMPLE_DATA}")

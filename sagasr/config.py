@@ -9,6 +9,7 @@ import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -593,6 +594,16 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[path] = value
     return found
+
+
+@cache
+def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> tuple[str, ...]:
+    """Return the dotted path of every setting that some configuration has, sections opened."""
+    found: dict[str, None] = {}
+    for name, field in model.model_fields.items():
+        inner = [path for one in _models_in(field.annotation) for path in setting_paths(one, f"{prefix}{name}.")]
+        found |= dict.fromkeys(inner or [f"{prefix}{name}"])
+    return tuple(found)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

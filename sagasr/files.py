@@ -139,7 +139,8 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML 1.2 file: ``off`` is a word, ``1e-4`` a number, duplicate keys an error.
 
-    Raises ConfigError with file and line for everything a person can get wrong.
+    Top-level keys that begin with ``x-`` are left out: they hold what the file's anchors name. Raises ConfigError with
+    file and line for everything a person can get wrong.
     """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
@@ -157,7 +158,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         found = {type(None): "nothing", list: "a list"}.get(type(tree), "a single value")
         raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {found}")
-    return tree
+    return {key: value for key, value in tree.items() if not str(key).startswith("x-")}
 
 
 def like(path: Path) -> str:

@@ -7,6 +7,7 @@ need not be there: ``sagasr.host.compact`` counts them.
 
 import contextlib
 import logging
+import shlex
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,7 +181,7 @@ def _remedy(model: str) -> str:
     if Path(model).is_absolute():
         return f"conditions.text.encoder.model names {folder}, or a published model such as t5-base"
     return (
-        f"download it once where there is a network (hf download {model}), or name {folder} in "
+        f"download it once where there is a network ({shlex.join(['hf', 'download', model])}), or name {folder} in "
         "conditions.text.encoder.model"
     )
 

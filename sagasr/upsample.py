@@ -14,6 +14,7 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 
 import math
 import os
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -654,8 +655,8 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
             return part
         if name not in files:
             raise DataError(
-                f"{family} {name}: it would be run, so name it: --part {name} with the folder in which it lies; or "
-                f"install it as an entry point of the group sagasr.{family}s"
+                f"{family} {name}: it would be run, so name it: {shlex.join(['--part', name])} with the folder in "
+                f"which it lies; or install it as an entry point of the group sagasr.{family}s"
             )
         used.add(name)
         key = f"{family} {name}"

@@ -84,6 +84,12 @@ class Sweep:
     def metric(self) -> Metric:
         return self.metrics[0]
 
+    @property
+    def valued(self) -> pd.DataFrame:
+        """The finished replicates that have a value of the metric of the verdicts."""
+        values = self.runs[self.metric.name].to_numpy(dtype=float, na_value=np.nan)
+        return pd.DataFrame(self.runs[np.isfinite(values)])
+
 
 def read_sweep(folder: Path) -> Sweep:
     """Return the sweep in ``folder``. Raises DataError naming the file and what it lacks."""

@@ -50,7 +50,7 @@ def write_report(found: Report, folder: Path) -> Path:
 
 def exit_code(sweep: Sweep) -> int:
     """Return 0 when every replicate asked for has its values, else 1."""
-    ended = len(sweep.runs) + len(sweep.unneeded)
+    ended = len(sweep.valued) + len(sweep.unneeded)
     unnamed = not sweep.lost and sweep.early_stopping.get("policy") != "blocks" and ended < sweep.expected
     return 1 if sweep.lost or unnamed else 0
 
@@ -64,7 +64,7 @@ def summary(
         "name": sweep.name,
         "question": sweep.question,
         "metric": {"name": sweep.metric.name, "better": sweep.metric.better, "delta": sweep.metric.delta},
-        "replicates": {"done": len(sweep.runs), "expected": sweep.expected},
+        "replicates": {"done": len(sweep.valued), "expected": sweep.expected},
         "lost": [{"cell": one.cell, "seed": one.seed, "kind": one.kind, "reason": one.reason} for one in sweep.lost],
         "notes": [*sweep.notes, *notes],
         "preferences": [

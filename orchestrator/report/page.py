@@ -85,11 +85,11 @@ def page(
     shape.filters["remark"] = story.remark_of
     return shape.get_template("page.html.j2").render(
         sweep=sweep,
-        done=len(sweep.runs),
+        done=len(sweep.valued),
         expected=expected,
         unneeded=sweep.unneeded,
         spared=story.spared(sweep),
-        num_seeds=sweep.runs["seed"].nunique() if len(sweep.runs) else 0,
+        num_seeds=sweep.valued["seed"].nunique(),
         metric=sweep.metric,
         db=story.DB_PER_LSD if sweep.metric.unit == "LSD" else None,
         answer=story.answer(sweep, effects, best, worth(sweep, best), expected),
@@ -200,7 +200,8 @@ def _ladder(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
         average = main.get(next(iter(changed.items()))) if before is not None and len(changed) == 1 else None
         out.append({
             "step": step.step, "versus": step.versus, "cell": cell_name(step.levels), "changed": cell_name(changed),
-            "mean": float(found[sweep.metric.name].mean()) if len(found) else None, "seeds": len(found),
+            "mean": float(found[sweep.metric.name].mean()) if len(found) else None,
+            "seeds": int(found[sweep.metric.name].count()),
             "effect": rows.get(step.step), "average": average, "several": before is not None and len(changed) > 1,
         })  # fmt: skip
     return out
@@ -208,9 +209,9 @@ def _ladder(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a panel for each pair of factors, the surest interaction first."""
-    if len(sweep.runs) < 2 or len(sweep.factors) < 2:
+    if len(sweep.valued) < 2 or len(sweep.factors) < 2:
         return []
-    metric, runs = sweep.metric.name, sweep.runs
+    metric, runs = sweep.metric.name, sweep.valued
     names = ["@" + one.name for one in sweep.factors]
     spread = _run_spread(sweep, names)
     tables = []
@@ -240,7 +241,7 @@ def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _run_spread(sweep: Sweep, names: list[str]) -> float:
     """Return the standard deviation of runs left when cells and seeds are taken out; NaN with one seed."""
-    runs, metric = sweep.runs, sweep.metric.name
+    runs, metric = sweep.valued, sweep.metric.name
     left = runs[metric] - runs.groupby(names)[metric].transform("mean")
     left = left - left.groupby(runs["seed"]).transform("mean")
     cells, seeds = runs.groupby(names).ngroups, runs["seed"].nunique()
@@ -473,7 +474,8 @@ def _cells(sweep: Sweep) -> dict[str, Any]:
     names = ["@" + one.name for one in sweep.factors]
     groups = sweep.runs.groupby(names, sort=False)
     table = groups[[one.name for one in sweep.metrics if one.name in sweep.runs]].mean()
-    table = table.assign(seeds=groups.size()).sort_values(sweep.metric.name, ascending=sweep.metric.better == "lower")
+    table = table.assign(seeds=groups[sweep.metric.name].count())
+    table = table.sort_values(sweep.metric.name, ascending=sweep.metric.better == "lower")
     rows = [
         {"levels": key if isinstance(key, tuple) else (key,), "seeds": int(row["seeds"]),
          "values": [row.get(one.name) for one in sweep.metrics]}

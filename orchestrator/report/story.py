@@ -57,7 +57,7 @@ def answer(
         return [Markup("There is no answer yet."), Markup("{} have finished; failures stand below.").format(done)]
     if not best:
         return [Markup("There is no answer."), Markup("Of {}, none has a value of {}.").format(done, sweep.metric.name)]
-    return [_which(sweep, effects), _reached(sweep, best, levels, done)]
+    return [_which(sweep, effects), _reached(sweep, best, levels, f"{len(sweep.valued)} of {expected} replicates")]
 
 
 def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
@@ -101,7 +101,7 @@ def _reached(sweep: Sweep, best: Mapping[str, str], levels: Mapping[str, float],
               (("baseline", "for the baseline cell"), ("untrained", "untrained"), ("low", "for the input as it came"))
               if key in levels and math.isfinite(levels[key])]  # fmt: skip
     form = Markup("The best cell, {}, reaches {} {}{}; this rests on {} over {}.")
-    seeds = sweep.runs["seed"].nunique()
+    seeds = sweep.valued["seed"].nunique()
     against = (" against " + ", ".join(beside)) if beside else ""
     worth = number(levels.get("best"), ".4g")
     return form.format(cell, worth, sweep.metric.unit, against, done, f"{seeds} seed{'s' if seeds != 1 else ''}")
@@ -133,9 +133,11 @@ def dependences(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
     found = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
     found = found[found["verdict"].map(word_of) != "no relevant effect"]
     simple = on_metric[on_metric["family"] == "simple"]
+    levels = {one.name: one.levels for one in sweep.factors}
     out: dict[tuple[str, str, str], dict[str, Any]] = {}
     for _, row in found.iterrows():
-        (baseline, level), at = (str(row[key]).split(":")[0] for key in ("baseline", "level")), str(row["with"])
+        at, baseline = str(row["with"]), levels[row["factor"]][0]
+        level = next(one for one in levels[row["factor"]] if row["level"] in [f"{one}:{other}" for other in levels[at]])
         rows = simple[(simple["factor"] == row["factor"]) & (simple["level"] == level)]
         rows = rows[rows["with"].str.startswith(f"{at}=")]
         shown = rows[["with", "estimate"]].astype(object).to_dict("records")
@@ -168,9 +170,9 @@ def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
         f"{one.name} ({' / '.join(one.levels)}{', applied at evaluation' if one.stage == 'eval' else ''})"
         for one in sweep.factors
     )
-    seeds = sweep.runs["seed"].nunique() if len(sweep.runs) else 0
+    seeds = sweep.valued["seed"].nunique()
     clips = sweep.clips["clip"].nunique() if sweep.clips is not None else 0
-    cells = sweep.runs.groupby(["@" + one.name for one in sweep.factors]).ngroups if len(sweep.runs) else 0
+    cells = len(sweep.valued.groupby(["@" + one.name for one in sweep.factors]))
     within = any(one.stage == "eval" for one in sweep.factors)
     delta = sweep.metric.delta
     smallest = _smallest(effects)

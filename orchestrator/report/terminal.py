@@ -39,7 +39,7 @@ def print_report(
     preferences: Sequence[Preference] = (),
 ) -> None:
     """Print every table of the sweep."""
-    (console or Console(width=WIDTH, highlight=False)).print(render(sweep, effects, notes, preferences))
+    (console or Console(width=WIDTH, highlight=False, emoji=False)).print(render(sweep, effects, notes, preferences))
 
 
 def render(
@@ -59,14 +59,14 @@ def render(
 
 
 def _heading(sweep: Sweep) -> Text:
-    done = len(sweep.runs)
+    done = len(sweep.valued)
     text = Text()
     text.append(f"{sweep.name}", style="bold")
     if sweep.question:
         text.append(f": {sweep.question}")
     whole = done + len(sweep.unneeded) == sweep.expected
     text.append(f"\n{'all' if whole else 'partial:'} {done} of {sweep.expected - len(sweep.unneeded)} replicates, ")
-    text.append(f"{sweep.runs['seed'].nunique()} seeds. ")
+    text.append(f"{sweep.valued['seed'].nunique()} seeds. ")
     for sentence in spared(sweep):
         text.append(f"{sentence}. ")
     metric = sweep.metric

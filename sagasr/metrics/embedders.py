@@ -1,5 +1,6 @@
 """Windows of audio to the vectors that a distribution distance compares. One small class per embedder."""
 
+import shlex
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -168,4 +169,5 @@ def _remedy(model: str) -> str:
     key, folder = "validation.distance.model", "a folder with config.json, preprocessor_config.json, model.safetensors"
     if Path(model).is_absolute():
         return f"{key} names {folder}, or a published model such as laion/clap-htsat-unfused"
-    return f"download it once where there is a network (hf download {model}), or name {folder} in {key}"
+    command = shlex.join(["hf", "download", model])
+    return f"download it once where there is a network ({command}), or name {folder} in {key}"
