@@ -18,6 +18,7 @@ from orchestrator.analysis.metrics import Metric, metrics_of
 from orchestrator.analysis.replicates import (
     Factor,
     Lost,
+    lacks_combinations,
     level_of,
     linked_clips,
     linked_distances,
@@ -77,10 +78,16 @@ class Sweep:
     promote: Promote | None = None
     distances: pd.DataFrame | None = None  # of distributions, by domain; column `row` points into `runs`
     curves: Curves | None = None  # the metric of the verdicts on validation, a row per run
+    by_pairs: bool = False  # the design lacks combinations of levels: only cells that differ in one factor compare
 
     @property
     def metric(self) -> Metric:
         return self.metrics[0]
+
+    @property
+    def nested(self) -> bool:
+        """Whether some factor acts only beside some levels of others."""
+        return any(one.under for one in self.factors)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -138,6 +145,7 @@ def read_sweep(folder: Path) -> Sweep:
         promote=_promote(plan, factors, folder / "plan.json"),
         distances=distances,
         curves=curves,
+        by_pairs=lacks_combinations(plan, table, factors),
     )
 
 
@@ -237,7 +245,8 @@ def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
         if baseline not in levels:
             raise DataError(f"{path}: factor {name!r}: baseline {baseline!r} is none of its levels {levels}")
         ordered = (baseline, *(level for level in levels if level != baseline))
-        factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train")))
+        under = {str(other): tuple(map(word_of, at)) for other, at in (spec.get("under") or {}).items()}
+        factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train"), under))
     return tuple(factors)
 
 
