@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.paths import SweepPaths
 from orchestrator.redact import redact_tree
-from orchestrator.space import Cell, Levels, SearchSpace, expand, holds, own_metrics
+from orchestrator.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_out, own_metrics
 from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
 from sagasr.errors import ConfigError, DataError, SagasrError
@@ -71,10 +71,14 @@ class Trial(Strict):
 
 
 class Contents(NamedTuple):
-    """What the manifests of a sweep hold: fingerprints of each split, and the sha256 of every file by its path."""
+    """What the manifests of a sweep hold: fingerprints of each split, and the sha256 of every file by its path.
+
+    ``scored``: of the validation recordings and their domains alone; other texts make no other question.
+    """
 
     train: Mapping[Data, str]
     val: Mapping[Data, str]
+    scored: Mapping[Data, str]
     files: Mapping[str, str]
 
 
@@ -91,6 +95,7 @@ class Plan:
     recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
     known_words: Mapping[str, float] = field(default_factory=dict)  # share by source of texts, where it is small
     allowed: tuple[str, ...] = ()  # changes that were let through by --allow
+    left_out: tuple[LeftOut, ...] = ()  # cells that would be the same as one that is there
 
     @property
     def name(self) -> str:
@@ -154,17 +159,18 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
 
     Reads the manifests and every recording. Raises SagasrError naming all faults found.
     """
-    cells = expand(space)
+    cells, left_out = lay_out(space)
     data = _read_data(cells)
+    _check_scored(space, cells, data)
     trials = fold(space, cells, data)
     selected = tuple(kept for trial in trials if (kept := _select(trial, only)) is not None)
     if not selected:
-        known = "\n".join(f"  {cell.name}" for cell in cells[:8])
+        known = "\n".join([*(f"  {cell.name}" for cell in cells[:8]), *map(str, left_out)])
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
     uri = uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
-    return Plan(space, cells, trials, selected, folder, uri, data.files, _known_words(cells))
+    return Plan(space, cells, trials, selected, folder, uri, data.files, _known_words(cells), left_out=left_out)
 
 
 def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
@@ -178,6 +184,17 @@ def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
             share = known_share(val, vocabulary_of(train), text.encoder.max_tokens)
             shares[text.source] = min(share, shares.get(text.source, 1.0))
     return {source: share for source, share in shares.items() if share < FEW}
+
+
+def _check_scored(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> None:
+    """Raise ConfigError where cells are scored on other recordings than the first."""
+    names = {cell.config.data.val: cell.name for cell in reversed(cells)}
+    if len({data.scored[cell.config.data] for cell in cells}) > 1:
+        told = "; ".join(f"{path} ('{name}')" for path, name in names.items())
+        raise ConfigError(
+            f"{space.source}: data.val: cells are scored on different recordings, so they are not comparable: {told}; "
+            "give all of them the same data.val, or make a sweep of each"
+        )
 
 
 def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
@@ -209,10 +226,10 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
             )  # fmt: skip
             if digest in trials:
                 trial = trials[digest]
-                if variant.data != trial.variants[0].data or cell.config.validation != trial.config.validation:
+                if variant.data != trial.variants[0].data:
                     raise ConfigError(
                         f"{space.source}: cells '{trial.replicates[0].cell}' and '{cell.name}' are one training scored "
-                        "on different clips; let all cells of a sweep be scored on the same"
+                        "with different texts of the clips; let all cells of a sweep have the same"
                     )
                 update = {"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
                 trials[digest] = trial.model_copy(update=update)
@@ -301,6 +318,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
     faults: list[str] = []
     train: dict[Data, str] = {}
     val: dict[Data, str] = {}
+    scored: dict[Data, str] = {}
     files: dict[str, str] = {}
     for data in dict.fromkeys(cell.config.data for cell in cells):
         digests: dict[str, str] = {}
@@ -313,6 +331,10 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
                     digests[split] = manifest_fingerprint(rows)
                     hashes = content_hashes(rows)
                     found[split] = dict(zip(hashes, rows, strict=True))
+                    if split == "val":
+                        scored[data] = fingerprint(
+                            sorted([digest, row.domain] for row, digest in zip(rows, hashes, strict=True))
+                        )
                     files |= {str(row.file): digest for row, digest in zip(rows, hashes, strict=True)}
             except SagasrError as error:
                 faults.extend(str(error).splitlines())
@@ -329,7 +351,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         train[data], val[data] = digests.get("train", ""), digests.get("val", "")
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
-    return Contents(train, val, files)
+    return Contents(train, val, scored, files)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -369,6 +391,12 @@ def _tree(plan: Plan) -> dict[str, Any]:
         "early_stopping": space.early_stopping.model_dump(mode="json"),
         "expected_replicates": len(plan.replicates),
     }
+    under = {name: factor.under for name, factor in space.factors.items()}
+    for name, where in (under | {one.factor: one.under for one in plan.left_out}).items():
+        if where:
+            tree["factors"][name]["under"] = {other: sorted(levels) for other, levels in where.items()}
+    if plan.left_out:
+        tree["left_out"] = [str(one) for one in plan.left_out]
     if space.fraction:
         tree["design"] |= {
             "resolution": space.resolution or 4,

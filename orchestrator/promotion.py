@@ -98,17 +98,21 @@ def decide(
     left: float | None = None,
     budget: float | None = None,
     plan_hash: str = "",
+    under: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
 ) -> Decision:
     """Return which waiting cells run, for which seeds, and why; the same arguments give the same answer.
 
     ``seeds``: the blocks that decided, in order; where not all of them fit into ``left`` GPU-hours, the first ones that
     do are promoted, and none where fewer than two do. ``gpu_hours``: by trial; one that is not named costs nothing.
+    ``under``: the levels of others beside which alone a factor acts; with it they go on.
     """
     judged = [Judged(**one._asdict(), promoted=one.verdict.startswith(rule.when)) for one in effects]
     going: dict[str, set[str]] = {name: {level} for name, level in baseline.items()}
     for one in judged:
         if one.promoted:
             going[one.factor].add(one.level)
+            for parent, levels in ((under or {}).get(one.factor) or {}).items():
+                going[parent].update(levels)
     at, to = cell_name(rule.source), cell_name(rule.target)
     names = list(dict.fromkeys(one.factor for one in judged if one.promoted))
     rows: list[Waiting] = []
@@ -261,9 +265,8 @@ def settle(plan: Plan) -> Decision | None:
     budget = _budget(plan)
     left = None if budget is None else max(budget - spent, 0.0)
     costs = {trial: value * ratio for trial, value in hours.items()}
-    decision = decide(
-        rule, plan.space.baseline, found, candidates(plan), seeds, costs, left, budget=budget, plan_hash=plan.hash
-    )
+    under = {name: spec.get("under", {}) for name, spec in plan.tree["factors"].items()}
+    decision = decide(rule, plan.space.baseline, found, candidates(plan), seeds, costs, left, budget, plan.hash, under)
     write_json(plan.folder / FILE, before.put(decision).model_dump(mode="json"))
     return decision
 

@@ -7,14 +7,18 @@ other to the train stage. ``where`` is a list of rules that every cell of the de
       - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
       - {not: {text: off, rolloff: off}}                           # never both off
       - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
+
+``under: {rolloff: on}`` beside a factor's levels: elsewhere the factor stands at its baseline. Cells that are equal
+whatever such a factor says (``sagasr.config.acting``) are one cell, declared or not.
 """
 
+import contextlib
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -23,16 +27,19 @@ from pydantic import Field, field_validator, model_validator
 from orchestrator.designs import Fraction, fraction
 from orchestrator.factors import METRICS, STANDARD, Patch, cell_name, find_level, level_name, pairs
 from sagasr.config import (
+    IDLE,
     SHIPPED_RECORDINGS,
     SIZES,
     Config,
     Data,
     Runtime,
     Strict,
+    acting,
     leaves,
     located,
     parse,
     patch,
+    scored_on,
     setting_paths,
 )
 from sagasr.errors import ConfigError, did_you_mean, nearest
@@ -166,6 +173,7 @@ class Factor:
     name: str
     baseline: str
     levels: Mapping[str, Patch]
+    under: Mapping[str, frozenset[str]] = field(default_factory=dict)  # it stands at its baseline elsewhere
 
     @cached_property
     def paths(self) -> frozenset[str]:
@@ -249,9 +257,27 @@ class SearchSpace:
         """The generators and aliases of a fractional design."""
         return fraction(tuple(self.factors), self.resolution or 4) if self.design == "fractional" else None
 
+    def exists(self, name: str, levels: Mapping[str, str]) -> bool:
+        """Return whether a factor may leave its baseline beside these levels (``under``)."""
+        under = self.factors[name].under
+        return holds(under, levels) and all(self.exists(parent, levels) for parent in under)
+
     def resolve(self, levels: Mapping[str, str]) -> dict[str, Any]:
-        """Return the configuration tree of a cell, not yet validated."""
-        return patch(self.base, *(self.factors[name].levels[level] for name, level in levels.items()))
+        """Return the configuration tree of a cell, not yet validated. What a factor lies under is patched before it."""
+        ordered = sorted(levels, key=self._depth)
+        return patch(self.base, *(self._patch(name, levels) for name in ordered))
+
+    def _depth(self, name: str) -> int:
+        return max((1 + self._depth(parent) for parent in self.factors[name].under), default=0)
+
+    def _patch(self, name: str, levels: Mapping[str, str]) -> Patch:
+        """Return what a factor changes; where it does not exist, what it lies under decides the keys of both."""
+        factor = self.factors[name]
+        changes = factor.levels[levels[name]]
+        if not factor.under or self.exists(name, levels):
+            return changes
+        taken = [path for parent in factor.under for path in self.factors[parent].paths]
+        return {key: value for key, value in leaves(changes).items() if not any(_nested(key, path) for path in taken)}
 
 
 @dataclass(frozen=True)
@@ -264,6 +290,30 @@ class Cell:
     @property
     def name(self) -> str:
         return cell_name(self.levels)
+
+
+class LeftOut(NamedTuple):
+    """How many cells of a design a factor leaves out, and why: beside their other levels it does nothing.
+
+    ``under``: the levels beside which it acts, where that is all there is to say. ``equal``: to cells that are there.
+    """
+
+    factor: str
+    cells: int
+    where: str
+    under: Mapping[str, frozenset[str]]
+    equal: bool
+
+    def __str__(self) -> str:
+        once = ", trained once" if self.equal else ""
+        return f"{self.factor} {self.where}: {self.cells} cell{'s' * (self.cells > 1)} left out{once}"
+
+
+class Design(NamedTuple):
+    """The cells of a grid, and which others would be the same as one of them."""
+
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def holds(condition: Mapping[str, frozenset[str]], levels: Mapping[str, str]) -> bool:
@@ -491,7 +541,7 @@ def _resolved(tree: Mapping[str, Any], factors: Mapping[str, Factor]) -> dict[st
     """Return the factors of a grid file with those of its own spelt out, and absolute paths in their patches."""
     return {
         name: entry
-        if isinstance(entry, list) and name in STANDARD
+        if name in STANDARD and isinstance(entry["levels"] if isinstance(entry, Mapping) else entry, list)
         else {
             **(entry if isinstance(entry, Mapping) else {}),
             "baseline": factors[str(name)].baseline,
@@ -516,21 +566,66 @@ def _read_factors(tree: Any, folder: Path, faults: _Faults) -> dict[str, Factor]
             )
         elif name in RESERVED:
             faults.add(f"factors.{name}: that is a column of the results tables; choose another name")
-        elif isinstance(entry, Mapping):
-            factor = _own_factor(name, entry, folder, faults)
-            if factor:
-                found[name] = factor
-        elif isinstance(entry, list):
-            factor = (
-                _standard_factor(name, entry, faults)
-                if name in STANDARD
-                else _setting_factor(name, entry, folder, faults)
-            )
-            if factor:
+        elif isinstance(entry, list | Mapping):
+            whole = {"levels": entry} if isinstance(entry, list) else entry
+            read = _listed_factor if isinstance(whole.get("levels"), list) else _own_factor
+            if factor := read(name, whole, folder, faults):
                 found[name] = factor
         else:
             faults.add(f"factors.{name}: expected a list of levels, or 'baseline:' and 'levels:' (found {entry!r})")
+    for key, entry in tree.items() if isinstance(tree, Mapping) else ():
+        if str(key) in found and isinstance(entry, Mapping) and "under" in entry:
+            found[str(key)] = replace(found[str(key)], under=_read_under(str(key), entry["under"], found, faults))
+    _check_circles(found, faults)
     return found
+
+
+def _read_under(name: str, given: Any, factors: Mapping[str, Factor], faults: _Faults) -> dict[str, frozenset[str]]:
+    here = f"factors.{name}.under"
+    if not isinstance(given, Mapping) or not given:
+        faults.add(f"{here}: expected another factor with the levels beside which this one exists, as {{rolloff: on}}")
+        return {}
+    return _read_condition(given, factors, here, faults)
+
+
+def _check_circles(factors: dict[str, Factor], faults: _Faults) -> None:
+    """A factor that lies, by way of others or not, under itself would exist nowhere."""
+    for name in factors:
+        above = set(factors[name].under)
+        for _ in factors:
+            above |= {parent for one in above for parent in factors[one].under}
+        if name in above:
+            faults.add(f"factors.{name}.under: {name} lies under itself; remove one of the conditions")
+    if any("lies under itself" in line for line in faults.lines):
+        factors.update({name: replace(factor, under={}) for name, factor in factors.items()})  # to be read on
+
+
+def _listed_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faults) -> Factor | None:
+    """Return a factor whose levels are listed, perhaps with its baseline and what it lies under beside."""
+    _check_keys(name, entry, faults)
+    if name in STANDARD:
+        factor = _standard_factor(name, entry["levels"], faults)
+    else:
+        factor = _setting_factor(name, entry["levels"], folder, faults)
+    if factor is None or "baseline" not in entry:
+        return factor
+    baseline = _read_baseline(name, entry["baseline"], factor.levels, faults)
+    return None if baseline is None else replace(factor, baseline=baseline)
+
+
+def _read_baseline(name: str, given: Any, levels: Mapping[str, Patch], faults: _Faults) -> str | None:
+    baseline = find_level(given, levels)
+    if baseline is None:
+        told = level_name(given)
+        faults.add(f"factors.{name}.baseline: unknown level {told!r}{did_you_mean(told, levels)}")
+    return baseline
+
+
+def _check_keys(name: str, entry: Mapping[str, Any], faults: _Faults) -> None:
+    known = ("baseline", "levels", "under")
+    for key in entry:
+        if key not in known:
+            faults.add(f"factors.{name}: unknown key {key!r}{did_you_mean(str(key), known)}")
 
 
 def _standard_factor(name: str, entry: list[Any], faults: _Faults) -> Factor | None:
@@ -582,9 +677,7 @@ def _setting_factor(name: str, entry: list[Any], folder: Path, faults: _Faults) 
 
 
 def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faults) -> Factor | None:
-    for key in entry:
-        if key not in ("baseline", "levels"):
-            faults.add(f"factors.{name}: unknown key {key!r}{did_you_mean(key, ('baseline', 'levels'))}")
+    _check_keys(name, entry, faults)
     given = entry.get("levels")
     if not isinstance(given, Mapping) or not given:
         faults.add(f"factors.{name} is empty; give 'levels:' with at least two levels, each with what it changes")
@@ -614,10 +707,8 @@ def _own_factor(name: str, entry: Mapping[str, Any], folder: Path, faults: _Faul
     if "baseline" not in entry:
         faults.add(f"factors.{name}.baseline is missing; name one of: {', '.join(levels)}")
         return None
-    baseline = find_level(entry["baseline"], levels)
+    baseline = _read_baseline(name, entry["baseline"], levels, faults)
     if baseline is None:
-        given = level_name(entry["baseline"])
-        faults.add(f"factors.{name}.baseline: unknown level {given!r}{did_you_mean(given, levels)}")
         return None
     if any(path.split(".")[0] == "seed" for changes in levels.values() for path in leaves(changes)):
         faults.add(f"factors.{name}: the seed is not a factor; list it in 'seeds'")
@@ -630,7 +721,8 @@ def _check_overlap(factors: Mapping[str, Factor], settings: Mapping[str, Any], f
     for name, factor in factors.items():
         for path in sorted(factor.paths):
             for other, taken in seen:
-                if other != name and _nested(path, taken):
+                joined = name in factors[other].under or other in factor.under  # it is clear then which is heard
+                if other != name and not joined and _nested(path, taken):
                     faults.add(
                         f"factors.{name} and factors.{other} both change {min(path, taken, key=len)}; join the two"
                     )
@@ -794,13 +886,19 @@ def parse_only(texts: Sequence[str], factors: Mapping[str, Factor]) -> tuple[Map
 
 def expand(space: SearchSpace) -> tuple[Cell, ...]:
     """Return the cells of a grid, each once: the design's, then the ladder's. Raises ConfigError naming the faulty."""
+    return lay_out(space).cells
+
+
+def lay_out(space: SearchSpace) -> Design:
+    """Return the cells as ``expand``, and what was left out of them because it would be the same as one of them."""
     faults = _Faults(str(space.source))
     _check_levels(space, faults)
     chosen = {cell_name(levels): levels for levels in _design(space, faults)}
     chosen |= {cell_name(step.levels): step.levels for step in space.ladder}
-    chosen |= {cell_name(levels): levels for levels in _promotable(space, tuple(chosen.values()))}
     if not chosen:
         faults.add("where leaves no cell; relax one of its rules")
+    repeats = _outside(space, chosen)
+    chosen |= {cell_name(levels): levels for levels in _promotable(space, tuple(chosen.values()))}
     if len(chosen) > MAX_CELLS:
         faults.add(f"{len(chosen)} cells are more than {MAX_CELLS}; use fewer levels, 'where', or another design")
     faults.raise_all()
@@ -815,7 +913,147 @@ def expand(space: SearchSpace) -> tuple[Cell, ...]:
     for fault, where in failed.items():
         faults.add(f"{_blame(space, chosen.values(), where)}: {fault}")
     faults.raise_all()
-    return tuple(cells)
+    _check_question(space, cells, faults)
+    kept = _first_of_equals(space, cells, repeats, faults)
+    _check_repeats(space, cells, repeats, faults)
+    faults.raise_all()
+    found = [_left_out(space, name, left, [cell.levels for cell in kept]) for name, left in repeats.items()]
+    return Design(kept, tuple(found))
+
+
+def _outside(space: SearchSpace, chosen: dict[str, Levels]) -> dict[str, list[Levels]]:
+    """Take away the cells in which a factor leaves its baseline where it does not exist; return them by factor."""
+    found: dict[str, list[Levels]] = {}
+    for cell, levels in list(chosen.items()):
+        for name, factor in space.factors.items():
+            if levels[name] != factor.baseline and not space.exists(name, levels):
+                found.setdefault(name, []).append(levels)
+                chosen.pop(cell, None)
+    return found
+
+
+def _check_question(space: SearchSpace, cells: Sequence[Cell], faults: _Faults) -> None:
+    """Scores of different things do not compare: what decides the question may not differ between cells."""
+    questions = [scored_on(cell.config) for cell in cells]
+    for key in dict.fromkeys(key for one in questions for key in one):
+        values = list(dict.fromkeys(str(one.get(key)) for one in questions))
+        if len(values) > 1:
+            names = [name for name, factor in space.factors.items() if any(_nested(key, path) for path in factor.paths)]
+            faults.add(
+                f"{', '.join(f'factors.{name}' for name in names)}: {key} ({', '.join(values)}) decides what is "
+                "scored, so these cells are not comparable; set it alike for all of them, or make a sweep of each"
+            )
+
+
+def _first_of_equals(
+    space: SearchSpace, cells: Sequence[Cell], repeats: dict[str, list[Levels]], faults: _Faults
+) -> tuple[Cell, ...]:
+    """Return one cell of those that give equal results: that at the baseline of what does nothing.
+
+    The others are added to ``repeats``, by factor.
+    """
+    rank = {name: [f.baseline, *(one for one in f.levels if one != f.baseline)] for name, f in space.factors.items()}
+
+    def departure(cell: Cell) -> tuple[int, list[int]]:
+        at = [rank[name].index(level) for name, level in cell.levels.items()]
+        return sum(place > 0 for place in at), at
+
+    same: dict[Config, list[Cell]] = {}
+    for cell in cells:
+        same.setdefault(acting(cell.config), []).append(cell)
+    first = {cell.name: min(group, key=departure) for group in same.values() for cell in group}
+    kept = tuple(cell for cell in cells if first[cell.name] is cell)
+    for cell in cells:
+        for name, level in cell.levels.items():
+            if level != first[cell.name].levels[name]:
+                repeats.setdefault(name, []).append(cell.levels)
+    for name, left in repeats.items():
+        for level in dict.fromkeys(levels[name] for levels in left):
+            if all(cell.levels[name] != level for cell in kept):
+                others = {first[cell.name].levels[name] for cell in cells if cell.levels[name] == level}
+                faults.add(_idle_everywhere(space, name, level, sorted(others), cells))
+    return kept
+
+
+def _idle_everywhere(space: SearchSpace, name: str, level: str, others: Sequence[str], cells: Sequence[Cell]) -> str:
+    here, paths = [cell for cell in cells if cell.levels[name] == level], space.factors[name].paths
+    if not here:
+        return (
+            f"factors.{name}: no cell of the design is where {name} exists ({_words(space, space.factors[name].under)})"
+        )
+    reasons = [
+        idle.when
+        for idle in IDLE
+        if any(_nested(key, path) for key in idle.keys for path in paths)
+        and all(idle.holds(cell.config) for cell in here)
+    ]
+    why = f", while {' and '.join(dict.fromkeys(reasons))}" if reasons else ""
+    return (
+        f"factors.{name}: level {level!r} gives the same as {' and '.join(map(repr, others))} in every cell{why}; "
+        "change that, or remove the level"
+    )
+
+
+def _check_repeats(
+    space: SearchSpace, cells: Sequence[Cell], repeats: Mapping[str, Sequence[Levels]], faults: _Faults
+) -> None:
+    """What must have all its cells, or names a cell, cannot do without those that are left out."""
+    idle_one = next(chain(repeats, _idle_somewhere(space, cells)), None) if space.design == "fractional" else None
+    if idle_one:
+        faults.add(
+            f"factors.{idle_one} does nothing in some cells, and a fraction needs them all: "
+            "use 'design: full', or ask about it in a sweep of its own"
+        )
+    for step in space.ladder:
+        idle = [f"{name}={step.levels[name]}" for name, left in repeats.items() if step.levels in left]
+        if idle:
+            faults.add(f"ladder step {step.step}: {', '.join(idle)} does nothing beside its other levels; leave it out")
+
+
+def _idle_somewhere(space: SearchSpace, cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the factors that do nothing in one of these cells, whose equal need not be among them."""
+    keys = [key for idle in IDLE for key in idle.keys]
+    for name, factor in space.factors.items():
+        moved = [cell for cell in cells if cell.levels[name] != factor.baseline]
+        if any(_nested(key, path) for key in keys for path in factor.paths):
+            at_baseline = (space.resolve(cell.levels | {name: factor.baseline}) for cell in moved)
+            for cell, tree in zip(moved, at_baseline, strict=True):
+                with contextlib.suppress(ConfigError):
+                    if acting(parse(Config, tree | {"seed": cell.config.seed}, "")) == acting(cell.config):
+                        yield name
+                        break
+
+
+def _left_out(space: SearchSpace, name: str, left: Sequence[Levels], kept: Sequence[Levels]) -> LeftOut:
+    """Return where a factor acts, or where it does nothing, as briefly as that can be said."""
+    factor = space.factors[name]
+    lost = {levels[name] for levels in left}
+    there = [levels for levels in kept if levels[name] in lost]
+
+    def spans(cells: Sequence[Levels]) -> dict[str, frozenset[str]]:
+        """Return the levels of each other factor that does not stand at all of them in these cells."""
+        seen = {other: frozenset(levels[other] for levels in cells) for other in space.factors if other != name}
+        return {other: at for other, at in seen.items() if at < {levels[other] for levels in (*left, *kept)}}
+
+    def apart(limits: Mapping[str, frozenset[str]], cells: Sequence[Levels]) -> bool:
+        return bool(limits) and not any(holds(limits, levels) for levels in cells)
+
+    acts, idle = spans(there), spans(left)
+    acts = next(({other: at} for other, at in acts.items() if apart({other: at}, left)), acts)
+    equal = any(space.exists(name, levels) for levels in left)
+    whole = lost == factor.levels.keys() - {factor.baseline}
+    label = name if whole else f"{name}={'|'.join(level for level in factor.levels if level in lost)}"
+    if apart(acts, left):
+        return LeftOut(label, len(left), f"acts only where {_words(space, acts)}", acts if whole else {}, equal)
+    where = f"where {_words(space, idle)}" if apart(idle, there) else "beside some of the other levels"
+    return LeftOut(label, len(left), f"does nothing {where}", {}, equal)
+
+
+def _words(space: SearchSpace, condition: Mapping[str, frozenset[str]]) -> str:
+    """Return a condition in words: ``lfr=hard|crossfade size=full``."""
+    return cell_name(
+        {name: "|".join(one for one in space.factors[name].levels if one in at) for name, at in condition.items()}
+    )
 
 
 def _design(space: SearchSpace, faults: _Faults) -> Iterator[Levels]:
@@ -831,8 +1069,7 @@ def _design(space: SearchSpace, faults: _Faults) -> Iterator[Levels]:
                 return
             cells: Iterator[Levels] = (dict(zip(names, levels, strict=True)) for levels in product(*all_levels))
         case "one-at-a-time":
-            changes = [{}, *({name: level} for name in names for level in space.factors[name].levels)]
-            cells = (space.baseline | change for change in changes)
+            cells = _one_at_a_time(space)
         case "fractional":
             if space.fraction is None:
                 raise AssertionError("a fractional design has a fraction")
@@ -846,6 +1083,46 @@ def _design(space: SearchSpace, faults: _Faults) -> Iterator[Levels]:
         case _:
             cells = iter(())
     yield from (levels for levels in cells if all(rule.allows(levels) for rule in space.where))
+
+
+def _one_at_a_time(space: SearchSpace) -> Iterator[Levels]:
+    """Yield the baseline, and every level of every factor beside the baselines of the others, or where it acts."""
+    yield space.baseline
+    for name, factor in space.factors.items():
+        beside = _where_it_acts(space, name)
+        yield beside
+        yield from (beside | {name: level} for level in factor.levels)
+
+
+def _where_it_acts(space: SearchSpace, name: str) -> Levels:
+    """Return the baseline with as few other levels as make all levels of a factor differ, if at most one more does."""
+    beside = _beside(space, name)
+    changes = [
+        {},
+        *({other: level} for other in space.factors if other != name for level in space.factors[other].levels),
+    ]
+    for levels in (beside | change for change in changes):
+        if not space.exists(name, levels) or not all(rule.allows(levels) for rule in space.where):
+            continue
+        try:
+            made = {
+                acting(parse(Config, space.resolve(levels | {name: one}), "")) for one in space.factors[name].levels
+            }
+        except ConfigError:
+            continue  # the cells that have it will say so
+        if len(made) == len(space.factors[name].levels):
+            return levels
+    return beside
+
+
+def _beside(space: SearchSpace, name: str) -> Levels:
+    """Return the baseline, moved to where a factor exists."""
+    levels = space.baseline
+    for parent, at in space.factors[name].under.items():
+        levels |= {other: level for other, level in _beside(space, parent).items() if level != space.baseline[other]}
+        if levels[parent] not in at:
+            levels[parent] = next(one for one in space.factors[parent].levels if one in at)
+    return levels
 
 
 def _promotable(space: SearchSpace, cells: Sequence[Levels]) -> Iterator[Levels]:
@@ -863,7 +1140,7 @@ def _check_levels(space: SearchSpace, faults: _Faults) -> None:
         seen: dict[Config, str] = {}
         for level in (factor.baseline, *(level for level in factor.levels if level != factor.baseline)):
             try:
-                config = parse(Config, space.resolve(space.baseline | {name: level}), "")
+                config = parse(Config, space.resolve(_beside(space, name) | {name: level}), "")
             except ConfigError:
                 continue  # the cells that have it will say so
             other = seen.setdefault(config, level)

@@ -8,11 +8,11 @@ not here but in ``Runtime``, which is never fingerprinted.
 import errno
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -641,6 +641,91 @@ def score_stage(config: Config) -> dict[str, Any]:
     named = [("embedder", scored.distance.embedder), ("sampler", sampler.solver)]
     own = [(family, part) for family, part in named if part not in PARTS[family]]
     return _with_sources(tree, [*own, *(("metric", part) for part in scored.metrics)])
+
+
+class Idle(NamedTuple):
+    """Keys that do nothing, whatever they say, where ``holds``; ``when`` says it in words."""
+
+    keys: tuple[str, ...]
+    when: str
+    holds: Callable[[Config], bool]
+
+
+IDLE = (
+    Idle(("evaluation.lfr_ratio",), "evaluation.lfr is off", lambda c: c.evaluation.lfr == "off"),
+    Idle(
+        ("conditions.rolloff_scale", "evaluation.rolloff_target", "evaluation.rolloff_fixed"),
+        "conditions.rolloff is off",
+        lambda c: c.conditions.rolloff == "off",
+    ),
+    Idle(  # prepend has a token of its own for the time, with roll-off or without
+        ("conditions.rolloff_route",),
+        "conditions.rolloff is off",
+        lambda c: c.conditions.rolloff == "off" and c.conditions.rolloff_route != "prepend",
+    ),
+    Idle(
+        ("evaluation.rolloff_fixed",),
+        "evaluation.rolloff_target is not fixed",
+        lambda c: c.evaluation.rolloff_target != "fixed",
+    ),
+    Idle(
+        ("conditions.text.dropout",),
+        "conditions.text.source is off",
+        lambda c: c.conditions.text.source == "off" and not c.conditions.own,
+    ),
+    Idle(  # the number of its slots stays
+        ("conditions.text.encoder.model",),
+        "conditions.text.source is off",
+        lambda c: c.conditions.text.source == "off" and isinstance(c.conditions.text.encoder, T5),
+    ),
+    Idle(
+        ("evaluation.sampler.guidance.text",),
+        "no text is ever dropped in training (conditions.text)",
+        lambda c: not c.conditions.cross_dropout,
+    ),
+    Idle(
+        ("conditions.low.empty", "evaluation.sampler.guidance.audio"),
+        "conditions.low.dropout is 0",
+        lambda c: not c.conditions.low.dropout,
+    ),
+    Idle(("model.checkpoint",), "model.init is scratch", lambda c: c.model.init == "scratch"),
+    Idle(
+        ("training.ema.beta", "training.ema.power"),
+        "evaluation.weights is raw",
+        lambda c: c.evaluation.weights == "raw",
+    ),
+    Idle(("training.schedule.gamma",), "training.schedule.power is 0", lambda c: not c.training.schedule.power),
+)
+
+
+def acting(config: Config) -> Config:
+    """Return a configuration with all keys at their defaults that do nothing in it: equal ones give equal results.
+
+    For comparison alone: a fingerprint is of what is written.
+    """
+    for key in [key for idle in IDLE if idle.holds(config) for key in idle.keys]:
+        config = _at_default(config, key.split("."))
+    return config
+
+
+def _at_default(section: M, path: Sequence[str]) -> M:
+    name, *rest = path
+    value = _at_default(getattr(section, name), rest) if rest else type(section).model_fields[name].default
+    return section.model_copy(update={name: value})
+
+
+def scored_on(config: Config) -> dict[str, Any]:
+    """Return what decides the question that a model is asked, by dotted key; ``data.val`` decides it by its content.
+
+    Scores of cells that differ here are of different things. All other keys change the answer: how a model is made and
+    used. A reference is the recording itself, whatever the codec. What training cuts off reaches no usable clip.
+    """
+    scored = config.validation.model_dump(mode="json", exclude={"every"})
+    question = {"audio": {"channels": config.audio.channels}, "validation": scored}
+    degradation: dict[str, Any] = {"rolloff_cap": config.degradation.rolloff_cap}
+    if config.data.policy == "quarantine":  # clips below it are left out
+        degradation["cutoff_hz"] = config.degradation.cutoff_hz[0]
+    return leaves({**question, "degradation": degradation})
 
 
 def trained_parts(config: Config) -> list[tuple[str, str]]:

@@ -4,14 +4,14 @@ Each line carries its weights (or the reason why there are none), independent of
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from orchestrator.analysis.design import Array, Term, aliases, columns, difference
 from orchestrator.analysis.replicates import Factor, Lost
-from orchestrator.analysis.strata import Layout, Weights, contrast, members, refit
+from orchestrator.analysis.strata import Layout, Weights, contrast, matched, members, refit
 from orchestrator.analysis.sweep import Step, Sweep
 from orchestrator.factors import cell_name
 
@@ -73,7 +73,7 @@ def _mains(sweep: Sweep, plan: Layout) -> Iterator[Line]:
                 None,
                 (index,),
                 ({factor.name: (factor.baseline, factor.levels[level])},),
-                contrast(plan, coefficients),
+                _weights(sweep, plan, [(index, level)], coefficients),
             )
             yield _explained(sweep, plan, line, [(index,)])
 
@@ -84,8 +84,8 @@ def _interactions(sweep: Sweep, plan: Layout, first: int, second: int) -> Iterat
     for low in range(1, len(one.levels)):
         for high in range(1, len(two.levels)):
             coefficients: dict[Term, Array] = {term: difference(term, plan.sizes, [_ends(one, low), _ends(two, high)])}
-            weights = contrast(plan, coefficients)
-            if weights is None:
+            weights = _weights(sweep, plan, [(first, low), (second, high)], coefficients)
+            if weights is None and not sweep.nested:
                 weights = _after_alias(plan, term, coefficients)
             line = Line(
                 "interaction",
@@ -106,10 +106,11 @@ def _simples(sweep: Sweep, plan: Layout, factor: int, other: int) -> Iterator[Li
     one, two = sweep.factors[factor], sweep.factors[other]
     term = (min(factor, other), max(factor, other))
     for level in range(1, len(one.levels)):
-        main = {(factor,): difference((factor,), plan.sizes, [_ends(one, level)])}
+        main: dict[Term, Array] = {(factor,): difference((factor,), plan.sizes, [_ends(one, level)])}
         for at in range(len(two.levels)):
             ends = {factor: _ends(one, level), other: np.eye(len(two.levels))[at]}
-            weights = contrast(plan, main | {term: difference(term, plan.sizes, [ends[term[0]], ends[term[1]]])})
+            both: dict[Term, Array] = main | {term: difference(term, plan.sizes, [ends[term[0]], ends[term[1]]])}
+            weights = _weights(sweep, plan, [(factor, level)], both, [(other, at)])
             if weights is None:
                 continue  # the interaction's own line says why
             context = f"{two.name}={two.levels[at]}"
@@ -125,6 +126,21 @@ def _simples(sweep: Sweep, plan: Layout, factor: int, other: int) -> Iterator[Li
                 weights,
             )
             yield _explained(sweep, plan, line, [(factor,), term, (other,)])
+
+
+def _weights(
+    sweep: Sweep,
+    plan: Layout,
+    ends: list[tuple[int, int]],
+    coefficients: dict[Term, Array],
+    fixed: Sequence[tuple[int, int]] = (),
+) -> Weights | None:
+    """Return the weights of a contrast by least squares, or where the design lacks cells from those that pair up.
+
+    Of a factor that acts only beside some levels, and of what it lies under, no model says what is not there.
+    """
+    found = matched(plan, ends, fixed) if sweep.by_pairs else None
+    return found if found or sweep.nested else contrast(plan, coefficients)
 
 
 def _ladder(sweep: Sweep, plan: Layout) -> Iterator[Line]:
@@ -199,12 +215,18 @@ def _explained(sweep: Sweep, plan: Layout, line: Line, own: list[Term]) -> Line:
     """Return the line with its aliases, or with the reason why it cannot be estimated."""
     if line.weights is None:
         return replace(line, reason=_why_not(sweep, plan, line))
+    nested = {index for index, factor in enumerate(sweep.factors) if factor.under or _is_parent(sweep, factor)}
     found = [
         ":".join(sweep.factors[index].name for index in term)
         for term in aliases(line.weights.rows, plan.codes, plan.sizes, own)
+        if not nested & set(term)  # where a factor does nothing there is no other effect to be taken for it
     ]
     shown = found[:MAX_ALIASES] + ([f"{len(found) - MAX_ALIASES} more"] if len(found) > MAX_ALIASES else [])
     return replace(line, confounded=", ".join(shown))
+
+
+def _is_parent(sweep: Sweep, factor: Factor) -> bool:
+    return any(factor.name in one.under for one in sweep.factors)
 
 
 def _why_not(sweep: Sweep, plan: Layout, line: Line) -> str:
@@ -216,6 +238,10 @@ def _why_not(sweep: Sweep, plan: Layout, line: Line) -> str:
             if not (plan.codes[:, index] == factor.levels.index(level)).any():
                 return f"no finished run with {factor.name}={level}"
     if len(line.term) == 2:
+        for one, other in itertools.permutations(sweep.factors[index] for index in line.term):
+            if other.name in one.under and not set(line.involved[0][other.name]) <= set(one.under[other.name]):
+                where = cell_name({name: "|".join(levels) for name, levels in one.under.items()})
+                return f"{one.name} acts only where {where}"
         at = [[sweep.factors[i].levels.index(level) for level in line.involved[0][names[i]]] for i in line.term]
         for pair in itertools.product(*at):
             cell = list(zip(line.term, pair, strict=True))

@@ -106,10 +106,19 @@ class Fit:
 
 
 def fit(
-    codes: Codes, sizes: Sequence[int], blocks: NDArray[np.int64], mains: Sequence[Term], others: Sequence[Term]
+    codes: Codes,
+    sizes: Sequence[int],
+    blocks: NDArray[np.int64],
+    mains: Sequence[Term],
+    others: Sequence[Term],
+    in_part: bool = False,
 ) -> Fit:
-    """Return least squares of ``mains`` and of those ``others`` that the design can tell from the terms before them."""
+    """Return least squares of ``mains`` and of those ``others`` that the design can tell from the terms before them.
+
+    ``in_part``: what it can tell of the remaining ones is taken out of the residuals too.
+    """
     kept: list[Array] = []
+    remaining: list[Array] = []
     places: dict[Term, slice] = {}
     width = rank = 0
     for term in (*mains, *others):
@@ -121,7 +130,12 @@ def fit(
             places[term] = slice(width, width + own.shape[1])
             kept.append(own)
             width, rank = width + own.shape[1], now
+        else:
+            remaining.append(own)
     design = np.concatenate(kept, axis=1) if kept else np.zeros((len(codes), 0))
+    if in_part and remaining:
+        rest = _rest(np.concatenate(remaining, axis=1), design)
+        design, width, rank = np.concatenate([design, rest], axis=1), width + rest.shape[1], rank + rest.shape[1]
     inverse: Array = np.zeros((0, len(codes)))
     if width:
         inverse = np.asarray(np.linalg.pinv(design, rcond=1e-10), dtype=float)
@@ -145,6 +159,13 @@ def aliases(weights: Array, codes: Codes, sizes: Sequence[int], own: Sequence[Te
             if share > MIN_ALIAS:
                 found.append((-round(share, 6), order, term))
     return [term for _, _, term in sorted(found)]
+
+
+def _rest(columns: Array, design: Array) -> Array:
+    """Return orthogonal columns that span what ``columns`` have beside the ``design``."""
+    left = columns - design @ np.linalg.lstsq(design, columns, rcond=1e-10)[0]
+    vectors, values, _ = np.linalg.svd(left, full_matrices=False)
+    return np.asarray(vectors[:, values > 1e-6 * np.sqrt(len(left))] * np.sqrt(len(left)), dtype=float)
 
 
 def _rank(design: Array) -> int:

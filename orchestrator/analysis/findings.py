@@ -100,7 +100,7 @@ def _finding(
         return Finding(line, metric, domain, None, SEARCH if searched else line.reason, {}, 0, 0)
     weighed = np.abs(line.weights.rows) > 1e-12
     estimate = judge(line.weights, response, pooled)
-    anova = _anova(plan, line, response, pooled) if line.term else {}
+    anova = _anova(plan, line, response, pooled) if line.term and not sweep.nested else {}  # no line for half a factor
     return Finding(
         line, metric, domain, estimate, "", anova, len(np.unique(plan.run[weighed])), seeds_of(plan, line.weights.rows)
     )

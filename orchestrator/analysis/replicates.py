@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Factor:
     name: str
     levels: tuple[str, ...]
     stage: str
+    under: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # levels of others beside which alone it acts
 
     @property
     def baseline(self) -> str:
@@ -258,6 +259,17 @@ def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple
         return []
     named = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
     return [(cell_name(levels), levels, seed) for levels in named for seed in seeds]
+
+
+def lacks_combinations(plan: Mapping[str, Any], table: pd.DataFrame, factors: tuple[Factor, ...]) -> bool:
+    """Return whether two levels of two factors stand together in no cell of the design, though each is somewhere."""
+    planned = [[levels[one.name] for one in factors] for _, levels, _ in _planned(plan, factors)]
+    cells = planned or table[["@" + one.name for one in factors]].to_numpy().tolist()
+    for first, second in itertools.combinations(range(len(factors)), 2):
+        pairs = {(cell[first], cell[second]) for cell in cells}
+        if len(pairs) < len({one for one, _ in pairs}) * len({two for _, two in pairs}):
+            return True
+    return False
 
 
 def metric_columns(

@@ -4,6 +4,7 @@ A factor of stage eval is judged by differences inside trainings, which share th
 by differences between trainings. A contrast is a weight per replicate, in two parts, because each has its own error.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,14 +98,14 @@ def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.
     if within:
         mixed = [tuple(sorted(pair)) for pair in pairs(range(len(stage))) if set(pair) & set(within)]
         own = np.unique(run[inner], return_inverse=True)[1].astype(np.int64)
-        within_fit = fit(codes[inner], sizes, own, [(one,) for one in within], mixed)
-    means, whole, variants = _training_means(codes, sizes, run, within, within_fit, inner)
+        within_fit = fit(codes[inner], sizes, own, [(one,) for one in within], mixed, sweep.by_pairs)
+    means, whole, variants = _training_means(codes, sizes, run, within, within_fit, inner, sweep.by_pairs)
     first = _first(run)[whole]
     blocks = np.unique(seed[first], return_inverse=True)[1].astype(np.int64)
     blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
     if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
         blocks = np.zeros(len(first), dtype=np.int64)
-    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between))
+    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between), sweep.by_pairs)
     return Layout(
         codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner
     )
@@ -140,6 +141,34 @@ def contrast(
     return Weights(plan.spread(between) + within, between, within)
 
 
+def matched(plan: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tuple[int, int]] = ()) -> Weights | None:
+    """Return the weights of a difference of cells that differ in nothing else; None where there are none.
+
+    ``ends``: factors that go from baseline to a level; of two, the difference of differences. ``fixed``: levels of
+    others that must hold. Every place in the design (the other levels, the seed) that has all its cells counts alike.
+    """
+    own = [factor for factor, _ in ends]
+    place = np.delete(plan.codes, own, axis=1)
+    if plan.blocked:
+        place = np.column_stack([place, plan.seed])
+    place = np.unique(place, axis=0, return_inverse=True)[1].reshape(-1)
+    held: NDArray[np.bool_] = members(plan.codes, fixed)
+    corners = list(itertools.product((0, 1), repeat=len(ends)))
+    rows = [
+        held & members(plan.codes, [(factor, level * at) for (factor, level), at in zip(ends, corner, strict=True)])
+        for corner in corners
+    ]
+    counts = np.array([np.bincount(place[mask], minlength=place.max(initial=0) + 1) for mask in rows])
+    whole: NDArray[np.bool_] = np.asarray((counts > 0).all(axis=0))
+    if not whole.any():
+        return None
+    weights = np.zeros(len(place))
+    for corner, mask, count in zip(corners, rows, counts, strict=True):
+        used = mask & whole[place]
+        weights[used] = (-1) ** (len(ends) - sum(corner)) / count[place[used]] / whole.sum()
+    return plan.split(weights)
+
+
 def _varies_inside(codes: Index, run: Index) -> bool:
     return len(np.unique(np.column_stack([run, codes]), axis=0)) > len(np.unique(run))
 
@@ -160,18 +189,26 @@ def _first(run: Index) -> Index:
 
 
 def _training_means(
-    codes: Codes, sizes: tuple[int, ...], run: Index, within: tuple[int, ...], inside: Fit | None, inner: Index
+    codes: Codes,
+    sizes: tuple[int, ...],
+    run: Index,
+    within: tuple[int, ...],
+    inside: Fit | None,
+    inner: Index,
+    by_pairs: bool,
 ) -> tuple[csr_array, Index, float]:
     """Return what takes each training's mean over the variants in common, which have one, how many variants these are.
 
     The variants that more than half of the trainings have are common; where none is, each training's own are averaged.
+    In a design that lacks some by intent, those are that all trainings have.
     A training that lacks some of them is moved by what the fit ``inside`` the trainings says of those, where it can.
     """
     trainings, places = int(run.max(initial=-1)) + 1, list(within)
     variant = np.unique(codes[:, places], axis=0, return_inverse=True)[1].reshape(-1) if within else 0 * run
     have = np.zeros((trainings, int(variant.max(initial=-1)) + 1), dtype=bool)
     have[run, variant] = True
-    shared = np.flatnonzero(have.sum(axis=0) * 2 > trainings)
+    everywhere = have.all(axis=0)
+    shared = np.flatnonzero(everywhere if by_pairs and everywhere.any() else have.sum(axis=0) * 2 > trainings)
     common = np.isin(variant, shared) | (not len(shared))
     count = np.bincount(run[common], minlength=trainings)
     weights = csr_array((common / np.maximum(count, 1)[run], (run, np.arange(len(run)))), shape=(trainings, len(run)))
@@ -192,9 +229,9 @@ def _training_means(
 
 
 def _mean_columns(fitted: Fit, codes: Codes, sizes: tuple[int, ...]) -> Array:
-    """Return the mean of the rows ``codes`` in the columns of a fit, blocks left in."""
-    found = [columns(term, codes, sizes) for term in fitted.places]
-    return np.asarray(np.concatenate(found, axis=1).mean(axis=0), dtype=float)
+    """Return the mean of the rows ``codes`` in the columns of a fit, blocks left in; 0 in those that are of no term."""
+    found = np.concatenate([columns(term, codes, sizes) for term in fitted.places], axis=1).mean(axis=0)
+    return np.asarray(np.pad(found, (0, fitted.design.shape[1] - len(found))), dtype=float)
 
 
 def seeds_of(plan: Layout, weights: Array) -> int:

@@ -18,6 +18,7 @@ from orchestrator.analysis.metrics import Metric, metrics_of
 from orchestrator.analysis.replicates import (
     Factor,
     Lost,
+    lacks_combinations,
     level_of,
     linked_clips,
     linked_distances,
@@ -79,6 +80,7 @@ class Sweep:
     distances: pd.DataFrame | None = None  # of distributions, by domain; column `row` points into `runs`
     curves: Curves | None = None  # the metric of the verdicts on validation, a row per run
     known_words: Mapping[str, float] = field(default_factory=dict)  # by level of ``text``, where few are known
+    by_pairs: bool = False  # the design lacks combinations of levels: only cells that differ in one factor compare
 
     @property
     def metric(self) -> Metric:
@@ -89,6 +91,11 @@ class Sweep:
         """The finished replicates that have a value of the metric of the verdicts."""
         values = self.runs[self.metric.name].to_numpy(dtype=float, na_value=np.nan)
         return pd.DataFrame(self.runs[np.isfinite(values)])
+
+    @property
+    def nested(self) -> bool:
+        """Whether some factor acts only beside some levels of others."""
+        return any(one.under for one in self.factors)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -156,6 +163,7 @@ def read_sweep(folder: Path) -> Sweep:
         distances=distances,
         curves=curves,
         known_words=known_words,
+        by_pairs=lacks_combinations(plan, table, factors),
     )
 
 
@@ -255,7 +263,8 @@ def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
         if baseline not in levels:
             raise DataError(f"{path}: factor {name!r}: baseline {baseline!r} is none of its levels {levels}")
         ordered = (baseline, *(level for level in levels if level != baseline))
-        factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train")))
+        under = {str(other): tuple(map(word_of, at)) for other, at in (spec.get("under") or {}).items()}
+        factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train"), under))
     return tuple(factors)
 
 

@@ -28,6 +28,7 @@ class _Factor(_Part):
     levels: list[Word] | None = None
     baseline: Word = None
     stage: Any = None
+    under: dict[str, list[Word]] | None = None
 
 
 class _Step(_Part):

@@ -20,6 +20,7 @@ def write_sweep(
     metric: str = "lsd",
     eval_stage: Sequence[str] = (),
     clips: Rows | None = None,
+    under: dict[str, dict[str, list[str]]] | None = None,
     **plan: Any,
 ) -> Path:
     """Write a sweep folder: replicates with a level per factor, a seed and a value; the plan from what is given."""
@@ -36,6 +37,8 @@ def write_sweep(
         "expected_replicates": len(rows),
         **plan,
     }
+    for name, levels in (under or {}).items():
+        tree["factors"][name]["under"] = levels
     write_json(folder / "plan.json", tree)
     (folder / "results").mkdir(exist_ok=True)
     pd.DataFrame([{"status": "done", **row} for row in rows]).to_parquet(folder / "results" / "replicates.parquet")
