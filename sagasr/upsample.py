@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sagasr import checkpoint
-from sagasr.audio.files import problem_of
+from sagasr.audio.files import SUFFIXES, problem_of
 from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, file_source, resampled, write_flac_blocks
 from sagasr.codec import Codec, build_codec
@@ -55,7 +55,6 @@ LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count to
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
 NOISE_FRAMES = 256  # of one draw of noise
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".rf64")
 
 
 class Facts(Strict):
