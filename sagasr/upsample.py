@@ -13,7 +13,6 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 """
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -536,8 +534,8 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def seconds_of(paths: Iterable[Path]) -> float:
-    """Return the length of readable recordings together, by their headers."""
-    return float(sum(soundfile.info(os.fsencode(path)).duration for path in paths))
+    """Return the length of readable recordings together."""
+    return sum(source.samples / source.rate for source in map(file_source, paths))
 
 
 def _clashes(pairs: Sequence[tuple[Path, Path]]) -> list[str]:

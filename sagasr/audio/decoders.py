@@ -60,6 +60,7 @@ BIT_RATES = {  # of MPEG frames in kbit/s, by whether they are of version 1, and
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+MAX_CHUNKS = 10_000  # before the samples; more are zeros, or no chunks
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # of MP3 files, before, behind and between streams
 
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -186,8 +187,10 @@ def _by_ffmpeg(source: "Stretch", magic: bytes, open_end: bool) -> Iterator[Read
     source.seek(0)
     with av.open(source, "r", options=options, metadata_errors="replace") as container:
         streams = container.streams.audio
-        if len(streams) != 1:
-            raise DataError(f"holds {len(streams) or 'no'} audio streams; save the one that is meant as FLAC or WAV")
+        if not streams:
+            raise DataError("holds no audio")
+        if len(streams) > 1:
+            raise DataError(f"holds {len(streams)} audio streams; save the one that is meant as FLAC or WAV")
         stream, kind = streams[0], container.format.name.split(",")[0]
         if stream.codec_context is None:
             raise DataError("no decoder is known for its audio; convert it to FLAC or WAV")
@@ -213,14 +216,16 @@ def _length(container: Any, stream: Any, kind: str, counted: float) -> Length | 
     if kind == "mp3":
         if not counted:
             return None
-        gapless = stream.start_time and abs(found - counted) < 2 * ROUNDING
+        gapless = stream.start_time and counted - ROUNDING < found <= counted  # else FFmpeg guessed: more lies behind
         return Length(found, 0) if gapless else Length(counted, ROUNDING)
     return Length(found, SLACK[kind]) if found > 0 and kind in SLACK else None
 
 
 def _is_picture(stream: Any) -> bool:
     """Whether a stream is the picture of a cover and no film."""
-    return bool(stream.disposition.attached_pic) or stream.type == "attachment"
+    from av.stream import Disposition
+
+    return Disposition.attached_pic in stream.disposition or stream.type == "attachment"
 
 
 def _frames(packets: Iterator[Any], kind: str, open_end: bool, notes: list[str]) -> "Iterator[AudioFrame]":
@@ -320,13 +325,15 @@ class Stretch(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._part.stop - self._part.start}[whence]
-        self._at = max(0, base + offset)
+        self._at = min(max(0, base + offset), 2**62)  # broken files ask for places beyond what C can count
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)
-        self._file.seek(self._part.start + self._at)
-        data = self._file.read(max(0, min(len(view), self._part.stop - self._part.start - self._at)))
+        view, start = memoryview(buffer), self._part.start + self._at
+        if start >= self._part.stop:
+            return 0
+        self._file.seek(start)
+        data = self._file.read(min(len(view), self._part.stop - start))
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -393,7 +400,10 @@ def _chunk(
     wave64 = order == "little" and width == 8
     large = None  # RF64 keeps the true size in its first chunk
     source.seek(start)
-    while len(header := source.read((16 if wave64 else 4) + width)) == (16 if wave64 else 4) + width:
+    for _ in range(MAX_CHUNKS):
+        header = source.read((16 if wave64 else 4) + width)
+        if len(header) < (16 if wave64 else 4) + width:
+            return None
         name, length = header[:4], int.from_bytes(header[-width:], order)
         body = source.tell()
         if name == wanted:
@@ -459,7 +469,7 @@ def _ogg_parts(file: BinaryIO) -> list[Part]:
         if is_first:
             streams[-1] += 1
         stop, was_first, ended = file.tell(), is_first, bool(header[5] & 4)
-    if b"OggS" in header + file.read():
+    if b"OggS" in header + file.read(1 << 24):
         raise DataError(f"damaged; behind page {pages} of its Ogg stream no page begins")
     if not ended or not starts:
         raise DataError("cut off or damaged; its Ogg stream does not end with a last page")
