@@ -68,12 +68,13 @@ def _encode(
         container.add_stream(codec, rate=rate, layout=layout, options=dict(codec_options), bit_rate=bits)
         for layout in layouts
     ]
+    for stream in streams:
+        known = stream.codec_context.codec.audio_formats
+        stream.codec_context.format = max(known, key=lambda it: it.name in ("s16", "s16p", "fltp"))
     for stream, samples, layout in zip(streams, sounds, layouts, strict=True):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), format="fltp", layout=layout)
         frame.sample_rate, frame.pts = rate, 0
-        accepted = max(stream.codec_context.codec.audio_formats, key=lambda it: it.name in ("s16", "s16p", "fltp"))
-        stream.codec_context.format = accepted
-        resampler = av.AudioResampler(accepted, layout, rate, frame_size=0)
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate)
         for part in (frame, None):
             for piece in resampler.resample(part):
                 container.mux(stream.encode(piece))

@@ -60,6 +60,12 @@ BIT_RATES = {  # of MPEG frames in kbit/s, by whether they are of version 1, and
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+UNKNOWN = (0, 0xFFFFFFFF)  # bytes of audio, in headers of those who wrote into a pipe, or were killed
+UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as SoX, LAME and ALSA put there
+    range(0x7EFFFFF0, 0x80000001),
+    range(0xFFFFF000, 0xFFFFFFFF - 35),
+    range(2**62, 2**64),
+)
 MAX_CHUNKS = 10_000  # before the samples; more are zeros, or no chunks
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # of MP3 files, before, behind and between streams
 
@@ -381,9 +387,7 @@ def _stated_bytes(source: Stretch, size: int) -> int | None:
     source.seek(4)
     if declared == 0 and int.from_bytes(source.read(4), "big" if magic in (b"FORM", b"RIFX") else "little") + 8 == size:
         raise DataError("holds no samples")  # as its header says
-    if declared == 0 or 0x7EFFFFF0 <= declared <= 0x80000000 or 0xFFFFF000 <= declared <= 0xFFFFFFFF:
-        return None  # what writers leave there, or put there, that do not know: those into a pipe
-    if declared >= 2**62:
+    if declared in UNKNOWN or any(declared in sizes for sizes in UNLIKELY):
         return None
     if declared > (present := max(size - start, 0)):
         raise DataError(f"cut off; its header declares {declared:,} bytes of audio, {present:,} are there")
