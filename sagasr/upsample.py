@@ -13,7 +13,6 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 """
 
 import math
-import os
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,13 +24,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from sagasr import checkpoint
-from sagasr.audio.files import problem_of
+from sagasr.audio.files import SUFFIXES, problem_of
 from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
 from sagasr.audio.stream import (
     Buffer,
@@ -68,7 +66,6 @@ BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
 NOISE_FRAMES = 256  # of one draw of noise
 ALL_KEPT_HZ = 2.0 * NYQUIST  # a splice above everything: a silent channel stays silent beside one that is not
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".rf64")
 
 
 class Facts(Strict):
@@ -605,8 +602,8 @@ def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[
 
 
 def seconds_of(paths: Iterable[Path]) -> float:
-    """Return the length of readable recordings together, by their headers."""
-    return float(sum(soundfile.info(os.fsencode(path)).duration for path in paths))
+    """Return the length of readable recordings together."""
+    return sum(source.samples / source.rate for source in map(file_source, paths))
 
 
 def _clashes(pairs: Sequence[tuple[Path, Path]]) -> list[str]:

@@ -24,10 +24,13 @@ from orchestrator.analysis.preferences import read_sheet
 from orchestrator.analysis.sweep import read_sweep
 from orchestrator.plan import make_plan
 from orchestrator.space import expand, parse_space, read_space
+from sagasr.audio.files import decode, header_problem
+from sagasr.audio.stream import file_source
 from sagasr.config import Config, located, parse
 from sagasr.data.manifest import read_manifest
 from sagasr.errors import SagasrError
 from sagasr.files import dump_yaml
+from tests.encoded import encoded, piped
 from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
 
@@ -83,6 +86,12 @@ ROW = st.one_of(  # of the columns path, split, caption; sometimes too many or f
     st.tuples(WORD.map("{}.flac".format), st.sampled_from(["train", "val", "test"]), WORD),
 )
 WHOLE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+CODECS = {  # of the recordings whose bytes are torn, by suffix
+    **{"flac": "flac", "oga": "flac", "opus": "libopus", "mp3": "libmp3lame", "m4a": "aac", "mov": "alac"},
+    **{"aac": "aac", "wma": "wmav2", "webm": "libopus", "mka": "flac", "wv": "wavpack", "tta": "tta", "ac3": "ac3"},
+    **{"wav": "pcm_s24le", "aiff": "pcm_s16be", "caf": "pcm_s16be", "w64": "pcm_s16le", "au": "pcm_s16be"},
+    **{"avi": "adpcm_ms", "mp2": "mp2"},
+}
 VALUES = st.one_of(WORD, st.none(), st.integers(), st.floats(), WHOLE_TEXT, st.binary(max_size=4), st.dates())
 COLUMNS = st.sampled_from(["path", "split", "sha256", "caption", "x"])
 
@@ -135,7 +144,7 @@ def torn(draw: st.DrawFn, contents: list[bytes]) -> bytes:
     """Return one of the contents with bytes changed, cut out, doubled or put in; or bytes of any kind."""
     data = bytearray(draw(st.sampled_from(contents)))
     for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, len(data)))
+        at = draw(st.integers(0, draw(st.sampled_from([len(data), min(200, len(data))]))))  # headers are short
         length = draw(st.integers(0, 40))
         match draw(st.sampled_from(["put", "cut", "double", "all"])):
             case "put":
@@ -147,6 +156,20 @@ def torn(draw: st.DrawFn, contents: list[bytes]) -> bytes:
             case _:
                 data[at : at + length] = draw(st.binary(max_size=length))
     return bytes(data)
+
+
+def recordings(folder: Path) -> list[bytes]:
+    """Return a short recording in every container and coding."""
+    noise = (0.1 * np.random.default_rng(0).standard_normal((2, 3_000))).astype(np.float32)
+    made = [encoded(folder / f"whole.{suffix}", noise, 48_000, codec) for suffix, codec in CODECS.items()]
+    made.append(encoded(folder / "uncounted.mp3", noise, 48_000, "libmp3lame", {"write_xing": "0"}))
+    made.append(piped(folder / "piped.wav", noise, 48_000, "pcm_s16le", "wav"))
+    made.append(piped(folder / "piped.flac", noise, 48_000, "flac", "flac"))
+    for name, options in (("a.rf64", {"format": "RF64"}), ("gsm.wav", {"subtype": "GSM610"}), ("v.ogg", {})):
+        soundfile.write(folder / name, noise[0], 48_000, **options)
+        made.append(folder / name)
+    contents = [path.read_bytes() for path in made]
+    return [*contents, contents[-1] + contents[-1]]
 
 
 class Readers:
@@ -179,7 +202,7 @@ class Readers:
         lines = b'{"path": "a.flac", "split": "val"}\n{"path": "b.flac", "split": "train", "caption": "rain"}\n'
         table = st.dictionaries(COLUMNS, st.lists(VALUES, min_size=2, max_size=2), max_size=4)
         return {
-            "grid": (mutated([FULL_GRID, GRID]), self.grid, 35),
+            "grid": (mutated([FULL_GRID, GRID]), self.grid, 30),
             "grid, bytes of YAML": (torn(texts), self.grid_bytes, 10),
             "configuration": (mutated([config]), self.config, 15),
             "manifest in rows": (st.lists(ROW, max_size=4), self.rows, 10),
@@ -188,6 +211,7 @@ class Readers:
             "manifest in Parquet": (table, self.parquet, 5),
             "plan.json": (mutated([self.plan_tree]), self.plan, 5),
             "answers of a blind test": (mutated([self.sheet]), self.answers, 5),
+            "recording": (torn(recordings(self.folder)), self.recording, 5),
         }
 
     def grid(self, tree: Any) -> None:
@@ -226,6 +250,16 @@ class Readers:
         else:
             pyarrow.parquet.write_table(table, path)
         read_manifest(path)
+
+    def recording(self, data: bytes) -> None:
+        path = self.folder / "torn.wav"
+        path.write_bytes(data)
+        header_problem(path)
+        source = file_source(path)
+        audio = np.concatenate(list(source.blocks()), axis=1)
+        assert np.isfinite(audio).all()
+        assert audio.shape == (source.channels, source.samples)
+        assert np.array_equal(decode(path).samples, audio)
 
     def plan(self, tree: Any) -> None:
         (self.folder / "plan.json").write_text(json.dumps(tree, default=str))

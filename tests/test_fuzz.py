@@ -10,7 +10,7 @@ import pytest
 from sagasr.errors import SagasrError
 from tests.fuzz import GRID, Readers, fuzz, refused
 
-READERS = ("grid", "configuration", "manifest", "plan.json", "answers")
+READERS = ("grid", "configuration", "manifest", "plan.json", "answers", "recording")
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from scipy.signal import firwin, resample_poly
 
-from sagasr.audio.files import BLOCK, blocks_of, opened
+from sagasr.audio.files import BLOCK, opened
 from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin, window
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError
@@ -46,14 +46,17 @@ class Source(NamedTuple):
 
 
 def file_source(path: Path) -> Source:
-    """Return a recording in a file. Raises DataError, as reading its blocks does."""
+    """Return a recording in a file, decoded once to count its samples where only that tells. Raises DataError, as
+    reading its blocks does.
+    """
 
     def blocks() -> Iterator[np.ndarray]:
-        with opened(path) as sound:
-            yield from blocks_of(path, sound)
+        with opened(path) as reading:
+            yield from reading.blocks
 
-    with opened(path) as sound:
-        return Source(sound.samplerate, sound.channels, sound.frames, blocks)
+    with opened(path) as reading:
+        samples = reading.samples or sum(block.shape[1] for block in reading.blocks)
+        return Source(reading.rate, reading.channels, samples, blocks)
 
 
 def array_source(audio: Any, rate: int) -> Source:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sagasr.audio.files import SUFFIXES
 from sagasr.data.manifest import MAX_FAULTS, MAX_TEXT, Row, content_hashes, is_no_name, read_manifest
 from sagasr.errors import ConfigError
 from sagasr.fingerprint import seed_of
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff")
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 VAL_SHARE = 10  # one in so many validates
 MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript

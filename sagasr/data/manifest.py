@@ -352,20 +352,12 @@ def _shown(text: str) -> str:
 
 
 def _header_problem(row: Row) -> str | None:
-    import soundfile
+    from sagasr.audio.files import header_problem
 
-    try:
-        if row.file.stat().st_size == 0:
-            return f"{row.file}: the file is empty"
-        if soundfile.info(row.file).frames <= 0:
-            return f"{row.file}: holds no samples"
-    except FileNotFoundError:
-        return f"{row.file}: no such file (named in line {row.line} of the manifest)"
-    except OSError as error:
-        return f"{row.file}: cannot be read ({error.strerror or error})"
-    except (soundfile.SoundFileError, TypeError) as error:
-        return f"{row.file}: not readable as audio ({str(getattr(error, 'error_string', error)).strip().rstrip('.')})"
-    return None
+    problem = header_problem(row.file)
+    if problem == "no such file":
+        problem += f" (named in line {row.line} of the manifest)"
+    return problem and f"{row.file}: {problem}"
 
 
 def hash_or_problem(row: Row) -> tuple[str, str | None]:

@@ -27,6 +27,7 @@ from sagasr.parts import sources
 
 # Where the numbers of a record come from. Comments and docstrings of these do not count.
 COMPUTING = (
+    "sagasr.audio.decoders",
     "sagasr.audio.degrade",
     "sagasr.audio.files",
     "sagasr.audio.spectrum",

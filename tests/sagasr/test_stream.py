@@ -17,6 +17,7 @@ from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Spectrum, array_source, file_source, resampled, write_blocks
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError
+from tests.encoded import encoded
 
 RECORDINGS = Path(__file__).parents[2] / "sagasr/recordings"
 
@@ -38,11 +39,20 @@ def test_blocks_are_resampled_as_the_whole_is(monkeypatch: pytest.MonkeyPatch, r
 
 def test_a_file_is_read_in_blocks_as_it_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(30_001, 2).T, 48_000, subtype="FLOAT")
-    monkeypatch.setattr("sagasr.audio.files.BLOCK", 4_000)
+    monkeypatch.setattr("sagasr.audio.decoders.BLOCK", 4_000)
     source = file_source(tmp_path / "a.wav")
     for _ in range(2):  # it can be read again
         blocks = np.concatenate(list(resampled(source)), axis=1)
         np.testing.assert_allclose(blocks, read_audio(tmp_path / "a.wav", None), atol=1e-7)
+
+
+def test_a_file_whose_length_only_decoding_tells_is_counted(tmp_path: Path) -> None:
+    path = encoded(tmp_path / "a.mp3", noise(300_001, 2), 48_000, "libmp3lame", {"write_xing": "0"})
+    source = file_source(path)
+    assert source.samples == sum(block.shape[1] for block in source.blocks()) >= 300_001
+    for _ in range(2):
+        blocks = np.concatenate(list(resampled(source)), axis=1)
+        np.testing.assert_allclose(blocks, read_audio(path, None), atol=1e-7)
 
 
 def test_a_file_that_breaks_between_two_readings_is_named(tmp_path: Path) -> None:
