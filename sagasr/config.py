@@ -570,11 +570,14 @@ def _file(key: str, value: Any, folder: Path) -> Any:
 
 def _absolute(key: str, path: Path) -> Path:
     try:
-        return path.resolve()
+        found = path.resolve()
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
             raise
         raise ConfigError(f"{key}: {path}: {LOOP}") from error
+    if found.is_symlink():  # since Python 3.13 such a link is left as it is
+        raise ConfigError(f"{key}: {path}: {LOOP}")
+    return found
 
 
 def _part(key: str, part: str, folder: Path) -> str:
