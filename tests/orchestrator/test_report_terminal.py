@@ -139,3 +139,17 @@ def test_p_values_read_as_people_write_them() -> None:
         "-",
         "-",
     ]
+
+
+def test_an_answer_rests_on_the_replicates_that_have_a_value(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2})
+    for place in (3, 7):
+        rows[place]["lsd"] = float("nan")
+    folder = written(tmp_path, rows)
+    text = " ".join(shown(folder).split())
+    assert "partial: 22 of 24 replicates" in text
+    assert "this rests on 22 of 24 replicates over 3 seeds" in text
+    assert main([str(folder), "--json"]) == 1
+    page = (folder / "report" / "index.html").read_text()
+    assert "partial: 22 of 24 replicates" in page
+    assert "24 of 24" not in page
