@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from orchestrator.ledger import scan
+from orchestrator.overview import show_summary
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import parse_only, read_space
 from sagasr.config import Config, parse
@@ -180,3 +183,21 @@ def test_planning_loads_neither_torch_nor_ray(make_grid):
         "bad = {'torch', 'ray', 'mlflow', 'lightning'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code, str(make_grid())], check=True)
+
+
+@pytest.mark.parametrize(("last", "share"), [("鸟儿", 0.0), ("猫在", 0.5), ("狗在叫", None)])
+def test_a_plan_says_when_few_words_of_the_scored_captions_are_known(make_grid, last, share):
+    grid = make_grid()
+    captions = grid.parent / "manifest.csv"
+    captions.write_text(f"path,split,caption\na.flac,train,一只狗\nb.flac,train,在叫\nc.flac,val,{last}\n")
+    plan = plan_of(grid, seeds=[0])
+    told = read_console(plan)
+    known = share is not None and share < 0.5
+    assert plan.tree.get("known_words") == ({"caption": share} if known else None)
+    assert ("a model knows only 0%" in told) == known
+
+
+def read_console(plan):
+    console = Console(record=True, width=200)
+    show_summary(plan, scan(plan), console)
+    return console.export_text()

@@ -139,3 +139,11 @@ def test_p_values_read_as_people_write_them() -> None:
         "-",
         "-",
     ]
+
+
+def test_a_verdict_on_text_says_when_few_words_are_known(tmp_path: Path) -> None:
+    factors = {"text": ["off", "caption"]}
+    folder = write_sweep(tmp_path, noisy_grid(factors, 4, {}), factors, delta=0.5, known_words={"caption": 0.125})
+    text = " ".join(shown(folder).split())
+    assert "text = caption [12% of the validation words known]" in text
+    assert "note: text=caption: of the words of the validation texts a model knows only 12%" in text
