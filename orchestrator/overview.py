@@ -78,6 +78,9 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
         )
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
+    for listing in plan.listings:
+        for line in listing.lines():
+            console.print(escape(line), soft_wrap=True)
 
 
 def show_cost(

@@ -17,6 +17,7 @@ from orchestrator.redact import redact_tree
 from orchestrator.space import Cell, Levels, SearchSpace, expand, holds, own_metrics
 from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, score_stage, train_stage
+from sagasr.data.listing import Listing
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
@@ -72,6 +73,7 @@ class Contents(NamedTuple):
     train: Mapping[Data, str]
     val: Mapping[Data, str]
     files: Mapping[str, str]
+    listings: Sequence[Listing]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Plan:
     folder: Path
     tracking_uri: str
     recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
+    listings: Sequence[Listing] = ()  # what lies where the recordings are named, and what becomes of it
     allowed: tuple[str, ...] = ()  # changes that were let through by --allow
 
     @property
@@ -153,7 +156,7 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else f"sqlite:///{folder.parent / 'mlflow.db'}"
-    return Plan(space, cells, trials, selected, folder, uri, data.files)
+    return Plan(space, cells, trials, selected, folder, uri, data.files, data.listings)
 
 
 def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
@@ -272,7 +275,8 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
 
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.manifest import Row, content_hashes, manifest_fingerprint, shared_problems, usable_rows
+    from sagasr.data.folders import list_data
+    from sagasr.data.manifest import Row, content_hashes, left_out, manifest_fingerprint, shared_problems, usable_rows
 
     faults: list[str] = []
     train: dict[Data, str] = {}
@@ -305,7 +309,8 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         train[data], val[data] = digests.get("train", ""), digests.get("val", "")
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
-    return Contents(train, val, files)
+    clips = {cell.config.data: cell.config.validation.clips for cell in cells}
+    return Contents(train, val, files, [list_data(data, left_out(data), most) for data, most in clips.items()])
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -367,6 +372,7 @@ def _tree(plan: Plan) -> dict[str, Any]:
             "trials": {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials},
         }
     )
+    tree["files"] = [listing.tree() for listing in plan.listings]
     return tree
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sagasr import cli, lease
 from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import read_yaml
+from sagasr.files import read_json, read_yaml
 
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
@@ -102,6 +102,7 @@ def _train(options: argparse.Namespace) -> int:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
 
     from sagasr.data.encode import encode_store
+    from sagasr.data.folders import list_stored
     from sagasr.evaluate import summary
     from sagasr.journal import read_status
     from sagasr.model import missing_weights
@@ -116,6 +117,8 @@ def _train(options: argparse.Namespace) -> int:
     with lease.held(out / ".worker.lease") as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
+        for line in list_stored(config, read_json(store / "meta.json")).lines():
+            print(line, flush=True)
         with halting() as halt:
             before = read_status(out)
             harness = Harness(
@@ -159,6 +162,7 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sagasr.data.listing import files_below, listed
     from sagasr.upsample import Settings, Upsampler, plan_files, seconds_of, upsample_files
 
     settings = Settings(
@@ -171,6 +175,9 @@ def _upsample(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     pairs = plan_files(options.input, options.output)
+    if options.input.is_dir():
+        listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
+        print("\n".join(listing.lines()), flush=True)
     upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)

@@ -29,13 +29,14 @@ from pydantic import Field
 from torch import Tensor
 
 from sagasr import checkpoint
-from sagasr.audio.files import problem_of
+from sagasr.audio.files import SUFFIXES, problem_of
 from sagasr.audio.spectrum import HOP, N_FFT, rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, file_source, resampled, write_flac_blocks
 from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
 from sagasr.config import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler, Strict, parse, patch, trained_parts
 from sagasr.data.checks import SILENCE_RMS
+from sagasr.data.listing import files_below
 from sagasr.data.records import clip_gain
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
 from sagasr.data.store import Store
@@ -55,7 +56,6 @@ LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count to
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
 NOISE_FRAMES = 256  # of one draw of noise
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".rf64")
 
 
 class Facts(Strict):
@@ -518,10 +518,14 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if source.is_dir():
         if target.resolve().is_relative_to(source.resolve()):
             raise DataError(f"{target}: lies inside {source}, whose files are read; choose a folder outside it")
-        found = sorted(path for path in source.rglob("*") if _is_recording(path.relative_to(source)) and path.is_file())
+        found = [file for file in files_below(source) if file.is_recording]
         if not found:
             raise DataError(f"{source}: holds no recordings ({', '.join(SUFFIXES)})")
-        pairs = [(path, (target / path.relative_to(source)).with_suffix(".flac")) for path in found]
+        if inside := [file.path for file in found if Path(file.real).is_relative_to(target.resolve())]:
+            raise DataError(
+                f"{inside[0]}: lies in {target} by a link, where results are written; choose another output"
+            )
+        pairs = [(it.path, (target / it.path.relative_to(source)).with_suffix(".flac")) for it in found]
     else:
         if target.suffix and target.suffix != ".flac" and not target.is_dir():
             raise DataError(f"{target}: results are written as FLAC; name it {target.with_suffix('.flac').name}")
@@ -551,10 +555,6 @@ def _clashes(pairs: Sequence[tuple[Path, Path]]) -> list[str]:
         elif (other := first.setdefault(target, source)) != source:
             lines.append(f"{source}: would be written to {target} as {other} is; rename one of the two")
     return lines
-
-
-def _is_recording(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

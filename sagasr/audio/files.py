@@ -32,6 +32,7 @@ MAX_LEVEL = 100.0  # full scale is 1; integers stored as floats reach 32,768
 MAX_SAMPLES = 400_000_000  # over all channels, 1.6 GB decoded; silence compresses to almost nothing
 BLOCK = 1 << 17  # samples of each channel read at once
 FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3")
+SUFFIXES = (".wav", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
 
 CLIPPED_RUN = 4  # neighbouring samples at the same peak; a sine of full scale has one or two
 CLIPPED_SHARE = 1e-4  # of all samples; a single loud drum hit stays below
