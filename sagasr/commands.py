@@ -175,10 +175,10 @@ def _upsample(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     pairs = plan_files(options.input, options.output)
+    upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     if options.input.is_dir():
         listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
         print("\n".join(listing.lines()), flush=True)
-    upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

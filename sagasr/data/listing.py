@@ -28,6 +28,7 @@ REASONS_SHOWN = 20
 BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
 
 HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
+AGAIN = "not followed, as these folders are read anyway or hold the link"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
 
@@ -53,7 +54,7 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
     """Return the files below a folder, sorted; of a hidden folder all are hidden. Raises ConfigError.
 
     Where a folder is reached in several ways the one without links counts. A link to a folder that holds the link is
-    not followed, as it would lead out.
+    not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
     """
     top = os.path.realpath(folder)
     found: list[File] = []
@@ -65,7 +66,8 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
         else:
             (place, parent), hidden = links.popleft(), False
             real = os.path.realpath(place)
-            if f"{parent}/".startswith(f"{real.rstrip('/')}/"):
+            if real in seen or f"{parent}/".startswith(f"{real.rstrip('/')}/"):
+                found.append(File(Path(place), place, False, AGAIN))
                 continue
         if real in seen:
             continue
@@ -164,7 +166,11 @@ class Listing:
 
 
 def listed(
-    files: Collection[File], used: Mapping[str, Sequence[Path]], reason_of: Mapping[str, str], **more: Any
+    files: Collection[File],
+    used: Mapping[str, Sequence[Path]],
+    reason_of: Mapping[str, str],
+    texts: int = 0,
+    told: Sequence[str] = (),
 ) -> Listing:
     """Return the listing of files, of which some are ``used``; ``reason_of`` says by ``File.real`` why others are not.
 
@@ -176,25 +182,31 @@ def listed(
         for use, paths in used.items()
     }
     left_out: dict[str, list[Path]] = {}
-    other = []
+    other, again = [], list[Path]()
     for file in files:
         if any(file.real in paths for paths in in_use.values()):
             continue
         reason = reason_of.get(file.real) or file.reason
-        if file.sound or file.real in reason_of:
+        if reason == AGAIN:
+            again.append(file.path)
+        elif file.sound or file.real in reason_of:
             left_out.setdefault(reason, []).append(file.path)
         else:
             other.append(file.path)
-    return Listing({use: [*paths.values()] for use, paths in in_use.items()}, left_out, other, **more)
+    if again:
+        told = [*told, f"links to folders, {AGAIN}: {_names(again)}"]
+    return Listing({use: [*paths.values()] for use, paths in in_use.items()}, left_out, other, texts, told)
 
 
 def _kinds(paths: Sequence[Path]) -> str:
-    """Return e.g. ``8 .wav, 1 .flac``."""
-    kinds = Counter(path.suffix.lower() or "without suffix" for path in paths).most_common()
+    """Return e.g. ``8 wav, 1 flac``."""
+    kinds = Counter(
+        shown(Path(path.suffix[1:].lower())) if path.suffix else "without suffix" for path in paths
+    ).most_common()
     few = [f"{count:,} {kind}" for kind, count in kinds[:8]]
     return ", ".join([*few, *([f"{sum(count for _, count in kinds[8:]):,} of other kinds"] if kinds[8:] else [])])
 
 
 def _names(paths: Sequence[Path]) -> str:
-    names = [shown(Path(path.name)) for path in paths[:NAMES_SHOWN]]
+    names = [shown(Path(*path.parts[-2:])) for path in paths[:NAMES_SHOWN]]
     return ", ".join([*names, *(["…"] if len(paths) > NAMES_SHOWN else [])])
