@@ -10,7 +10,7 @@
 
 Folders called train and val (or valid, validation, dev; else test or eval) are a split, and so are those of LibriSpeech
 (``train-clean-100``). ``metadata.csv`` / ``.jsonl`` / ``.parquet`` with a column ``file_name`` is a table of Hugging
-Face, in the folder or in those of its split.
+Face, in the folder or in those of its split. ``train.csv`` and ``val.csv`` in a folder are manifests of its split.
 
 A split that the layout does not give is made only where one folder is named for both training and validation. It is a
 function of the speaker's name, or of a file's content, alone: adding recordings moves none of the others.
@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sagasr.audio.files import SUFFIXES
 from sagasr.config import Config, Data
@@ -30,11 +30,12 @@ from sagasr.data.manifest import (
     MAX_FAULTS,
     MAX_TEXT,
     Row,
+    Split,
+    columns_of,
     content_hashes,
     is_no_name,
-    is_of_hugging_face,
     read_manifest,
-    rows_of,
+    rows_among,
 )
 from sagasr.errors import ConfigError
 from sagasr.files import on_disk, same_name
@@ -42,6 +43,7 @@ from sagasr.fingerprint import seed_of
 
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
+SPLIT: tuple[Split, ...] = ("train", "val")
 VAL_SHARE = 10  # one in so many validates
 MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript
 ESC_VAL_FOLD = "5"
@@ -53,6 +55,8 @@ PARTS = {
 }
 MEANS = {"train": "trains", "val": "validates", "test": "is left out"}
 
+Named = TypeVar("Named")
+
 
 class Layout(NamedTuple):
     """A folder understood: its recordings, one line on how, why others are left out, and the files of texts read."""
@@ -61,6 +65,7 @@ class Layout(NamedTuple):
     told: str
     unused: str = ""
     texts: Collection[Path] = ()
+    files: Sequence[File] | None = None  # where they were looked at
 
 
 def rows_in(folder: Path) -> tuple[Row, ...]:
@@ -81,28 +86,25 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
 
     ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
     """
-    asked = {split: rows_of(data, split) for split in ("train", "val")}  # type: ignore[arg-type]
+    layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
+    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLIT}
     used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
     files: dict[str, File] = {}
     unused: dict[str, list[str]] = {}
     marked: dict[str, str] = {}
-    texts: set[Path] = set()
     told = []
-    for name in dict.fromkeys((data.train, data.val)):
-        source = Path(name)
-        layout = layout_of(source) if source.is_dir() else _of_manifest(source)
-        told.append(f"{source}: {layout.told}")
-        texts.update(layout.texts)
+    for name, layout in layouts.items():
+        told.append(f"{name}: {layout.told}")
         rows = [row for row in layout.rows if row.split]
-        marked |= {
-            real: f"split {row.split}" for real, row in zip(real_paths(it.file for it in rows), rows, strict=True)
-        }
-        found = files_below(source) if source.is_dir() else files_below(source.parent, BESIDE_MANIFEST)
-        if not source.is_dir() and len(found) >= BESIDE_MANIFEST:
-            told.append(f"{source.parent}: holds more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
+        places = real_paths(row.file for row in rows)
+        marked |= {real: f"split {row.split}" for real, row in zip(places, rows, strict=True)}
+        found = files_below(Path(name)) if layout.files is None else layout.files
+        if len(found) >= BESIDE_MANIFEST and not Path(name).is_dir():
+            told.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
         for file in found:
             files[file.real] = file
             unused.setdefault(file.real, []).append(layout.unused)
+    texts = {text for layout in layouts.values() for text in layout.texts}
     left = [(split, row) for split, rows in asked.items() for row in rows if (split, row.path) in unusable]
     wrong = zip(real_paths(row.file for _, row in left), left, strict=True)
     reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
@@ -121,8 +123,12 @@ def list_stored(config: Config, meta: Mapping[str, Any]) -> Listing:
     return list_data(config.data, unusable, config.validation.clips)
 
 
-def _of_manifest(path: Path) -> Layout:
-    return Layout(read_manifest(path), "a manifest", f"not named in {path.name}")
+def _understood(source: Path) -> Layout:
+    """Return a folder or manifest understood. Raises ConfigError."""
+    if source.is_dir():
+        return layout_of(source)
+    beside = files_below(source.parent, BESIDE_MANIFEST)
+    return Layout(read_manifest(source), "a manifest", f"not named in {source.name}", files=beside)
 
 
 def divided(folder: Path, rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -146,13 +152,17 @@ def layout_of(folder: Path) -> Layout:
     for name in MANIFESTS:
         if (folder / name).is_file():
             return Layout(read_manifest(folder / name), f"read by its {name}", f"not named in {name}")
+    if split := _split_tables(folder):
+        rows = [replace(row, split=part) for path, part in split.items() for row in read_manifest(path)]
+        names = {path.name: part for path, part in split.items()}
+        return Layout(rows, _who(names), f"not named in {' or '.join(names)}", tuple(split))
     if _is_vctk(folder):
         return _vctk(folder)
     if (folder / "meta" / "esc50.csv").is_file():
         return Layout(_esc50(folder), "laid out as ESC-50; fold 5 validates", "not named in meta/esc50.csv")
     if any(folder.glob("t[er][sa][ti]*/*/mixture.*")):
         told = "laid out as MUSDB18; mixtures only, its test tracks validate"
-        return Layout(_musdb(folder), told, "stems, or not in a track of train/ or test/")
+        return Layout(_musdb(folder), told, "stems, or in no track of its splits")
     return _plain(folder)
 
 
@@ -215,22 +225,24 @@ def _musdb(folder: Path) -> list[Row]:
 
 
 def _plain(folder: Path) -> Layout:
-    files = [file for file in files_below(folder) if not file.hidden]
-    beside = {_stem(file.path): file.path for file in files if file.path.suffix.lower() == ".txt"}
+    everything = files_below(folder)
+    files = [file for file in everything if not file.hidden]
+    beside: dict[object, Path] = {}
+    for path in (file.path for file in files if file.path.suffix.lower() == ".txt"):
+        beside |= {path: path, _alike(path): path}
     called = [file.path for file in files if file.path.name in TABLES]
-    tables = [path for path in called if is_of_hugging_face(path)]
+    tables = [path for path in called if "file_name" in columns_of(path)]
     told = [
-        f"{path.relative_to(folder)} {'' if path in tables else 'has no column file_name and '}is "
+        f"{path.relative_to(folder)} {'' if path in tables else 'names no file_name and '}is "
         f"{'' if path in tables else 'not '}read"
         for path in called
     ]
     texts = set(tables)
 
     def describe_one(path: Path) -> dict[str, str]:
-        exact = path.with_suffix(".txt")
-        file = exact if exact.is_file() else beside.get(_stem(path), exact)
-        texts.update([file] if file.is_file() else [])
-        text = _text(file)
+        file = beside.get(path.with_suffix(".txt")) or beside.get(_alike(path))
+        texts.update([file] if file else [])
+        text = _text(file) if file else ""
         return {"caption": text, "transcript": text}
 
     places = {path.parent for path in tables}
@@ -242,7 +254,29 @@ def _plain(folder: Path) -> Layout:
     elif not any(row.split for row in rows):
         told.append("split by content where it is named for training and validation")
     unused = ["not named in metadata"] * bool(tables) + ["in no folder of a split"] * bool(split)
-    return Layout(rows, "; ".join(filter(None, ["any recordings", how, *told])), " or ".join(unused), texts)
+    return Layout(rows, "; ".join(filter(None, ["any recordings", how, *told])), " or ".join(unused), texts, everything)
+
+
+def _split_tables(folder: Path) -> dict[Path, str]:
+    """Return the manifests of a folder that are called as a split, train.csv and val.csv, with what they are for."""
+    part_of = {
+        path: PARTS[path.stem.lower()]
+        for path in sorted(folder.iterdir())
+        if path.stem.lower() in PARTS and path.suffix in (".csv", ".parquet", ".jsonl") and _names_files(path)
+    }
+    part_of = _validated(part_of)
+    return part_of if {"train", "val"} <= set(part_of.values()) else {}
+
+
+def _names_files(table: Path) -> bool:
+    return not {"path", "file_name"}.isdisjoint(columns_of(table))
+
+
+def _validated(part_of: Mapping[Named, str]) -> dict[Named, str]:
+    """Let test validate where nothing else does."""
+    if "val" in part_of.values():
+        return dict(part_of)
+    return {name: "val" if part == "test" else part for name, part in part_of.items()}
 
 
 def split_by_folders(paths: Sequence[str]) -> tuple[dict[str, str], str]:
@@ -259,27 +293,32 @@ def split_by_folders(paths: Sequence[str]) -> tuple[dict[str, str], str]:
         part_of = {name: PARTS[found.copy().pop()] for name, found in words.items() if len(found) == 1}
         if "train" not in part_of.values():
             part_of |= {name: "train" for name in part_of if "dev" in words[name]}
-        if "val" not in part_of.values():
-            part_of |= {name: "val" for name, part in part_of.items() if part == "test"}
+        part_of = _validated(part_of)
         split = {
             path: part_of[part[depth]]
             for path, part in zip(paths, parts, strict=True)
             if len(part) > depth and part[depth] in part_of
         }
         if {"train", "val"} <= set(part_of.values()) and 2 * len(split) >= len(paths):
-            told = [f"{_some(part_of, part)} {does}" for part, does in MEANS.items() if part in part_of.values()]
-            return split, ", ".join(told)
+            return split, _who({f"{name}/": part for name, part in part_of.items()})
         if part_of and not doubts:
-            doubts = f"{_some(part_of)} called like a split, which needs a train and a val folder with most recordings"
+            called = _some([f"{name}/" for name in part_of])
+            doubts = f"{called}: no split, which needs a train and a val folder side by side with most recordings"
     return {}, doubts
 
 
-def _some(part_of: Mapping[str, str], part: str | None = None) -> str:
-    names = sorted(f"{name}/" for name, its in part_of.items() if part in (None, its))
-    return ", ".join([*names[:4], *(["…"] if len(names) > 4 else [])])
+def _who(part_of: Mapping[str, str]) -> str:
+    """Return e.g. ``train/ trains, val/ validates``."""
+    named = {does: [name for name, its in part_of.items() if its == part] for part, does in MEANS.items()}
+    return ", ".join(f"{_some(names)} {does}" for does, names in named.items() if names)
 
 
-def _stem(path: Path) -> tuple[Path, str]:
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*sorted(names)[:4], *(["…"] if len(names) > 4 else [])])
+
+
+def _alike(path: Path) -> tuple[Path, str]:
+    """Return what is equal for a recording and the text that is meant beside it."""
     return path.parent, same_name(path.stem)
 
 

@@ -19,7 +19,7 @@ from sagasr.errors import ConfigError
 
 # Names of sound, or of films with sound, as far as they are not in SUFFIXES: told apart from files of other kinds.
 SOUND = re.compile(
-    r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|midi?|mk[av]|mov|mp[234cg]|mpeg|"
+    r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
     r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
 )
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
@@ -28,7 +28,7 @@ REASONS_SHOWN = 20
 BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
 
 HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
-AGAIN = "not followed, as these folders are read anyway or hold the link"
+AGAIN = "that are read anyway or hold the link"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
 
@@ -77,7 +77,7 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
             path = f"{real}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 folders.append((entry.path, path, concealed))
-            elif Path(entry.path).is_dir():
+            elif entry.is_symlink() and Path(entry.path).is_dir():
                 links.extend([] if concealed else [(entry.path, real)])
             else:
                 found.append(_file(entry, path, concealed))
@@ -105,9 +105,9 @@ def _file(entry: os.DirEntry[str], real: str, hidden: bool) -> File:
     reason = ""
     if hidden:
         reason = HIDDEN
-    elif not path.exists():
+    elif entry.is_symlink() and not path.exists():
         reason = NOWHERE
-    elif not path.is_file():
+    elif not entry.is_file():
         reason = NO_FILE
     elif suffix not in SUFFIXES:
         reason = NOT_READ
@@ -194,7 +194,7 @@ def listed(
         else:
             other.append(file.path)
     if again:
-        told = [*told, f"links to folders, {AGAIN}: {_names(again)}"]
+        told = [*told, f"{len(again):,} links to folders {AGAIN}: {_names(again)}"]
     return Listing({use: [*paths.values()] for use, paths in in_use.items()}, left_out, other, texts, told)
 
 

@@ -108,13 +108,7 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
 
 def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
     """Return the rows of one split; all rows where the manifest has no ``split`` column. Raises ConfigError."""
-    rows = read_manifest(path)
-    chosen = tuple(row for row in rows if row.split in (split, ""))
-    if not chosen:
-        found = ", ".join(sorted({row.split for row in rows}))
-        remedy = f"mark some, or name another manifest as data.{split}"
-        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); {remedy}")
-    return chosen
+    return _marked(path, split, read_manifest(path))
 
 
 def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
@@ -122,14 +116,26 @@ def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
 
     A folder whose layout says nothing of a split, named for both, is split by content or speaker (``folders.divided``).
     """
-    path = Path(data.train if split == "train" else data.val)
-    if same_source(data) and path.is_dir():
-        rows = read_manifest(path)
-        if not any(row.split for row in rows):
-            from sagasr.data.folders import divided
+    return rows_among(data, split, read_manifest(Path(getattr(data, split))))
 
-            return tuple(row for row in divided(path, rows) if row.split == split)
-    return rows_for(path, split)
+
+def rows_among(data: Data, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return ``rows_of`` one split, of which all rows are given."""
+    path = Path(getattr(data, split))
+    if same_source(data) and path.is_dir() and not any(row.split for row in rows):
+        from sagasr.data.folders import divided
+
+        return tuple(row for row in divided(path, rows) if row.split == split)
+    return _marked(path, split, rows)
+
+
+def _marked(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
+    chosen = tuple(row for row in rows if row.split in (split, ""))
+    if not chosen:
+        found = ", ".join(sorted({row.split for row in rows}))
+        remedy = f"mark some, or name another manifest as data.{split}"
+        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); {remedy}")
+    return chosen
 
 
 def same_source(data: Data) -> bool:
@@ -245,8 +251,8 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
         report(reader.line_num, f"not valid CSV ({error}); is a quotation mark unclosed?")
 
 
-def is_of_hugging_face(table: Path) -> bool:
-    """Return whether a table names its recordings as those of Hugging Face do; else it may be anything."""
+def columns_of(table: Path) -> list[str]:
+    """Return the names of a table's columns as it has them; nothing of a file that is no table."""
     import pyarrow
     import pyarrow.parquet
 
@@ -257,9 +263,9 @@ def is_of_hugging_face(table: Path) -> bool:
             with table.open(encoding="utf-8-sig") as handle:
                 head = handle.readline(MAX_HEAD)
             names = json.loads(head) if table.suffix == ".jsonl" else next(csv.reader([head]))
-        return "path" in _columns([str(name).strip() for name in names]) and "path" not in names
+        return [str(name).strip() for name in names]
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, StopIteration, RecursionError, csv.Error):
-        return False
+        return []
 
 
 def _columns(names: list[str]) -> list[str]:
