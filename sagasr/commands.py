@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sagasr import cli, lease
 from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import read_yaml
+from sagasr.files import read_json, read_yaml
 from sagasr.machine import cpus_here
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def _train(options: argparse.Namespace) -> int:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
 
     from sagasr.data.encode import encode_store
+    from sagasr.data.folders import list_stored
     from sagasr.evaluate import summary
     from sagasr.journal import read_status
     from sagasr.model import missing_weights
@@ -124,6 +125,8 @@ def _train(options: argparse.Namespace) -> int:
     with lease.held(out / ".worker.lease") as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
+        for line in list_stored(config, read_json(store / "meta.json")).lines():
+            print(line, flush=True)
         with halting() as halt:
             before = read_status(out)
             harness = Harness(
@@ -168,6 +171,7 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sagasr.data.listing import files_below, listed
     from sagasr.upsample import Settings, Upsampler, plan_files, seconds_of, upsample_files
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
@@ -183,6 +187,9 @@ def _upsample(options: argparse.Namespace) -> int:
     )
     pairs = plan_files(options.input, options.output)
     upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
+    if options.input.is_dir():
+        listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
+        print("\n".join(listing.lines()), flush=True)
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

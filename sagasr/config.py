@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sagasr.errors import ConfigError, did_you_mean, nearest
-from sagasr.files import LOOP, odd_value
+from sagasr.files import LOOP, odd_value, on_disk
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
@@ -570,7 +570,7 @@ def _file(key: str, value: Any, folder: Path) -> Any:
 
 def _absolute(key: str, path: Path) -> Path:
     try:
-        found = path.resolve()
+        found = on_disk(path).resolve()
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
             raise
