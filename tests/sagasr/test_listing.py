@@ -154,5 +154,5 @@ def told(capsys: pytest.CaptureFixture[str], code: int, expected: int) -> str:
     """Return the line on files of a command's output."""
     captured = capsys.readouterr()
     assert code == expected, captured.err
-    (line,) = [line for line in captured.out.splitlines() if line.startswith("files: ")]
+    (line,) = [line for line in (captured.out + captured.err).splitlines() if line.startswith("files: ")]
     return line
