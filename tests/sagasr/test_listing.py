@@ -28,7 +28,7 @@ from sagasr.upsample import plan_files
 RECORDINGS = (".wav", ".WAV", ".flac", ".aiff")
 FOLDERS = ("train", "val", "Test", "a b", ".hidden", "__MACOSX", "dev-clean", "grün")
 NAMES = ("a", "b", "._a", "é", "e\u0301")
-SUFFIXES = (*RECORDINGS, ".txt", ".json", ".zip", ".ape", ".mid", "")
+SUFFIXES = (*RECORDINGS, ".txt", ".json", ".zip", ".dsf", ".mid", "")
 LINKS = ("file", "folder", "loop", "up", "nowhere", "outside")
 FORMATS = {".flac": "FLAC", ".aiff": "AIFF"}
 SMALL = ["--set", "degradation.variants=1", "--set", "validation.clips=2"]
