@@ -133,7 +133,7 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     run = sum(part for part, _, _ in parts) if all(df > 0 for _, df, _ in parts) else NAN
     df_run = _satterthwaite(run, [(part, df) for part, df, _ in parts])
     alone = pooled.within * float(weights.rows @ weights.rows)  # the least: as if trainings did not differ
-    if within < 0 and run < alone:
+    if within < -1e-14 and run < alone:
         run, df_run = alone, float(pooled.within_df)
     reference = pooled.between if between > 1e-14 else pooled.within
     leverage = run / reference if np.isfinite(run) and reference > 0 else between + within
