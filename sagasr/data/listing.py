@@ -78,7 +78,7 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
             continue
         seen.add(real)
         entries = _entries(folder, place, inside)
-        if SWEEP <= {entry.name for entry in entries}:
+        if {entry.name for entry in entries} >= SWEEP:
             inside = inside or OF_A_SWEEP
         for entry in entries:
             why = inside or (HIDDEN if entry.name.startswith(".") or entry.name in JUNK else "")
