@@ -53,6 +53,8 @@ def finder() -> Callable[[], tuple[str, tuple[str, ...], str]]:
                 folders.append(str(folder))
                 # A file sagasr.py is none of ours; what lies beside it is nobody's business.
                 for file in sorted(folder.rglob("*.py")) if found.submodule_search_locations else ():
+                    if file.name.startswith(".") or not file.is_file():
+                        continue  # of an editor
                     digest.update(f"{name}/{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
                     digest.update(file.read_bytes())
         return socket.gethostname(), tuple(folders), digest.hexdigest()

@@ -15,6 +15,7 @@ from orchestrator.code import Code, check_same, code_here, finder, search_path
 from orchestrator.proxies import spare_this_machine
 from sagasr.errors import ConfigError, SagasrError
 
+ANSWER_S = 180  # in which each node is to say what code it has
 STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
 SOCKET = 107  # bytes that the path of a Unix socket may have
 ROOM = SOCKET - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")  # bytes for Ray's folder
@@ -110,15 +111,32 @@ def _job() -> Any:
 
 
 def _codes() -> Iterator[Code]:
-    """Yield the code that each node of the cluster would run; one that is lost meanwhile will run none."""
+    """Yield the code that each node of the cluster would run; one that is lost meanwhile will run none.
+
+    Raises SagasrError naming the nodes that do not answer.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0)(finder())
-    nodes = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
-    for answer in [task.options(scheduling_strategy=node).remote() for node in nodes]:
-        with contextlib.suppress(ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+    answers = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    _, late = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
+    if late:
+        names = ", ".join(answers[answer]["NodeManagerAddress"] for answer in late)
+        raise SagasrError(f"node {names}: starts no process of ours within {ANSWER_S} s; look at it, or take it out")
+    for answer, node in answers.items():
+        try:
             yield Code(*ray.get(answer))
+        except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+            continue
+        except ray.exceptions.RayError as error:
+            raise SagasrError(
+                f"node {node['NodeManagerAddress']}: runs no process of ours ({_first_line(error)})"
+            ) from error
 
 
 def _join(address: str, **settings: Any) -> None:

@@ -15,7 +15,8 @@ def cpus_here(root: Path = ROOT) -> int:
         words = words or [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
         if len(words) == 2 and all(word.isdecimal() for word in words):  # max, or -1: no quota
             quotas.append(int(words[0]) // max(1, int(words[1])))
-    return max(1, min([len(os.sched_getaffinity(0)), *quotas]))
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return max(1, min([bound, *quotas]))
 
 
 def memory_here(root: Path = ROOT) -> int:

@@ -22,7 +22,7 @@ SOUND = re.compile(
     r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
     r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
 )
-SWEEP = {"grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
+SWEEP = {"base.yaml", "grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
 NAMES_SHOWN = 3
 REASONS_SHOWN = 20
@@ -78,7 +78,7 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
             continue
         seen.add(real)
         entries = _entries(folder, place, inside)
-        if {entry.name for entry in entries} >= SWEEP:
+        if real != top and {entry.name for entry in entries} >= SWEEP:
             inside = inside or OF_A_SWEEP
         for entry in entries:
             why = inside or (HIDDEN if entry.name.startswith(".") or entry.name in JUNK else "")

@@ -161,7 +161,7 @@ def told(capsys: pytest.CaptureFixture[str], code: int, expected: int) -> str:
 def test_predictions_of_a_sweep_among_the_recordings_do_not_train(tmp_path: Path) -> None:
     for seed, name in enumerate(("1.wav", "2.wav", "sweeps/x/audio/r/3.wav")):
         sound(tmp_path / name, seed)
-    for name in ("grid.yaml", "plan.json"):
+    for name in ("base.yaml", "grid.yaml", "plan.json"):
         (tmp_path / "sweeps/x" / name).touch()
     assert {row.path for row in rows_of(Data(train=str(tmp_path), val=str(tmp_path)), "train")} <= {"1.wav", "2.wav"}
     assert "1 left out" in " ".join(list_data(Data(train=str(tmp_path), val=str(tmp_path)), {}, 1).lines())
