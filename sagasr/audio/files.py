@@ -74,6 +74,8 @@ def decode(path: Path) -> Sound:
 def oddities(sound: Sound) -> list[str]:
     """Return what is unusual about a recording that is used all the same: how it was read, 8-bit samples, clipping."""
     found = list(sound.notes)
+    if sound.rate < SAMPLE_RATE:
+        found.append(f"sampled at {sound.rate:,} Hz, so nothing above {sound.rate / 2:,.0f} Hz can be learnt from it")
     if sound.subtype in ("PCM_U8", "PCM_S8"):
         found.append("8 bits per sample, so noise stands 48 dB below full scale")
     if (share := _clipped_share(sound.samples)) >= CLIPPED_SHARE:
