@@ -92,7 +92,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
             progress=progress("encoding"),
         )
     embed_texts(Store.open(store), config.conditions.text)
-    _tell(store)
+    _tell(store, config)
 
 
 def _refuse_untold(config: Config) -> None:
@@ -326,8 +326,10 @@ def _progress() -> Iterator[Any]:
         yield bar
 
 
-def _tell(store: Path) -> None:
-    """Print what the store holds, what was left out, and what is odd about what was used."""
+def _tell(store: Path, config: Config) -> None:
+    """Print what the store holds, what became of all files, what was left out, and what is odd about what was used."""
+    from sagasr.data.folders import list_stored
+
     meta = read_json(store / "meta.json")
     counts, size = meta["counts"], sum(meta["bytes"].values())
     seconds = meta["train_seconds"]
@@ -335,6 +337,8 @@ def _tell(store: Path) -> None:
         f"{store}: {counts['train']} recordings to learn from ({seconds / 60:.1f} min), "
         f"{counts['val']} of {counts['val_available']} to score, {size / 1e6:,.0f} MB"
     )
+    for line in list_stored(config, meta).lines():
+        print(line)
     for left in meta["left_out"]:
         print(f"left out: {json.dumps(left['path'], ensure_ascii=False)} ({left['split']}): {left['reason']}")
     for note in meta["notes"][:SHOWN]:

@@ -90,6 +90,9 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)
     for name in filter(os.environ.get, EXPERIMENT):
         console.print(f"{name} is not used: the experiment in MLflow is named as the sweep")
+    for listing in plan.listings:
+        for line in listing.lines():
+            console.print(escape(line), soft_wrap=True)
 
 
 def show_cost(

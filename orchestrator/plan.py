@@ -18,6 +18,7 @@ from orchestrator.redact import redact_tree
 from orchestrator.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_out, own_metrics
 from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
+from sagasr.data.listing import Listing
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
@@ -80,6 +81,7 @@ class Contents(NamedTuple):
     val: Mapping[Data, str]
     scored: Mapping[Data, str]
     files: Mapping[str, str]
+    listings: Sequence[Listing]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Plan:
     tracking_uri: str
     recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
     known_words: Mapping[str, float] = field(default_factory=dict)  # share by source of texts, where it is small
+    listings: Sequence[Listing] = ()  # what lies where the recordings are named, and what becomes of it
     allowed: tuple[str, ...] = ()  # changes that were let through by --allow
     left_out: tuple[LeftOut, ...] = ()  # cells that would be the same as one that is there
 
@@ -170,7 +173,9 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
     uri = uri or sqlite_uri(folder.parent / "mlflow.db")
-    return Plan(space, cells, trials, selected, folder, uri, data.files, _known_words(cells), left_out=left_out)
+    return Plan(
+        space, cells, trials, selected, folder, uri, data.files, _known_words(cells), data.listings, left_out=left_out
+    )
 
 
 def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
@@ -320,7 +325,8 @@ def _how_to_say(manifest: str, source: str) -> str:
 
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.manifest import Row, content_hashes, manifest_fingerprint, shared_problems, usable_rows
+    from sagasr.data.folders import list_data
+    from sagasr.data.manifest import Row, content_hashes, left_out, manifest_fingerprint, shared_problems, usable_rows
 
     faults: list[str] = []
     train: dict[Data, str] = {}
@@ -358,7 +364,8 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         train[data], val[data] = digests.get("train", ""), digests.get("val", "")
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
-    return Contents(train, val, scored, files)
+    clips = {cell.config.data: cell.config.validation.clips for cell in cells}
+    return Contents(train, val, scored, files, [list_data(data, left_out(data), most) for data, most in clips.items()])
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -428,6 +435,7 @@ def _tree(plan: Plan) -> dict[str, Any]:
     )
     if plan.known_words:
         tree["known_words"] = dict(plan.known_words)
+    tree["files"] = [listing.tree() for listing in plan.listings]
     return tree
 
 

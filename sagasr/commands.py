@@ -109,10 +109,16 @@ def _train(options: argparse.Namespace) -> int:
     found = {"train": usable_rows(config.data, "train"), "val": usable_rows(config.data, "val")}
     if problems := [problem for _, reasons in found.values() for problem in reasons]:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
-    data = {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()}
-    _refuse_other_data(data, out)
+    began = read_json(out / DATA) if (out / DATA).exists() else {}
+    changed = [split for split, then in began.items() if then != manifest_fingerprint(found[split][0])]
+    if changed:
+        raise ConfigError(
+            f"--out {out}: the {' and '.join(changed)} recordings, or what is said of them, changed since this "
+            "training began; name another folder"
+        )
 
     from sagasr.data.encode import encode_store
+    from sagasr.data.folders import list_stored
     from sagasr.evaluate import summary
     from sagasr.journal import read_status
     from sagasr.model import missing_weights
@@ -127,7 +133,9 @@ def _train(options: argparse.Namespace) -> int:
     with lease.held(out / ".worker.lease") as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
-        write_json(out / DATA, data)
+        write_json(out / DATA, {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()})
+        for line in list_stored(config, read_json(store / "meta.json")).lines():
+            print(line, flush=True)
         with halting() as halt:
             before = read_status(out)
             harness = Harness(
@@ -163,16 +171,6 @@ def _refuse_another(config: Config, out: Path) -> None:
         raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")
 
 
-def _refuse_other_data(data: Mapping[str, str], out: Path) -> None:
-    """Raise ConfigError where the training in ``out`` began with other recordings, captions or domains."""
-    before = read_json(out / DATA) if (out / DATA).exists() else data
-    if changed := [split for split in data if before.get(split) != data[split]]:
-        raise ConfigError(
-            f"--out {out}: the {' and '.join(changed)} recordings, or what is said of them, changed since this "
-            "training began; name another folder"
-        )
-
-
 def _tell(metrics: Mapping[str, float], steps: int) -> None:
     """Print a line after a validation."""
     lsd = metrics.get("val/lsd", math.nan)
@@ -184,6 +182,7 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sagasr.data.listing import files_below, listed
     from sagasr.upsample import Settings, Upsampler, plan_files, seconds_of, upsample_files
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
@@ -199,6 +198,9 @@ def _upsample(options: argparse.Namespace) -> int:
     )
     pairs = plan_files(options.input, options.output)
     upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
+    if options.input.is_dir():
+        listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
+        print("\n".join(listing.lines()), flush=True)
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sagasr.errors import ConfigError, did_you_mean, nearest
-from sagasr.files import LOOP, odd_value
+from sagasr.files import LOOP, odd_value, on_disk
 
 SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
 NYQUIST = SAMPLE_RATE / 2
@@ -570,11 +570,14 @@ def _file(key: str, value: Any, folder: Path) -> Any:
 
 def _absolute(key: str, path: Path) -> Path:
     try:
-        return path.resolve()
+        found = on_disk(path).resolve()
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
             raise
         raise ConfigError(f"{key}: {path}: {LOOP}") from error
+    if found.is_symlink():  # since Python 3.13 such a link is left as it is
+        raise ConfigError(f"{key}: {path}: {LOOP}")
+    return found
 
 
 def _part(key: str, part: str, folder: Path) -> str:

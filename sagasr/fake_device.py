@@ -5,8 +5,10 @@ place, and autocast. Nothing is computed, so whatever looks at a number fails wi
 """
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import _lru_cache_wrapper
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
             inside.enter_context(replaced(owner, name, value))
         inside.enter_context(mode or fake_mode())
         inside.enter_context(_Unknown())
+        inside.callback(_forget)
         yield
 
 
@@ -64,6 +67,14 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def _forget() -> None:
+    """Empty the caches of this package: a tensor that was kept inside has no numbers outside."""
+    for name, module in list(sys.modules.items()):
+        for cached in vars(module).values() if name.split(".")[0] == __package__ else ():
+            if isinstance(cached, _lru_cache_wrapper):
+                cached.cache_clear()
 
 
 class _Unknown(TorchDispatchMode):

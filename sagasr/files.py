@@ -8,7 +8,9 @@ import os
 import secrets
 import shutil
 import stat
+import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,35 @@ def check_writable(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
     if not os.access(existing, os.W_OK | (os.X_OK if existing.is_dir() else 0)):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
+
+
+def on_disk(path: Path) -> Path:
+    """Return the file that a path means where the disk spells its name otherwise; else the path as it is.
+
+    An é is one sign or two (Unicode's forms NFC and NFD). They look alike, but to most disks they are different names.
+    """
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        there = found / part
+        if not part.isascii() and not there.exists():
+            try:
+                there = found / _names_in(found, found.stat().st_mtime_ns).get(same_name(part), part)
+            except OSError:
+                return path
+        found = there
+    return found if found.exists() else path
+
+
+def same_name(name: str) -> str:
+    """Return what is equal for names that differ in their Unicode form alone."""
+    return unicodedata.normalize("NFC", name)
+
+
+@lru_cache(maxsize=64)
+def _names_in(folder: Path, changed_ns: int) -> dict[str, str]:
+    return {same_name(path.name): path.name for path in folder.iterdir()}
 
 
 def read_json(path: Path) -> Any:

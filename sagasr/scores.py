@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from sagasr.audio.files import write_flac
 from sagasr.data.draws import Validation
@@ -41,7 +42,7 @@ class ScoreFile:
     def write(self, clips: Validation, prediction: Prediction) -> None:
         """Write audio first, scores last: scores that exist are complete."""
         for index in listening_set(clips):
-            write_flac(self.audio / f"{clips.names[index]}.flac", prediction.audio[index].numpy())
+            _write_heard(self.audio, clips, index, prediction.audio)
         _write_distances(distances_path(self.path), distance_rows(prediction.distances, "model"))
         write_rows(self.path, score_rows(clips, prediction, "model"))
 
@@ -57,7 +58,15 @@ def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Pre
         write_rows(path, [row for subject, answer in answers for row in score_rows(clips, answer, subject)])
     for index in listening_set(clips):
         for kind, audio in (("high", clips.high), ("low", clips.low)):
-            write_flac(trial / "audio" / kind / f"{clips.names[index]}.flac", audio[index].numpy())
+            _write_heard(trial / "audio" / kind, clips, index, audio)
+
+
+def _write_heard(folder: Path, clips: Validation, index: int, audio: Tensor) -> None:
+    """Write one clip of audio [n, C, T]. All versions of one whose high passes full scale, where FLAC ends, are quieter
+    by the same factor, so that they can still be compared.
+    """
+    peak = max(1.0, float(clips.high[index].abs().max()), float(clips.low[index].abs().max()))
+    write_flac(folder / f"{clips.names[index]}.flac", (audio[index] / peak).numpy())
 
 
 def listening_set(clips: Validation) -> list[int]:

@@ -46,6 +46,7 @@ from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
 from sagasr.config import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler, Strict, parse, patch, trained_parts
 from sagasr.data.checks import SILENCE_RMS
+from sagasr.data.listing import files_below
 from sagasr.data.records import gain_at
 from sagasr.data.statistics import STEP, estimate_rolloff, rms_of
 from sagasr.data.store import Store
@@ -560,10 +561,14 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if source.is_dir():
         if target.resolve().is_relative_to(source.resolve()):
             raise DataError(f"{target}: lies inside {source}, whose files are read; choose a folder outside it")
-        found = sorted(path for path in source.rglob("*") if _is_recording(path.relative_to(source)) and path.is_file())
+        found = [file for file in files_below(source) if file.is_recording]
         if not found:
             raise DataError(f"{source}: holds no recordings ({', '.join(SUFFIXES)})")
-        pairs = [(path, (target / path.relative_to(source)).with_suffix(".flac")) for path in found]
+        if inside := [file.path for file in found if Path(file.real).is_relative_to(target.resolve())]:
+            raise DataError(
+                f"{inside[0]}: lies in {target} by a link, where results are written; choose another output"
+            )
+        pairs = [(it.path, (target / it.path.relative_to(source)).with_suffix(".flac")) for it in found]
     else:
         is_file = target.suffix in (".flac", ".wav") and not target.is_dir()
         if target.suffix and not is_file and not target.is_dir():
@@ -616,10 +621,6 @@ def _clashes(pairs: Sequence[tuple[Path, Path]]) -> list[str]:
         elif (other := first.setdefault(target, source)) != source:
             lines.append(f"{source}: would be written to {target} as {other} is; rename one of the two")
     return lines
-
-
-def _is_recording(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _locate(path: Path) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from orchestrator.analysis.crosscheck import cross_check
 from orchestrator.analysis.effects import effects, write_effects
+from orchestrator.analysis.far_out import far_out
 from orchestrator.analysis.findings import clips_left_out
 from orchestrator.analysis.looks import resting_on
 from orchestrator.analysis.preferences import Preference, gather, write_preferences
@@ -34,7 +35,12 @@ def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
     write_effects(table, folder / "results" / "effects.parquet")
     preferences, notes = gather(sweep, folder, sheets)
     write_preferences(preferences, folder / "results" / "preferences.parquet")
-    return Report(sweep, table, [*resting_on(sweep), *clips_left_out(sweep), *cross_check(sweep), *notes], preferences)
+    return Report(
+        sweep,
+        table,
+        [*resting_on(sweep), *far_out(sweep), *clips_left_out(sweep), *cross_check(sweep), *notes],
+        preferences,
+    )
 
 
 def write_report(found: Report, folder: Path) -> Path:

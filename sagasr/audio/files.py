@@ -7,6 +7,7 @@ a constant offset, clipped and 8-bit recordings are read as they are. Not notice
 WAV or AIFF file, which hold no checksum, and a cut in a file that does not state its length, which is said of it.
 """
 
+import errno
 import io
 import math
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from sagasr.audio.decoders import SUFFIXES as SUFFIXES
 from sagasr.audio.decoders import Reading, cut_off, decoded, reason_of
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError, SagasrError
-from sagasr.files import write_whole
+from sagasr.files import LOOP, write_whole
 
 MIN_SAMPLES = 2_048  # one analysis window at 44,100 Hz; the filters of degradation need 64
 MAX_SECONDS = 3_600
@@ -75,7 +76,7 @@ def oddities(sound: Sound) -> list[str]:
     """Return what is unusual about a recording that is used all the same: how it was read, 8-bit samples, clipping."""
     found = list(sound.notes)
     if sound.rate < SAMPLE_RATE:
-        found.append(f"sampled at {sound.rate:,} Hz, so nothing above {sound.rate / 2:,.0f} Hz can be learnt from it")
+        found.append(f"sampled at {sound.rate:,} Hz, so it holds nothing above {sound.rate / 2:,.0f} Hz")
     if sound.subtype in ("PCM_U8", "PCM_S8"):
         found.append("8 bits per sample, so noise stands 48 dB below full scale")
     if (share := _clipped_share(sound.samples)) >= CLIPPED_SHARE:
@@ -149,7 +150,8 @@ def _told(path: Path) -> Iterator[None]:
         from av.error import FFmpegError  # loads slowly
 
         if isinstance(error, OSError) and not isinstance(error, FFmpegError):
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+            why = LOOP if error.errno == errno.ELOOP else f"cannot be read ({error.strerror or error})"
+            raise DataError(f"{path}: {why}") from error
         if isinstance(error, (FFmpegError, *DECODERS_RAISE)):
             raise DataError(f"{path}: not readable as audio ({reason_of(error)})") from error
         raise

@@ -96,11 +96,13 @@ def _cut(audio: np.ndarray, start: int, length: int) -> np.ndarray:
     """Return a stretch of audio [C, T], faded where it was cut: a sudden end is a click, which reaches Nyquist."""
     sound = audio[:, start : start + length].copy()
     ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32)) ** 2
+    offset = audio.mean(-1, keepdims=True)  # which stays, or its fade would be the loudest of a quiet recording
+    sound -= offset
     if start > 0:
         sound[:, :FADE] *= ramp
     if start + length < audio.shape[-1]:
         sound[:, -FADE:] *= ramp[::-1]
-    return sound
+    return np.asarray(sound + offset)
 
 
 def _loudest(audio: np.ndarray, length: int) -> int:

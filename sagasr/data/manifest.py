@@ -2,13 +2,15 @@
 
 CSV, Parquet or JSON lines with the columns ``path`` (relative to the manifest), and optionally ``text`` (transcript or
 caption), ``caption`` and ``transcript`` (where both are known), ``split``, ``domain``, ``licence``, ``sha256``; others
-are kept. All faults of a manifest are reported at once, each with its line. Loads without torch.
+are kept. A table without ``path`` but with ``file_name`` is one of Hugging Face (metadata.csv), and its columns are
+understood. All faults of a manifest are reported at once, each with its line. Loads without torch.
 """
 
 import csv
 import json
+import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,7 +18,7 @@ from typing import Any, Literal
 
 from sagasr.config import Data
 from sagasr.errors import ConfigError, DataError, did_you_mean
-from sagasr.files import like
+from sagasr.files import like, on_disk
 from sagasr.fingerprint import content_of, fingerprint
 
 Split = Literal["train", "val"]
@@ -25,9 +27,18 @@ Source = Literal["off", "transcript", "caption"]
 SPLITS = ("train", "val", "test")
 KNOWN = ("path", "text", "caption", "transcript", "split", "domain", "licence", "sha256")
 NO_DOMAIN = "unknown"  # of rows without one
+# What tables of Hugging Face, known by file_name, call our columns; of several for one the first that is there counts.
+HUGGING_FACE = {
+    "file_name": "path",
+    "description": "caption",
+    "transcription": "transcript",
+    "sentence": "transcript",
+    "normalized_text": "transcript",
+}
 MAX_TEXT = 10_000  # characters; no caption is longer, a mis-quoted file easily is
 MAX_PATH = 1_024
 NOTHING = ("nan", "NaN", "None", "<NA>")
+MAX_HEAD = 100_000  # characters of a first line
 MAX_FAULTS = 100  # lines shown; the rest is counted
 
 
@@ -83,7 +94,7 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
         row = _row(path, line, record, report)
         if row is None:
             continue
-        same = posixpath.normpath(row.path)
+        same = posixpath.normpath(row.file)
         if same in lines:
             report(line, f"path {_shown(row.path)} stands in line {lines[same]} already; remove one of the two")
         lines.setdefault(same, line)
@@ -98,7 +109,28 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
 
 def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
     """Return the rows of one split; all rows where the manifest has no ``split`` column. Raises ConfigError."""
-    rows = read_manifest(path)
+    return _marked(path, split, read_manifest(path))
+
+
+def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
+    """Return the rows of one split of a configuration's data. Raises ConfigError.
+
+    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``folders.divided``).
+    """
+    return rows_among(data, split, read_manifest(Path(getattr(data, split))))
+
+
+def rows_among(data: Data, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return ``rows_of`` one split, of which all rows are given."""
+    path = Path(getattr(data, split))
+    if same_source(data) and path.is_dir() and not any(row.split for row in rows):
+        from sagasr.data.folders import divided
+
+        return tuple(row for row in divided(path, rows) if row.split == split)
+    return _marked(path, split, rows)
+
+
+def _marked(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
     chosen = tuple(row for row in rows if row.split in (split, ""))
     if not chosen:
         found = ", ".join(sorted({row.split for row in rows}))
@@ -107,19 +139,9 @@ def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
     return chosen
 
 
-def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
-    """Return the rows of one split of a configuration's data. Raises ConfigError.
-
-    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``folders.divided``).
-    """
-    path = Path(data.train if split == "train" else data.val)
-    if data.train == data.val and path.is_dir():
-        rows = read_manifest(path)
-        if not any(row.split for row in rows):
-            from sagasr.data.folders import divided
-
-            return tuple(row for row in divided(path, rows) if row.split == split)
-    return rows_for(path, split)
+def same_source(data: Data) -> bool:
+    """Return whether one manifest or folder is named for training and validation."""
+    return os.path.realpath(data.train) == os.path.realpath(data.val)
 
 
 def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
@@ -128,13 +150,29 @@ def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
     With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifest.
     """
     rows = rows_of(data, split)
-    reasons = header_problems(rows)
     if data.policy == "quarantine":
-        good = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-        with ThreadPoolExecutor() as pool:
-            checked = zip(good, pool.map(hash_or_problem, good), strict=True)
-            return tuple(row for row, (_, wrong) in checked if not wrong), []
-    return rows, [reason for reason in reasons if reason]
+        reasons = _reasons(rows)
+        return tuple(row for row, reason in zip(rows, reasons, strict=True) if not reason), []
+    return rows, [reason for reason in header_problems(rows) if reason]
+
+
+def left_out(data: Data) -> dict[tuple[str, str], str]:
+    """Return by split and path why planning leaves rows out, without their file; only quarantine leaves any out."""
+    if data.policy != "quarantine":
+        return {}
+    return {
+        (split, row.path): reason.removeprefix(f"{row.file}: ")
+        for split in ("train", "val")
+        for rows in [rows_of(data, split)]  # type: ignore[arg-type]
+        for row, reason in zip(rows, _reasons(rows), strict=True)
+        if reason
+    }
+
+
+def _reasons(rows: Sequence[Row]) -> list[str | None]:
+    """Return for each row why it is left out by quarantine, or None."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows)))
 
 
 def header_problems(rows: Iterable[Row]) -> list[str | None]:
@@ -163,11 +201,15 @@ def content_hashes(rows: Iterable[Row]) -> list[str]:
 def shared_problems(data: Data, train: Mapping[str, Row], val: Mapping[str, Row]) -> list[str]:
     """Return a line for each recording that is learnt from and scored too; the rows are given by their sha256."""
     shared = [digest for digest in val if digest in train]
-    if shared and data.train == data.val and not any(row.split for row in val.values()):
+    if shared and same_source(data) and not any(row.split for row in val.values()):
         return [f"{data.train}: learnt from and scored too; add a column 'split' (train, val), or name two manifests"]
+    from sagasr.data.same import same_sounds  # brings what decodes
+
+    pairs = [(train[digest], val[digest], "recording") for digest in shared]
+    pairs += [(one, other, "sound") for one, other in same_sounds(train, val)]
     return [
-        f"{val[digest].file}: the same recording stands in training ({train[digest].file}); remove one of the two"
-        for digest in shared
+        f"{scored.file}: the same {what} stands in training ({learnt.file}); remove one of the two"
+        for learnt, scored, what in pairs
     ]
 
 
@@ -190,7 +232,7 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = _columns([name.strip() for name in next(reader, [])])
             if not _header_is_good(header, report):
                 return
             start = reader.line_num + 1
@@ -208,6 +250,34 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
         report(None, f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
     except csv.Error as error:
         report(reader.line_num, f"not valid CSV ({error}); is a quotation mark unclosed?")
+
+
+def columns_of(table: Path) -> list[str]:
+    """Return the names of a table's columns as it has them; nothing of a file that is no table."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if table.suffix == ".parquet":
+            names = pyarrow.parquet.read_schema(table).names
+        else:
+            with table.open(encoding="utf-8-sig") as handle:
+                head = handle.readline(MAX_HEAD)
+            names = json.loads(head) if table.suffix == ".jsonl" else next(csv.reader([head]))
+        return [str(name).strip() for name in names]
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, StopIteration, RecursionError, csv.Error):
+        return []
+
+
+def _columns(names: list[str]) -> list[str]:
+    """Return the names of columns as manifests have them."""
+    if "path" in names or "file_name" not in names:
+        return names
+    found = list(names)
+    for theirs, ours in HUGGING_FACE.items():
+        if theirs in found and ours not in found:
+            found[found.index(theirs)] = ours
+    return found
 
 
 def _header_is_good(header: list[str], report: Report) -> bool:
@@ -240,6 +310,7 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
+        table = table.rename_columns(_columns(table.column_names))
         records = table.to_pylist() if _header_is_good(table.column_names, report) else []
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # last two: dates beyond Python's
         report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
@@ -260,7 +331,9 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 continue
             if not isinstance(record, dict):
                 report(line, f'expected one object such as {{"path": …}}, found {type(record).__name__}')
-            elif "path" not in record:
+                continue
+            record = dict(zip(_columns(list(record)), record.values(), strict=True))
+            if "path" not in record:
                 report(line, f"no key 'path'{_rename(record)}")
             else:
                 yield line, _as_texts(record, line, report)
@@ -318,7 +391,7 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
     return Row(
         line=line,
         path=path,
-        file=manifest.parent / path,
+        file=on_disk(manifest.parent / path),
         caption=_one_line(cells["caption"] if "caption" in record else cells["text"]),
         transcript=_one_line(cells["transcript"] if "transcript" in record else cells["text"]),
         split=cells["split"],

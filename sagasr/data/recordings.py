@@ -22,6 +22,7 @@ from sagasr.audio.files import problem_of
 from sagasr.config import Config
 from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
+from sagasr.files import same_name
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint
 from sagasr.parts import sources
 
@@ -172,7 +173,8 @@ def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
 
 def clip_names(chosen: Sequence[Recording]) -> list[str]:
     """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
-    names = [re.sub(r"[^\w.-]+", "-", re.sub(r"\.\w+$", "", it.row.path)).strip("-.")[-80:] for it in chosen]
+    paths = [re.sub(r"\.\w+$", "", same_name(it.row.path)) for it in chosen]
+    names = [re.sub(r"[^\w.-]+", "-", path).strip("-.")[-80:] for path in paths]
     times = Counter(names)
     return [
         name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sagasr import config as settings
-from sagasr.audio.degrade import degrade, draw_degradation, frozen_degradation
+from sagasr.audio.degrade import Draw, degrade, draw_degradation, frozen_degradation
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.codec import Codec
 from sagasr.config import Config
@@ -48,8 +48,7 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
     draws = [draw_degradation(config.degradation, found.rolloff_hz, seed) for seed in seeds]
     rolloffs, gains, features, latents = [], [], [], []
     for draw in draws:  # one at a time: an hour of audio takes gigabytes
-        low = degrade(high, draw)
-        heard = without_offset(low, found.samples)
+        low, heard = _lows(found, draw)
         crops = measure_crops(heard, segment)
         rolloffs.append(crops.rolloff_hz)
         gains.append(gain_at(config, crops.rms))
@@ -78,8 +77,7 @@ def _val(config: Config, codec: Codec, found: Usable) -> Record:
     """Return the frozen pair, as audio and as latents."""
     high = found.high
     draw = frozen_degradation(config.validation, config.degradation, found.rolloff_hz)
-    low = degrade(high, draw)
-    heard = without_offset(low, found.samples)
+    low, heard = _lows(found, draw)
     return {
         "start": found.start,
         "total_samples": found.total_samples,
@@ -99,7 +97,17 @@ def _val(config: Config, codec: Codec, found: Usable) -> Record:
 def low_of(config: Config, file: Path) -> np.ndarray:
     """Return the low audio [C, T] of a validation recording's scored stretch. Raises DataError."""
     found = usable(config, "val", file)
-    return degrade(found.high, frozen_degradation(config.validation, config.degradation, found.rolloff_hz))
+    return _lows(found, frozen_degradation(config.validation, config.degradation, found.rolloff_hz))[0]
+
+
+def _lows(found: Usable, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+    """Return low [C, T], and low without its offset, which is not heard and sets no level.
+
+    The offset passes every low-pass, so it is put back rather than filtered: its ends would ring.
+    """
+    centred = without_offset(found.high, found.samples)
+    heard = degrade(centred, draw)
+    return heard + (found.high - centred), heard
 
 
 def clip_gain(config: Config, low: np.ndarray) -> float:

@@ -35,7 +35,8 @@ class Reference:
         """Return what is odd about a clip, so that its scores are not taken for those of sound; mostly nothing."""
         sides = (("high", self._high), ("estimate", Spectra(estimate)))
         odd = [f"{name} is not finite" for name, side in sides if not side.is_finite]
-        return "; ".join(odd + [f"{name} is digital silence" for name, side in sides if side.is_silent])
+        odd += [f"{name} is digital silence" for name, side in sides if side.is_silent]
+        return "; ".join(odd + [f"{name} passes full scale" for name, side in sides if side.passes_full_scale])
 
 
 def score(high: Tensor, estimate: Tensor, low_cutoff_hz: float) -> Scores:

@@ -36,6 +36,11 @@ class Spectra:
         return not bool(self.audio.any())
 
     @cached_property
+    def passes_full_scale(self) -> bool:
+        """Whether a file of whole numbers would clip it."""
+        return self.is_finite and bool(self.audio.abs().max() > 1)
+
+    @cached_property
     def centred(self) -> Tensor:
         """Samples without their mean, double [C, T]."""
         audio = self.audio.double()

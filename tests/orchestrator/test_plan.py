@@ -203,3 +203,21 @@ def test_the_tracking_server_is_named_by_the_grid_or_by_mlflows_variable(make_gr
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:canary@lab:5000")
     of_lab = "http://me:canary@lab:5000", "tracking: http://***@lab:5000 (MLFLOW_TRACKING_URI)"
     assert named() == (of_grid if in_grid else of_lab)
+
+
+@pytest.mark.parametrize(("last", "share"), [("鸟儿", 0.0), ("猫在", 0.5), ("狗在叫", None)])
+def test_a_plan_says_when_few_words_of_the_scored_captions_are_known(make_grid, last, share):
+    grid = make_grid()
+    captions = grid.parent / "manifest.csv"
+    captions.write_text(f"path,split,caption\na.flac,train,一只狗\nb.flac,train,在叫\nc.flac,val,{last}\n")
+    plan = plan_of(grid, seeds=[0])
+    told = read_console(plan)
+    known = share is not None and share < 0.5
+    assert plan.tree.get("known_words") == ({"caption": share} if known else None)
+    assert ("a model knows only 0%" in told) == known
+
+
+def read_console(plan):
+    console = Console(record=True, width=200)
+    show_summary(plan, scan(plan), console)
+    return console.export_text()

@@ -49,7 +49,7 @@ def test_the_disk_must_hold_two_checkpoints_of_each_trial_and_one_more_of_those_
 def test_of_a_database_only_the_beginning_is_read(tmp_path, monkeypatch):
     database = tmp_path / "mlflow.db"
     database.write_bytes(b"SQLite format 3\0" + bytes(100))
-    monkeypatch.delattr(Path, "read_bytes")
+    monkeypatch.setattr(Path, "read_bytes", None)
     check_tracking(f"sqlite:///{database}", tmp_path)
     database.write_bytes(b"no such thing")
     with pytest.raises(ConfigError, match="no sqlite database"):

@@ -139,3 +139,25 @@ def test_p_values_read_as_people_write_them() -> None:
         "-",
         "-",
     ]
+
+
+def test_an_answer_rests_on_the_replicates_that_have_a_value(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2})
+    for place in (3, 7):
+        rows[place]["lsd"] = float("nan")
+    folder = written(tmp_path, rows)
+    text = " ".join(shown(folder).split())
+    assert "partial: 22 of 24 replicates" in text
+    assert "this rests on 22 of 24 replicates over 3 seeds" in text
+    assert main([str(folder), "--json"]) == 1
+    page = (folder / "report" / "index.html").read_text()
+    assert "partial: 22 of 24 replicates" in page
+    assert "24 of 24" not in page
+
+
+def test_a_verdict_on_text_says_when_few_words_are_known(tmp_path: Path) -> None:
+    factors = {"text": ["off", "caption"]}
+    folder = write_sweep(tmp_path, noisy_grid(factors, 4, {}), factors, delta=0.5, known_words={"caption": 0.125})
+    text = " ".join(shown(folder).split())
+    assert "text = caption [12% of the validation words known]" in text
+    assert "note: text=caption: of the words of the validation texts a model knows only 12%" in text

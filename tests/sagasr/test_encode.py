@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import butter, sosfilt
 
 from sagasr.audio.degrade import degrade
 from sagasr.codec import build_codec
@@ -20,6 +21,7 @@ from sagasr.config import Config, parse
 from sagasr.data import encode, recordings
 from sagasr.data.checks import usable
 from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform
+from sagasr.data.manifest import Split
 from sagasr.data.records import record_of
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
@@ -204,15 +206,20 @@ def test_quarantine_of_everything_is_an_error(tmp_path: Path) -> None:
         encode_store(config_of(tmp_path, "quarantine"), tmp_path / "stores")
 
 
+BASS = np.repeat(sosfilt(butter(8, 3_000, output="sos", fs=RATE), noise(0))[:, None], 2, axis=1)
+SIDE = np.stack([noise(1), -noise(1)], 1)
+
 USED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "plain": (wav(noise(0)), 20_000, ()),
     "8-bit": (wav(noise(0), subtype="PCM_U8"), 20_000, ("8 bits per sample",)),
     "clipped": (wav(np.clip(8 * SINE[:20_000] + noise(1), -1, 1), subtype="PCM_16"), 20_000, ("clipped: ",)),
     "stereo": (wav(np.stack([noise(0), noise(1)], 1)), 20_000, ()),
     "48 kHz": (wav(noise(0, 24_000), 48_000), 22_050, ()),
-    "7,350 Hz": (wav(noise(0, 4_000), 7_350), 24_000, ()),
+    "7,350 Hz": (wav(noise(0, 4_000), 7_350), 24_000, ("sampled at 7,350 Hz, so it holds nothing above 3,675 Hz",)),
     "short": (wav(noise(0, 5_000)), 5_000, ("shorter than a segment (0.11 s of 0.37 s)",)),
     "with an offset": (wav(0.4 + noise(0)), 20_000, ()),
+    "beyond full scale": (wav(30 * noise(0)), 20_000, ("reaches ",)),
+    "a wide side": (wav(BASS + SIDE), 20_000, ("its two channels cancel in the upper half",)),
 }
 
 
@@ -230,9 +237,35 @@ def test_what_is_unusual_is_used_as_it_is_and_noted(tmp_path: Path, kind: str) -
         assert np.allclose(found.high[0, :samples], stored.mean(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("residue", [0.0, 0.01])
+def test_channels_that_cancel_are_refused_to_a_mono_model_and_noted_for_a_stereo_model(
+    tmp_path: Path, residue: float
+) -> None:
+    soundfile.write(tmp_path / "a.wav", SIDE + residue * noise(2)[:, None], RATE, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: its two channels cancel: .* dB quieter; invert one of them"):
+        usable(config_of(tmp_path), "train", tmp_path / "a.wav")
+    found = usable(config_of(tmp_path, audio={"segment": SEGMENT, "channels": 2}), "train", tmp_path / "a.wav")
+    assert found.notes == ("its two channels cancel in their mean, so its roll-offs are those of the louder one",)
+    assert found.rolloff_hz > 20_000
+
+
+@pytest.mark.parametrize("samples", [5_000, 40_000])  # the first is padded
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_offset_changes_no_gain_and_no_roll_off(tmp_path: Path, split: Split, samples: int) -> None:
+    config = config_of(tmp_path)
+    records = []
+    for offset in (0.0, 0.05):
+        soundfile.write(tmp_path / "a.wav", offset + 0.1 * noise(0, samples), RATE, subtype="FLOAT")
+        found = usable(config, split, tmp_path / "a.wav")
+        records.append(record_of(config, build_codec(config.codec, 1), split, "0", found))
+    plain, moved = records
+    for name in ("gain", "rolloff_low_hz", "features", "cutoff_hz"):
+        np.testing.assert_allclose(moved[name], plain[name], rtol=2e-3)
+
+
 def test_a_scored_clip_without_the_highs_it_is_scored_on_is_noted(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(0, 8_000), 7_350)
-    (note,) = usable(config_of(tmp_path), "val", tmp_path / "a.wav").notes
+    (_, note) = usable(config_of(tmp_path), "val", tmp_path / "a.wav").notes
     assert note.startswith("its roll-off is 3,")
     assert "so it is scored at a cutoff of 3," in note
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import FakeTensor
 
+from sagasr.audio.spectrum import window
 from sagasr.codec import Codec, build_codec
 from sagasr.conditions import ConditionInputs
 from sagasr.config import Config, parse, patch
@@ -217,3 +219,12 @@ def test_one_tensor_copied_on_the_way_is_found():
     log, error = step_with(lambda seconds: seconds.add(torch.ones(2).to(DEVICE)))
     assert error is None
     assert [way for way, _ in log.copies] == ["cpu>cuda"]
+
+
+def test_nothing_of_a_fake_gpu_is_kept_beyond_it():
+    window.cache_clear()
+    with fake_gpu():
+        assert isinstance(window(torch.float32, torch.device("cpu")), FakeTensor)
+    kept = window(torch.float32, torch.device("cpu"))
+    assert not isinstance(kept, FakeTensor)
+    assert float(kept.max()) == 1

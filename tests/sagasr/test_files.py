@@ -169,7 +169,7 @@ def test_files_and_folders_are_as_open_to_others_as_the_umask_says(tmp_path: Pat
         before = os.umask(mask)
         try:
             write_text(tmp_path / f"{mask}.txt", "x")
-            checkpoint.save(tmp_path / f"{mask}" / "step-00000001", {"state_dict": {"a": torch.zeros(1)}})
+            checkpoint.save({"a": torch.zeros(1)}, tmp_path / f"{mask}" / "step-00000001")
         finally:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / f"{mask}.txt").stat().st_mode) == kept & 0o666

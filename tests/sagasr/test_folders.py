@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from sagasr.config import Data
-from sagasr.data.folders import describe
-from sagasr.data.manifest import Row, read_manifest, rows_of, usable_rows
+from sagasr.config import Data, located
+from sagasr.data.folders import describe, list_data
+from sagasr.data.manifest import Row, content_hashes, read_manifest, rows_of, shared_problems, usable_rows
+from sagasr.data.manifest import left_out as reasons_of
 from sagasr.errors import ConfigError
 
 
@@ -169,3 +171,216 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"a.txt: cannot be read as UTF-8"):
         read_manifest(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------- splits that lie there
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits", "told"),
+    [
+        ("train val", "train val", "train/ trains, val/ validates"),
+        ("Train Validation", "train val", "Train/ trains, Validation/ validates"),
+        ("train valid test", "train val test", "test/ is left out"),
+        ("train dev eval", "train val test", "dev/ validates, eval/ is left out"),
+        ("train test", "train val", "test/ validates"),
+        ("training evaluation", "train val", "evaluation/ validates"),
+        ("data/train data/val", "train val", "train/ trains"),
+        ("dog/train dog/val cat/train cat/val", "train val train val", "train/ trains, val/ validates"),
+        (
+            "LS/train-clean-100 LS/train-clean-360 LS/dev-clean LS/test-other",
+            "train train val test",
+            "dev-clean/ validates",
+        ),
+        ("FSD50K.dev_audio FSD50K.eval_audio", "train val", "FSD50K.dev_audio/ trains"),
+        ("train airplane dog", None, "train/: no split"),
+        ("val songs", None, "val/: no split"),
+        ("songs/a songs/b songs/c x/train x/test", None, "no split, which needs"),
+        ("trainer valley", None, "split by content"),
+    ],
+)
+def test_folders_that_are_called_as_a_split_are_one(
+    tmp_path: Path, folders: str, splits: str | None, told: str
+) -> None:
+    for number, name in enumerate(folders.split()):
+        sound(tmp_path / name / "a.wav", number)
+    found = [
+        row.split for folder in folders.split() for row in read_manifest(tmp_path) if row.path == f"{folder}/a.wav"
+    ]
+    assert found == (splits.split() if splits else [""] * len(folders.split()))
+    assert told in describe(tmp_path)
+    if splits:
+        split = split_of(tmp_path)
+        assert split == {
+            f"{name}/a.wav": it for name, it in zip(folders.split(), splits.split(), strict=True) if it != "test"
+        }
+
+
+def test_tables_of_hugging_face_name_texts_and_splits(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/a", "train/b", "train/c", "test/d")):
+        sound(tmp_path / f"{name}.wav", number)
+    text(tmp_path / "train/metadata.csv", "file_name,transcription,speaker\na.wav,one,x\nb.wav,two,y\n")
+    text(tmp_path / "test/metadata.jsonl", '{"file_name": "d.wav", "text": "four"}\n')
+    rows = {row.path: row for row in read_manifest(tmp_path)}
+    assert {path: (row.split, row.transcript) for path, row in rows.items()} == {
+        "train/a.wav": ("train", "one"), "train/b.wav": ("train", "two"), "test/d.wav": ("val", "four"),
+    }  # fmt: skip
+    assert rows["train/a.wav"].extra == {"speaker": "x"}
+    listing = list_data(Data(train=str(tmp_path), val=str(tmp_path)), {}, 9)
+    assert {reason: names(paths) for reason, paths in listing.left_out.items()} == {
+        "not named in metadata or in no folder of a split": ["c.wav"]
+    }
+    for table in ("train/metadata.csv", "test/metadata.jsonl"):
+        (tmp_path / table).unlink()
+    text(tmp_path / "metadata.csv", "file_name,caption\ntrain/a.wav,a hiss\ntest/d.wav,rain\n")
+    assert split_of(tmp_path) == {"train/a.wav": "train", "test/d.wav": "val"}
+
+
+def test_a_table_of_another_kind_is_said_to_be_not_read(tmp_path: Path) -> None:
+    for number in range(3):
+        sound(tmp_path / f"wavs/{number}.wav", number)
+    text(tmp_path / "metadata.csv", "0|In being|In being\n1|comparatively|comparatively\n")  # as LJSpeech has it
+    assert len(read_manifest(tmp_path)) == 3
+    assert "metadata.csv names no file_name and is not read" in describe(tmp_path)
+
+
+def test_manifests_called_as_a_split_are_followed(tmp_path: Path) -> None:
+    for number in range(4):
+        sound(tmp_path / f"clips/{number}.wav", number)
+    text(tmp_path / "train.csv", "path,text\nclips/0.wav,x\nclips/1.wav,y\n")
+    text(tmp_path / "dev.csv", "path,text\nclips/2.wav,z\n")
+    assert split_of(tmp_path) == {"clips/0.wav": "train", "clips/1.wav": "train", "clips/2.wav": "val"}
+    assert "train.csv trains, dev.csv validates" in describe(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------- what is left out is said
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    return sorted(path.name for path in paths)
+
+
+def left_out(data: Data) -> dict[str, list[str]]:
+    return {reason: names(paths) for reason, paths in list_data(data, reasons_of(data), 9).left_out.items()}
+
+
+def test_links_are_followed_once_and_never_out_of_the_folder(tmp_path: Path) -> None:
+    folder, other = tmp_path / "in", tmp_path / "other"
+    sound(folder / "real/a.wav")
+    sound(other / "b.WAV", 1)
+    sound(tmp_path / "not-asked.wav", 2)
+    for link, target in (("0-first", "real"), ("linked", "../other"), ("again", "../other"), ("up", ".."), ("x", "x")):
+        (folder / link).symlink_to(target)
+    (folder / "real/loop").symlink_to(".")
+    (folder / "real/gone.flac").symlink_to("nowhere.flac")
+    assert paths(read_manifest(folder)) == ["again/b.WAV", "real/a.wav"]
+    (told,) = [line for line in list_data(Data(train=str(folder), val=str(folder)), {}, 9).told if "links to" in line]
+    assert told.startswith("4 links to folders")
+    assert left_out(Data(train=str(folder), val=str(folder))) == {"links that lead nowhere": ["gone.flac"]}
+
+
+def test_every_kind_that_is_left_out_has_its_reason(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.wav", "b.wav", "._a.wav", ".git/x.flac", "__MACOSX/a.wav")):
+        sound(tmp_path / name, number)
+    for name in ("c.ape", "D.WMV2", "e.TTA", "notes.txt", "B.TXT", "a.lab", "Makefile"):
+        text(tmp_path / name, "x")
+    os.mkfifo(tmp_path / "pipe.wav")
+    data = Data(train=str(tmp_path), val=str(tmp_path))
+    assert left_out(data) == {
+        "hidden": ["._a.wav", "a.wav", "x.flac"],
+        "formats that are not read; convert them to FLAC": ["c.ape", "e.TTA"],
+        "devices or pipes": ["pipe.wav"],
+    }
+    lines = list_data(data, {}, 9).lines()
+    assert lines[0] == "files: 13 found: 1 train, 1 validate, 6 left out, 5 no recordings"
+    assert lines[-1] == "  no recordings: 2 txt, 1 wmv2, 1 without suffix, 1 lab"
+
+
+def test_a_manifest_leaves_out_what_it_does_not_name_and_other_splits(tmp_path: Path) -> None:
+    for number, name in enumerate("abcd"):
+        sound(tmp_path / f"{name}.wav", number)
+    (tmp_path / "e.wav").write_bytes(b"RIFF")
+    text(tmp_path / "m.csv", "path,split\na.wav,train\nb.wav,val\nc.wav,test\ne.wav,train\ngone.wav,val\n")
+    data = Data(train=str(tmp_path / "m.csv"), val=str(tmp_path / "m.csv"), policy="quarantine")
+    found = left_out(data)
+    assert (found["not named in m.csv"], found["split test"]) == (["d.wav"], ["c.wav"])
+    assert [names for reason, names in found.items() if "not readable as audio" in reason] == [["e.wav"]]
+    listing = list_data(data, reasons_of(data), 0)
+    assert listing.lines()[0] == "files: 6 found: 1 train, 1 validate, 3 left out, 1 no recordings"
+    assert {
+        "1 recordings that are named are not there",
+        "0 of the 1 that validate are scored (validation.clips)",
+    } < set(listing.told)
+
+
+@pytest.mark.parametrize(
+    ("layout", "used", "reason"),
+    [
+        (["wav48/p1/a.wav", "wav48/p2/b.wav", "txt/p1/a.txt", "stray.wav"], 2, "not in wav48*/SPEAKER/"),
+        (["train/A/mixture.wav", "train/A/bass.wav", "test/B/mixture.wav"], 2, "stems, or in no track of its splits"),
+    ],
+)
+def test_what_a_layout_does_not_use_is_left_out(tmp_path: Path, layout: list[str], used: int, reason: str) -> None:
+    for number, name in enumerate(layout):
+        sound(tmp_path / name, number) if name.endswith(".wav") else text(tmp_path / name, "x")
+    data = Data(train=str(tmp_path), val=str(tmp_path))
+    assert len(left_out(data)[reason]) == 1
+    assert sum(map(len, list_data(data, {}, 9).used.values())) == used
+
+
+# ------------------------------------------------------------------------------------- one name in two Unicode forms
+
+COMPOSED, TAKEN_APART = (unicodedata.normalize(form, "Größe é") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(("said", "there"), [(COMPOSED, TAKEN_APART), (TAKEN_APART, COMPOSED)])
+def test_names_that_look_alike_are_found(tmp_path: Path, said: str, there: str) -> None:
+    sound(tmp_path / f"one/{there}/{there}.wav", 1)
+    text(tmp_path / "one/m.csv", f"path\n{said}/{said}.wav\n")
+    (row,) = read_manifest(tmp_path / "one/m.csv")
+    assert row.file == tmp_path / f"one/{there}/{there}.wav"
+    text(tmp_path / "one/m.csv", f"path\n{said}/{said}.wav\n{there}/{there}.wav\n")
+    with pytest.raises(ConfigError, match="stands in line 2 already"):
+        read_manifest(tmp_path / "one/m.csv")
+    sound(tmp_path / f"texts/{there}.wav")
+    text(tmp_path / f"texts/{said}.TXT", "A hiss.")
+    assert read_manifest(tmp_path / "texts")[0].caption == "A hiss."
+    text(tmp_path / "esc/meta/esc50.csv", f"filename,fold,category\n{said}.wav,1,dog\n")
+    sound(tmp_path / f"esc/audio/{there}.wav")
+    assert read_manifest(tmp_path / "esc")[0].file.exists()
+    for name in ("p1", there):
+        sound(tmp_path / f"vctk/wav48/{name}/{there}.wav")
+    text(tmp_path / f"vctk/txt/{said}/{said}.txt", "Please call.")
+    assert [row.transcript for row in read_manifest(tmp_path / "vctk")].count("Please call.") == 1
+    tree = located({"data": {"train": f"one/{said}", "val": f"one/{said}"}}, tmp_path)
+    assert Path(tree["data"]["train"]).is_dir()
+
+
+def test_two_files_whose_names_look_alike_are_two(tmp_path: Path) -> None:
+    for number, name in enumerate((COMPOSED, TAKEN_APART)):
+        sound(tmp_path / f"{name}.wav", number)
+    text(tmp_path / "m.csv", f"path\n{COMPOSED}.wav\n{TAKEN_APART}.wav\n")
+    assert [row.file.name for row in read_manifest(tmp_path / "m.csv")] == [f"{COMPOSED}.wav", f"{TAKEN_APART}.wav"]
+
+
+# --------------------------------------------------------------------------------------------- one sound in two files
+
+
+def test_a_sound_does_not_stand_in_both_splits_in_two_containers(tmp_path: Path) -> None:
+    for number in range(3):
+        sound(tmp_path / f"train/{number}.wav", number)
+        sound(tmp_path / f"val/{number + 10}.wav", number + 10)
+    data = Data(train=str(tmp_path / "train"), val=str(tmp_path / "val"))
+
+    def problems() -> list[str]:
+        rows = {split: rows_of(data, split) for split in ("train", "val")}  # type: ignore[arg-type]
+        return shared_problems(data, *(dict(zip(content_hashes(rows[it]), rows[it], strict=True)) for it in rows))
+
+    assert problems() == []
+    samples, rate = soundfile.read(tmp_path / "train/1.wav")
+    soundfile.write(tmp_path / "val/same.flac", samples, rate)
+    quieter = samples.copy()
+    quieter[-1] += 0.01
+    soundfile.write(tmp_path / "val/other.flac", quieter, rate)  # as long, and begins alike
+    (line,) = problems()
+    assert line.startswith(f"{tmp_path}/val/same.flac: the same sound stands in training ({tmp_path}/train/1.wav)")

@@ -102,6 +102,7 @@ def test_silence_and_broken_sound_are_remarked_on() -> None:
     high, silence, broken = noise(), torch.zeros(1, 65_536), torch.full((1, 65_536), math.nan)
     assert Reference(high, CUTOFF_HZ).remark(high) == ""
     assert Reference(high, CUTOFF_HZ).remark(silence) == "estimate is digital silence"
+    assert Reference(high, CUTOFF_HZ).remark(2 / high.abs().max() * high) == "estimate passes full scale"
     assert Reference(silence, CUTOFF_HZ).remark(silence) == "high is digital silence; estimate is digital silence"
     assert Reference(high, CUTOFF_HZ).remark(broken) == "estimate is not finite"
 

@@ -1,0 +1,158 @@
+"""What is told of files adds up: found = used + left out + no recordings, in every command, for any folder."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sagasr.train
+import sagasr.upsample
+from orchestrator import encode
+from orchestrator.commands import sweep
+from sagasr import commands
+from sagasr.config import Data
+from sagasr.data.folders import list_data
+from sagasr.data.listing import Listing, files_below, listed
+from sagasr.data.manifest import rows_of
+from sagasr.upsample import plan_files
+
+RECORDINGS = (".wav", ".WAV", ".flac", ".aiff")
+FOLDERS = ("train", "val", "Test", "a b", ".hidden", "__MACOSX", "dev-clean", "grün")
+NAMES = ("a", "b", "._a", "é", "e\u0301")
+SUFFIXES = (*RECORDINGS, ".txt", ".json", ".zip", ".ape", ".mid", "")
+LINKS = ("file", "folder", "loop", "up", "nowhere", "outside")
+FORMATS = {".flac": "FLAC", ".aiff": "AIFF"}
+SMALL = ["--set", "degradation.variants=1", "--set", "validation.clips=2"]
+
+Files = Sequence[tuple[Sequence[str], str, str]]
+trees = st.tuples(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from(FOLDERS), max_size=2), st.sampled_from(NAMES), st.sampled_from(SUFFIXES)),
+        max_size=8,
+        unique_by=lambda it: (tuple(it[0]), it[1], it[2].lower()),
+    ),
+    st.sets(st.sampled_from(LINKS)),
+)
+
+
+def sound(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(9_000)
+    soundfile.write(os.fspath(path), noise, 44_100, format=FORMATS.get(path.suffix, "WAV"))
+
+
+def make(root: Path, files: Files, links: set[str]) -> tuple[Path, int]:
+    """Write a tree with two recordings at least; return it, and how many files it holds, links to files among them."""
+    folder, outside = root / "in", root / "outside"
+    for seed in (1, 2, 3):
+        sound(folder / f"sure/{seed}.wav", seed)
+    count = 3
+    for seed, (folders, name, suffix) in enumerate(files, start=10):
+        path = folder.joinpath(*folders, f"{name}{suffix}")
+        sound(path, seed) if suffix in RECORDINGS else path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        count += 1
+    for name in sorted(links):
+        link = folder / f"sure/link-{name}"
+        match name:
+            case "file":
+                sound(root / "alone.wav", 100)
+                link.with_suffix(".wav").symlink_to(root / "alone.wav")
+            case "folder":
+                link.symlink_to(folder / "sure")
+            case "loop":
+                link.symlink_to(".")
+            case "up":
+                link.symlink_to(root)
+            case "nowhere":
+                link.with_suffix(".wav").symlink_to("gone.wav")
+            case "outside":
+                sound(outside / "deep/o.wav", 101)
+                (outside / "note.txt").touch()
+                link.symlink_to(outside)
+        count += {"file": 1, "nowhere": 1, "outside": 2}.get(name, 0)
+    return folder, count
+
+
+def check(listing: Listing, count: int) -> None:
+    assert listing.found == count
+    assert sum_of(listing.lines()[0]) == (count, count)
+
+
+def sum_of(line: str) -> tuple[int, int]:
+    """Return what a listing's first line says is found, and the sum of its parts."""
+    total, parts = line.split(" found: ")
+    return int(total.removeprefix("files: ")), sum(int(part) for part in re.findall(r"(\d+) \D+(?:,|$)", parts))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(trees)
+def test_used_left_out_and_others_are_all_there_is(tree: tuple[Files, set[str]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, count = make(Path(name), *tree)
+        data = Data(train=str(folder), val=str(folder))
+        listing = list_data(data, {}, 2)
+        check(listing, count)
+        for use, split in (("train", "train"), ("validate", "val")):
+            assert len(listing.used[use]) == len(rows_of(data, split))  # type: ignore[arg-type]
+        readable = [file for file in files_below(folder) if file.is_recording]
+        check(listed(files_below(folder), {"upsampled": [file.path for file in readable]}, {}), count)
+        assert len({file.real for file in readable}) == len(readable)
+        assert all("/.hidden/" not in file.real and not file.path.name.startswith(".") for file in readable)
+
+
+@pytest.mark.slow
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees)
+def test_every_command_tells_all_there_is(capsys: pytest.CaptureFixture[str], tree: tuple[Files, set[str]]) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        root = Path(name)
+        folder, count = make(root, *tree)
+        (root / "grid.yaml").write_text(
+            "name: grid\nquestion: '?'\nbase: tiny.yaml\ndata: {train: in, val: in}\nfactors: {rolloff: [off, on]}\n"
+            f"storage: {root / 'sweeps'}\nseeds: [0]\n"
+        )
+        upsampled = dict.fromkeys(source.stem for source, _ in listable(folder))
+        patch.setattr(sagasr.upsample.Upsampler, "load", lambda *_, **__: None)
+        patch.setattr(sagasr.upsample, "upsample_files", lambda *_, **__: None)
+        ended = SimpleNamespace(state="failed", step=0, reason="")
+        patch.setattr(sagasr.train, "train", lambda *_, **__: ended)
+        text = ["--set", "conditions.text.source=off"]
+        data = ["--set", f"data.train={folder}", "--set", f"data.val={folder}"]
+        train = ["search_spaces/tiny.yaml", "--out", str(root / "out"), *data, *text, *SMALL]
+        store = ["--store", str(root / "stores"), "--workers", "1", *text, *SMALL]
+        lines = [told(capsys, sweep([str(root / "grid.yaml"), "--plan", *text]), 0)]
+        lines += [told(capsys, encode.main([str(folder), *store]), 0)]
+        lines += [told(capsys, commands.train(train), 1)]
+        assert [sum_of(line) for line in lines] == [(count, count)] * 3
+        assert sweep([str(root / "grid.yaml"), "--plan", "--json", *text]) == 0
+        files = json.loads(capsys.readouterr().out)["files"][0]
+        assert sum((*files["used"].values(), *files["left_out"].values(), files["other"])) == files["found"] == count
+        if upsampled:
+            line = told(capsys, commands.upsample([str(folder), str(root / "up"), "--checkpoint", "none"]), 0)
+            assert sum_of(line) == (count, count)
+
+
+def listable(folder: Path) -> list[tuple[Path, Path]]:
+    """Return what upsampling would write; nothing where two recordings would be written to one file."""
+    try:
+        return plan_files(folder, folder.parent / "up")
+    except sagasr.upsample.DataError:
+        return []
+
+
+def told(capsys: pytest.CaptureFixture[str], code: int, expected: int) -> str:
+    """Return the line on files of a command's output."""
+    captured = capsys.readouterr()
+    assert code == expected, captured.err
+    (line,) = [line for line in captured.out.splitlines() if line.startswith("files: ")]
+    return line
