@@ -185,10 +185,16 @@ def _sound_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
 # --------------------------------------------------------------------------------------------------------------- FFmpeg
 
 
+def ffmpeg() -> Any:
+    """Return FFmpeg's library, which loads slowly, and which few recordings need."""
+    with _LOADING:
+        import av
+    return av
+
+
 @contextmanager
 def _by_ffmpeg(source: "Stretch", magic: bytes, open_end: bool) -> Iterator[Reading]:
-    with _LOADING:
-        import av  # loads slowly, and few recordings need it
+    av = ffmpeg()
 
     options = {"format_whitelist": ",".join(sorted(set(SUFFIXES.values())))}  # no playlists, which name other files
     options |= {"ignore_length": "1"} if open_end and magic in (b"RIFF", b"RIFX", b"RF64") else {}
