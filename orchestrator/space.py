@@ -295,18 +295,19 @@ class Cell:
 class LeftOut(NamedTuple):
     """How many cells of a design a factor leaves out, and why: beside their other levels it does nothing.
 
-    ``under``: the levels beside which it acts, where that is all there is to say. ``equal``: to cells that are there.
+    ``under``: the levels beside which it acts, where that is all there is to say. ``once``: what of the
+    equal ones is done once; nothing where they are left out by declaration alone.
     """
 
     factor: str
     cells: int
     where: str
     under: Mapping[str, frozenset[str]]
-    equal: bool
+    once: str
 
     def __str__(self) -> str:
-        once = ", trained once" if self.equal else ""
-        return f"{self.factor} {self.where}: {self.cells} cell{'s' * (self.cells > 1)} left out{once}"
+        done = f", {self.once} once" if self.once else ""
+        return f"{self.factor} {self.where}: {self.cells} cell{'s' * (self.cells > 1)} left out{done}"
 
 
 class Design(NamedTuple):
@@ -939,9 +940,10 @@ def _check_question(space: SearchSpace, cells: Sequence[Cell], faults: _Faults) 
         values = list(dict.fromkeys(str(one.get(key)) for one in questions))
         if len(values) > 1:
             names = [name for name, factor in space.factors.items() if any(_nested(key, path) for path in factor.paths)]
+            told = ", ".join(f"factors.{name}" for name in names) or "factors"
             faults.add(
-                f"{', '.join(f'factors.{name}' for name in names)}: {key} ({', '.join(values)}) decides what is "
-                "scored, so these cells are not comparable; set it alike for all of them, or make a sweep of each"
+                f"{told}: {key} ({', '.join(values)}) decides what is scored, so "
+                "these cells are not comparable; set it alike for all of them, or make a sweep of each"
             )
 
 
@@ -1040,13 +1042,14 @@ def _left_out(space: SearchSpace, name: str, left: Sequence[Levels], kept: Seque
 
     acts, idle = spans(there), spans(left)
     acts = next(({other: at} for other, at in acts.items() if apart({other: at}, left)), acts)
-    equal = any(space.exists(name, levels) for levels in left)
+    once = {"train": "trained", "eval": "scored"}[factor.stage]
+    once = once if any(space.exists(name, levels) for levels in left) else ""
     whole = lost == factor.levels.keys() - {factor.baseline}
     label = name if whole else f"{name}={'|'.join(level for level in factor.levels if level in lost)}"
     if apart(acts, left):
-        return LeftOut(label, len(left), f"acts only where {_words(space, acts)}", acts if whole else {}, equal)
+        return LeftOut(label, len(left), f"acts only where {_words(space, acts)}", acts if whole else {}, once)
     where = f"where {_words(space, idle)}" if apart(idle, there) else "beside some of the other levels"
-    return LeftOut(label, len(left), f"does nothing {where}", {}, equal)
+    return LeftOut(label, len(left), f"does nothing {where}", {}, once)
 
 
 def _words(space: SearchSpace, condition: Mapping[str, frozenset[str]]) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,7 +201,7 @@ def _upsample(options: argparse.Namespace) -> int:
     upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     if options.input.is_dir():
         listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
-        print("\n".join(listing.lines()), flush=True)
+        sys.stderr.write("\n".join(listing.lines()) + "\n")  # the output has a line per result
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()

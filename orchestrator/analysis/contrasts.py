@@ -240,8 +240,7 @@ def _why_not(sweep: Sweep, plan: Layout, line: Line) -> str:
     if len(line.term) == 2:
         for one, other in itertools.permutations(sweep.factors[index] for index in line.term):
             if other.name in one.under and not set(line.involved[0][other.name]) <= set(one.under[other.name]):
-                where = cell_name({name: "|".join(levels) for name, levels in one.under.items()})
-                return f"{one.name} acts only where {where}"
+                return f"{one.name} acts only where {one.where}"
         at = [[sweep.factors[i].levels.index(level) for level in line.involved[0][names[i]]] for i in line.term]
         for pair in itertools.product(*at):
             cell = list(zip(line.term, pair, strict=True))

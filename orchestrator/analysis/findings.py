@@ -13,7 +13,7 @@ from orchestrator.analysis.contrasts import Line, lines
 from orchestrator.analysis.design import Array
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.strata import Layout, codes_of, layout, seeds_of
-from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.sweep import QUESTION, Sweep
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
@@ -96,14 +96,25 @@ def _finding(
     sweep: Sweep, plan: Layout, line: Line, metric: Metric, domain: str, response: Response, pooled: Errors
 ) -> Finding:
     searched = sweep.early_stopping.get("policy") == "asha" and any(one.kind == "stopped" for one in sweep.lost)
-    if line.weights is None or searched:
-        return Finding(line, metric, domain, None, SEARCH if searched else line.reason, {}, 0, 0)
+    mixed = _other_question(sweep, line, plan)
+    if line.weights is None or searched or mixed:
+        return Finding(line, metric, domain, None, SEARCH if searched else mixed or line.reason, {}, 0, 0)
     weighed = np.abs(line.weights.rows) > 1e-12
     estimate = judge(line.weights, response, pooled)
     anova = _anova(plan, line, response, pooled) if line.term and not sweep.nested else {}  # no line for half a factor
     return Finding(
         line, metric, domain, estimate, "", anova, len(np.unique(plan.run[weighed])), seeds_of(plan, line.weights.rows)
     )
+
+
+def _other_question(sweep: Sweep, line: Line, plan: Layout) -> str:
+    """Return why a comparison is none: its sides were scored on different things; nothing where they were not."""
+    if line.weights is None or QUESTION not in sweep.runs:
+        return ""
+    asked = pd.Series(line.weights.rows).groupby(sweep.runs[QUESTION].to_numpy()[plan.kept]).sum()
+    if np.abs(asked).max() < 1e-9:
+        return ""
+    return f"not comparable: scored on different things ({'; '.join(sorted(asked.index))})"
 
 
 def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict[str, float]:

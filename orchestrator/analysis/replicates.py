@@ -60,6 +60,11 @@ class Factor:
     def baseline(self) -> str:
         return self.levels[0]
 
+    @property
+    def where(self) -> str:
+        """The levels of others beside which it acts, in words."""
+        return cell_name({name: "|".join(levels) for name, levels in self.under.items()})
+
 
 @dataclass(frozen=True)
 class Lost:

@@ -48,6 +48,7 @@ class Layout:
     between: Fit
     within: Fit | None
     inner: Index  # replicates that enter the within fit
+    kept: NDArray[np.bool_]  # which of the sweep's runs the replicates are
 
     def training_means(self, values: Array) -> Array:
         """Return [trainings, ...] means of ``values`` [replicates, ...] over the common variants."""
@@ -107,7 +108,7 @@ def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.
         blocks = np.zeros(len(first), dtype=np.int64)
     between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between), sweep.by_pairs)
     return Layout(
-        codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner
+        codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner, kept
     )
 
 

@@ -3,6 +3,7 @@
 Only replicates that ran to their full budget carry values on; failed, stopped and missing ones keep their names.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,10 +34,13 @@ from orchestrator.analysis.replicates import (
 )
 from orchestrator.analysis.taken import Looks, read_looks
 from orchestrator.analysis.written import check_form
-from sagasr.errors import DataError
+from sagasr.config import Config, parse, scored_on
+from sagasr.errors import ConfigError, DataError
 from sagasr.files import read_json
 from sagasr.fingerprint import fingerprint, short
 from sagasr.words import said_of_known
+
+QUESTION = "@scored on"  # column of runs: in words, what was scored, where that is not the same for all of them
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def read_sweep(folder: Path) -> Sweep:
         raise DataError(f"{path}: column {metrics[0].name!r} holds something other than numbers ({error})") from error
     table["status"] = status_words(table, [factor.name for factor in factors])
     table, twice = one_row_each(table, factors)
+    if (questions := _questions(plan)) and "trial" in table:
+        table[QUESTION] = table["trial"].astype(str).map(questions).fillna("")
     runs = table[table["status"] == "done"].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors, metrics[0].name)
     expected = int(plan.get("expected_replicates") or len(table) + sum(one.kind == "missing" for one in lost))
@@ -157,6 +163,7 @@ def read_sweep(folder: Path) -> Sweep:
         clips=clips,
         references=_parquet(folder / "results" / "references.parquet"),
         notes=(
+            *(f"{one.name} acts only where {one.where}, and is compared there" for one in factors if one.under),
             *stale,
             *twice,
             *unlike_devices(runs),
@@ -275,6 +282,19 @@ def _factors(plan: Mapping[str, Any], path: Path) -> tuple[Factor, ...]:
         under = {str(other): tuple(map(word_of, at)) for other, at in (spec.get("under") or {}).items()}
         factors.append(Factor(str(name), ordered, str(spec.get("stage") or "train"), under))
     return tuple(factors)
+
+
+def _questions(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by trial, what of its configuration decides what was scored; nothing where that is the same for all."""
+    found: dict[str, dict[str, Any]] = {}
+    trials = plan.get("trials")
+    for trial in trials if isinstance(trials, list) else ():
+        with contextlib.suppress(ConfigError, KeyError, TypeError):  # a plan of others, or of an older version
+            found[str(trial["trial"])] = scored_on(parse(Config, trial["config"], ""))
+    keys = dict.fromkeys(key for one in found.values() for key in one)
+    differing = [key for key in keys if len({str(one.get(key)) for one in found.values()}) > 1]
+    words = {trial: ", ".join(f"{key} {one.get(key)}" for key in differing) for trial, one in found.items()}
+    return words if differing else {}
 
 
 def _promote(plan: Mapping[str, Any], factors: tuple[Factor, ...], path: Path) -> Promote | None:

@@ -118,17 +118,23 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
     """
     value = float(weights.rows @ response.values)
     value = 0.0 if abs(value) <= response.floor else value
-    between, within = float(weights.between @ weights.between), float(weights.within @ weights.within)
+    between = float(weights.between @ weights.between)
+    # where trainings have other variants than those in common, both parts hold the same variants' noise
+    common = weights.rows - weights.within
+    within = float(weights.within @ weights.within + 2 * common @ weights.within)
     parts = [
         (size * error, df, size * clip)
         for size, error, df, clip in (
             (between, pooled.between, pooled.between_df, pooled.clip_between),
             (within, pooled.within, pooled.within_df, pooled.clip_within),
         )
-        if size > 1e-14
+        if abs(size) > 1e-14
     ]
     run = sum(part for part, _, _ in parts) if all(df > 0 for _, df, _ in parts) else NAN
     df_run = _satterthwaite(run, [(part, df) for part, df, _ in parts])
+    alone = pooled.within * float(weights.rows @ weights.rows)  # the least: as if trainings did not differ
+    if within < -1e-14 and run < alone:
+        run, df_run = alone, float(pooled.within_df)
     reference = pooled.between if between > 1e-14 else pooled.within
     leverage = run / reference if np.isfinite(run) and reference > 0 else between + within
     if response.clips is None:

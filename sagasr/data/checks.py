@@ -24,10 +24,12 @@ FADE = 220  # samples, 5 ms
 
 class Usable(NamedTuple):
     """What is encoded of a recording: ``high`` [C, T], padded to a whole segment, ``start`` and ``samples`` (without
-    padding) saying which part of ``total_samples`` it is; and what is unusual about it.
+    padding) saying which part of ``total_samples`` it is; ``heard``, the same without the recording's offset, by which
+    it is measured; and what is unusual about it.
     """
 
     high: np.ndarray
+    heard: np.ndarray
     start: int
     samples: int
     total_samples: int
@@ -47,24 +49,25 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
         notes.append(f"reaches {peak:.3g}, beyond full scale; it is used as it is, and players will clip it")
     cancelling = _cancelling(config, file, sound.samples)
     notes += [cancelling] if cancelling else []
-    total = audio.shape[-1]
+    total, centred = audio.shape[-1], without_offset(audio)
     if split == "train":
         start, length, segment = 0, total, config.audio.segment
     else:
         length = segment = config.validation.segment
-        start = _loudest(audio, segment)
+        start = _loudest(centred, segment)
     if float(np.std(audio[:, start : start + length], axis=-1).max()) < SILENCE_RMS:
         raise DataError(f"{file}: silent; remove it from the manifest")
     stretch = _cut(audio, start, length)
-    high = np.pad(stretch, ((0, 0), (0, max(segment - stretch.shape[-1], 0))))
-    rolloff = rolloff_hz(without_offset(high, stretch.shape[-1]))
+    padding = (0, 0), (0, max(segment - stretch.shape[-1], 0))
+    high, heard = np.pad(stretch, padding), np.pad(_cut(centred, start, length), padding)
+    rolloff = rolloff_hz(heard)
     _refuse_band_limited(config, file, rolloff, cancelling)
     if stretch.shape[-1] < segment:
         seconds = f"{stretch.shape[-1] / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
         notes.append(f"shorter than a segment ({seconds}); it ends in silence")
     if split == "val" and (cutoff := config.degradation.rolloff_cap * rolloff) < config.validation.cutoff_hz:
         notes.append(f"its roll-off is {rolloff:,.0f} Hz, so it is scored at a cutoff of {cutoff:,.0f} Hz")
-    return Usable(high, start, stretch.shape[-1], total, rolloff, tuple(notes))
+    return Usable(high, heard, start, stretch.shape[-1], total, rolloff, tuple(notes))
 
 
 def _cancelling(config: Config, file: Path, samples: np.ndarray) -> str:
@@ -96,19 +99,16 @@ def _cut(audio: np.ndarray, start: int, length: int) -> np.ndarray:
     """Return a stretch of audio [C, T], faded where it was cut: a sudden end is a click, which reaches Nyquist."""
     sound = audio[:, start : start + length].copy()
     ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32)) ** 2
-    offset = audio.mean(-1, keepdims=True)  # which stays, or its fade would be the loudest of a quiet recording
-    sound -= offset
     if start > 0:
         sound[:, :FADE] *= ramp
     if start + length < audio.shape[-1]:
         sound[:, -FADE:] *= ramp[::-1]
-    return np.asarray(sound + offset)
+    return sound
 
 
 def _loudest(audio: np.ndarray, length: int) -> int:
     """Return where the stretch of ``length`` samples with the most energy begins."""
     if audio.shape[-1] <= length:
         return 0
-    heard = without_offset(audio, audio.shape[-1])
-    energy = np.concatenate([[0.0], np.square(heard, dtype=np.float64).sum(0).cumsum()])
+    energy = np.concatenate([[0.0], np.square(audio, dtype=np.float64).sum(0).cumsum()])
     return int(np.argmax(energy[length:] - energy[:-length]))

@@ -226,7 +226,7 @@ def _musdb(folder: Path) -> list[Row]:
 
 def _plain(folder: Path) -> Layout:
     everything = files_below(folder)
-    files = [file for file in everything if not file.hidden]
+    files = [file for file in everything if not file.passed_by]
     beside: dict[object, Path] = {}
     for path in (file.path for file in files if file.path.suffix.lower() == ".txt"):
         beside |= {path: path, _alike(path): path}

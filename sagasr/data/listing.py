@@ -22,12 +22,14 @@ SOUND = re.compile(
     r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
     r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
 )
+SWEEP = {"grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
 NAMES_SHOWN = 3
 REASONS_SHOWN = 20
 BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
 
 HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
+OF_A_SWEEP = "written by a sweep"
 AGAIN = "that are read anyway or hold the link"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
@@ -41,8 +43,9 @@ class File(NamedTuple):
     reason: str = ""
 
     @property
-    def hidden(self) -> bool:
-        return self.reason == HIDDEN
+    def passed_by(self) -> bool:
+        """Whether it lies where no recordings are looked for."""
+        return self.reason in (HIDDEN, OF_A_SWEEP)
 
     @property
     def is_recording(self) -> bool:
@@ -51,7 +54,9 @@ class File(NamedTuple):
 
 
 def files_below(folder: Path, at_most: int | None = None) -> list[File]:
-    """Return the files below a folder, sorted; of a hidden folder all are hidden. Raises ConfigError.
+    """Return the files below a folder, sorted; of a hidden folder all are hidden, of a sweep's all are its output.
+
+    Raises ConfigError.
 
     Where a folder is reached in several ways the one without links counts. A link to a folder that holds the link is
     not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
@@ -59,12 +64,12 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
     top = os.path.realpath(folder)
     found: list[File] = []
     seen: set[str] = set()
-    folders, links = deque([(os.fspath(folder), top, False)]), deque[tuple[str, str]]()
+    folders, links = deque([(os.fspath(folder), top, "")]), deque[tuple[str, str]]()
     while folders or links:
         if folders:
-            place, real, hidden = folders.popleft()
+            place, real, inside = folders.popleft()
         else:
-            (place, parent), hidden = links.popleft(), False
+            (place, parent), inside = links.popleft(), ""
             real = os.path.realpath(place)
             if real in seen or f"{parent}/".startswith(f"{real.rstrip('/')}/"):
                 found.append(File(Path(place), place, False, AGAIN))
@@ -72,26 +77,29 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
         if real in seen:
             continue
         seen.add(real)
-        for entry in _entries(folder, place, hidden):
-            concealed = hidden or entry.name.startswith(".") or entry.name in JUNK
+        entries = _entries(folder, place, inside)
+        if {entry.name for entry in entries} >= SWEEP:
+            inside = inside or OF_A_SWEEP
+        for entry in entries:
+            why = inside or (HIDDEN if entry.name.startswith(".") or entry.name in JUNK else "")
             path = f"{real}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, path, concealed))
+                folders.append((entry.path, path, why))
             elif entry.is_symlink() and Path(entry.path).is_dir():
-                links.extend([] if concealed else [(entry.path, real)])
+                links.extend([] if why else [(entry.path, real)])
             else:
-                found.append(_file(entry, path, concealed))
+                found.append(_file(entry, path, why))
         if at_most is not None and len(found) >= at_most:
             break
     return sorted(found, key=lambda file: file.path)
 
 
-def _entries(folder: Path, place: str, hidden: bool) -> list[os.DirEntry[str]]:
+def _entries(folder: Path, place: str, inside: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        if hidden:
+        if inside:
             return []
         raise ConfigError(
             f"{folder}: cannot be searched for recordings ({error.strerror}: {error.filename}); let it be read, or "
@@ -99,18 +107,17 @@ def _entries(folder: Path, place: str, hidden: bool) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _file(entry: os.DirEntry[str], real: str, hidden: bool) -> File:
+def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
     path = Path(entry.path)
     suffix = path.suffix.lower()
-    reason = ""
-    if hidden:
-        reason = HIDDEN
+    if inside:
+        reason = inside
     elif entry.is_symlink() and not path.exists():
         reason = NOWHERE
     elif not entry.is_file():
         reason = NO_FILE
-    elif suffix not in SUFFIXES:
-        reason = NOT_READ
+    else:
+        reason = "" if suffix in SUFFIXES else NOT_READ
     return File(path, real, suffix in SUFFIXES or SOUND.fullmatch(suffix) is not None, reason)
 
 

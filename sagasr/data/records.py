@@ -27,7 +27,6 @@ from sagasr.data.statistics import (
     measure_crops,
     rms_of,
     rolloff_features,
-    without_offset,
 )
 from sagasr.fingerprint import seed_of
 
@@ -61,7 +60,7 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
         "filter": [draw.family for draw in draws],
         "order": [draw.order for draw in draws],
         "cutoff_hz": [draw.cutoff_hz for draw in draws],
-        "rolloff_high_hz": measure_crops(without_offset(high, found.samples), segment).rolloff_hz,
+        "rolloff_high_hz": measure_crops(found.heard, segment).rolloff_hz,
         "rolloff_low_hz": np.stack(rolloffs),
         "gain": gain.astype(np.float32),
         "high": exact.astype(np.float16),
@@ -105,9 +104,8 @@ def _lows(found: Usable, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
 
     The offset passes every low-pass, so it is put back rather than filtered: its ends would ring.
     """
-    centred = without_offset(found.high, found.samples)
-    heard = degrade(centred, draw)
-    return heard + (found.high - centred), heard
+    heard = degrade(found.heard, draw)
+    return heard + (found.high - found.heard), heard
 
 
 def clip_gain(config: Config, low: np.ndarray) -> float:

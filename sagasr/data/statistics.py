@@ -41,11 +41,9 @@ def rms_of(audio: np.ndarray) -> float:
     return float(np.sqrt(np.var(audio, axis=-1, dtype=np.float64).mean()))
 
 
-def without_offset(audio: np.ndarray, samples: int) -> np.ndarray:
-    """Return audio [C, T] whose channels have mean 0 over their first samples; the padding behind them stays 0."""
-    centred = audio.copy()
-    centred[:, :samples] -= audio[:, :samples].mean(-1, keepdims=True, dtype=np.float64)
-    return centred
+def without_offset(audio: np.ndarray) -> np.ndarray:
+    """Return audio [C, T] whose channels have mean 0."""
+    return np.asarray(audio - audio.mean(-1, keepdims=True, dtype=np.float64), audio.dtype)
 
 
 def gain_of(rms: np.ndarray | float) -> np.ndarray:

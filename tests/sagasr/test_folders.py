@@ -282,13 +282,13 @@ def test_links_are_followed_once_and_never_out_of_the_folder(tmp_path: Path) -> 
 def test_every_kind_that_is_left_out_has_its_reason(tmp_path: Path) -> None:
     for number, name in enumerate(("a.wav", "b.wav", "._a.wav", ".git/x.flac", "__MACOSX/a.wav")):
         sound(tmp_path / name, number)
-    for name in ("c.ape", "D.WMV2", "e.TTA", "notes.txt", "B.TXT", "a.lab", "Makefile"):
+    for name in ("c.dsf", "D.WMV2", "e.TAK", "notes.txt", "B.TXT", "a.lab", "Makefile"):
         text(tmp_path / name, "x")
     os.mkfifo(tmp_path / "pipe.wav")
     data = Data(train=str(tmp_path), val=str(tmp_path))
     assert left_out(data) == {
         "hidden": ["._a.wav", "a.wav", "x.flac"],
-        "formats that are not read; convert them to FLAC": ["c.ape", "e.TTA"],
+        "formats that are not read; convert them to FLAC": ["c.dsf", "e.TAK"],
         "devices or pipes": ["pipe.wav"],
     }
     lines = list_data(data, {}, 9).lines()

@@ -28,7 +28,7 @@ from sagasr.upsample import plan_files
 RECORDINGS = (".wav", ".WAV", ".flac", ".aiff")
 FOLDERS = ("train", "val", "Test", "a b", ".hidden", "__MACOSX", "dev-clean", "grün")
 NAMES = ("a", "b", "._a", "é", "e\u0301")
-SUFFIXES = (*RECORDINGS, ".txt", ".json", ".zip", ".ape", ".mid", "")
+SUFFIXES = (*RECORDINGS, ".txt", ".json", ".zip", ".dsf", ".mid", "")
 LINKS = ("file", "folder", "loop", "up", "nowhere", "outside")
 FORMATS = {".flac": "FLAC", ".aiff": "AIFF"}
 SMALL = ["--set", "degradation.variants=1", "--set", "validation.clips=2"]
@@ -154,5 +154,14 @@ def told(capsys: pytest.CaptureFixture[str], code: int, expected: int) -> str:
     """Return the line on files of a command's output."""
     captured = capsys.readouterr()
     assert code == expected, captured.err
-    (line,) = [line for line in captured.out.splitlines() if line.startswith("files: ")]
+    (line,) = [line for line in (captured.out + captured.err).splitlines() if line.startswith("files: ")]
     return line
+
+
+def test_predictions_of_a_sweep_among_the_recordings_do_not_train(tmp_path: Path) -> None:
+    for seed, name in enumerate(("1.wav", "2.wav", "sweeps/x/audio/r/3.wav")):
+        sound(tmp_path / name, seed)
+    for name in ("grid.yaml", "plan.json"):
+        (tmp_path / "sweeps/x" / name).touch()
+    assert {row.path for row in rows_of(Data(train=str(tmp_path), val=str(tmp_path)), "train")} <= {"1.wav", "2.wav"}
+    assert "1 left out" in " ".join(list_data(Data(train=str(tmp_path), val=str(tmp_path)), {}, 1).lines())

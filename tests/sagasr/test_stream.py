@@ -143,6 +143,32 @@ def test_blocks_become_one_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_audio(tmp_path / "deep/a.flac", None), audio, atol=2**-23)
 
 
+@pytest.mark.parametrize(("most", "kind"), [(stream.WAV_BYTES, "WAV"), (10_000, "RF64")])
+def test_a_wav_file_holds_floats_and_one_of_more_than_four_gigabytes_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int, kind: str
+) -> None:
+    monkeypatch.setattr(stream, "WAV_BYTES", most)
+    audio = 30 * noise(9_000, 2)
+    assert write_blocks(tmp_path / "a.wav", [audio[:, :4_000], audio[:, 4_000:]], 2, 9_000) == 0
+    assert soundfile.info(tmp_path / "a.wav").format == kind
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", None), audio)
+
+
+def test_a_flac_file_ends_at_full_scale_and_what_it_clips_is_counted(tmp_path: Path) -> None:
+    audio = 10 * noise(9_000, 2)
+    clipped = write_blocks(tmp_path / "a.flac", [audio[:, :4_000], audio[:, 4_000:]], 2, 9_000)
+    assert clipped == np.sum(np.abs(audio) > 1) > 0
+    np.testing.assert_allclose(read_audio(tmp_path / "a.flac", None), np.clip(audio, -1, 1), atol=2**-22)
+
+
+def test_the_last_of_several_falls_ends_the_band() -> None:
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE))
+    frequency = np.fft.rfftfreq(4 * SAMPLE_RATE, 1 / SAMPLE_RATE)
+    spectrum *= np.where(frequency < 1_000, 1, np.where(frequency < 8_000, 10**-2.5, 0))
+    audio = (np.fft.irfft(spectrum) * np.hanning(4 * SAMPLE_RATE))[None].astype(np.float32)
+    assert cutoff_of(audio) == pytest.approx(8_000, rel=0.03)
+
+
 def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_text("old")
