@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,13 @@ class SweepPaths:
     @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the tracking URI of a sqlite file; in a path as it is, ``%`` and ``?`` would mean something else."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a tracking URI, or None where that is no sqlite file."""
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None

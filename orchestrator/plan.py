@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.paths import SweepPaths
+from orchestrator.paths import SweepPaths, sqlite_uri
 from orchestrator.redact import redact_tree
 from orchestrator.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_out, own_metrics
 from orchestrator.storage import is_uri, local_folder
@@ -172,7 +172,7 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
     folder = storage_path(space.storage).resolve() / space.name
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
-    uri = uri or f"sqlite:///{folder.parent / 'mlflow.db'}"
+    uri = uri or sqlite_uri(folder.parent / "mlflow.db")
     return Plan(
         space, cells, trials, selected, folder, uri, data.files, _known_words(cells), data.listings, left_out=left_out
     )
@@ -316,6 +316,13 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
     return trial.model_copy(update={"replicates": kept, "variants": variants})
 
 
+def _how_to_say(manifest: str, source: str) -> str:
+    """Return how the recordings of a manifest or folder get texts."""
+    if Path(manifest).is_dir():
+        return "write what is heard in NAME.wav into NAME.txt beside it"
+    return f"add the column {source!r}"
+
+
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
     from sagasr.data.folders import list_data
@@ -350,7 +357,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
                 if not any(row.text(source) for row in rows):
                     faults.append(
                         f"{manifest}: no {split} recording has a {source}; "
-                        f"add the column {source!r}, or leave text={source} out "
+                        f"{_how_to_say(manifest, source)}, or leave text={source} out "
                         "(without a factor text: --set conditions.text.source=off)"
                     )
         faults.extend(shared_problems(data, found["train"], found["val"]))

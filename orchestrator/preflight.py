@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.estimate import checkpoint_bytes, disk_bytes
 from orchestrator.fits import check_memory
@@ -108,7 +108,7 @@ def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None
         raise ConfigError(f"{told}: no address of a server; give {kind}://HOST:5000")
     if kind == "sqlite":
         name = rest.removeprefix("/").partition("?")[0]
-        file = Path(name)
+        file = Path(unquote(name))
         if name in ("", ":memory:"):
             raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():

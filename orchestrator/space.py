@@ -131,7 +131,7 @@ class GridFile(Strict):
     resolution: int | None = Field(None, ge=3, le=8)
     ladder: tuple[dict[str, Any], ...] = ()
     where: tuple[dict[str, Any], ...] = ()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0, 1, 2)
     early_stopping: EarlyStopping = Field(EarlyStopping(), examples=["{policy: none}"])
     resources: dict[str, Runtime] = Field(default_factory=dict)
     budget: Budget | None = Field(None, examples=["{max_gpu_hours: 40}"])

@@ -9,9 +9,11 @@ checkpoint has made final are sent, no step of a curve is sent again once it arr
 was lost, the server is asked what it has. Of two runs of one replicate, which a lost answer can leave, one is deleted.
 """
 
+import contextlib
 import logging
 import os
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from orchestrator.paths import SweepPaths
+from orchestrator.paths import SweepPaths, sqlite_file
 from orchestrator.plan import Plan, Replicate, Trial
 from orchestrator.proxies import spare_this_machine
 from orchestrator.redact import plain, redact, redact_tree
@@ -469,8 +471,8 @@ def connect(uri: str) -> Any:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 1
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -516,8 +518,8 @@ def check_server(plan: Plan) -> str:
 
 
 def _is_new_file(uri: str) -> bool:
-    file = Path(uri.removeprefix("sqlite:///"))
-    return uri.startswith("sqlite:///") and not (file.exists() and file.stat().st_size)
+    file = sqlite_file(uri)
+    return file is not None and not (file.exists() and file.stat().st_size)
 
 
 def _reason(error: Exception) -> str:
@@ -538,15 +540,30 @@ def _experiment(client: Any, plan: Plan) -> str:
     in the storage.
     """
     found = client.get_experiment_by_name(plan.name)
+    uri, file = plan.tracking_uri, sqlite_file(plan.tracking_uri)
+    artifacts = (file.parent if file else plan.folder.parent).resolve() / "mlartifacts" / plan.name
     if found is None:
-        uri = plan.tracking_uri
         if uri.startswith(("http://", "https://")):
             return str(client.create_experiment(plan.name))  # the server knows where its artifacts go
-        folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else plan.folder.parent
-        return str(client.create_experiment(plan.name, (folder.resolve() / "mlartifacts" / plan.name).as_uri()))
+        return str(client.create_experiment(plan.name, artifacts.as_uri()))
+    if file and artifacts.is_dir():
+        _move_artifacts(file, found, artifacts.as_uri())
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _move_artifacts(file: Path, experiment: Any, place: str) -> None:
+    """Let an experiment keep its files where they lie since the storage was moved, which MLflow has no call for."""
+    before = experiment.artifact_location
+    if before != place and before.endswith(place[place.rindex("/mlartifacts/") :]):
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
+                    (place, len(before) + 1, experiment.experiment_id, len(before), before),
+                )
 
 
 class _Unfinished(Exception):

@@ -6,7 +6,6 @@ hashes written last. It is staged beside its target and renamed whole; nothing i
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sagasr.errors import DataError, StorageError
 from sagasr.faults import point
-from sagasr.files import STORAGE_FAULTS, read_json, write_json
+from sagasr.files import STORAGE_FAULTS, make_folder, read_json, write_json
 from sagasr.fingerprint import file_sha256
 
 KEEP = 2
@@ -36,7 +35,7 @@ def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = l
     point("checkpoint.begin")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
+        staged = make_folder(folder.parent, ".staged-")
         save_file(tensors, staged / TENSORS)
         point("checkpoint.tensors")
         write_json(staged / STATE, state)
@@ -45,7 +44,6 @@ def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = l
         point("checkpoint.synced")
         write_json(staged / MANIFEST, {"files": hashes})
         _sync(staged)
-        staged.chmod(0o755)
         commit()
         point("checkpoint.commit")
         _put(staged, folder)
@@ -65,7 +63,7 @@ def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = l
 def _put(staged: Path, folder: Path) -> None:
     """Rename into place; what an attempt that died after its own rename left there is moved aside first."""
     if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
+        old = make_folder(folder.parent, ".staged-")
         folder.replace(old)
         point("checkpoint.aside")
         staged.replace(folder)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from sagasr import cli, lease
 from sagasr.config import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import read_json, read_yaml
+from sagasr.files import read_json, read_yaml, write_json
 from sagasr.machine import cpus_here
 
 if TYPE_CHECKING:
     from sagasr.upsample import Written
 
+DATA = "data.json"  # of a training's folder: what its manifests held when it began
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
 EXAMPLE = """\
 example:
@@ -100,15 +101,22 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from sagasr.data.manifest import usable_rows
+    from sagasr.data.manifest import manifest_fingerprint, usable_rows
 
     config, out = read(options.config, options.set), options.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file is there; name a folder")
     _refuse_another(config, out)
-    problems = [problem for split in ("train", "val") for problem in usable_rows(config.data, split)[1]]
-    if problems:
+    found = {"train": usable_rows(config.data, "train"), "val": usable_rows(config.data, "val")}
+    if problems := [problem for _, reasons in found.values() for problem in reasons]:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
+    began = read_json(out / DATA) if (out / DATA).exists() else {}
+    changed = [split for split, then in began.items() if then != manifest_fingerprint(found[split][0])]
+    if changed:
+        raise ConfigError(
+            f"--out {out}: the {' and '.join(changed)} recordings, or what is said of them, changed since this "
+            "training began; name another folder"
+        )
 
     from sagasr.data.encode import encode_store
     from sagasr.data.folders import list_stored
@@ -126,6 +134,7 @@ def _train(options: argparse.Namespace) -> int:
     with lease.held(out / ".worker.lease") as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
+        write_json(out / DATA, {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()})
         for line in list_stored(config, read_json(store / "meta.json")).lines():
             print(line, flush=True)
         with halting() as halt:
@@ -155,7 +164,9 @@ def _refuse_another(config: Config, out: Path) -> None:
     path = out / "config.yaml"
     if not path.exists():
         return
-    before, now = (leaves(one.model_dump(mode="json")) for one in (parse(Config, read_yaml(path), str(path)), config))
+    paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # what they hold counts, not where it lies
+    both = parse(Config, read_yaml(path), str(path)), config
+    before, now = (leaves(one.model_dump(mode="json", exclude=paths)) for one in both)
     if changed := differences(before, now):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
@@ -51,13 +50,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=LITTER, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f"{LITTER}{secrets.token_hex(8)}{path.suffix}")
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less what the umask keeps back
         write(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
         point("file.written")
         temporary.replace(path)
         point("file.renamed")
@@ -69,6 +66,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def make_folder(parent: Path, prefix: str) -> Path:
+    """Make a folder of a new name in ``parent``, as open to others as the user's umask says, and return it."""
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -75,6 +75,13 @@ def _declared(plan: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {column_of(spec["name"]): spec for spec in specs}
 
 
+def knows_direction(plan: Mapping[str, Any], name: str) -> bool:
+    """Return whether it is stated, or known, which way a metric is good."""
+    main = plan["metric"] if isinstance(plan["metric"], Mapping) else {}
+    stated = {**_declared(plan).get(name, {}), **(main if column_of(main.get("name", "")) == name else {})}
+    return bool(stated.get("better")) or name in METRICS or is_distance(name)
+
+
 def _metric(name: str, spec: Mapping[str, Any]) -> Metric:
     delta = spec.get("delta")
     stated = spec.get("better") or METRICS.get(name, "lower")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestrator.analysis.derived import Curves, middle_halves, shared_curves, speed
-from orchestrator.analysis.metrics import Metric, metrics_of
+from orchestrator.analysis.metrics import Metric, knows_direction, metrics_of
 from orchestrator.analysis.replicates import (
     Factor,
     Lost,
@@ -114,7 +114,14 @@ def read_sweep(folder: Path) -> Sweep:
     steps = _ladder(plan, factors)
     table, stale = with_levels(table, plan, factors, path)
     scored = _parquet(folder / "results" / "clips.parquet")
-    metrics = metrics_of(plan, metric_columns(plan, table, scored, factors))
+    columns = metric_columns(plan, table, scored, factors)
+    undirected = [name for name in columns if not knows_direction(plan, name)]
+    metrics = metrics_of(plan, [name for name in columns if name not in undirected])
+    if not knows_direction(plan, metrics[0].name):
+        raise DataError(
+            f"{folder / 'plan.json'}: metric {metrics[0].name!r} does not say which way is good; "
+            "add 'better': 'higher' or 'lower' to it"
+        )
     if metrics[0].name not in table:
         raise DataError(f"{path}: no column {metrics[0].name!r}, the metric that plan.json names")
     try:
@@ -136,6 +143,7 @@ def read_sweep(folder: Path) -> Sweep:
         untied = ("clips.parquet is not used: no columns tie its rows to the finished replicates",)
     curves = shared_curves(_curves(folder, metrics[0].name), runs, metrics[0].name)
     runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
+    runs = runs.replace([np.inf, -np.inf], np.nan)  # else such a value makes its cell the best, and its means nothing
     known_words = plan.get("known_words") or {}
     plan_hash = str(plan.get("plan_hash") or short(fingerprint(plan)))
     looks = read_looks(folder)
@@ -161,6 +169,7 @@ def read_sweep(folder: Path) -> Sweep:
             *unlike_devices(runs),
             *unfair,
             *untied,
+            *(f"{name} is not judged: 'metrics' of plan.json does not say which way is good" for name in undirected),
             *(account.notes() if account else ()),
             *(said_of_known(source, share) for source, share in known_words.items()),
         ),

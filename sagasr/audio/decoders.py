@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import re
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,6 +70,7 @@ UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as S
 MAX_CHUNKS = 10_000  # before the samples; more are zeros, or no chunks
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # of MP3 files, before, behind and between streams
 
+_LOADING = threading.Lock()  # two threads that load it at once are given half of it, and an ImportError
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -183,9 +185,16 @@ def _sound_blocks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
 # --------------------------------------------------------------------------------------------------------------- FFmpeg
 
 
+def ffmpeg() -> Any:
+    """Return FFmpeg's library, which loads slowly, and which few recordings need."""
+    with _LOADING:
+        import av
+    return av
+
+
 @contextmanager
 def _by_ffmpeg(source: "Stretch", magic: bytes, open_end: bool) -> Iterator[Reading]:
-    import av  # loads slowly, and few recordings need it
+    av = ffmpeg()
 
     options = {"format_whitelist": ",".join(sorted(set(SUFFIXES.values())))}  # no playlists, which name other files
     options |= {"ignore_length": "1"} if open_end and magic in (b"RIFF", b"RIFX", b"RF64") else {}

@@ -20,7 +20,7 @@ import soundfile
 
 from sagasr.audio.decoders import BLOCK as BLOCK
 from sagasr.audio.decoders import SUFFIXES as SUFFIXES
-from sagasr.audio.decoders import Reading, cut_off, decoded, reason_of
+from sagasr.audio.decoders import Reading, cut_off, decoded, ffmpeg, reason_of
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError, SagasrError
 from sagasr.files import LOOP, write_whole
@@ -75,6 +75,8 @@ def decode(path: Path) -> Sound:
 def oddities(sound: Sound) -> list[str]:
     """Return what is unusual about a recording that is used all the same: how it was read, 8-bit samples, clipping."""
     found = list(sound.notes)
+    if sound.rate < SAMPLE_RATE:
+        found.append(f"sampled at {sound.rate:,} Hz, so it holds nothing above {sound.rate / 2:,.0f} Hz")
     if sound.subtype in ("PCM_U8", "PCM_S8"):
         found.append("8 bits per sample, so noise stands 48 dB below full scale")
     if (share := _clipped_share(sound.samples)) >= CLIPPED_SHARE:
@@ -145,8 +147,7 @@ def _told(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:
-        from av.error import FFmpegError  # loads slowly
-
+        FFmpegError = ffmpeg().error.FFmpegError
         if isinstance(error, OSError) and not isinstance(error, FFmpegError):
             why = LOOP if error.errno == errno.ELOOP else f"cannot be read ({error.strerror or error})"
             raise DataError(f"{path}: {why}") from error

@@ -16,7 +16,6 @@ The work is a list of tasks, each of which reads and writes files alone, so that
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +58,7 @@ from sagasr.data.shards import (
 from sagasr.data.statistics import Moments, fit_rolloff
 from sagasr.errors import DataError, StorageError
 from sagasr.faults import point
-from sagasr.files import STORAGE_FAULTS, link_or_copy, read_json, write_json
+from sagasr.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
 from sagasr.fingerprint import file_sha256, fingerprint, short
 from sagasr.parts import identity
 from sagasr.words import vocabulary_of
@@ -284,7 +283,7 @@ class _Build:
         self._encode(shards, rows_of, progress)
 
         name = names[-1] if left_out else names[0]
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.root))
+        folder = make_folder(self.root, f".{name}-")
         try:
             self._assemble(folder, Corpus(good["train"], chosen, left_out), shards, len(good["val"]))
             point("store.commit")
@@ -517,10 +516,8 @@ def _make_root(root: Path, name: str) -> None:
 def _publish(folder: Path, final: Path) -> None:
     """Flush all files to disk and rename the folder into place, unless another process was first."""
     for file in folder.iterdir():
-        file.chmod(0o644)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    folder.chmod(0o755)
     try:
         folder.rename(final)
     except OSError:

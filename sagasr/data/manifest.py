@@ -37,6 +37,7 @@ HUGGING_FACE = {
 }
 MAX_TEXT = 10_000  # characters; no caption is longer, a mis-quoted file easily is
 MAX_PATH = 1_024
+NOTHING = ("nan", "NaN", "None", "<NA>")
 MAX_HEAD = 100_000  # characters of a first line
 MAX_FAULTS = 100  # lines shown; the rest is counted
 
@@ -283,6 +284,9 @@ def _header_is_good(header: list[str], report: Report) -> bool:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         report(1, f"column {_shown(twice[0])} stands twice; remove or rename one")
+    for name in header if "path" in header else ():
+        if name not in KNOWN and name.casefold() in KNOWN:
+            report(1, f"column {_shown(name)} would not be read; rename it {name.casefold()!r}")
     if "path" not in header:
         if not header:
             hint = "; the file is empty: begin with a line of column names, such as path,text,split"
@@ -312,7 +316,7 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
         report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
         return
     for line, record in enumerate(records, start=1):
-        yield line, {name: _as_text(value) for name, value in record.items()}
+        yield line, _as_texts(record, line, report)
 
 
 def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
@@ -332,7 +336,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
             if "path" not in record:
                 report(line, f"no key 'path'{_rename(record)}")
             else:
-                yield line, {name: _as_text(value) for name, value in record.items()}
+                yield line, _as_texts(record, line, report)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -342,9 +346,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
+def _as_texts(record: Mapping[str, Any], line: int, report: Report) -> Record:
+    """Return the cells of a typed format as CSV would hold them, after reporting those that hold no single text."""
+    for name in KNOWN:
+        if isinstance(value := record.get(name), (list, dict)):
+            report(line, f"{name} is a {'list' if isinstance(value, list) else 'mapping'}; give one text")
+    return {name: _as_text(value) for name, value in record.items()}
+
+
 def _as_text(value: Any) -> str:
     """Return a cell of a typed format as CSV would hold it."""
-    if value is None:
+    if value is None or value != value:  # NaN, as tables have it where nothing is
         return ""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -360,6 +372,8 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
             faults.append(
                 f"{name} is {len(cells[name]):,} characters long, at most {MAX_TEXT:,}; is a quotation mark unclosed?"
             )
+        elif cells[name] in NOTHING:
+            faults.append(f"{name} {_shown(cells[name])} stands for nothing; leave the cell empty")
         elif _has_control_characters(cells[name]):
             faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
     if "split" in record and cells["split"] not in SPLITS:

@@ -24,6 +24,7 @@ from orchestrator.analysis.sweep import read_sweep
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
 from orchestrator.report.answer import report
+from orchestrator.report.terminal import best_cell, worth
 from sagasr.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
 
@@ -211,6 +212,29 @@ def test_planted_effects_get_their_words(tmp_path: Path) -> None:
 def test_higher_is_better_turns_the_words_round(tmp_path: Path) -> None:
     write_sweep(tmp_path, noisy_grid(TWO, 4, {"text": -0.2}), TWO, better="higher")
     assert primary(effects(read_sweep(tmp_path)), "text")["verdict"] == "harms"
+
+
+def test_a_metric_of_which_nobody_says_which_way_is_good_is_not_judged(tmp_path: Path) -> None:
+    rows = [{**row, "pesq": 4 - row["lsd"]} for row in noisy_grid(TWO, 2, {"text": -0.2})]
+    clips = [{**row, "clip": clip} for row in rows for clip in ("a", "b")]
+    sweep = read_sweep(write_sweep(tmp_path, rows, TWO, clips=clips))
+    assert "pesq" not in [metric.name for metric in sweep.metrics]
+    assert "pesq is not judged: 'metrics' of plan.json does not say which way is good" in sweep.notes
+    said = [{"name": "pesq", "better": "higher"}]
+    sweep = read_sweep(write_sweep(tmp_path, rows, TWO, clips=clips, metrics=said))
+    assert [metric.better for metric in sweep.metrics if metric.name == "pesq"] == ["higher"]
+    write_sweep(tmp_path, rows, TWO, metric="pesq", better=None)
+    with pytest.raises(DataError, match=r"plan\.json: metric 'pesq' does not say which way is good"):
+        read_sweep(tmp_path)
+
+
+def test_a_value_that_is_not_finite_makes_no_cell_the_best_and_no_mean_empty(tmp_path: Path) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.2})
+    rows[0]["lsd"], rows[1]["lsd"] = -math.inf, math.inf
+    sweep = read_sweep(write_sweep(tmp_path, rows, TWO))
+    assert best_cell(sweep)["text"] == "caption"
+    assert 0.9 < worth(sweep, best_cell(sweep))["baseline"] < 1.5
+    assert sorted(one.kind for one in sweep.lost) == ["no value", "no value"]
 
 
 def test_an_undecided_effect_says_how_many_seeds_would_decide_and_they_do(tmp_path: Path) -> None:

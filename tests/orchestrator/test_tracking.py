@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from collections import OrderedDict
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -54,6 +55,24 @@ def test_every_replicate_has_one_run_with_its_factors_its_scores_and_the_trainin
             assert run.data.metrics["lsd"] == pytest.approx(2.2 + number)
             names = [file.path for file in client.list_artifacts(run.info.run_id)]
             assert "config.json" in names
+
+
+@pytest.mark.parametrize("place", ["moved", "100% sure?"])
+def test_a_moved_storage_keeps_its_files_where_it_now_lies(plan, make_grid, tmp_path, monkeypatch, place):
+    journal(plan, plan.trials[0], 8, "done")
+    Tracker(plan).sync()
+    there = tmp_path / place
+    (tmp_path / "sweeps").rename(there)
+    known = "mlflow.tracking._tracking_service.utils._artifact_repos_cache"  # of this process; the next has its own
+    monkeypatch.setattr(known, OrderedDict())
+    moved = make_plan(read_space(make_grid(seeds=[0]), storage=str(there)))
+    journal(moved, moved.trials[1], 8, "done")
+    Tracker(moved).sync()
+    assert not (tmp_path / "sweeps").exists()
+    client, runs, _ = runs_of(moved)
+    assert set(runs) == {row.id for trial in moved.trials[:2] for row in trial.replicates}
+    for run in runs.values():
+        assert "config.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["offsets kept", "offsets lost"])

@@ -215,7 +215,7 @@ USED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "clipped": (wav(np.clip(8 * SINE[:20_000] + noise(1), -1, 1), subtype="PCM_16"), 20_000, ("clipped: ",)),
     "stereo": (wav(np.stack([noise(0), noise(1)], 1)), 20_000, ()),
     "48 kHz": (wav(noise(0, 24_000), 48_000), 22_050, ()),
-    "7,350 Hz": (wav(noise(0, 4_000), 7_350), 24_000, ()),
+    "7,350 Hz": (wav(noise(0, 4_000), 7_350), 24_000, ("sampled at 7,350 Hz, so it holds nothing above 3,675 Hz",)),
     "short": (wav(noise(0, 5_000)), 5_000, ("shorter than a segment (0.11 s of 0.37 s)",)),
     "with an offset": (wav(0.4 + noise(0)), 20_000, ()),
     "beyond full scale": (wav(30 * noise(0)), 20_000, ("reaches ",)),
@@ -265,7 +265,7 @@ def test_an_offset_changes_no_gain_and_no_roll_off(tmp_path: Path, split: Split,
 
 def test_a_scored_clip_without_the_highs_it_is_scored_on_is_noted(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(0, 8_000), 7_350)
-    (note,) = usable(config_of(tmp_path), "val", tmp_path / "a.wav").notes
+    (_, note) = usable(config_of(tmp_path), "val", tmp_path / "a.wav").notes
     assert note.startswith("its roll-off is 3,")
     assert "so it is scored at a cutoff of 3," in note
 

@@ -4,10 +4,13 @@ import errno
 import math
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
+import torch
 
+from sagasr import checkpoint
 from sagasr import fingerprint as identity
 from sagasr.errors import ConfigError, DataError, StorageError
 from sagasr.files import (
@@ -159,3 +162,17 @@ def test_content_is_read_anew_only_when_a_file_has_changed(tmp_path: Path, monke
     path.write_text("other")
     assert content_of(path) == file_sha256(path) != first
     assert read == [path, path]
+
+
+def test_files_and_folders_are_as_open_to_others_as_the_umask_says(tmp_path: Path) -> None:
+    for mask, kept in ((0o077, 0o700), (0o002, 0o775)):
+        before = os.umask(mask)
+        try:
+            write_text(tmp_path / f"{mask}.txt", "x")
+            checkpoint.save({"a": torch.zeros(1)}, tmp_path / f"{mask}" / "step-00000001")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / f"{mask}.txt").stat().st_mode) == kept & 0o666
+        written = [tmp_path / f"{mask}", *(tmp_path / f"{mask}").rglob("*")]
+        assert all(stat.S_IMODE(path.stat().st_mode) | kept == kept for path in written)
+        assert stat.S_IMODE((tmp_path / f"{mask}" / "step-00000001").stat().st_mode) == kept

@@ -67,6 +67,30 @@ def test_spaces_around_column_names_are_none_of_them(tmp_path: Path) -> None:
     assert (row.split, row.caption, row.extra) == ("train", "a dog", {})
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_a_column_of_almost_a_known_name_is_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+    path = write_csv(tmp_path / "m.csv", [{"path": "a.flac", "Split": "test"}])
+    pq.write_table(pa.table({"path": ["a.flac"], "Split": ["test"]}), tmp_path / "m.parquet")
+    with pytest.raises(ConfigError, match=r"line 1: column 'Split' would not be read; rename it 'split'"):
+        read_manifest(path.with_name(name))
+
+
+def test_what_is_no_text_becomes_no_caption(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path": "a.flac", "text": NaN}\n{"path": "b.flac", "text": null}\n')
+    assert [row.caption for row in read_manifest(path)] == ["", ""]
+    path.write_text('{"path": "a.flac", "text": ["rain", "wind"]}\n{"path": "b.flac", "caption": {"en": "rain"}}\n')
+    with pytest.raises(ConfigError) as error:
+        read_manifest(path)
+    assert str(error.value).splitlines() == [
+        f"{path}: line 1: text is a list; give one text",
+        f"{path}: line 2: caption is a mapping; give one text",
+    ]
+    table = write_csv(tmp_path / "m.csv", [{"path": "a.flac", "text": "nan"}])
+    with pytest.raises(ConfigError, match="line 2: text 'nan' stands for nothing; leave the cell empty"):
+        read_manifest(table)
+
+
 def test_caption_and_transcript_columns_are_told_apart(tmp_path: Path) -> None:
     records = [{"path": "a.flac", "text": "A man speaks.", "transcript": ""}]
     row = read_manifest(write_csv(tmp_path / "m.csv", records))[0]

@@ -252,6 +252,28 @@ def test_a_folder_goes_on_with_its_own_training_alone(
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
+def test_a_training_goes_on_where_its_recordings_were_moved_to_but_not_with_others(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("first", "second"):
+        few_recordings(tmp_path / place)
+        data = {"train": str(tmp_path / place / "manifest.csv"), "val": str(tmp_path / place / "manifest.csv")}
+        tree = config.model_dump(mode="json") | {"data": data}
+        (tmp_path / place / "mine.yaml").write_text(dump_yaml(tree))
+    out = tmp_path / "run"
+    assert command([str(tmp_path / "first" / "mine.yaml"), "--out", str(out)]) == 0
+    assert command([str(tmp_path / "second" / "mine.yaml"), "--out", str(out)]) == 0
+    manifest = tmp_path / "second" / "manifest.csv"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:1] + lines[2:]))  # one to train on less
+    capsys.readouterr()
+    assert command([str(tmp_path / "second" / "mine.yaml"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"--out {out}: the train recordings, or what is said of them, changed since this training began; "
+        "name another folder\n"
+    )
+
+
 def test_nothing_in_a_training_folder_is_a_pickle(calm: Path) -> None:
     kinds = {path.suffix for path in calm.rglob("*") if path.is_file()}
     assert kinds <= {".safetensors", ".json", ".jsonl", ".yaml", ".parquet", ".flac"}
