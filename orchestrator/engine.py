@@ -182,7 +182,7 @@ def _folder(say: Callable[[str], object]) -> Iterator[str]:
     if place is None:
         raise SagasrError(f"{told}; name a folder of yours in RAY_TMPDIR, of at most {ROOM - len('/ray')} bytes")
     folder = tempfile.mkdtemp(prefix="ray-", dir=place)
-    say(f"{told}; Ray's sockets and logs are in {folder} for now")
+    say(f"{told}; Ray's sockets and logs are in {folder} until this ends")
     kept = False
     try:
         yield folder

@@ -24,6 +24,10 @@ from sagasr.words import said_of_known
 
 CELLS_SHOWN = 200
 EXPERIMENT = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+LIBRARIES = (  # variables that decide where libraries look and what they trust
+    *("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
 BASIS = {
     "assumed": "an order of magnitude, nothing was timed: --calibrate times a few steps first",
     "measured": "as timed on this machine by --calibrate",
@@ -83,6 +87,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         console.print(
             f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
         )
+    for note in plan.text_notes:
+        console.print(f"note: {note}", highlight=False)
     for source, share in plan.known_words.items():
         console.print(f"note: {said_of_known(source, share)}", highlight=False)
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
@@ -90,6 +96,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)
     for name in filter(os.environ.get, EXPERIMENT):
         console.print(f"{name} is not used: the experiment in MLflow is named as the sweep")
+    if given := [name for name in LIBRARIES if os.environ.get(name)]:
+        console.print(f"set in the environment, and left to the libraries: {', '.join(given)}", soft_wrap=True)
     for listing in plan.listings:
         for line in listing.lines():
             console.print(escape(line), soft_wrap=True)

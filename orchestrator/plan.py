@@ -97,6 +97,7 @@ class Plan:
     recordings: Mapping[str, str] = field(default_factory=dict)  # sha256 by path
     known_words: Mapping[str, float] = field(default_factory=dict)  # share by source of texts, where it is small
     listings: Sequence[Listing] = ()  # what lies where the recordings are named, and what becomes of it
+    text_notes: tuple[str, ...] = ()  # how many recordings lack the texts that are asked for
     allowed: tuple[str, ...] = ()  # changes that were let through by --allow
     left_out: tuple[LeftOut, ...] = ()  # cells that would be the same as one that is there
 
@@ -174,8 +175,9 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
     uri = uri or sqlite_uri(folder.parent / "mlflow.db")
     return Plan(
-        space, cells, trials, selected, folder, uri, data.files, _known_words(cells), data.listings, left_out=left_out
-    )
+        space, cells, trials, selected, folder, uri, data.files, _known_words(cells), data.listings, left_out=left_out,
+        text_notes=_without_texts(cells),
+    )  # fmt: skip
 
 
 def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
@@ -189,6 +191,19 @@ def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
             share = known_share(val, vocabulary_of(train), text.encoder.max_tokens)
             shares[text.source] = min(share, shares.get(text.source, 1.0))
     return {source: share for source, share in shares.items() if share < FEW}
+
+
+def _without_texts(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Return a line for each source of texts and split where some recordings have none, which are then without text."""
+    from sagasr.data.manifest import rows_of
+
+    notes = []
+    for data, source in dict.fromkeys((cell.config.data, cell.config.conditions.text.source) for cell in cells):
+        for split in SPLITS if source != "off" else ():
+            rows = rows_of(data, split)
+            if missing := sum(not row.text(source) for row in rows):
+                notes.append(f"{missing:,} of {len(rows):,} {split} recordings have no {source}: they go without text")
+    return tuple(notes)
 
 
 def _check_scored(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> None:

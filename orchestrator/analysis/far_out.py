@@ -43,7 +43,9 @@ def far_out(sweep: Sweep) -> list[str]:
             continue
         cells = table.index[single[:, place] | whole[place]]
         mine = runs[(runs["seed"] == seed) & runs["_cell"].isin(cells)]
-        told = [_beside_others(sweep, one) for one in mine.to_dict("records")]
+        told = [one for one in (_beside_others(sweep, row) for row in mine.to_dict("records")) if one]
+        if not told:
+            continue
         shown = "; ".join(words for _, words in sorted(told, key=lambda one: -one[0])[:SHOWN])
         more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         found.append(
@@ -102,14 +104,19 @@ def _seed_effects(values: Array) -> Array:
     return seeds
 
 
-def _beside_others(sweep: Sweep, row: Mapping[Any, Any]) -> tuple[float, str]:
-    """Return how far a replicate lies from the other seeds' of its cell, and words for it."""
+def _beside_others(sweep: Sweep, row: Mapping[Any, Any]) -> tuple[float, str] | None:
+    """Return how far a replicate lies from the other seeds' of its cell, and words for it; None if it lies among them.
+
+    Among them lies what is far from its expectation only because another training of its seed or cell is.
+    """
     runs, metric = sweep.valued, sweep.metric.name
     same = np.ones(len(runs), dtype=bool)
     for one in sweep.factors:
         same &= (runs["@" + one.name] == row["@" + one.name]).to_numpy()
     others = runs.loc[same & (runs["seed"] != row["seed"]).to_numpy(), metric].astype(float)
     value = float(row[metric])
+    if others.min() <= value <= others.max():
+        return None
     cell = " ".join(f"{one.name}={row['@' + one.name]}" for one in sweep.factors)
     name = f", replicate {row['replicate']}" if row.get("replicate") else ""
     words = f"{cell}{name}: {metric} {value:.4g}, others {others.min():.4g} to {others.max():.4g}"

@@ -15,8 +15,8 @@ from orchestrator.analysis.written import cells_of
 from orchestrator.factors import cell_name, steps_column
 from sagasr.errors import DataError
 
-DONE = {"done", "finished", "completed", "complete", "ok", "success"}
-FAILED = {"failed", "error", "diverged", "crashed", "nan"}
+DONE = {"done", "finished", "completed", "complete", "ok", "success", "terminated"}  # the last is Ray Tune's
+FAILED = {"failed", "fail", "error", "diverged", "crashed", "killed", "nan"}
 STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
 UNNEEDED = "not needed"  # never launched, because the looks had decided before, or because it was not promoted
 HELD = "held"  # not launched until a factor matters elsewhere (`promote`)
@@ -327,7 +327,11 @@ def linked_distances(
     if table is None or not wanted <= set(table) or "replicate" not in runs:
         return None, (), frozenset()
     table = table[table["subject"] == "model"] if "subject" in table else table
-    row = pd.Index(runs["replicate"].astype(str)).get_indexer(pd.Index(table["replicate"].astype(str)))
+    names = pd.Index(runs["replicate"].astype(str))
+    if not names.is_unique:
+        told = f"distances.parquet is not used: several rows have the replicate {names[names.duplicated()][0]}"
+        return None, (told,), frozenset()
+    row = names.get_indexer(pd.Index(table["replicate"].astype(str)))
     table = table.assign(row=row)[row >= 0]
     table = table[table["value"].notna()]
     notes, kept, unfair = [], [], set()

@@ -252,7 +252,7 @@ def _plain(folder: Path) -> Layout:
     if split:
         rows = [replace(row, split=split[row.path]) for row in rows if row.path in split]
     elif not any(row.split for row in rows):
-        told.append("split by content where it is named for training and validation")
+        told.append("no split in it: about one recording in ten validates if it is named for both")
     unused = ["not named in metadata"] * bool(tables) + ["in no folder of a split"] * bool(split)
     return Layout(rows, "; ".join(filter(None, ["any recordings", how, *told])), " or ".join(unused), texts, everything)
 

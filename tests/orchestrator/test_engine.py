@@ -69,7 +69,7 @@ def test_ray_starts_where_it_was_used_before_and_what_the_environment_says_of_ot
     assert lines == ["this process is connected to a Ray already; call ray.shutdown() first", "2.0 3.0 True", "False"]
     assert ignored.startswith("RAY_ADDRESS is not used: ")
     assert moved.startswith(f"TMPDIR: {long}/ray is too long for the path of a socket, by ")
-    assert not Path(moved.removesuffix(" for now").rpartition(" ")[2]).exists()
+    assert not Path(moved.removesuffix(" until this ends").rpartition(" ")[2]).exists()
 
 
 def test_where_ray_cannot_keep_its_sockets_another_folder_is_found_or_the_reason_told(
@@ -91,7 +91,8 @@ def test_where_ray_cannot_keep_its_sockets_another_folder_is_found_or_the_reason
         assert Path(folder).stat().st_mode & 0o777 == 0o700
     assert not Path(folder).exists()
     assert told == [
-        f"RAY_TMPDIR: {file}/ray may not be written by this user; Ray's sockets and logs are in {folder} for now"
+        f"RAY_TMPDIR: {file}/ray may not be written by this user; "
+        f"Ray's sockets and logs are in {folder} until this ends"
     ]
     monkeypatch.setattr(engine, "SHORT", (str(file),))
     with pytest.raises(SagasrError, match="name a folder of yours in RAY_TMPDIR"), engine._folder(told.append):
