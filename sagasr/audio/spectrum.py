@@ -108,7 +108,7 @@ def _covariance(audio: np.ndarray) -> np.ndarray:
     for start in range(0, audio.shape[-1], 2**16):
         part = audio[:, start : start + 2**16] - centre
         total += part @ part.T
-    return total / audio.shape[-1]
+    return np.asarray(total / audio.shape[-1])
 
 
 def cancelled_db(audio: np.ndarray) -> float:
