@@ -32,7 +32,7 @@ examples:
   sagasr-upsample old_recordings/ restored/ --checkpoint runs/first --rolloff-target 0.8 --steps 25
 
 A recording of T samples at R Hz becomes ceil(T x 44100 / R) samples at 44,100 Hz, in 24-bit FLAC or, where the name
-ends in .wav or samples pass full scale, in 32-bit float WAV.
+ends in .wav or samples pass full scale by far, in 32-bit float WAV.
 """
 
 
@@ -223,7 +223,7 @@ def _told(written: "Written", named: Path) -> str:
     cutoff = ends[0] if len(set(ends)) == 1 else f"left {ends[0]}, right {ends[1]}"
     told = [f"{cli.shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
     if written.path.suffix == ".wav" and written.path != named:
-        told.append("a WAV file, since the recording passes full scale")
+        told.append("a WAV file, since the recording passes full scale by far")
     if written.clipped:
         told.append(f"{written.clipped:,} samples clipped at full scale; a .wav file would hold them")
     return "  ".join(told)

@@ -38,7 +38,7 @@ from sagasr.audio.stream import (
     array_source,
     centred,
     file_source,
-    peak_of,
+    overflow_of,
     resampled,
     write_blocks,
 )
@@ -65,6 +65,7 @@ CONTEXT = 16  # latent frames encoded on both sides of a window and left out: tr
 LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count towards the level of a recording
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
+CLIPS_PEAK, CLIPS_SHARE = 2.0, 1e-3  # what FLAC may clip: decoded MP3 and Ogg files pass full scale now and then
 NOISE_FRAMES = 256  # of one draw of noise
 ALL_KEPT_HZ = 2.0 * NYQUIST  # a splice above everything: a silent channel stays silent beside one that is not
 
@@ -555,7 +556,7 @@ def upsample_files(
 def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Return what is read and where its result goes: a FLAC or WAV file, or one per file below a folder, in equal ones.
 
-    In a folder they are FLAC, but WAV for recordings beyond full scale. Nothing is written. Raises DataError naming
+    In a folder they are FLAC, but WAV for recordings far beyond full scale. Nothing is written. Raises DataError naming
     every file that cannot be read, and what would overwrite its input.
     """
     if source.is_dir():
@@ -588,13 +589,14 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[tuple[Path, Path]]:
-    """Return the pairs with a WAV file where a recording passes full scale, which no FLAC file holds.
+    """Return the pairs with a WAV file where a recording passes full scale by far or often, which no FLAC file holds.
 
-    Raises DataError where the user has named a FLAC file for it.
+    Raises DataError where the user has named a FLAC file for it. What passes it as loud MP3 files do is clipped.
     """
     found = []
     for source, target in pairs:
-        if target.suffix == ".flac" and (peak := peak_of(file_source(source))) > 1:
+        peak, share = overflow_of(file_source(source)) if target.suffix == ".flac" else (0.0, 0.0)
+        if peak > CLIPS_PEAK or share > CLIPS_SHARE:
             if target == named:
                 raise DataError(
                     f"{source}: reaches {peak:.3g}, beyond full scale, where a FLAC file ends; name the result "

@@ -23,6 +23,7 @@ CANCELS_DB = 20.0  # what the mean of two channels lacks of them where they canc
 
 # Frames transformed at once: they stay in the cache, torch starts no threads for so few, and memory stays small.
 _BLOCK = 31
+_LOOKED_AT = 4_096  # frames by which ``cancels`` judges, spread evenly; all of them would take as long as encoding
 
 
 @cache
@@ -68,8 +69,8 @@ def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] 
     return _rolloff_hz(mono(np.asarray(audio, np.float32)), rule)
 
 
-def _rolloff_hz(signal: np.ndarray, rule: Literal["reached", "released"] = "reached") -> float:
-    frames = _frames(torch.from_numpy(np.ascontiguousarray(signal)), HOP)
+def _rolloff_hz(signal: np.ndarray, rule: Literal["reached", "released"] = "reached", hop: int = HOP) -> float:
+    frames = _frames(torch.from_numpy(np.ascontiguousarray(signal)), hop)
     summed = torch.zeros(NUM_BINS, dtype=torch.float64)
     for start in range(0, len(frames), _BLOCK):
         summed += _spectrum(frames[start : start + _BLOCK]).abs().sum(0)
@@ -90,19 +91,32 @@ def cancels(audio: np.ndarray) -> bool:
     """
     if len(audio) == 1:
         return False
-    return cancelled_db(audio) >= CANCELS_DB or _rolloff_hz(audio.mean(0)) < _rolloff_hz(_louder(audio)) / 2
+    if cancelled_db(audio) >= CANCELS_DB:
+        return True
+    hop = HOP * max(1, audio.shape[-1] // HOP // _LOOKED_AT)
+    return _rolloff_hz(audio.mean(0), hop=hop) < _rolloff_hz(_louder(audio), hop=hop) / 2
 
 
 def _louder(audio: np.ndarray) -> np.ndarray:
-    channel: np.ndarray = audio[int(np.var(audio, axis=-1, dtype=np.float64).argmax())]
+    channel: np.ndarray = audio[int(_covariance(audio).diagonal().argmax())]
     return channel
+
+
+def _covariance(audio: np.ndarray) -> np.ndarray:
+    """Return the covariance [C, C] of channels [C, T] in double precision, without a copy of them in it."""
+    centre, total = audio.mean(-1, keepdims=True, dtype=np.float64), np.zeros((len(audio), len(audio)))
+    for start in range(0, audio.shape[-1], 2**16):
+        part = audio[:, start : start + 2**16] - centre
+        total += part @ part.T
+    return np.asarray(total / audio.shape[-1])
 
 
 def cancelled_db(audio: np.ndarray) -> float:
     """Return by how much the mean of channels [C, T] is quieter than they are, offsets aside; 0 for silence."""
     if len(audio) == 1:
         return 0.0
-    channels, mean = np.var(audio, axis=-1, dtype=np.float64).mean(), np.var(audio.mean(0), dtype=np.float64)
+    covariance = _covariance(audio)
+    channels, mean = covariance.diagonal().mean(), covariance.mean()  # the latter is the variance of their mean
     return 10 * math.log10(channels / max(mean, 1e-12 * channels)) if channels > 0 else 0.0
 
 

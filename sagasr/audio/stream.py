@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 import torch
+from scipy.ndimage import median_filter
 from scipy.signal import firwin, resample_poly
 
 from sagasr.audio.files import BLOCK, opened
@@ -26,6 +27,7 @@ from sagasr.files import write_whole
 TAPS = 10  # of the polyphase filter, per input sample on each side; with its window, scipy's default
 SMOOTHING = 9  # bins, 200 Hz, over which levels are averaged where the end of the band is looked for
 CLIFF_DB, CLIFF_SPAN = 30.0, 1.25  # a recording ends where its level falls by so much within so large a ratio
+BAND = 47  # bins, 1 kHz: a line, as a television's at 15,625 Hz, is narrower than half of it, and no band
 HEARD_DB = 100.0  # below the loudest; what filters leave behind lies deeper
 EDGE_DB = 6.0  # below the level before the cliff: its resampling filter's answer at the cutoff itself
 WAV_BYTES = 2**32 - 2**16  # of samples: a WAV file counts its bytes in 32 bits, RF64 is the same file with 64
@@ -80,9 +82,13 @@ def centred(source: Source) -> tuple[Source, np.ndarray]:
     return source._replace(blocks=lambda: (block - offset for block in source.blocks())), offset
 
 
-def peak_of(source: Source) -> float:
-    """Return the largest magnitude of a recording's samples, where full scale is 1."""
-    return max(float(np.abs(block).max()) for block in source.blocks())
+def overflow_of(source: Source) -> tuple[float, float]:
+    """Return the largest magnitude of a recording's samples, where full scale is 1, and the share of them beyond it."""
+    peak, beyond = 0.0, 0
+    for block in source.blocks():
+        magnitudes = np.abs(block)
+        peak, beyond = max(peak, float(magnitudes.max())), beyond + int(np.count_nonzero(magnitudes > 1))
+    return peak, beyond / (source.samples * source.channels)
 
 
 def resampled(source: Source) -> Iterator[np.ndarray]:
@@ -192,9 +198,11 @@ def cliff_bin(power: np.ndarray) -> int | None:
     """Return the last bin before the mean power [F] falls by 30 dB within a quarter of its frequency, for good.
 
     Of several falls the last one counts: what lies between them is quieter, and part of the recording all the same.
+    Lines are left out, since nothing lies between them and the band.
     """
     smooth = np.convolve(power, np.ones(SMOOTHING) / SMOOTHING, mode="same")
-    levels = 10 * np.log10(np.maximum(smooth, 10 ** (-HEARD_DB / 10) * max(smooth.max(), 1e-30)))
+    bands = median_filter(smooth, BAND, mode="nearest")
+    levels = 10 * np.log10(np.maximum(bands, 10 ** (-HEARD_DB / 10) * max(smooth.max(), 1e-30)))
     ahead = np.maximum.accumulate(levels[::-1])[::-1]  # the loudest of all that follows
     bins = np.arange(NUM_BINS)
     falls = ahead - ahead[np.minimum(np.ceil(bins * CLIFF_SPAN).astype(int), NUM_BINS - 1)]

@@ -15,7 +15,6 @@ from sagasr.audio.files import as_heard, decode, oddities
 from sagasr.audio.spectrum import CANCELS_DB, cancelled_db, cancels, rolloff_hz
 from sagasr.config import SAMPLE_RATE, Config
 from sagasr.data.manifest import Split
-from sagasr.data.statistics import without_offset
 from sagasr.errors import DataError
 
 SILENCE_RMS = 1e-5  # -100 dBFS, after removing a constant offset
@@ -45,29 +44,30 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
     """
     sound = decode(file)
     audio, notes = as_heard(sound, config.audio.channels), oddities(sound)
-    if (peak := float(np.abs(audio).max())) > 1:
+    if (peak := float(max(audio.max(), -audio.min()))) > 1:
         notes.append(f"reaches {peak:.3g}, beyond full scale; it is used as it is, and players will clip it")
     cancelling = _cancelling(config, file, sound.samples)
     notes += [cancelling] if cancelling else []
-    total, centred = audio.shape[-1], without_offset(audio)
+    del sound  # at another rate or number of channels it is a second recording in memory
+    total, offset = audio.shape[-1], audio.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
     if split == "train":
         start, length, segment = 0, total, config.audio.segment
     else:
         length = segment = config.validation.segment
-        start = _loudest(centred, segment)
+        start = _loudest(audio - offset, segment)
     if float(np.std(audio[:, start : start + length], axis=-1).max()) < SILENCE_RMS:
         raise DataError(f"{file}: silent; remove it from the manifest")
-    stretch = _cut(audio, start, length)
-    padding = (0, 0), (0, max(segment - stretch.shape[-1], 0))
-    high, heard = np.pad(stretch, padding), np.pad(_cut(centred, start, length), padding)
+    samples = min(length, total - start)
+    high, heard = (_cut(audio, start, samples, segment, of) for of in (np.zeros_like(offset), offset))
+    del audio
     rolloff = rolloff_hz(heard)
     _refuse_band_limited(config, file, rolloff, cancelling)
-    if stretch.shape[-1] < segment:
-        seconds = f"{stretch.shape[-1] / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
+    if samples < segment:
+        seconds = f"{samples / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
         notes.append(f"shorter than a segment ({seconds}); it ends in silence")
     if split == "val" and (cutoff := config.degradation.rolloff_cap * rolloff) < config.validation.cutoff_hz:
         notes.append(f"its roll-off is {rolloff:,.0f} Hz, so it is scored at a cutoff of {cutoff:,.0f} Hz")
-    return Usable(high, heard, start, stretch.shape[-1], total, rolloff, tuple(notes))
+    return Usable(high, heard, start, samples, total, rolloff, tuple(notes))
 
 
 def _cancelling(config: Config, file: Path, samples: np.ndarray) -> str:
@@ -95,15 +95,19 @@ def _refuse_band_limited(config: Config, file: Path, rolloff: float, why: str) -
         )
 
 
-def _cut(audio: np.ndarray, start: int, length: int) -> np.ndarray:
-    """Return a stretch of audio [C, T], faded where it was cut: a sudden end is a click, which reaches Nyquist."""
-    sound = audio[:, start : start + length].copy()
+def _cut(audio: np.ndarray, start: int, length: int, least: int, offset: np.ndarray) -> np.ndarray:
+    """Return a stretch of audio [C, T] less an offset [C, 1], padded to ``least`` samples.
+
+    It is faded where it was cut: a sudden end is a click, which reaches Nyquist.
+    """
+    whole = np.zeros((len(audio), max(length, least)), np.float32)
+    sound = np.subtract(audio[:, start : start + length], offset, out=whole[:, :length])
     ramp = np.sin(np.linspace(0, np.pi / 2, FADE, dtype=np.float32)) ** 2
     if start > 0:
         sound[:, :FADE] *= ramp
     if start + length < audio.shape[-1]:
         sound[:, -FADE:] *= ramp[::-1]
-    return sound
+    return whole
 
 
 def _loudest(audio: np.ndarray, length: int) -> int:

@@ -41,11 +41,6 @@ def rms_of(audio: np.ndarray) -> float:
     return float(np.sqrt(np.var(audio, axis=-1, dtype=np.float64).mean()))
 
 
-def without_offset(audio: np.ndarray) -> np.ndarray:
-    """Return audio [C, T] whose channels have mean 0."""
-    return np.asarray(audio - audio.mean(-1, keepdims=True, dtype=np.float64), audio.dtype)
-
-
 def gain_of(rms: np.ndarray | float) -> np.ndarray:
     """Return the gains for low versions of these levels."""
     return np.asarray(TARGET_RMS / np.maximum(rms, LEAST_RMS))

@@ -12,9 +12,9 @@ import soundfile
 import torch
 from scipy import signal
 
-from sagasr.audio import files
+from sagasr.audio import files, spectrum
 from sagasr.audio.files import MIN_SAMPLES, SUFFIXES, decode, oddities, problem_of, read_audio, write_flac
-from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, cutoff_bin, rolloff_hz, stft, stft_magnitude
+from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, cutoff_bin, mono, rolloff_hz, stft, stft_magnitude
 from sagasr.config import SAMPLE_RATE
 from sagasr.errors import DataError
 from tests.encoded import encoded, piped, with_streams
@@ -489,6 +489,18 @@ def test_roll_off_of_a_long_recording_is_summed_over_all_of_it() -> None:
     quiet_then_bright = np.concatenate([0.01 * tone(1_000, SAMPLE_RATE, 40), noise(20 * SECOND)[0]])[None]
     assert rolloff_hz(quiet_then_bright) > 20_000
     assert rolloff_hz(quiet_then_bright[:, : 40 * SECOND]) < 1_100
+
+
+def test_the_roll_off_of_stereo_is_that_of_its_mean_unless_that_lacks_the_upper_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spectrum, "_LOOKED_AT", 16)  # a long recording is looked at here and there
+    plain = np.array([[1.0], [0.4]], np.float32) * noise(3 * SECOND) + 0.3 * noise(3 * SECOND, 1, channels=2)
+    np.testing.assert_array_equal(mono(plain), plain.mean(0))
+    middle = signal.sosfilt(signal.butter(8, 1_000, fs=SAMPLE_RATE, output="sos"), noise(3 * SECOND))
+    side = noise(3 * SECOND, 1)
+    wide = np.concatenate([middle + side, middle - side]).astype(np.float32)
+    np.testing.assert_array_equal(mono(wide), wide[wide.var(1).argmax()])
 
 
 def test_a_cutoff_belongs_to_the_first_bin_at_or_above() -> None:

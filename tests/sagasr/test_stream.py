@@ -169,6 +169,18 @@ def test_the_last_of_several_falls_ends_the_band() -> None:
     assert cutoff_of(audio) == pytest.approx(8_000, rel=0.03)
 
 
+@pytest.mark.parametrize("line_hz", [[8_000.0], [15_625.0], [15_625.0, 19_000.0]])
+@pytest.mark.parametrize("level", [1e-4, 1e-3])
+def test_a_faint_line_above_the_band_is_no_part_of_it(line_hz: list[float], level: float) -> None:
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE))
+    spectrum[np.fft.rfftfreq(4 * SAMPLE_RATE, 1 / SAMPLE_RATE) > 4_000] = 0
+    audio = np.fft.irfft(spectrum)
+    seconds = np.arange(len(audio)) / SAMPLE_RATE
+    lines = level * sum(np.sin(2 * np.pi * frequency * seconds) for frequency in line_hz)
+    audio = (0.05 / audio.std() * audio + lines) * np.hanning(len(audio))  # no click at its ends
+    assert cutoff_of(audio[None].astype(np.float32)) == pytest.approx(4_000, rel=0.03)
+
+
 def test_what_fails_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_text("old")

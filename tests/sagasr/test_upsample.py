@@ -444,6 +444,36 @@ def test_in_a_folder_what_passes_full_scale_becomes_wav_and_the_line_says_so(
     assert ["passes full scale" in line for line in told.splitlines()] == [True, False]
 
 
+@pytest.mark.parametrize("suffix", ["mp3", "ogg"])
+def test_loud_compressed_recordings_become_flac(
+    trial: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low = noise(60_000)
+    source = tmp_path / f"in/a.{suffix}"
+    source.parent.mkdir()
+    soundfile.write(source, 1.02 / np.abs(low).max() * low[0], SAMPLE_RATE)
+    assert np.abs(read_audio(source, None)).max() > 1
+    for results in ("a.flac", "out"):
+        given = source if results == "a.flac" else source.parent
+        arguments = [str(given), str(tmp_path / results), "--checkpoint", str(trial), "--steps=1"]
+        assert commands.upsample(arguments) == 0
+        assert re.search(r"a\.flac .*  [\d,]+ samples clipped at full scale", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("peak", "beyond", "suffix"), [(1.4, 50, ".flac"), (2.0, 1, ".flac"), (2.1, 1, ".wav"), (1.1, 70, ".wav")]
+)
+def test_only_what_passes_full_scale_by_far_or_often_needs_wav(
+    tmp_path: Path, peak: float, beyond: int, suffix: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    audio = noise(60_000)[0] / 10
+    audio[500 : 500 + beyond] = peak
+    soundfile.write(tmp_path / "in/a.wav", audio, SAMPLE_RATE, subtype="FLOAT")
+    ((_, result),) = plan_files(tmp_path / "in", tmp_path / "out")
+    assert result == tmp_path / f"out/a{suffix}"
+
+
 def test_a_wav_file_that_full_scale_asks_for_overwrites_no_input(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 30 * noise(9_000)[0], SAMPLE_RATE, subtype="FLOAT")
     with pytest.raises(DataError, match="would overwrite"):
