@@ -17,6 +17,7 @@ function of the speaker's name, or of a file's content, alone: adding recordings
 """
 
 import csv
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -109,7 +110,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     wrong = zip(real_paths(row.file for _, row in left), left, strict=True)
     reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
     reason_of |= marked | {real: unusable[split, row.path] for real, (split, row) in wrong}
-    if absent := sum(not row.file.exists() for _, row in left):
+    if absent := sum(not os.path.exists(row.file) for _, row in left):
         told.append(f"{absent:,} recordings that are named are not there")
     if len(used["val"]) > scored:
         told.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
@@ -175,7 +176,7 @@ def _vctk(folder: Path) -> Layout:
 
     def describe_one(path: Path) -> dict[str, str]:
         text = on_disk(folder / "txt" / path.parent.name / f"{MICROPHONE.sub('', path.stem)}.txt")
-        if text.is_file():
+        if os.path.isfile(text):
             texts.add(text)
         return {"transcript": _text(text), "domain": "speech"}
 
@@ -351,7 +352,7 @@ def _audio(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     """Return the text in a file on one line, "" where there is none. Raises ConfigError."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return ""
     try:
         text = " ".join(path.read_text(encoding="utf-8-sig").split())
