@@ -337,7 +337,7 @@ def _tell(store: Path, config: Config) -> None:
         f"{store}: {counts['train']} recordings to learn from ({seconds / 60:.1f} min), "
         f"{counts['val']} of {counts['val_available']} to score, {size / 1e6:,.0f} MB"
     )
-    for line in list_stored(config, meta).lines():
+    for line in list_stored(config, meta):
         print(line)
     for left in meta["left_out"]:
         print(f"left out: {json.dumps(left['path'], ensure_ascii=False)} ({left['split']}): {left['reason']}")

@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace) -> int:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
         write_json(out / DATA, {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()})
-        for line in list_stored(config, read_json(store / "meta.json")).lines():
+        for line in list_stored(config, read_json(store / "meta.json")):
             print(line, flush=True)
         with halting() as halt:
             before = read_status(out)
@@ -200,7 +200,7 @@ def _upsample(options: argparse.Namespace) -> int:
     pairs = plan_files(options.input, options.output)
     upsampler = Upsampler.load(options.checkpoint, options.weights, parts=options.part)
     if options.input.is_dir():
-        listing = listed(files_below(options.input), {"upsampled": [source for source, _ in pairs]}, {})
+        listing = listed(files_below(options.input, strict=False), {"upsampled": [source for source, _ in pairs]}, {})
         sys.stderr.write("\n".join(listing.lines()) + "\n")  # the output has a line per result
     total = seconds_of(source for source, _ in pairs)
     console = Console(stderr=True)

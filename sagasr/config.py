@@ -7,6 +7,7 @@ not here but in ``Runtime``, which is never fingerprinted.
 
 import errno
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -563,7 +564,7 @@ def _file(key: str, value: Any, folder: Path) -> Any:
         raise ConfigError(f"{key}: {value!r} is no name of a file; remove what cannot be printed")
     if key in DATA_KEYS and value == SHIPPED_RECORDINGS:
         return str(Path(__file__).parent / "recordings" / "manifest.csv")
-    if key in MODEL_KEYS and not (folder / value).exists():
+    if key in MODEL_KEYS and not os.path.exists(folder / value):
         return value  # the name of a published model
     return str(_absolute(key, folder / value))
 
@@ -575,7 +576,7 @@ def _absolute(key: str, path: Path) -> Path:
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
             raise
         raise ConfigError(f"{key}: {path}: {LOOP}") from error
-    if found.is_symlink():  # since Python 3.13 such a link is left as it is
+    if os.path.islink(found):  # since Python 3.13 such a link is left as it is
         raise ConfigError(f"{key}: {path}: {LOOP}")
     return found
 

@@ -139,18 +139,18 @@ def on_disk(path: Path) -> Path:
 
     An é is one sign or two (Unicode's forms NFC and NFD). They look alike, but to most disks they are different names.
     """
-    if str(path).isascii() or path.exists():
+    if str(path).isascii() or os.path.exists(path):
         return path
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
         there = found / part
-        if not part.isascii() and not there.exists():
+        if not part.isascii() and not os.path.exists(there):
             try:
                 there = found / _names_in(found, found.stat().st_mtime_ns).get(same_name(part), part)
             except OSError:
                 return path
         found = there
-    return found if found.exists() else path
+    return found if os.path.exists(found) else path
 
 
 def same_name(name: str) -> str:
@@ -198,9 +198,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def like(path: Path) -> str:
     """Return a clause such as ``; did you mean 'grid.yaml'?`` for a file that is not there, or nothing."""
-    if path.is_symlink():
+    if os.path.islink(path):
         return f"; it is a link to {str(path.readlink())!r}, which leads nowhere"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"; there is no folder {path.parent}"
     return nearest(path.name, (other.name for other in path.parent.iterdir() if other.suffix and other != path))
 

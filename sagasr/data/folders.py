@@ -17,6 +17,7 @@ function of the speaker's name, or of a file's content, alone: adding recordings
 """
 
 import csv
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -98,8 +99,8 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
         rows = [row for row in layout.rows if row.split]
         places = real_paths(row.file for row in rows)
         marked |= {real: f"split {row.split}" for real, row in zip(places, rows, strict=True)}
-        found = files_below(Path(name)) if layout.files is None else layout.files
-        if len(found) >= BESIDE_MANIFEST and not Path(name).is_dir():
+        found = files_below(Path(name), strict=False) if layout.files is None else layout.files
+        if len(found) >= BESIDE_MANIFEST and not os.path.isdir(name):
             told.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
         for file in found:
             files[file.real] = file
@@ -109,7 +110,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     wrong = zip(real_paths(row.file for _, row in left), left, strict=True)
     reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
     reason_of |= marked | {real: unusable[split, row.path] for real, (split, row) in wrong}
-    if absent := sum(not row.file.exists() for _, row in left):
+    if absent := sum(not os.path.exists(row.file) for _, row in left):
         told.append(f"{absent:,} recordings that are named are not there")
     if len(used["val"]) > scored:
         told.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
@@ -117,17 +118,25 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     return listed(files.values(), used_for, reason_of, texts=len(texts), told=told)
 
 
-def list_stored(config: Config, meta: Mapping[str, Any]) -> Listing:
-    """Return ``list_data`` of a configuration as its store, whose meta.json is given, has it."""
+def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
+    """Return the lines of ``list_data`` of a configuration as its store, whose meta.json is given, has it.
+
+    The store is whole, so data that can be read no more are only said.
+    """
     unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
-    return list_data(config.data, unusable, config.validation.clips)
+    try:
+        return list_data(config.data, unusable, config.validation.clips).lines()
+    except ConfigError as error:
+        return [
+            f"files: not listed, as the data changed after they were read: {line}" for line in f"{error}".splitlines()
+        ]
 
 
 def _understood(source: Path) -> Layout:
     """Return a folder or manifest understood. Raises ConfigError."""
-    if source.is_dir():
+    if os.path.isdir(source):
         return layout_of(source)
-    beside = files_below(source.parent, BESIDE_MANIFEST)
+    beside = files_below(source.parent, BESIDE_MANIFEST, strict=False)
     return Layout(read_manifest(source), "a manifest", f"not named in {source.name}", files=beside)
 
 
@@ -175,7 +184,7 @@ def _vctk(folder: Path) -> Layout:
 
     def describe_one(path: Path) -> dict[str, str]:
         text = on_disk(folder / "txt" / path.parent.name / f"{MICROPHONE.sub('', path.stem)}.txt")
-        if text.is_file():
+        if os.path.isfile(text):
             texts.add(text)
         return {"transcript": _text(text), "domain": "speech"}
 
@@ -351,7 +360,7 @@ def _audio(folder: Path) -> list[Path]:
 
 def _text(path: Path) -> str:
     """Return the text in a file on one line, "" where there is none. Raises ConfigError."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return ""
     try:
         text = " ".join(path.read_text(encoding="utf-8-sig").split())

@@ -31,6 +31,7 @@ BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which m
 HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
 OF_A_SWEEP = "written by a sweep"
 AGAIN = "that are read anyway or hold the link"
+CLOSED = "could not be looked into"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
 
@@ -53,10 +54,11 @@ class File(NamedTuple):
         return self.sound and not self.reason
 
 
-def files_below(folder: Path, at_most: int | None = None) -> list[File]:
+def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -> list[File]:
     """Return the files below a folder, sorted; of a hidden folder all are hidden, of a sweep's all are its output.
 
-    Raises ConfigError.
+    Raises ConfigError for a folder that cannot be looked into, as it may hold recordings; unless ``strict`` such a
+    folder is among what is returned, by its reason. One that vanished meanwhile holds nothing.
 
     Where a folder is reached in several ways the one without links counts. A link to a folder that holds the link is
     not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
@@ -77,7 +79,18 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
         if real in seen:
             continue
         seen.add(real)
-        entries = _entries(folder, place, inside)
+        try:
+            entries = _entries(place)
+        except OSError as error:
+            vanished = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            if strict and not inside and (real == top or not vanished):
+                raise ConfigError(
+                    f"{folder}: cannot be searched for recordings ({error.strerror}: {place}); let it be read, or "
+                    "move it elsewhere"
+                ) from error
+            if not inside and os.path.exists(place):
+                found.append(File(Path(place), place, False, CLOSED))
+            continue
         if real != top and {entry.name for entry in entries} >= SWEEP:
             inside = inside or OF_A_SWEEP
         for entry in entries:
@@ -85,7 +98,7 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
             path = f"{real}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 folders.append((entry.path, path, why))
-            elif entry.is_symlink() and Path(entry.path).is_dir():
+            elif entry.is_symlink() and os.path.isdir(entry.path):
                 links.extend([] if why else [(entry.path, real)])
             else:
                 found.append(_file(entry, path, why))
@@ -94,17 +107,9 @@ def files_below(folder: Path, at_most: int | None = None) -> list[File]:
     return sorted(found, key=lambda file: file.path)
 
 
-def _entries(folder: Path, place: str, inside: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(place) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        if inside:
-            return []
-        raise ConfigError(
-            f"{folder}: cannot be searched for recordings ({error.strerror}: {error.filename}); let it be read, or "
-            "move it elsewhere"
-        ) from error
+def _entries(place: str) -> list[os.DirEntry[str]]:
+    with os.scandir(place) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
@@ -112,9 +117,9 @@ def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
     suffix = path.suffix.lower()
     if inside:
         reason = inside
-    elif entry.is_symlink() and not path.exists():
+    elif entry.is_symlink() and not os.path.exists(path):
         reason = NOWHERE
-    elif not entry.is_file():
+    elif not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
         reason = NO_FILE
     else:
         reason = "" if suffix in SUFFIXES else NOT_READ
@@ -185,23 +190,29 @@ def listed(
     """
     there = {file.real for file in files}
     in_use: dict[str, dict[str, Path]] = {
-        use: {real: path for real, path in zip(real_paths(paths), paths, strict=True) if real in there or path.exists()}
+        use: {
+            real: path
+            for real, path in zip(real_paths(paths), paths, strict=True)
+            if real in there or os.path.exists(path)
+        }
         for use, paths in used.items()
     }
     left_out: dict[str, list[Path]] = {}
-    other, again = [], list[Path]()
+    other = []
+    folders: dict[str, list[Path]] = {AGAIN: [], CLOSED: []}
     for file in files:
         if any(file.real in paths for paths in in_use.values()):
             continue
         reason = reason_of.get(file.real) or file.reason
-        if reason == AGAIN:
-            again.append(file.path)
+        if reason in folders:
+            folders[reason].append(file.path)
         elif file.sound or file.real in reason_of:
             left_out.setdefault(reason, []).append(file.path)
         else:
             other.append(file.path)
-    if again:
-        told = [*told, f"{len(again):,} links to folders {AGAIN}: {_names(again)}"]
+    for what, reason in (("links to folders", AGAIN), ("folders", CLOSED)):
+        if paths := folders[reason]:
+            told = [*told, f"{len(paths):,} {what} {reason}: {_names(paths)}"]
     return Listing({use: [*paths.values()] for use, paths in in_use.items()}, left_out, other, texts, told)
 
 

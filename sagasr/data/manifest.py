@@ -64,13 +64,13 @@ class Row:
 
 def read_manifest(path: Path) -> tuple[Row, ...]:
     """Return all rows of a manifest or a folder. Raises ConfigError listing every fault with its line."""
-    if path.is_dir():
+    if os.path.isdir(path):
         from sagasr.data.folders import rows_in
 
         return rows_in(path)
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
-    if reader is None and not path.suffix and not path.exists():
+    if reader is None and not path.suffix and not os.path.exists(path):
         raise ConfigError(f"{path}: no such file or folder; name a manifest, or a folder of recordings")
     if reader is None:
         remedy = {".xlsx": "; save the table as CSV", ".xls": "; save the table as CSV"}.get(path.suffix.lower(), "")
@@ -78,8 +78,8 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
             f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}"
             f"{remedy or '; recordings are named by their folder, or by a manifest of them'}"
         )
-    if not path.is_file():
-        reason = "is not a file" if path.exists() else "no such file"
+    if not os.path.isfile(path):
+        reason = "is not a file" if os.path.exists(path) else "no such file"
         hint = like(path) or "; name a manifest, or a folder of recordings"
         raise ConfigError(f"{path}: {reason}{hint}")
     faults: list[str] = []
@@ -442,9 +442,12 @@ def _header_problem(row: Row) -> str | None:
     from sagasr.audio.files import header_problem
 
     problem = header_problem(row.file)
-    if problem == "no such file":
-        problem += f" (named in line {row.line} of the manifest)"
-    return problem and f"{row.file}: {problem}"
+    return problem and f"{row.file}: {problem}{_named(row)}"
+
+
+def _named(row: Row) -> str:
+    """Return where a file is named that is not there, or cannot be, as its name is too long; else nothing."""
+    return "" if os.path.exists(row.file) else f" (named in line {row.line} of the manifest)"
 
 
 def hash_or_problem(row: Row) -> tuple[str, str | None]:
@@ -452,9 +455,9 @@ def hash_or_problem(row: Row) -> tuple[str, str | None]:
     try:
         digest = content_of(row.file)
     except FileNotFoundError:
-        return "", f"{row.file}: no such file (named in line {row.line} of the manifest)"
+        return "", f"{row.file}: no such file{_named(row)}"
     except OSError as error:
-        return "", f"{row.file}: cannot be read ({error.strerror or error})"
+        return "", f"{row.file}: cannot be read ({error.strerror or error}){_named(row)}"
     if row.sha256 and digest != row.sha256:
         told = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
         return digest, f"{row.file}: is not the recording that was meant ({told})"

@@ -2,63 +2,86 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from sagasr.audio.files import Sound, decode
+from sagasr.audio.files import BLOCK, opened
 from sagasr.data.manifest import Row
 from sagasr.errors import DataError
+from sagasr.machine import cpus_here
 
-BEGINNING = 4_096  # samples that are compared before recordings are read as a whole
+BEGINNING = 4_096  # samples by which all recordings are compared, whoever decodes them
+
+
+class Start(NamedTuple):
+    """How a recording begins: equal for equal sounds, but ``more`` only if both are of a kind."""
+
+    rate: int
+    beginning: bytes
+    more: int | bytes  # the length, where libsndfile tells; else a first block, as counting would decode all of it
+
+    @property
+    def other_kind(self) -> tuple[int, bytes, type]:
+        """What a recording of the other kind would have to have in ``own_kind``."""
+        return self.rate, self.beginning, int if isinstance(self.more, bytes) else bytes
+
+    @property
+    def own_kind(self) -> tuple[int, bytes, type]:
+        return self.rate, self.beginning, type(self.more)
 
 
 def same_sounds(train: Mapping[str, Row], val: Mapping[str, Row]) -> list[tuple[Row, Row]]:
     """Return who stands in both splits in files that differ. Rows are given by the sha256 of their file.
 
-    Only recordings as long as one of the other split are read, and only those that begin alike as a whole.
+    Only recordings that begin like one of the other split, and are as long where that is known, are read as a whole.
     """
     sides = [[row for digest, row in one.items() if digest not in other] for one, other in ((train, val), (val, train))]
-    with ThreadPoolExecutor() as pool:
-        for look in (_size, _beginning, _samples):
-            keyed = [list(zip(pool.map(look, [row.file for row in rows]), rows, strict=True)) for rows in sides]
-            both = {key for key, _ in keyed[0]} & {key for key, _ in keyed[1]} - {None}
-            keyed = [[(key, row) for key, row in side if key in both] for side in keyed]
-            sides = [[row for _, row in side] for side in keyed]
+    with ThreadPoolExecutor(cpus_here()) as pool:
+        starts = [list(pool.map(_start, [row.file for row in rows])) for rows in sides]
+        known = [{key for it in side if it for key in (it, it.own_kind)} for side in starts]
+        sides = [
+            [row for row, it in zip(rows, side, strict=True) if it and (it in other or it.other_kind in other)]
+            for rows, side, other in zip(sides, starts, reversed(known), strict=True)
+        ]
+        keyed = [list(zip(pool.map(_samples, [row.file for row in rows]), rows, strict=True)) for rows in sides]
     learnt = dict(reversed(keyed[0]))
-    return [(learnt[key], row) for key, row in keyed[1]]
+    return [(learnt[key], row) for key, row in keyed[1] if key and key in learnt]
 
 
-def _size(file: Path) -> object:
-    """Return the length, rate and channels of a recording; None where it cannot be read."""
+def _start(file: Path) -> Start | None:
+    """Return how a recording begins; None where it cannot be read."""
     try:
-        info = soundfile.info(os.fsencode(file))
-        return info.frames, info.samplerate, info.channels
+        with soundfile.SoundFile(os.fsencode(file)) as sound:
+            beginning = sound.read(BEGINNING, dtype="float32", always_2d=True)
+            return Start(sound.samplerate, _digest(beginning), sound.frames)
     except (soundfile.SoundFileError, TypeError, OSError):
-        return _of_decoded(file, lambda sound: (sound.samples.shape[1], sound.rate, sound.samples.shape[0]))
-
-
-def _beginning(file: Path) -> object:
+        pass
     try:
-        return _digest(soundfile.read(os.fsencode(file), BEGINNING, dtype="float32", always_2d=True)[0].T)
-    except (soundfile.SoundFileError, TypeError, OSError):
-        return _of_decoded(file, lambda sound: _digest(sound.samples[:, :BEGINNING]))
+        with opened(file, whole=False) as reading:
+            first = next(reading.blocks).T
+            return Start(reading.rate, _digest(first[:BEGINNING]), _digest(first[:BLOCK]))
+    except DataError:
+        return None
 
 
-def _samples(file: Path) -> object:
-    """Return the identity of all samples; None for silence, which is refused elsewhere."""
-    return _of_decoded(file, lambda sound: _digest(sound.samples) if np.ptp(sound.samples) else None)
+def _samples(file: Path) -> bytes | None:
+    """Return the identity of all samples; None for silence, which is refused elsewhere, and what cannot be read."""
+    digest, least, most = hashlib.sha256(), np.inf, -np.inf
+    try:
+        with opened(file) as reading:
+            for block in reading.blocks:
+                digest.update(block.T.tobytes())
+                least, most = min(least, block.min()), max(most, block.max())
+    except DataError:
+        return None
+    return digest.digest() if least < most else None
 
 
 def _digest(samples: np.ndarray) -> bytes:
+    """Return the digest of samples [n, C], time by time: in which blocks they come does not matter."""
     return hashlib.sha256(samples.tobytes()).digest()
-
-
-def _of_decoded(file: Path, look: Callable[[Sound], object]) -> object:
-    try:
-        return look(decode(file))
-    except DataError:
-        return None

@@ -384,3 +384,21 @@ def test_a_sound_does_not_stand_in_both_splits_in_two_containers(tmp_path: Path)
     soundfile.write(tmp_path / "val/other.flac", quieter, rate)  # as long, and begins alike
     (line,) = problems()
     assert line.startswith(f"{tmp_path}/val/same.flac: the same sound stands in training ({tmp_path}/train/1.wav)")
+
+
+@pytest.mark.parametrize("name", ["录" * 100 + ".wav", "a" * 300 + ".wav"])
+def test_a_name_that_no_disk_can_hold_is_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    for number in range(2):
+        sound(tmp_path / f"{number}.wav", number)
+    text(tmp_path / "m.csv", f"path,split\n0.wav,train\n{name},train\n1.wav,val\n")
+    data = Data(train=str(tmp_path / "m.csv"), val=str(tmp_path / "m.csv"), policy="quarantine")
+    assert [row.path for row in usable_rows(data, "train")[0]] == ["0.wav"]
+    assert "1 recordings that are named are not there" in list_data(data, reasons_of(data), 9).told
+    (problem,) = usable_rows(data.model_copy(update={"policy": "strict"}), "train")[1]
+    assert problem.endswith("cannot be read (File name too long) (named in line 3 of the manifest)")
+
+
+@pytest.mark.parametrize("name", ["é" * 200, "a" * 300, "a" * 300 + ".csv"])
+def test_data_whose_name_is_too_long_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_manifest(Path(located({"data": {"train": name}}, tmp_path)["data"]["train"]))

@@ -1,8 +1,10 @@
 """What is told of files adds up: found = used + left out + no recordings, in every command, for any folder."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +21,12 @@ import sagasr.upsample
 from orchestrator import encode
 from orchestrator.commands import sweep
 from sagasr import commands
-from sagasr.config import Data
-from sagasr.data.folders import list_data
+from sagasr.config import Config, Data, parse
+from sagasr.data.folders import list_data, list_stored
 from sagasr.data.listing import Listing, files_below, listed
 from sagasr.data.manifest import rows_of
+from sagasr.errors import ConfigError
+from sagasr.files import read_yaml
 from sagasr.upsample import plan_files
 
 RECORDINGS = (".wav", ".WAV", ".flac", ".aiff")
@@ -165,3 +169,57 @@ def test_predictions_of_a_sweep_among_the_recordings_do_not_train(tmp_path: Path
         (tmp_path / "sweeps/x" / name).touch()
     assert {row.path for row in rows_of(Data(train=str(tmp_path), val=str(tmp_path)), "train")} <= {"1.wav", "2.wav"}
     assert "1 left out" in " ".join(list_data(Data(train=str(tmp_path), val=str(tmp_path)), {}, 1).lines())
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody look into folders called ``closed``, as root may; ``gone`` vanishes before it is looked into."""
+    scandir = os.scandir
+
+    def refusing(place: str | int) -> object:
+        if isinstance(place, int):  # from rmtree
+            return scandir(place)
+        if Path(place).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        if Path(place).name == "gone":
+            shutil.rmtree(place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+
+def neighbours(folder: Path, link: bool) -> None:
+    """Put beside recordings what is not theirs and cannot be looked at."""
+    for name in ("a/closed", "gone"):
+        sound(folder / name / "x.wav", 9)
+    if link:
+        (folder / "far").symlink_to("x" * 300)  # the system refuses to say what it leads to
+
+
+@pytest.mark.usefixtures("closed")
+@pytest.mark.parametrize("named", ["m.csv", "manifest.csv", ""])
+def test_what_lies_beside_a_manifest_never_stops(tmp_path: Path, named: str) -> None:
+    for seed, name in enumerate(("1.wav", "2.wav")):
+        sound(tmp_path / name, seed)
+    neighbours(tmp_path, link=bool(named))
+    (tmp_path / (named or "metadata.csv")).write_text(
+        f"{'path' if named else 'file_name'},split\n1.wav,train\n2.wav,val\n"
+    )
+    source = str(tmp_path / named) if named == "m.csv" else str(tmp_path)
+    data = Data(train=source, val=source)
+    if not named:  # the folder itself is searched, and a part of it would be missing
+        with pytest.raises(ConfigError, match=r"cannot be searched for recordings \(Permission denied: .*a/closed\)"):
+            list_data(data, {}, 1)
+        return
+    listing = list_data(data, {}, 1)
+    assert (len(listing.used["train"]), len(listing.used["validate"])) == (1, 1)
+    assert "1 folders could not be looked into: a/closed" in listing.told
+    check(listing, 4)
+
+
+def test_a_store_is_told_of_though_its_data_are_gone(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.csv")
+    tree = read_yaml(Path("search_spaces/tiny.yaml")) | {"data": {"train": gone, "val": gone}}
+    config = parse(Config, tree, "tiny")
+    (line,) = list_stored(config, {"left_out": []})
+    assert line.startswith("files: not listed, as the data changed after they were read: ")
