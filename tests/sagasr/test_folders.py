@@ -196,7 +196,7 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
         ("train airplane dog", None, "train/: no split"),
         ("val songs", None, "val/: no split"),
         ("songs/a songs/b songs/c x/train x/test", None, "no split, which needs"),
-        ("trainer valley", None, "split by content"),
+        ("trainer valley", None, "no split in it"),
     ],
 )
 def test_folders_that_are_called_as_a_split_are_one(
