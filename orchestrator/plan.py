@@ -341,19 +341,22 @@ def _how_to_say(manifest: str, source: str) -> str:
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
     from sagasr.data.folders import list_data
-    from sagasr.data.manifest import Row, content_hashes, left_out, manifest_fingerprint, shared_problems, usable_rows
+    from sagasr.data.manifest import Row, checked_rows, content_hashes, manifest_fingerprint, shared_problems
 
     faults: list[str] = []
     train: dict[Data, str] = {}
     val: dict[Data, str] = {}
     scored: dict[Data, str] = {}
     files: dict[str, str] = {}
+    left_out: dict[Data, dict[tuple[str, str], str]] = {}
     for data in dict.fromkeys(cell.config.data for cell in cells):
+        left_out[data] = {}
         digests: dict[str, str] = {}
         found: dict[str, dict[str, Row]] = {"train": {}, "val": {}}
-        for split, manifest in (("train", data.train), ("val", data.val)):
+        for split, manifest in zip(SPLITS, (data.train, data.val), strict=True):
             try:
-                rows, problems = usable_rows(data, split)  # type: ignore[arg-type]
+                rows, problems, reasons = checked_rows(data, split)
+                left_out[data] |= reasons
                 faults.extend(problems)
                 if not problems:
                     digests[split] = manifest_fingerprint(rows)
@@ -380,7 +383,8 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     clips = {cell.config.data: cell.config.validation.clips for cell in cells}
-    return Contents(train, val, scored, files, [list_data(data, left_out(data), most) for data, most in clips.items()])
+    listings = [list_data(data, left_out[data], most) for data, most in clips.items()]
+    return Contents(train, val, scored, files, listings)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sagasr.config import Data
 from sagasr.errors import ConfigError, DataError, did_you_mean
@@ -144,29 +144,33 @@ def same_source(data: Data) -> bool:
     return os.path.realpath(data.train) == os.path.realpath(data.val)
 
 
+class Checked(NamedTuple):
+    """The rows of a split that planning can use, what is wrong, and by split and path why rows are left out."""
+
+    rows: tuple[Row, ...]
+    problems: list[str]
+    left_out: dict[tuple[str, str], str]
+
+
 def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the rows and problems of ``checked_rows``. Raises ConfigError for the manifest."""
+    return checked_rows(data, split)[:2]
+
+
+def checked_rows(data: Data, split: Split) -> Checked:
     """Return the rows of a split, and what planning can see wrong with their files (see ``header_problems``).
 
-    With ``data.policy: quarantine`` such rows are left out instead. Raises ConfigError for the manifest.
+    With ``data.policy: quarantine`` such rows are left out instead; their reasons do not name the file. Raises
+    ConfigError for the manifest.
     """
     rows = rows_of(data, split)
-    if data.policy == "quarantine":
-        reasons = _reasons(rows)
-        return tuple(row for row, reason in zip(rows, reasons, strict=True) if not reason), []
-    return rows, [reason for reason in header_problems(rows) if reason]
-
-
-def left_out(data: Data) -> dict[tuple[str, str], str]:
-    """Return by split and path why planning leaves rows out, without their file; only quarantine leaves any out."""
     if data.policy != "quarantine":
-        return {}
-    return {
-        (split, row.path): reason.removeprefix(f"{row.file}: ")
-        for split in ("train", "val")
-        for rows in [rows_of(data, split)]  # type: ignore[arg-type]
-        for row, reason in zip(rows, _reasons(rows), strict=True)
-        if reason
+        return Checked(rows, [reason for reason in header_problems(rows) if reason], {})
+    checked = list(zip(rows, _reasons(rows), strict=True))
+    left_out: dict[tuple[str, str], str] = {
+        (split, row.path): reason.removeprefix(f"{row.file}: ") for row, reason in checked if reason
     }
+    return Checked(tuple(row for row, reason in checked if not reason), [], left_out)
 
 
 def _reasons(rows: Sequence[Row]) -> list[str | None]:

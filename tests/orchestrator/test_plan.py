@@ -12,6 +12,7 @@ from orchestrator.ledger import scan
 from orchestrator.overview import show_summary
 from orchestrator.plan import make_plan, write_plan
 from orchestrator.space import parse_only, read_space
+from sagasr.audio import files as audio
 from sagasr.config import Config, parse
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import dump_yaml, read_json, read_yaml
@@ -221,3 +222,15 @@ def read_console(plan):
     console = Console(record=True, width=200)
     show_summary(plan, scan(plan), console)
     return console.export_text()
+
+
+def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid, monkeypatch):
+    grid = make_grid()
+    with (grid.parent / "manifest.csv").open("a") as table:
+        table.write("gone.flac,train,noise,a noise\n")
+    asked = []
+    look = audio.header_problem
+    monkeypatch.setattr(audio, "header_problem", lambda path: [asked.append(path), look(path)][1])
+    plan = plan_of(grid, settings={"data.policy": "quarantine"})
+    assert len(asked) == len(set(asked)) > 1
+    assert "1 recordings that are named are not there" in plan.listings[0].told

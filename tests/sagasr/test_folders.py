@@ -6,14 +6,15 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from sagasr.config import Data, located
+from sagasr.data import same
 from sagasr.data.folders import describe, list_data
-from sagasr.data.manifest import Row, content_hashes, read_manifest, rows_of, shared_problems, usable_rows
-from sagasr.data.manifest import left_out as reasons_of
+from sagasr.data.manifest import Row, checked_rows, content_hashes, read_manifest, rows_of, shared_problems, usable_rows
 from sagasr.errors import ConfigError
 
 
@@ -260,6 +261,10 @@ def names(paths: Sequence[Path]) -> list[str]:
     return sorted(path.name for path in paths)
 
 
+def reasons_of(data: Data) -> dict[tuple[str, str], str]:
+    return checked_rows(data, "train").left_out | checked_rows(data, "val").left_out
+
+
 def left_out(data: Data) -> dict[str, list[str]]:
     return {reason: names(paths) for reason, paths in list_data(data, reasons_of(data), 9).left_out.items()}
 
@@ -402,3 +407,35 @@ def test_a_name_that_no_disk_can_hold_is_a_file_that_is_not_there(tmp_path: Path
 def test_data_whose_name_is_too_long_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_manifest(Path(located({"data": {"train": name}}, tmp_path)["data"]["train"]))
+
+
+def test_a_sound_is_found_in_containers_that_libsndfile_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossless(path: Path, samples: np.ndarray) -> None:
+        path.parent.mkdir(exist_ok=True)
+        container = {".m4a": "ipod", ".mka": "matroska"}[path.suffix]
+        with av.open(os.fspath(path), "w", format=container) as file:
+            stream = file.add_stream("alac" if path.suffix == ".m4a" else "pcm_s16le", rate=44_100, layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                samples[None], format="s16p" if path.suffix == ".m4a" else "s16", layout="mono"
+            )
+            frame.sample_rate = 44_100
+            file.mux([*stream.encode(frame), *stream.encode(None)])
+
+    noise = np.random.default_rng(0).integers(-9_000, 9_000, (4, 150_000), dtype=np.int16)
+    noise[:, :9_000] = 0  # all begin with silence
+    lossless(tmp_path / "train/0.m4a", noise[0])
+    lossless(tmp_path / "train/1.m4a", noise[1])
+    lossless(tmp_path / "val/2.mka", noise[2])
+    read: list[str] = []
+    samples_of = same._samples
+    monkeypatch.setattr(same, "_samples", lambda file: [read.append(file.name), samples_of(file)][1])
+    rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
+    assert same.same_sounds(rows["train"], rows["val"]) == []
+    assert read == []
+    lossless(tmp_path / "val/same.mka", noise[0])
+    soundfile.write(tmp_path / "val/same.flac", noise[1], 44_100)
+    rows["val"] = {row.path: row for row in read_manifest(tmp_path / "val")}
+    found = same.same_sounds(rows["train"], rows["val"])
+    assert {(one.path, other.path) for one, other in found} == {("0.m4a", "same.mka"), ("1.m4a", "same.flac")}
