@@ -38,7 +38,7 @@ from sagasr.data.manifest import (
     read_manifest,
     rows_among,
 )
-from sagasr.errors import ConfigError
+from sagasr.errors import ConfigError, SagasrError
 from sagasr.files import on_disk, same_name
 from sagasr.fingerprint import seed_of
 
@@ -126,7 +126,7 @@ def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
     unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
     try:
         return list_data(config.data, unusable, config.validation.clips).lines()
-    except ConfigError as error:
+    except SagasrError as error:
         return [
             f"files: not listed, as the data changed after they were read: {line}" for line in f"{error}".splitlines()
         ]
