@@ -96,6 +96,12 @@ class Planned:
 
         check_memory(self.plan, self.ledger.ahead(self.plan.selected), self.shapes, self._gpu)
 
+    def check_tracking(self) -> None:
+        """Raise ConfigError for a tracking URI that nothing can be behind; no server is asked."""
+        from orchestrator.preflight import check_tracking
+
+        check_tracking(self.plan.tracking_uri, self.plan.folder.parent, self.plan.tracking_named or "tracking.uri")
+
     def allowing(self, kinds: Iterable[str]) -> Plan:
         """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
         changes = self.refused

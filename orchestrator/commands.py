@@ -65,11 +65,13 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.json:
         planned = sweep.plan(address=options.address)
         print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
+        planned.check_tracking()
         planned.check_memory()
         return DONE
     if options.plan:
         planned = sweep.plan(calibrate=options.calibrate, address=options.address)
         planned.show(console)
+        planned.check_tracking()
         planned.check_memory()
         return DONE
     outcome = sweep.run(
