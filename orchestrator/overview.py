@@ -97,7 +97,7 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     for name in filter(os.environ.get, EXPERIMENT):
         console.print(f"{name} is not used: the experiment in MLflow is named as the sweep")
     if given := [name for name in LIBRARIES if os.environ.get(name)]:
-        console.print(f"set in the environment, and left to the libraries: {', '.join(given)}", soft_wrap=True)
+        console.print(f"set in the environment, and left to the libraries: {', '.join(given)}")
     for listing in plan.listings:
         for line in listing.lines():
             console.print(escape(line), soft_wrap=True)

@@ -117,13 +117,13 @@ def read_sweep(folder: Path) -> Sweep:
     columns = metric_columns(plan, table, scored, factors)
     undirected = [name for name in columns if not knows_direction(plan, name)]
     metrics = metrics_of(plan, [name for name in columns if name not in undirected])
+    if metrics[0].name not in table:
+        raise DataError(f"{path}: no column {metrics[0].name!r}, the metric that plan.json names")
     if not knows_direction(plan, metrics[0].name):
         raise DataError(
             f"{folder / 'plan.json'}: metric {metrics[0].name!r} does not say which way is good; "
             "add 'better': 'higher' or 'lower' to it"
         )
-    if metrics[0].name not in table:
-        raise DataError(f"{path}: no column {metrics[0].name!r}, the metric that plan.json names")
     try:
         table[metrics[0].name] = pd.to_numeric(table[metrics[0].name])
     except (TypeError, ValueError) as error:
