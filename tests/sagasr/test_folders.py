@@ -439,3 +439,14 @@ def test_a_sound_is_found_in_containers_that_libsndfile_does_not_read(
     rows["val"] = {row.path: row for row in read_manifest(tmp_path / "val")}
     found = same.same_sounds(rows["train"], rows["val"])
     assert {(one.path, other.path) for one, other in found} == {("0.m4a", "same.mka"), ("1.m4a", "same.flac")}
+
+
+def test_a_sound_is_found_on_two_equal_channels(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-9_000, 9_000, (2, 9_000), dtype=np.int16)
+    recordings = {"train/0.flac": noise[0], "val/1.wav": np.stack([noise[0], noise[0]], 1), "val/2.wav": noise.T}
+    for name, samples in recordings.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, samples, 44_100)
+    rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
+    found = same.same_sounds(rows["train"], rows["val"])
+    assert [(one.path, other.path) for one, other in found] == [("0.flac", "1.wav")]
