@@ -61,6 +61,7 @@ class Lab:
         self.beats: dict[Path, list[tuple[int, int]]] = {}
         if served:
             self.serve()
+            wait_for(self.served_again, "a tracking server")  # a sweep that has no runs yet is refused without it
 
     @property
     def uri(self) -> str:
