@@ -166,9 +166,13 @@ def _names_in(folder: Path, changed_ns: int) -> dict[str, str]:
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file. Raises DataError naming the file when it is missing or broken."""
     try:
-        return json.loads(read_text(path))
+        text = read_text(path)
+        tree = json.loads(text)
+        if r"\ud" in text.lower():
+            json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair is no text for anybody
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
+    return tree
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

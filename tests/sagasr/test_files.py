@@ -176,3 +176,12 @@ def test_files_and_folders_are_as_open_to_others_as_the_umask_says(tmp_path: Pat
         written = [tmp_path / f"{mask}", *(tmp_path / f"{mask}").rglob("*")]
         assert all(stat.S_IMODE(path.stat().st_mode) | kept == kept for path in written)
         assert stat.S_IMODE((tmp_path / f"{mask}" / "step-00000001").stat().st_mode) == kept
+
+
+def test_half_a_character_in_a_json_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'["\ud83d\ude00"]')
+    assert read_json(path) == ["\N{GRINNING FACE}"]
+    path.write_text(r'["\ud800"]')
+    with pytest.raises(DataError, match="not readable as JSON"):
+        read_json(path)
