@@ -97,10 +97,11 @@ class Planned:
         check_memory(self.plan, self.ledger.ahead(self.plan.selected), self.shapes, self._gpu)
 
     def check_tracking(self) -> None:
-        """Raise ConfigError for a tracking URI that nothing can be behind; no server is asked."""
+        """Raise ConfigError for a tracking URI that somebody named and nothing can be behind; no server is asked."""
         from orchestrator.preflight import check_tracking
 
-        check_tracking(self.plan.tracking_uri, self.plan.folder.parent, self.plan.tracking_named or "tracking.uri")
+        if self.plan.tracking_named:
+            check_tracking(self.plan.tracking_uri, self.plan.folder.parent, self.plan.tracking_named)
 
     def allowing(self, kinds: Iterable[str]) -> Plan:
         """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
