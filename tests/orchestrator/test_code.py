@@ -1,12 +1,13 @@
 """All processes of a sweep run one code, or it is told which do not."""
 
-import pickle
+import inspect
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
-import cloudpickle
 import pytest
 
 from orchestrator.code import Code, check_same, code_here, finder
@@ -16,16 +17,15 @@ from orchestrator.worker import Task, train_trial
 from sagasr.errors import ConfigError
 
 PACKAGES = [Path(folder) for folder in code_here().folders]
-ASK = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.load(sys.stdin.buffer)()))"
 
 
 def code_in(folder: Path) -> Code:
-    """Return what is found by a process that looks into ``folder`` first and knows nothing of ours but by pickle."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], input=cloudpickle.dumps(finder()), cwd=folder, capture_output=True, timeout=60
-    )
+    """Return what is found by a process that looks into ``folder`` first and is given the function's lines alone."""
+    ask = f"{dedent(inspect.getsource(finder()))}\nimport json; print(json.dumps(find()))"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return Code(*pickle.loads(done.stdout))
+    host, folders, digest = json.loads(done.stdout)
+    return Code(host, tuple(folders), digest)
 
 
 def test_another_checkout_is_found_by_its_content_and_named_with_both_paths(tmp_path: Path) -> None:
