@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.engine import connected
 from sagasr import cli
 from sagasr.config import Config, located, parse, patch
-from sagasr.data.manifest import Row, Split, hash_or_problem, read_manifest, rows_of
+from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import check_writable, read_json, read_yaml, write_text
 from sagasr.machine import cpus_here
@@ -98,8 +98,8 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
 def _refuse_untold(config: Config) -> None:
     """Raise ConfigError where the configuration's text source has no text at all: all would be trained without one."""
     source = config.conditions.text.source
-    for split in ("train", "val"):
-        if source != "off" and not any(row.text(source) for row in rows_of(config.data, split)):  # type: ignore[arg-type]
+    for split in SPLITS:
+        if source != "off" and not any(row.text(source) for row in rows_of(config.data, split)):
             raise ConfigError(
                 f"{getattr(config.data, split)}: no {split} recording has a {source}; add the column {source!r}, give "
                 "--captioner MODEL, or --set conditions.text.source=off"
@@ -233,7 +233,7 @@ def _runner(address: str | None, workers: int | None, in_process: Any) -> Iterat
 
 def _workers_for(config: Config) -> int | None:
     """Return the processes that are worth their start."""
-    few = sum(len(rows_of(config.data, split)) for split in ("train", "val")) < FEW  # type: ignore[arg-type]
+    few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     return 1 if few else None
 
 

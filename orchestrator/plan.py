@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.paths import SweepPaths, sqlite_uri
 from orchestrator.redact import redact_tree
@@ -19,12 +19,12 @@ from orchestrator.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_ou
 from orchestrator.storage import is_uri, local_folder
 from sagasr.config import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
 from sagasr.data.listing import Listing
+from sagasr.data.manifest import SPLITS, Row, Split
 from sagasr.errors import ConfigError, DataError, SagasrError
 from sagasr.files import dump_yaml, read_json, write_json, write_text
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint, short
 from sagasr.words import FEW, known_share, vocabulary_of
 
-SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 WEIGHTS_REMEDY = (
     "get the frozen weights (hf download stabilityai/stable-audio-open-1.0 --local-dir weights/stable-audio-open-1.0, "
@@ -72,7 +72,7 @@ class Trial(Strict):
 
 
 class Contents(NamedTuple):
-    """What the manifests of a sweep hold: fingerprints of each split, and the sha256 of every file by its path.
+    """What the manifests of a sweep hold: fingerprints and rows of each split, and the sha256 of every file by path.
 
     ``scored``: of the validation recordings and their domains alone; other texts make no other question.
     """
@@ -80,6 +80,7 @@ class Contents(NamedTuple):
     train: Mapping[Data, str]
     val: Mapping[Data, str]
     scored: Mapping[Data, str]
+    rows: Mapping[tuple[Data, Split], Sequence[Row]]
     files: Mapping[str, str]
     listings: Sequence[Listing]
 
@@ -175,32 +176,37 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
     uri = uri or sqlite_uri(folder.parent / "mlflow.db")
     return Plan(
-        space, cells, trials, selected, folder, uri, data.files, _known_words(cells), data.listings, left_out=left_out,
-        text_notes=_without_texts(cells),
-    )  # fmt: skip
+        space,
+        cells,
+        trials,
+        selected,
+        folder,
+        uri,
+        recordings=data.files,
+        known_words=_known_words(cells, data),
+        listings=data.listings,
+        text_notes=_without_texts(cells, data),
+        left_out=left_out,
+    )
 
 
-def _known_words(cells: Sequence[Cell]) -> dict[str, float]:
+def _known_words(cells: Sequence[Cell], contents: Contents) -> dict[str, float]:
     """Return by source which share of the words of the validation texts a learned encoder knows, where it knows few."""
-    from sagasr.data.manifest import rows_of
-
     shares: dict[str, float] = {}
     for data, text in dict.fromkeys((cell.config.data, cell.config.conditions.text) for cell in cells):
         if text.source != "off" and isinstance(text.encoder, Words):
-            train, val = ([row.text(text.source) for row in rows_of(data, split)] for split in SPLITS)
+            train, val = ([row.text(text.source) for row in contents.rows[data, split]] for split in SPLITS)
             share = known_share(val, vocabulary_of(train), text.encoder.max_tokens)
             shares[text.source] = min(share, shares.get(text.source, 1.0))
     return {source: share for source, share in shares.items() if share < FEW}
 
 
-def _without_texts(cells: Sequence[Cell]) -> tuple[str, ...]:
+def _without_texts(cells: Sequence[Cell], contents: Contents) -> tuple[str, ...]:
     """Return a line for each source of texts and split where some recordings have none, which are then without text."""
-    from sagasr.data.manifest import rows_of
-
     notes = []
     for data, source in dict.fromkeys((cell.config.data, cell.config.conditions.text.source) for cell in cells):
         for split in SPLITS if source != "off" else ():
-            rows = rows_of(data, split)
+            rows = contents.rows[data, split]
             if missing := sum(not row.text(source) for row in rows):
                 notes.append(f"{missing:,} of {len(rows):,} {split} recordings have no {source}: they go without text")
     return tuple(notes)
@@ -331,7 +337,7 @@ def _select(trial: Trial, only: Sequence[Mapping[str, frozenset[str]]]) -> Trial
     return trial.model_copy(update={"replicates": kept, "variants": variants})
 
 
-def _how_to_say(manifest: str, source: str) -> str:
+def _remedy_for_texts(manifest: str, source: str) -> str:
     """Return how the recordings of a manifest or folder get texts."""
     if Path(manifest).is_dir():
         return "write what is heard in NAME.wav into NAME.txt beside it"
@@ -341,12 +347,13 @@ def _how_to_say(manifest: str, source: str) -> str:
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
     from sagasr.data.folders import list_data
-    from sagasr.data.manifest import Row, checked_rows, content_hashes, manifest_fingerprint, shared_problems
+    from sagasr.data.manifest import checked_rows, content_hashes, manifest_fingerprint, shared_problems
 
     faults: list[str] = []
     train: dict[Data, str] = {}
     val: dict[Data, str] = {}
     scored: dict[Data, str] = {}
+    every_row: dict[tuple[Data, Split], Sequence[Row]] = {}
     files: dict[str, str] = {}
     left_out: dict[Data, dict[tuple[str, str], str]] = {}
     for data in dict.fromkeys(cell.config.data for cell in cells):
@@ -356,6 +363,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         for split, manifest in zip(SPLITS, (data.train, data.val), strict=True):
             try:
                 rows, problems, reasons = checked_rows(data, split)
+                every_row[data, split] = rows
                 left_out[data] |= reasons
                 faults.extend(problems)
                 if not problems:
@@ -375,7 +383,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
                 if not any(row.text(source) for row in rows):
                     faults.append(
                         f"{manifest}: no {split} recording has a {source}; "
-                        f"{_how_to_say(manifest, source)}, or leave text={source} out "
+                        f"{_remedy_for_texts(manifest, source)}, or leave text={source} out "
                         "(without a factor text: --set conditions.text.source=off)"
                     )
         faults.extend(shared_problems(data, found["train"], found["val"]))
@@ -384,7 +392,7 @@ def _read_data(cells: Sequence[Cell]) -> Contents:
         raise DataError("\n".join(dict.fromkeys(faults)))
     clips = {cell.config.data: cell.config.validation.clips for cell in cells}
     listings = [list_data(data, left_out[data], most) for data, most in clips.items()]
-    return Contents(train, val, scored, files, listings)
+    return Contents(train, val, scored, every_row, files, listings)
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

@@ -31,7 +31,7 @@ from pydantic import Field
 from sagasr.codec import Codec, build_codec
 from sagasr.config import SAMPLE_RATE, Config, OwnCodec, Strict
 from sagasr.data.checks import usable
-from sagasr.data.manifest import Split
+from sagasr.data.manifest import SPLITS, Split
 from sagasr.data.recordings import (
     Corpus,
     Problem,
@@ -64,7 +64,6 @@ from sagasr.parts import identity
 from sagasr.words import vocabulary_of
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
-SPLITS: tuple[Split, ...] = ("train", "val")
 
 Progress = Callable[[int, int], object]
 T = TypeVar("T")

@@ -30,8 +30,8 @@ from sagasr.data.listing import BESIDE_MANIFEST, File, Listing, files_below, lis
 from sagasr.data.manifest import (
     MAX_FAULTS,
     MAX_TEXT,
+    SPLITS,
     Row,
-    Split,
     columns_of,
     content_hashes,
     is_no_name,
@@ -44,7 +44,6 @@ from sagasr.fingerprint import seed_of
 
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
-SPLIT: tuple[Split, ...] = ("train", "val")
 VAL_SHARE = 10  # one in so many validates
 MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript
 ESC_VAL_FOLD = "5"
@@ -88,7 +87,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
     """
     layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
-    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLIT}
+    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
     used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
     files: dict[str, File] = {}
     unused: dict[str, list[str]] = {}

@@ -24,7 +24,8 @@ from sagasr.fingerprint import content_of, fingerprint
 Split = Literal["train", "val"]
 Source = Literal["off", "transcript", "caption"]
 
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val")
+MARKS = (*SPLITS, "test")  # in the column ``split``; what is marked test is left alone
 KNOWN = ("path", "text", "caption", "transcript", "split", "domain", "licence", "sha256")
 NO_DOMAIN = "unknown"  # of rows without one
 # What tables of Hugging Face, known by file_name, call our columns; of several for one the first that is there counts.
@@ -380,9 +381,9 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
             faults.append(f"{name} {_shown(cells[name])} stands for nothing; leave the cell empty")
         elif _has_control_characters(cells[name]):
             faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
-    if "split" in record and cells["split"] not in SPLITS:
+    if "split" in record and cells["split"] not in MARKS:
         faults.append(
-            f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], SPLITS)}"
+            f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], MARKS)}"
         )
     if cells["domain"] == "all":
         faults.append("domain 'all' means all domains together in the results; choose another word")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from sagasr import config as settings
 from sagasr.audio.files import problem_of
 from sagasr.config import Config
-from sagasr.data.manifest import Row, Split, hash_or_problem, rows_of, shared_problems
+from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, rows_of, shared_problems
 from sagasr.errors import ConfigError, DataError
 from sagasr.files import same_name
 from sagasr.fingerprint import RESULT_VERSION, content_of, fingerprint
@@ -83,7 +83,7 @@ def recordings(config: Config) -> Corpus:
     Raises ConfigError for the manifests, and DataError naming every file that is missing, broken or not the one meant.
     """
     splits, faults = {}, []
-    for split in ("train", "val"):
+    for split in SPLITS:
         try:
             splits[split] = rows_of(config.data, split)
         except ConfigError as error:
@@ -101,7 +101,7 @@ def recordings(config: Config) -> Corpus:
                     found[split].append(Recording(digest, row))
     if unreadable and config.data.policy == "strict":
         raise DataError("\n".join(map(str, unreadable + _broken(found))))
-    for split in ("train", "val"):
+    for split in SPLITS:
         if not found[split]:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
     if shared := shared_problems(config.data, *({it.sha256: it.row for it in found[split]} for split in found)):
