@@ -591,13 +591,15 @@ def _read_under(name: str, given: Any, factors: Mapping[str, Factor], faults: _F
 
 def _check_circles(factors: dict[str, Factor], faults: _Faults) -> None:
     """A factor that lies, by way of others or not, under itself would exist nowhere."""
+    circular = []
     for name in factors:
         above = set(factors[name].under)
         for _ in factors:
             above |= {parent for one in above for parent in factors[one].under}
-        if name in above:
-            faults.add(f"factors.{name}.under: {name} lies under itself; remove one of the conditions")
-    if any("lies under itself" in line for line in faults.lines):
+        circular += [name] if name in above else []
+    for name in circular:
+        faults.add(f"factors.{name}.under: {name} lies under itself; remove one of the conditions")
+    if circular:
         factors.update({name: replace(factor, under={}) for name, factor in factors.items()})  # to be read on
 
 
