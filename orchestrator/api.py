@@ -22,21 +22,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.ledger import Ledger, lost, refused, scan
-from orchestrator.plan import Options, Plan, make_plan
-from orchestrator.space import SearchSpace, find_grid, parse_only, parse_space, read_space
-from sagasr.errors import ConfigError, DataError
+from orchestrator.grid.space import SearchSpace, find_grid, parse_only, parse_space, read_space
+from orchestrator.plan.ledger import Ledger, lost, refused, scan
+from orchestrator.plan.plan import Options, Plan, make_plan
+from sagasr.io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from orchestrator.estimate import Cost
-    from orchestrator.execute import Outcome
-    from orchestrator.gpus import Gpu
-    from orchestrator.report.answer import Report
-    from sagasr.counts import Counts
+    from orchestrator.plan.cost import Cost
+    from orchestrator.plan.gpus import Gpu
+    from orchestrator.report.report import Report
+    from orchestrator.run.sweep import Outcome
+    from sagasr.model.counts import Counts
 
 Change = Literal["data", "code", "versions"]
 WRITTEN_HERE = Path("grid")  # stands for the file of a grid that was given as keys, in this folder
@@ -78,7 +78,7 @@ class Planned:
         """Print what ``sagasr-sweep --plan`` prints."""
         from rich.markup import escape
 
-        from orchestrator.overview import show_plan
+        from orchestrator.plan.show import show_plan
 
         show_plan(self.plan, self.ledger, self.shapes, self.costs, console, self._gpu)
         for kind, changes in self.refused.items():
@@ -86,19 +86,19 @@ class Planned:
 
     @property
     def _gpu(self) -> "Gpu | None":
-        from orchestrator.fits import planned_gpu
+        from orchestrator.plan.gpu_memory import planned_gpu
 
         return planned_gpu(self.ledger.ahead(self.plan.selected), self.on_cluster)
 
     def check_memory(self) -> None:
         """Raise ConfigError for cells that do not fit a GPU of this machine, or of the cluster file in this folder."""
-        from orchestrator.fits import check_memory
+        from orchestrator.plan.gpu_memory import check_memory
 
         check_memory(self.plan, self.ledger.ahead(self.plan.selected), self.shapes, self._gpu)
 
     def check_tracking(self) -> None:
         """Raise ConfigError for a tracking URI that somebody named and nothing can be behind; no server is asked."""
-        from orchestrator.preflight import check_tracking
+        from orchestrator.plan.preflight import check_tracking
 
         if self.plan.tracking_named:
             check_tracking(self.plan.tracking_uri, self.plan.folder.parent, self.plan.tracking_named)
@@ -140,7 +140,7 @@ class Answer:
     @property
     def summary(self) -> dict[str, Any]:
         """The answer as plain JSON values."""
-        from orchestrator.report.answer import summary
+        from orchestrator.report.report import summary
 
         return summary(*self.report)
 
@@ -152,7 +152,7 @@ class Answer:
 
     def forest(self) -> "Figure":
         """Return the forest plot: each factor's effect on the metric that decides, with its 95 % intervals."""
-        from orchestrator.report.figure import forest
+        from orchestrator.report.forest import forest
 
         return forest(self.report.sweep, self.effects)
 
@@ -197,7 +197,7 @@ class Sweep:
 
     @cached_property
     def _plan(self) -> Plan:
-        from orchestrator.mirror import fetch
+        from orchestrator.storage.sync import fetch
 
         plan = make_plan(self.space, self._only)
         fetch(plan.uri, plan.folder)
@@ -221,8 +221,8 @@ class Sweep:
         return replace(self._planned(build=False, calibrating=calibrate), on_cluster=address is not None)
 
     def _planned(self, *, build: bool, calibrating: bool) -> Planned:
-        from orchestrator.estimate import costs_of
-        from orchestrator.preflight import preflight
+        from orchestrator.plan.cost import costs_of
+        from orchestrator.plan.preflight import preflight
 
         plan = self._plan
         ledger = scan(plan)
@@ -232,14 +232,14 @@ class Sweep:
         cells = {row.cell for trial in todo for row in trial.replicates}
         shapes = preflight(plan.cells, str(self.space.source), build=cells if build else ())
         if calibrating:
-            from orchestrator.calibrate import calibrate
+            from orchestrator.plan.calibrate import calibrate
 
             calibrate(plan, [trial for trial in plan.selected if not ledger.finished(trial)])
         return Planned(plan, ledger, shapes, costs_of(plan, shapes, ledger))
 
     def why(self, cell: str) -> list[str]:
         """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
-        from orchestrator.why import explain
+        from orchestrator.plan.explain import explain
 
         return explain(self._plan, scan(self._plan), cell)
 
@@ -263,11 +263,11 @@ class Sweep:
         from rich.console import Console
 
         from orchestrator.cluster import check_joinable
-        from orchestrator.estimate import total
-        from orchestrator.execute import narrowed, run
-        from orchestrator.overview import show_cost, show_summary
-        from orchestrator.preflight import ready
-        from orchestrator.tracking import check_server
+        from orchestrator.plan.cost import total
+        from orchestrator.plan.preflight import ready
+        from orchestrator.plan.show import show_cost, show_summary
+        from orchestrator.run.sweep import narrowed, run
+        from orchestrator.tracking.tracker import check_server
 
         console = console or Console(quiet=quiet, highlight=False, emoji=False)
         planned = self._planned(build=True, calibrating=calibrate)
@@ -286,16 +286,16 @@ class Sweep:
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
-        from orchestrator.report.answer import report, write_report
+        from orchestrator.report.report import report, write_report
 
         found = report(self.folder)
         return Answer(found, write_report(found, self.folder))
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
-        from orchestrator.mirror import publish_results
-        from orchestrator.published import publish, to_compare
         from orchestrator.report.terminal import best_cell, paper_cell
+        from orchestrator.storage.sync import publish_results
+        from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
         best = best_cell(sweep) if len(sweep.runs) else {}

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import LITTER, read_yaml
+from sagasr.io.errors import ConfigError, SagasrError
+from sagasr.io.files import LITTER, read_yaml
 
 USAGE = """\
 usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]

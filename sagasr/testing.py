@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sagasr.config import SAMPLE_RATE
+from sagasr.config.settings import SAMPLE_RATE
 
 
 def check_metric(metric: Any) -> None:
@@ -138,7 +138,7 @@ class _OnGpu:
     """A copy of a part as it is before its first use, to be used on a GPU that is not there."""
 
     def __init__(self, part: Any) -> None:
-        from sagasr.fake_device import fake_copy, fake_mode  # seldom needed and slow to import
+        from sagasr.plugins.fake_device import fake_copy, fake_mode  # seldom needed and slow to import
 
         self.mode, self.home = fake_mode(), sys.modules.get(type(part).__module__)
         self.part: Any = None
@@ -147,7 +147,7 @@ class _OnGpu:
 
     def check(self, use: Callable[[Any, torch.device], torch.Tensor], given: str) -> None:
         """Raise AssertionError if a use mixes devices or answers from another; any other failure proves nothing."""
-        from sagasr.fake_device import DEVICE, fake_cuda, is_misplaced
+        from sagasr.plugins.fake_device import DEVICE, fake_cuda, is_misplaced
 
         if self.part is None:
             return

@@ -19,14 +19,14 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sagasr import flow
-from sagasr.conditions import ConditionInputs
-from sagasr.config import Config, downsampling_ratio, latent_channels
-from sagasr.data.draws import Batch
-from sagasr.fake_device import DEVICE, fake_cuda, replaced
-from sagasr.model import build_model
-from sagasr.module import SagaModule
-from sagasr.text import T5Encoder
+from sagasr.config.settings import Config, downsampling_ratio, latent_channels
+from sagasr.data.batches import Batch
+from sagasr.model import flow
+from sagasr.model.conditions import ConditionInputs
+from sagasr.model.saga import build_model
+from sagasr.model.text import T5Encoder
+from sagasr.plugins.fake_device import DEVICE, fake_cuda, replaced
+from sagasr.training.module import SagaModule
 
 BLOCK = 512  # bytes: the allocator's unit
 SYNCS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal"}  # some are seen in inference mode alone

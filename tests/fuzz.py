@@ -20,16 +20,16 @@ import soundfile
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.preferences import read_sheet
-from orchestrator.analysis.sweep import read_sweep
-from orchestrator.plan import make_plan
-from orchestrator.space import expand, parse_space, read_space
+from orchestrator.grid.space import expand, parse_space, read_space
+from orchestrator.plan.plan import make_plan
 from sagasr.audio.files import decode, header_problem
 from sagasr.audio.stream import file_source
-from sagasr.config import Config, located, parse
+from sagasr.config.settings import Config, located, parse
 from sagasr.data.manifest import read_manifest
-from sagasr.errors import SagasrError
-from sagasr.files import dump_yaml
+from sagasr.io.errors import SagasrError
+from sagasr.io.files import dump_yaml
 from tests.encoded import encoded, piped
 from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep

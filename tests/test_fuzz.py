@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sagasr.errors import SagasrError
+from sagasr.io.errors import SagasrError
 from tests.fuzz import GRID, Readers, fuzz, refused
 
 READERS = ("grid", "configuration", "manifest", "plan.json", "answers", "recording")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import sagasr
-from orchestrator.commands import report, sweep
-from orchestrator.encode import main as encode
-from sagasr.commands import train, upsample
+from orchestrator.cli.commands import report, sweep
+from orchestrator.cli.encode import main as encode
+from sagasr.cli.commands import train, upsample
 from tests.licences import COPYLEFT, direct, licence_of
 
 ROOT = Path(__file__).parent.parent

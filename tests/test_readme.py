@@ -27,8 +27,8 @@ RUN = {
     ),
     "uv run sagasr-upsample old/ restored/ --checkpoint runs/first --rolloff-target 0.8": "--steps 1",
 }
-ESTIMATE, BENCHMARKS = "tests/orchestrator/test_estimate.py", "tests/sagasr/test_benchmarks.py"
-ENCODING, LAB = "tests/orchestrator/test_encode_command.py", "tests/orchestrator/test_sweep_anywhere.py"
+ESTIMATE, BENCHMARKS = "tests/orchestrator/plan/test_estimate.py", "tests/sagasr/test_benchmarks.py"
+ENCODING, LAB = "tests/orchestrator/cli/test_encode_command.py", "tests/orchestrator/run/test_sweep_anywhere.py"
 # What is run by another test or by CI, or wants a machine that no test has: where, and by which words it is known.
 ELSEWHERE = {
     "pip install uv && uv run sagasr-sweep search_spaces/demo.yaml": (
@@ -37,7 +37,7 @@ ELSEWHERE = {
     ),
     "uv run pytest": (".ci/run", "uv run pytest"),
     "uv run sagasr-sweep search_spaces/demo.yaml --plan --calibrate": (
-        "tests/orchestrator/test_estimate.py",
+        "tests/orchestrator/plan/test_estimate.py",
         '"--plan", "--calibrate"',
     ),
     "uv run sagasr-encode recordings/manifest.csv": (ENCODING, "str(manifest)"),
@@ -52,7 +52,7 @@ ELSEWHERE = {
     "uv run python -m orchestrator.cluster up cluster.yaml": (LAB, '"orchestrator.cluster", "up"'),
     "uv run ray exec cluster.yaml --tmux 'cd sagasr && sagasr-sweep search_spaces/grid.yaml --address auto --storage "
     "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": (LAB, '"submit"'),
-    "uv run ray attach cluster.yaml -p 5000": ("tests/orchestrator/test_cluster_file.py", "port 5000"),
+    "uv run ray attach cluster.yaml -p 5000": ("tests/orchestrator/run/test_cluster_file.py", "port 5000"),
     "uv run python -m orchestrator.cluster down cluster.yaml": (LAB, '"orchestrator.cluster", "down"'),
 }
 PYTHON = {  # what a piece of Python takes for granted

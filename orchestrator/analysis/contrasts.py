@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.analysis.design import Array, Term, aliases, columns, difference
-from orchestrator.analysis.replicates import Factor, Lost
-from orchestrator.analysis.strata import Layout, Weights, contrast, matched, members, refit
-from orchestrator.analysis.sweep import Step, Sweep
-from orchestrator.factors import cell_name
+from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
+from orchestrator.analysis.load import Step, Sweep
+from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
+from orchestrator.analysis.tables import Factor, Lost
+from orchestrator.grid.factors import cell_name
 
 MAX_ALIASES = 8
 

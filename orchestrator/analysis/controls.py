@@ -5,7 +5,7 @@ import heapq
 
 import numpy as np
 
-from orchestrator.analysis.design import Array
+from orchestrator.analysis.design_matrix import Array
 
 WORKERS, SLOW_SIZE, JITTER, ETA = 8, 1.5, 0.05, 3
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from orchestrator.analysis.contrasts import Line, lines
-from orchestrator.analysis.design import Array
+from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.findings import responses, shift
-from orchestrator.analysis.strata import Layout, codes_of, layout
-from orchestrator.analysis.sweep import Sweep, decisive
+from orchestrator.analysis.load import Sweep, decisive
+from orchestrator.analysis.split_plot import Layout, codes_of, layout
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 
 EXACT_PAIRS = 16  # up to here all 2^n sign patterns are enumerated

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.analysis.findings import Finding, findings
-from orchestrator.analysis.looks import Sequence, in_seeds, sequence_of
-from orchestrator.analysis.sweep import Sweep, decisive
+from orchestrator.analysis.interim import Sequence, in_seeds, sequence_of
+from orchestrator.analysis.load import Sweep, decisive
 from orchestrator.analysis.verdict import adjust, e_value, verdict
-from sagasr.files import write_whole
+from sagasr.io.files import write_whole
 
 # fmt: off
 WORDS = ("family", "contrast", "factor", "level", "baseline", "with", "metric", "domain", "unit", "verdict",

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.analysis.contrasts import Line, lines
-from orchestrator.analysis.design import Array
+from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.load import QUESTION, Sweep
 from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.strata import Layout, codes_of, layout, seeds_of
-from orchestrator.analysis.sweep import QUESTION, Sweep
+from orchestrator.analysis.split_plot import Layout, codes_of, layout, seeds_of
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.factors import METRICS
+from orchestrator.grid.factors import METRICS
 
 Better = Literal["lower", "higher"]
 

@@ -14,10 +14,10 @@ import pandas as pd
 from pydantic import Field, StringConstraints
 from scipy import stats
 
-from orchestrator.analysis.sweep import Sweep
-from sagasr.config import Strict, parse
-from sagasr.errors import ConfigError, DataError
-from sagasr.files import read_json, write_whole
+from orchestrator.analysis.load import Sweep
+from sagasr.config.settings import Strict, parse
+from sagasr.io.errors import ConfigError, DataError
+from sagasr.io.files import read_json, write_whole
 
 PATTERN = "preferences*.json"
 MAX_BYTES = 2_000_000

@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from orchestrator.analysis.bands import CELLS, FACTORS, Check
-from orchestrator.analysis.design import Array
+from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.replicates import Factor
-from orchestrator.analysis.strata import Layout, codes_of, contrast, layout
-from orchestrator.analysis.sweep import Sweep
+from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout
+from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Response, errors, judge
 
 CLIPS = 60

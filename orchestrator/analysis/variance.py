@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from orchestrator.analysis.design import Array
-from orchestrator.analysis.strata import Layout, Weights
+from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.split_plot import Layout, Weights
 
 NAN = float("nan")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from orchestrator.analysis.replicates import training_steps
-from orchestrator.analysis.sweep import Sweep
-from orchestrator.paths import SweepPaths
-from orchestrator.predicted import Prediction, read_prediction
+from orchestrator.analysis.load import Sweep
+from orchestrator.analysis.tables import training_steps
+from orchestrator.sweep_folder.estimate_file import Prediction, read_prediction
+from orchestrator.sweep_folder.paths import SweepPaths
 
 CELLS_SHOWN = 200
 STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a configuration that decide its encoding

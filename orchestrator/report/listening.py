@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
-from sagasr.config import NYQUIST, SAMPLE_RATE
-from sagasr.errors import DataError
+from sagasr.config.settings import NYQUIST, SAMPLE_RATE
+from sagasr.io.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -22,20 +22,21 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from orchestrator.analysis.by_step import courses
-from orchestrator.analysis.failing import failure_rates
+from orchestrator.analysis.effect_curves import courses
+from orchestrator.analysis.failure_rates import failure_rates
+from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.preferences import Preference
-from orchestrator.analysis.replicates import devices_of, level_of, training_steps, word_of
-from orchestrator.analysis.sweep import Sweep
-from orchestrator.analysis.written import cells_of
-from orchestrator.factors import cell_name
-from orchestrator.paths import SweepPaths
-from orchestrator.promotion import read_decisions
-from orchestrator.report import charts, story
+from orchestrator.analysis.tables import devices_of, level_of, training_steps, word_of
+from orchestrator.grid.factors import cell_name
+from orchestrator.plan.promotion import read_decisions
+from orchestrator.report import charts
+from orchestrator.report import summary as story
 from orchestrator.report.cost import cost_of
 from orchestrator.report.listening import MAX_BYTES, ListeningSet, Version, listening_set
 from orchestrator.report.terminal import REFERENCES, best_cell, cell_rows, p_text, paper_cell, reference_rows, worth
-from sagasr.files import read_json, write_text
+from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.plan_file import cells_of
+from sagasr.io.files import read_json, write_text
 
 LOST_SHOWN = 200
 CELLS_SHOWN = 200

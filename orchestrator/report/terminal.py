@@ -9,13 +9,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.analysis.failing import failure_rates
+from orchestrator.analysis.failure_rates import failure_rates
+from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import is_distance
 from orchestrator.analysis.preferences import Preference
-from orchestrator.analysis.sweep import Sweep
 from orchestrator.analysis.verdict import ALPHA
-from orchestrator.factors import PAPER, cell_name
-from orchestrator.report.story import answer, beside_text, dependences, spared, word_of
+from orchestrator.grid.factors import PAPER, cell_name
+from orchestrator.report.summary import answer, beside_text, dependences, spared, word_of
 
 WIDTH = 80
 STYLES = {

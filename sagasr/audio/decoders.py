@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from sagasr.errors import DataError
+from sagasr.io.errors import DataError
 
 if TYPE_CHECKING:
     from av import AudioFrame

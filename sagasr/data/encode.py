@@ -28,11 +28,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from sagasr.codec import Codec, build_codec
-from sagasr.config import SAMPLE_RATE, Config, OwnCodec, Strict
-from sagasr.data.checks import usable
-from sagasr.data.manifest import SPLITS, Split
-from sagasr.data.recordings import (
+from sagasr.codec.codec import Codec, build_codec
+from sagasr.config.settings import SAMPLE_RATE, Config, OwnCodec, Strict
+from sagasr.data.corpus import (
     Corpus,
     Problem,
     Recording,
@@ -43,7 +41,10 @@ from sagasr.data.recordings import (
     settings_key,
     store_identity,
 )
-from sagasr.data.records import Record, record_of
+from sagasr.data.encoded_record import Record, record_of
+from sagasr.data.manifest import SPLITS, Split
+from sagasr.data.measures import Moments, fit_rolloff
+from sagasr.data.quality import usable
 from sagasr.data.shards import (
     PER_SHARD,
     ROWS,
@@ -55,13 +56,12 @@ from sagasr.data.shards import (
     write_arrow,
     write_shard,
 )
-from sagasr.data.statistics import Moments, fit_rolloff
-from sagasr.errors import DataError, StorageError
-from sagasr.faults import point
-from sagasr.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
-from sagasr.fingerprint import file_sha256, fingerprint, short
-from sagasr.parts import identity
-from sagasr.words import vocabulary_of
+from sagasr.io.errors import DataError, StorageError
+from sagasr.io.failpoints import point
+from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
+from sagasr.io.fingerprint import file_sha256, fingerprint, short
+from sagasr.model.words import vocabulary_of
+from sagasr.plugins.parts import identity
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 

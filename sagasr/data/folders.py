@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from sagasr.audio.files import SUFFIXES
-from sagasr.config import Config, Data
+from sagasr.config.settings import Config, Data
 from sagasr.data.listing import BESIDE_MANIFEST, File, Listing, files_below, listed, real_paths
 from sagasr.data.manifest import (
     MAX_FAULTS,
@@ -38,9 +38,9 @@ from sagasr.data.manifest import (
     read_manifest,
     rows_among,
 )
-from sagasr.errors import ConfigError, SagasrError
-from sagasr.files import on_disk, same_name
-from sagasr.fingerprint import seed_of
+from sagasr.io.errors import ConfigError, SagasrError
+from sagasr.io.files import on_disk, same_name
+from sagasr.io.fingerprint import seed_of
 
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sagasr.audio.files import SUFFIXES
-from sagasr.cli import shown
-from sagasr.errors import ConfigError
+from sagasr.cli.common import shown
+from sagasr.io.errors import ConfigError
 
 # Names of sound, or of films with sound, as far as they are not in SUFFIXES: told apart from files of other kinds.
 SOUND = re.compile(

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
-from sagasr.config import Data
-from sagasr.errors import ConfigError, DataError, did_you_mean
-from sagasr.files import like, on_disk
-from sagasr.fingerprint import content_of, fingerprint
+from sagasr.config.settings import Data
+from sagasr.io.errors import ConfigError, DataError, did_you_mean
+from sagasr.io.files import like, on_disk
+from sagasr.io.fingerprint import content_of, fingerprint
 
 Split = Literal["train", "val"]
 Source = Literal["off", "transcript", "caption"]

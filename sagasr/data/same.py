@@ -12,8 +12,8 @@ import soundfile
 
 from sagasr.audio.files import BLOCK, opened
 from sagasr.data.manifest import Row
-from sagasr.errors import DataError
-from sagasr.machine import cpus_here
+from sagasr.io.errors import DataError
+from sagasr.io.machine import cpus_here
 
 BEGINNING = 4_096  # samples by which all recordings are compared, whoever decodes them
 

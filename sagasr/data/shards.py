@@ -15,11 +15,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from sagasr.data.encoded_record import Record
 from sagasr.data.manifest import Split
-from sagasr.data.records import Record
-from sagasr.errors import DataError
-from sagasr.files import write_whole
-from sagasr.fingerprint import fingerprint
+from sagasr.io.errors import DataError
+from sagasr.io.files import write_whole
+from sagasr.io.fingerprint import fingerprint
 
 GROUP_BYTES = 64 << 20  # records written together
 PER_SHARD = 16  # recordings, on average

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.codec import LatentNorm
+from sagasr.codec.codec import LatentNorm
 from sagasr.data.manifest import Source, Split
+from sagasr.data.measures import rolloff_from
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views
-from sagasr.data.statistics import rolloff_from
-from sagasr.errors import DataError
-from sagasr.files import read_json
+from sagasr.io.errors import DataError
+from sagasr.io.files import read_json
 
 
 class Clip(NamedTuple):

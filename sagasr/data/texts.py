@@ -16,13 +16,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sagasr import config as settings
+from sagasr.config import settings as settings
 from sagasr.data.shards import read_records, views, write_arrow
 from sagasr.data.store import Store
-from sagasr.errors import DataError
-from sagasr.files import write_whole
-from sagasr.fingerprint import content_of, fingerprint, short
-from sagasr.text import T5Encoder, TextEncoder, frozen_t5
+from sagasr.io.errors import DataError
+from sagasr.io.files import write_whole
+from sagasr.io.fingerprint import content_of, fingerprint, short
+from sagasr.model.text import T5Encoder, TextEncoder, frozen_t5
 
 SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
 PER_PART = 4_096  # texts encoded between two files from which a killed run goes on

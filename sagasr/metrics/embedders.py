@@ -11,13 +11,13 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from sagasr import config as settings
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
-from sagasr.config import NYQUIST, SAMPLE_RATE
-from sagasr.errors import DataError
+from sagasr.config import settings as settings
+from sagasr.config.settings import NYQUIST, SAMPLE_RATE
+from sagasr.io.errors import DataError
 from sagasr.metrics.spectra import POWER_FLOOR
-from sagasr.parts import load
-from sagasr.text import quietly
+from sagasr.model.text import quietly
+from sagasr.plugins.parts import load
 
 BATCH = 16  # windows embedded at once
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from sagasr.audio.degrade import degrade, draw_degradation
 from sagasr.audio.files import read_audio
-from sagasr.codec import Codec, build_codec
-from sagasr.conditions import ConditionInputs
-from sagasr.config import NYQUIST, Config
+from sagasr.codec.codec import Codec, build_codec
+from sagasr.config.settings import NYQUIST, Config
 from sagasr.data.manifest import rows_of
-from sagasr.ema import Ema
-from sagasr.model import SagaModel, build_model
-from sagasr.module import SagaModule
+from sagasr.model.conditions import ConditionInputs
+from sagasr.model.ema import Ema
+from sagasr.model.saga import SagaModel, build_model
+from sagasr.training.module import SagaModule
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn
 from tests.benchmarks.step import awake

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sagasr.config import Config, parse, patch
+from sagasr.config.settings import Config, parse, patch
 from sagasr.data.encode import encode_store
 from tests.benchmarks import data
 from tests.benchmarks.cached import CHANNELS, Subject

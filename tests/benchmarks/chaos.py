@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.orchestrator import chaos, chaos_ray
+from tests.orchestrator.run import chaos, chaos_ray
 
 
 def main() -> int:

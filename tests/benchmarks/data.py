@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sagasr.config import SIZES, Config, parse, patch
+from sagasr.codec.stable_audio_codecs import empty_autoencoder
+from sagasr.config.settings import SIZES, Config, parse, patch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
-from sagasr.files import read_yaml, write_json
-from sagasr.text import quietly
-from sagasr.train import keep_freed_memory
-from sagasr.transforms import empty_autoencoder
-from tests.sagasr.stable_audio import autoencoder_tree
-from tests.sagasr.trainings import RECORDINGS, copy_recordings
+from sagasr.io.files import read_yaml, write_json
+from sagasr.model.text import quietly
+from sagasr.training.train import keep_freed_memory
+from tests.sagasr.model.stable_audio import autoencoder_tree
+from tests.sagasr.training.trainings import RECORDINGS, copy_recordings
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,12 +22,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.ledger import record
-from orchestrator.plan import Plan, make_plan
-from orchestrator.space import read_space
-from sagasr.files import write_whole
-from tests.orchestrator import chaos
-from tests.orchestrator.servers import free_port
+from orchestrator.grid.space import read_space
+from orchestrator.plan.ledger import record
+from orchestrator.plan.plan import Plan, make_plan
+from sagasr.io.files import write_whole
+from tests.orchestrator.run import chaos
+from tests.orchestrator.tracking.servers import free_port
 
 TARGET_S = 5.0  # of the decision, for 1,000 replicates on two idle cores
 STEPS, EVERY = 100, 20
@@ -36,7 +36,7 @@ DECIDED = "Nothing is left to do."
 COMMAND = f"""
 import sys, time
 from rich.console import Console
-from orchestrator.commands import sweep
+from orchestrator.cli.commands import sweep
 say = Console.print
 def told(console, *words, **options):
     if words == ({DECIDED!r},):
@@ -87,8 +87,8 @@ def finish(plan: Plan) -> None:
 
 
 def train(plan: Plan) -> None:
-    from orchestrator.worker import encode
-    from sagasr.train import train
+    from orchestrator.run.worker import encode
+    from sagasr.training.train import train
 
     trial = plan.trials[0]
     record(plan.paths, trial)

@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from sagasr.scores import read_scores
-from sagasr.train import train
+from sagasr.evaluation.scores import read_scores
+from sagasr.training.train import train
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, seconds
 

@@ -4,9 +4,9 @@
     python -m tests.benchmarks.overhead [--cells 64] [--repeats 1] [--shell-cells 8]
 
 One training step, one validation clip, one sampling step per cell. Ours is ``sagasr-sweep`` with all that it does: the
-ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.train.train`` and no more: a Ray
-Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells, as it
-costs the same for each.
+ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no more:
+a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells, as
+it costs the same for each.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.plan import make_plan
-from orchestrator.space import read_space
-from sagasr.files import dump_yaml, read_yaml
-from sagasr.journal import History, read_status
-from tests.orchestrator import chaos
+from orchestrator.grid.space import read_space
+from orchestrator.plan.plan import make_plan
+from sagasr.io.files import dump_yaml, read_yaml
+from sagasr.io.trial_log import History, read_status
+from tests.orchestrator.run import chaos
 
 ROOT = Path(__file__).parents[2]
 ACCOUNTS = Path("/sys/fs/cgroup/cpuacct")  # which add up the processor time of a command and all that it starts
@@ -36,21 +36,21 @@ NOTHING = {
     "validation": {"every": 1, "clips": 1, "segment": 8192},
     "evaluation": {"sampler": {"steps": 1}},
 }
-SWEEP = "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"
-TRAIN = "import sys; from sagasr.commands import train; sys.exit(train())"
+SWEEP = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
+TRAIN = "import sys; from sagasr.cli.commands import train; sys.exit(train())"
 PEER = """\
 import sys
 from pathlib import Path
 import ray
 from ray import tune
-from sagasr.commands import read
+from sagasr.cli.commands import read
 from sagasr.data.encode import encode_store
 
 base, out, cells = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
 store = encode_store(read(base), out / "encoded")
 
 def trainable(cell):
-    from sagasr.train import train
+    from sagasr.training.train import train
     config = read(base, [f"seed={cell['seed']}"])
     result = train(config, out / "trials" / str(cell["seed"]), store)
     tune.report({"step": result.step})

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from sagasr.files import dump_yaml
+from sagasr.io.files import dump_yaml
 
 TARGETS = {1_000: 2.0, 10_000: 20.0}  # seconds
-COMMAND = "import sys; from orchestrator.commands import sweep; sys.exit(sweep())"
+COMMAND = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
 
 
 class Planned(NamedTuple):

@@ -15,12 +15,12 @@ from pathlib import Path
 time.monotonic = time.process_time  # before anything else takes the clock
 
 from orchestrator.api import Sweep  # noqa: E402
-from orchestrator.calibrate import Task, _task, measure  # noqa: E402
-from orchestrator.estimate import assumed, disk_bytes, seconds_of  # noqa: E402
-from sagasr import cli  # noqa: E402
+from orchestrator.plan.calibrate import Task, _task, measure  # noqa: E402
+from orchestrator.plan.cost import assumed, disk_bytes, seconds_of  # noqa: E402
+from sagasr.cli import common as cli  # noqa: E402
 from sagasr.data.encode import encode_store  # noqa: E402
-from sagasr.journal import read_status  # noqa: E402
-from sagasr.train import Harness, train  # noqa: E402
+from sagasr.io.trial_log import read_status  # noqa: E402
+from sagasr.training.train import Harness, train  # noqa: E402
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sagasr.config import SAMPLE_RATE
-from sagasr.data.statistics import STEP
+from sagasr.config.settings import SAMPLE_RATE
+from sagasr.data.measures import STEP
 from sagasr.data.store import Store
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn

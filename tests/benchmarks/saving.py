@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from sagasr import checkpoint
+from sagasr.training import checkpoint
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sagasr.conditions import ConditionInputs
-from sagasr.config import Config
-from sagasr.data.draws import Batch, Draws
-from sagasr.model import SagaModel, build_model
-from sagasr.module import parts_of
-from sagasr.signals import Halt
-from sagasr.train import Harness, train
+from sagasr.config.settings import Config
+from sagasr.data.batches import Batch, Draws
+from sagasr.io.signals import Halt
+from sagasr.model.conditions import ConditionInputs
+from sagasr.model.saga import SagaModel, build_model
+from sagasr.training.module import parts_of
+from sagasr.training.train import Harness, train
 from tests.benchmarks import data, stock
 from tests.benchmarks.measure import Row, Stamps, product_rate
 

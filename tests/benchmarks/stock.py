@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagasr.config import NYQUIST, Config
-from sagasr.data.draws import Batch
-from sagasr.host import load_stock, transformer_arguments
-from sagasr.model import SagaModel
+from sagasr.config.settings import NYQUIST, Config
+from sagasr.data.batches import Batch
+from sagasr.model.saga import SagaModel
+from sagasr.model.stable_audio import load_stock, transformer_arguments
 from tests.benchmarks.measure import Stamps
 
 NUMBERS = ("rolloff_low", "rolloff_high")

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.codec import Codec, build_codec
-from sagasr.conditions import ConditionInputs
-from sagasr.config import Config
-from sagasr.data.draws import Validation
-from sagasr.ema import Ema
-from sagasr.evaluate import evaluate, target_rolloff_hz
-from sagasr.flow import schedule
-from sagasr.model import SagaModel, build_model
+from sagasr.codec.codec import Codec, build_codec
+from sagasr.config.settings import Config
+from sagasr.data.batches import Validation
+from sagasr.evaluation.evaluate import evaluate, target_rolloff_hz
+from sagasr.model.conditions import ConditionInputs
+from sagasr.model.ema import Ema
+from sagasr.model.flow import schedule
+from sagasr.model.saga import SagaModel, build_model
 from tests.benchmarks import data
 from tests.benchmarks.lsd import librosa_lsd
 from tests.benchmarks.measure import Row, in_turn

@@ -15,7 +15,7 @@ PRODUCT = (
 )  # fmt: skip
 TESTS = (*PRODUCT, "pytest", "pytorch_lightning", "einops_exts", "alias_free_torch")
 ROWS = (*TESTS, "librosa", "ema_pytorch")
-TRAIN = (sys.executable, "-c", "import sys; from sagasr.commands import train; sys.exit(train())")
+TRAIN = (sys.executable, "-c", "import sys; from sagasr.cli.commands import train; sys.exit(train())")
 SHIPPED = ("data.train=shipped", "data.val=shipped")
 TWO_STEPS = ("training.steps=2", "validation.clips=2", "evaluation.sampler.steps=2")
 SHRUNK = (
@@ -45,7 +45,7 @@ def parts_on_gpu(out: Path, scratch: Path) -> list[Part]:
 
 def parts_on_cpu(out: Path, scratch: Path) -> list[Part]:
     """Return the parts for a machine without a GPU."""
-    fake = "tests/sagasr/test_fake_gpu.py"
+    fake = "tests/sagasr/plugins/test_fake_gpu.py"
     return [
         training("tiny", 90, scratch, *TWO_STEPS),
         training("small", 90, scratch, *TWO_STEPS, *SHRUNK),

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from sagasr.journal import read_status
-from sagasr.module import ShardedStrategy
-from sagasr.signals import Halt
+from sagasr.io.signals import Halt
+from sagasr.io.trial_log import read_status
+from sagasr.training.module import ShardedStrategy
 from tests.benchmarks import data
 from tests.gpu.subjects import config_of, trained
 

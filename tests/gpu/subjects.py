@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from sagasr.config import Config, Runtime, parse, patch
-from sagasr.data.draws import Batch, Draws
-from sagasr.files import read_yaml
-from sagasr.journal import History
-from sagasr.model import build_model
-from sagasr.module import SagaModule
-from sagasr.train import Harness, TrainResult, train
+from sagasr.config.settings import Config, Runtime, parse, patch
+from sagasr.data.batches import Batch, Draws
+from sagasr.io.files import read_yaml
+from sagasr.io.trial_log import History
+from sagasr.model.saga import build_model
+from sagasr.training.module import SagaModule
+from sagasr.training.train import Harness, TrainResult, train
 from tests.benchmarks import data
 from tests.benchmarks.step import awake
 

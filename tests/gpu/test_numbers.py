@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sagasr.codec import build_codec
-from sagasr.config import Patched, Pqmf, Wavelet
-from sagasr.data.draws import Validation
-from sagasr.ema import Ema
-from sagasr.evaluate import evaluate
-from sagasr.upsample import Settings, Upsampler
+from sagasr.codec.codec import build_codec
+from sagasr.config.settings import Patched, Pqmf, Wavelet
+from sagasr.data.batches import Validation
+from sagasr.evaluation.evaluate import evaluate
+from sagasr.model.ema import Ema
+from sagasr.upsample.upsampler import Settings, Upsampler
 from tests.benchmarks import data
 from tests.gpu.subjects import NAMES, batch_of, config_of, curve, losses_of, module_of, trained
 

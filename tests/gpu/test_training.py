@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sagasr import checkpoint
-from sagasr.errors import SagasrError
-from sagasr.host import compile_layers
-from sagasr.journal import History, read_status
-from sagasr.model import SagaModel
-from sagasr.signals import Halt
+from sagasr.io.errors import SagasrError
+from sagasr.io.signals import Halt
+from sagasr.io.trial_log import History, read_status
+from sagasr.model.saga import SagaModel
+from sagasr.model.stable_audio import compile_layers
+from sagasr.training import checkpoint
 from tests.gpu.sharded import alone
 from tests.gpu.subjects import config_of, losses_of, module_of, trained
 
@@ -62,7 +62,7 @@ def test_an_interrupted_training_goes_on_to_where_it_would_have_come(device: str
 
 
 def test_a_shortage_of_memory_is_told_as_one_and_a_batch_in_four_parts_needs_less(device: str, tmp_path: Path) -> None:
-    retries = pytest.importorskip("orchestrator.retries")
+    retries = pytest.importorskip("orchestrator.run.retries")
     config = config_of("small", device, **{"training.steps": 2, "training.batch_size": 64 if device == "cuda" else 4})
     peaks = {parts: peak_of(config, device, tmp_path / f"{parts}-parts", parts) for parts in (1, 4)}
     if device == "cpu":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sagasr.files import dump_yaml
+from sagasr.io.files import dump_yaml
 
 BASE = {
     "audio": {"segment": 8192},

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from orchestrator.ledger import record
-from orchestrator.plan import Plan, Trial
-from orchestrator.tracking import connect
-from sagasr.files import write_json
-from sagasr.journal import History, Status, write_status
+from orchestrator.plan.ledger import record
+from orchestrator.plan.plan import Plan, Trial
+from orchestrator.tracking.tracker import connect
+from sagasr.io.files import write_json
+from sagasr.io.trial_log import History, Status, write_status
 
 
 def journal(

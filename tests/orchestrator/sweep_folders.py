@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sagasr.files import write_json
+from sagasr.io.files import write_json
 
 Rows = list[dict[str, Any]]
 

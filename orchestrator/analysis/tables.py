@@ -1,0 +1,358 @@
+"""Rows of results/*.parquet made comparable: levels as words, one row per replicate, clips tied to theirs."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
+from orchestrator.grid.factors import cell_name, steps_column
+from orchestrator.sweep_folder.plan_file import cells_of
+from sagasr.io.errors import DataError
+
+DONE = {"done", "finished", "completed", "complete", "ok", "success", "terminated"}  # the last is Ray Tune's
+FAILED = {"failed", "fail", "error", "diverged", "crashed", "killed", "nan"}
+STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
+UNNEEDED = "not needed"  # never launched, because the looks had decided before, or because it was not promoted
+HELD = "held"  # not launched until a factor matters elsewhere (`promote`)
+SAME = (("True", "true", "on"), ("False", "false", "off"), ("None", "null", "nan", "<NA>"))  # words of one level
+KEYS = {
+    "sweep",
+    "cell",
+    "trial",
+    "variant",
+    "seed",
+    "status",
+    "reason",
+    "steps",
+    "training_steps",
+    "device",
+    "gpu_seconds",
+    "wall_seconds",
+    "replicate",
+    "stopped_at_step",
+    "mlflow_run_id",
+    "clip",
+    "domain",
+    "subject",
+    "order",
+    "block",
+    "attempt",
+    "parameters",
+}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One design choice: its levels as words, the baseline first."""
+
+    name: str
+    levels: tuple[str, ...]
+    stage: str
+    under: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # levels of others beside which alone it acts
+
+    @property
+    def baseline(self) -> str:
+        return self.levels[0]
+
+    @property
+    def where(self) -> str:
+        """The levels of others beside which it acts, in words."""
+        return cell_name({name: "|".join(levels) for name, levels in self.under.items()})
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A replicate that has no final value: ``kind`` is failed, stopped, no value (finished without one) or missing."""
+
+    cell: str
+    levels: Mapping[str, str]
+    seed: str
+    kind: str
+    reason: str
+
+
+def word_of(value: object) -> str:
+    """Return a level as a word: 0.10 -> 0.1, 100.0 -> 100; ``level_of`` finds the plan's own word for it."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def level_of(value: object, levels: tuple[str, ...]) -> str:
+    """Return the level that ``value`` means, or its own word when it is none of them."""
+    word = word_of(value)
+    same: tuple[str, ...] = next((words for words in SAME if word in words), ())
+    for one in (str(value), word, *same):
+        if one in levels:
+            return one
+    number = _number(word)
+    return next((level for level in levels if math.isclose(_number(level), number, rel_tol=1e-6)), word)
+
+
+def _levels(values: Iterable[object], factor: Factor) -> list[str]:
+    """Return the level that each value means, working out each distinct value once."""
+    values = list(values)
+    meaning = {value: level_of(value, factor.levels) for value in set(values)}
+    return [meaning[value] for value in values]
+
+
+def _number(word: str) -> float:
+    """Return the number that a word means (a float32 of it is as near as 1e-7); NaN where it means none."""
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
+def with_levels(
+    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], path: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table with a word column ``@factor`` for each factor and a seed word, without rows of other plans."""
+    table = table.copy()
+    if "seed" not in table:
+        raise DataError(f"{path}: no column 'seed'; every replicate is a cell with a seed")
+    table["seed"] = [word_of(seed) for seed in table["seed"]]
+    planned = {str(cell["cell"]): cell["levels"] for cell in cells_of(plan) if cell.get("cell") is not None}
+    by_cell = planned if "cell" in table and set(map(str, table["cell"])) <= set(planned) else {}
+    for factor in factors:
+        if by_cell:  # a factor may share its name with a results column (`steps`); the cell is never ambiguous
+            values = [by_cell[str(cell)].get(factor.name, factor.baseline) for cell in table["cell"]]
+        elif factor.name in table:
+            values = list(table[factor.name])
+        else:
+            raise DataError(f"{path}: no column {factor.name!r} for the factor of that name in plan.json")
+        table["@" + factor.name] = _levels(values, factor)
+    kept = pd.Series(True, index=table.index)
+    for factor in factors:
+        kept &= table["@" + factor.name].isin(factor.levels)
+    left = int((~kept).sum())
+    notes = (
+        (f"{_counted(left, 'replicate')} of cells that the plan does not have {_are(left)} left out",) if left else ()
+    )
+    return table[kept].reset_index(drop=True), notes
+
+
+def training_steps(table: pd.DataFrame, factors: Iterable[str]) -> "pd.Series[float]":
+    """Return the steps that each training was to take; NaN where the table does not say."""
+    return pd.to_numeric(table.get(steps_column(factors), pd.Series(np.nan, index=table.index)), errors="coerce")
+
+
+def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[str]:
+    """Return done, failed, stopped, not needed, held or missing for every row.
+
+    One stopped before its budget is stopped, whatever it says.
+    """
+    words = table["status"].astype(str).str.lower() if "status" in table else pd.Series("done", index=table.index)
+    kinds = []
+    stopped_at = table.get("stopped_at_step", pd.Series(float("nan"), index=table.index))
+    budget = training_steps(table, factors)
+    for word, stop, steps in zip(words, pd.to_numeric(stopped_at, errors="coerce"), budget, strict=True):
+        cut = pd.notna(stop) and not (pd.notna(steps) and stop >= steps)
+        if word in FAILED:
+            kinds.append("failed")
+        elif word in STOPPED or (word in DONE and cut):
+            kinds.append("stopped")
+        else:
+            kinds.append("done" if word in DONE else word if word in (UNNEEDED, HELD) else "missing")
+    return kinds
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table where a replicate that was retried, or is written twice, counts once; and notes on what is left.
+
+    A row is a copy when it names its run and equals another in that and in every number. Finished rows of one cell and
+    seed that differ are runs of their own.
+    """
+    keys = ["seed", *("@" + factor.name for factor in factors)]
+    names = [name for name in ("replicate", "trial", "mlflow_run_id") if name in table]
+    copies = table.duplicated([*keys, "status", *names, *table.select_dtypes("number")]) & bool(names)
+    table = table[~copies]
+    notes = []
+    if count := int(copies.sum()):
+        notes.append(f"{_counted(count, 'row')} of replicates.parquet {_are(count)} written twice and count once")
+    done = table["status"] == "done"
+    finished = pd.MultiIndex.from_frame(table.loc[done, keys])
+    again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)
+    twice = ~done & table.duplicated(keys, keep="last")
+    if count := int(table[done].duplicated(keys).sum()):
+        notes.append(f"{_counted(count, 'finished row')} more for a cell and seed that have one: each counts as a run")
+    return table[~again & ~twice].reset_index(drop=True), tuple(notes)
+
+
+def devices_of(table: pd.DataFrame) -> dict[str, int]:
+    """Return how many trainings ran on which device, the most first; replicates of one training count once."""
+    if "device" not in table:
+        return {}
+    trained = table.drop_duplicates("trial") if "trial" in table else table
+    return {str(name): int(count) for name, count in trained["device"].dropna().value_counts().items()}
+
+
+def unlike_devices(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return a note if the trainings that are compared ran on unlike devices, which may compute other numbers."""
+    found = devices_of(table)
+    if len(found) < 2:
+        return ()
+    told = ", ".join(f"{count} on {name}" for name, count in found.items())
+    return (f"trainings ran on unlike devices ({told}): what they differ by is not told apart from the seeds",)
+
+
+def lost_replicates(
+    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], metric: str
+) -> tuple[Lost, ...]:
+    """Return every replicate without a final value, by name where the plan lets one name it."""
+    rows = _outcomes(table, factors)
+    lost = [one for one in rows if one.kind not in ("done", UNNEEDED, HELD)]
+    empty = (table["status"] == "done") & ~np.isfinite(table[metric].to_numpy(dtype=float, na_value=np.nan))
+    why = f"{metric} is empty or not finite"
+    lost += [replace(one, kind="no value", reason=why) for one, none in zip(rows, empty, strict=True) if none]
+    seen = {(tuple(one.levels.values()), one.seed) for one in rows}
+    blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
+    started = set(table["seed"])
+    for name, levels, seed in _planned(plan, factors):
+        unlaunched = blocks and seed not in started  # `blocks` stops launching seeds once the answer is in
+        if (tuple(levels.values()), seed) not in seen and not unlaunched:
+            lost.append(Lost(name, levels, seed, "missing", "no result yet"))
+    return tuple(lost)
+
+
+def unneeded_replicates(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
+    """Return every replicate that was not run because the answer was in, or that waits for one."""
+    return tuple(one for one in _outcomes(table[table["status"].isin((UNNEEDED, HELD))], factors))
+
+
+def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:
+    """Return every row by name, with how it ended."""
+    found = []
+    reasons = table["reason"] if "reason" in table else pd.Series("", index=table.index)
+    names = table["cell"] if "cell" in table else pd.Series(None, index=table.index)
+    for index, row in zip(table.index, table[["@" + f.name for f in factors]].itertuples(index=False), strict=True):
+        levels = dict(zip((factor.name for factor in factors), map(str, row), strict=True))
+        cell = cell_name(levels) if pd.isna(names[index]) else str(names[index])
+        reason = "" if pd.isna(reasons[index]) else str(reasons[index])
+        found.append(Lost(cell, levels, str(table.at[index, "seed"]), str(table.at[index, "status"]), reason))
+    return found
+
+
+def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:
+    """Return (cell, levels, seed) of every planned replicate that can be named; [] when only the number is known."""
+    if cells := cells_of(plan):
+        found = []
+        for cell in cells:
+            levels = {f.name: level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in factors}
+            seeds = [word_of(one["seed"]) for one in cell.get("replicates") or []] or [
+                word_of(s) for s in plan.get("seeds", [])
+            ]
+            found += [(str(cell.get("cell") or cell_name(levels)), levels, seed) for seed in seeds]
+        return found
+    seeds = [word_of(seed) for seed in plan.get("seeds") or []]
+    grid = list(itertools.product(*(factor.levels for factor in factors)))
+    if len(grid) * len(seeds) != plan.get("expected_replicates"):
+        return []
+    named = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
+    return [(cell_name(levels), levels, seed) for levels in named for seed in seeds]
+
+
+def lacks_combinations(plan: Mapping[str, Any], table: pd.DataFrame, factors: tuple[Factor, ...]) -> bool:
+    """Return whether two levels of two factors stand together in no cell of the design, though each is somewhere."""
+    planned = [[levels[one.name] for one in factors] for _, levels, _ in _planned(plan, factors)]
+    cells = planned or table[["@" + one.name for one in factors]].to_numpy().tolist()
+    for first, second in itertools.combinations(range(len(factors)), 2):
+        pairs = {(cell[first], cell[second]) for cell in cells}
+        if len(pairs) < len({one for one, _ in pairs}) * len({two for _, two in pairs}):
+            return True
+    return False
+
+
+def metric_columns(
+    plan: Mapping[str, Any], table: pd.DataFrame, clips: pd.DataFrame | None, factors: tuple[Factor, ...]
+) -> list[str]:
+    """Return the metric columns of the results: known by name, or numbers that both tables hold."""
+    taken = KEYS | {factor.name for factor in factors}
+    known = names_declared(plan) | {
+        column_of(plan["metric"]["name"] if isinstance(plan["metric"], Mapping) else plan["metric"])
+    }
+    scored = set(clips.select_dtypes("number").columns) - taken if clips is not None else set()
+    numbers = list(table.select_dtypes("number").columns)
+    return [
+        name
+        for name in numbers
+        if not name.startswith("@") and name not in taken and (name in known or name in scored or is_distance(name))
+    ]
+
+
+def linked_clips(
+    clips: pd.DataFrame | None, runs: pd.DataFrame, factors: tuple[Factor, ...], metrics: tuple[Metric, ...]
+) -> pd.DataFrame | None:
+    """Return the clip rows of finished replicates with their ``row`` in ``runs``; None if they cannot be tied."""
+    if clips is None or clips.empty or "clip" not in clips or runs.empty:
+        return None
+    named = {"@" + one.name: _levels(clips[one.name], one) for one in factors if one.name in clips}
+    clips = clips.assign(**named)
+    for keys in (["replicate"], ["cell", "seed"], ["trial", "variant"], [*("@" + one.name for one in factors), "seed"]):
+        if set(keys) <= set(clips) and set(keys) <= set(runs) and not runs.duplicated(keys).any():
+            break
+    else:
+        return None
+    index = pd.MultiIndex.from_frame(runs[keys].astype(object).map(word_of))
+    wanted = pd.MultiIndex.from_frame(_words(clips[keys]))
+    row = index.get_indexer(wanted)
+    columns = ["clip", *(["domain"] if "domain" in clips else []), *(m.name for m in metrics if m.name in clips)]
+    linked = clips[columns].assign(row=row)[row >= 0]
+    return linked.reset_index(drop=True) if len(linked) else None
+
+
+def linked_distances(
+    table: pd.DataFrame | None, runs: pd.DataFrame
+) -> tuple[pd.DataFrame | None, tuple[str, ...], frozenset[str]]:
+    """Return distances between distributions of the finished runs: columns row, metric, domain, value.
+
+    Also sentences on what is left out, and the metrics left out for all clips. A distance grows with fewer windows, so
+    where runs were not measured on equally many, it is no comparison.
+    """
+    wanted = {"replicate", "metric", "domain", "value", "n"}
+    if table is None or not wanted <= set(table) or "replicate" not in runs:
+        return None, (), frozenset()
+    table = table[table["subject"] == "model"] if "subject" in table else table
+    names = pd.Index(runs["replicate"].astype(str))
+    if not names.is_unique:
+        told = f"distances.parquet is not used: several rows have the replicate {names[names.duplicated()][0]}"
+        return None, (told,), frozenset()
+    row = names.get_indexer(pd.Index(table["replicate"].astype(str)))
+    table = table.assign(row=row)[row >= 0]
+    table = table[table["value"].notna()]
+    notes, kept, unfair = [], [], set()
+    for (metric, domain), part in table.groupby(["metric", "domain"], sort=False):
+        if part["n"].nunique() > 1:
+            where = "" if domain == "all" else f" on {domain}"
+            notes.append(
+                f"{metric}{where} is left out: it was measured on {part['n'].min()} to {part['n'].max()} windows"
+            )
+            unfair |= {str(metric)} if domain == "all" else set()
+        else:
+            kept.append(part)
+    found = pd.concat(kept)[["row", "metric", "domain", "value"]].reset_index(drop=True) if kept else None
+    return found, tuple(notes), frozenset(unfair)
+
+
+def _words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the key columns as words, converting each distinct value once."""
+    out = {}
+    for name in frame:
+        values = frame[name].astype(object)
+        meaning = {value: word_of(value) for value in values.unique()}
+        out[name] = values.map(meaning)
+    return pd.DataFrame(out)

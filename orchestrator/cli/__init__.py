@@ -1,0 +1,1 @@
+"""The commands sagasr-sweep, sagasr-report and sagasr-encode."""

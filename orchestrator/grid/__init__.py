@@ -1,0 +1,1 @@
+"""What a grid file says: factors, levels and constraints, expanded into cells."""

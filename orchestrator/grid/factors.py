@@ -1,0 +1,145 @@
+"""The standard factors, as data: what each level patches in a configuration. A factor's first level is its baseline.
+
+Every level, the baseline too, states its value, so that a cell means the same whatever the base file says.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sagasr.config.settings import SIZES
+
+Patch = Mapping[str, Any]
+
+
+class Standard(NamedTuple):
+    """A factor by name. ``other`` makes the patch of a level that is not listed here, or returns None."""
+
+    levels: Mapping[str, Patch]
+    other: Callable[[str], Patch | None] = lambda level: None
+    hint: str = ""
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.levels))
+
+
+def _switch(path: str, *levels: str) -> Standard:
+    """Return a factor whose levels are the values of one path."""
+    return Standard({level: {path: level} for level in levels})
+
+
+def _steps(level: str) -> Patch | None:
+    return {"evaluation.sampler.steps": int(level)} if level.isdecimal() and int(level) > 0 else None
+
+
+def _dropout(level: str) -> Patch | None:
+    try:
+        share = float(level)
+    except ValueError:
+        return None
+    return {"conditions.low.dropout": share} if 0 < share < 1 else None
+
+
+def _guidance(audio: float, text: float) -> Patch:
+    return {"evaluation.sampler.guidance.audio": audio, "evaluation.sampler.guidance.text": text}
+
+
+STANDARD: dict[str, Standard] = {
+    "text": _switch("conditions.text.source", "off", "transcript", "caption"),
+    "rolloff": _switch("conditions.rolloff", "off", "on"),
+    "rolloff_route": _switch("conditions.rolloff_route", "both", "cross", "global", "prepend"),
+    "lfr": _switch("evaluation.lfr", "off", "hard", "crossfade"),
+    "lfr_ratio": _switch("evaluation.lfr_ratio", "off", "on"),
+    "latent_dropout": Standard(
+        {"off": {"conditions.low.dropout": 0.0}, "0.1": {"conditions.low.dropout": 0.1}},
+        _dropout,
+        "or any share between 0 and 1",
+    ),
+    "size": Standard(
+        {size: {f"model.{key}": width for key, width in widths.items()} for size, widths in SIZES.items()}
+    ),
+    "weights": _switch("evaluation.weights", "ema", "raw"),
+    "steps": Standard({"100": {"evaluation.sampler.steps": 100}}, _steps, "or any positive whole number"),
+    "guidance": Standard({"off": _guidance(1.0, 1.0), "paper": _guidance(1.4, 1.2)}),
+    "rolloff_target": _switch("evaluation.rolloff_target", "oracle", "fixed", "estimated"),
+    "schedule": _switch("evaluation.sampler.schedule", "linear", "linear-quadratic"),
+    "null_latent": _switch("conditions.low.empty", "zero", "minus5"),
+    "time_sampler": _switch("training.time_sampler", "uniform", "logit-normal"),
+    "init": _switch("model.init", "scratch", "pretrained"),
+}
+
+# what the authors of SAGA-SR chose (paper and released code), where a grid has these factors
+PAPER: Mapping[str, str] = {
+    "text": "caption",
+    "rolloff": "on",
+    "lfr": "hard",
+    "latent_dropout": "0.1",
+    "guidance": "paper",
+    "weights": "raw",
+    "steps": "100",
+    "schedule": "linear-quadratic",
+    "null_latent": "minus5",
+    "time_sampler": "logit-normal",
+}
+
+# what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
+METRICS: dict[str, str] = {
+    "lsd": "lower",
+    "lsd_lf": "lower",
+    "lsd_hf": "lower",
+    "lsd_ssr": "lower",
+    "log_sispec": "higher",
+    "sispec": "higher",
+    "ssim": "higher",
+    "si_sdr": "higher",
+    "hf_ratio": "lower",
+    "rolloff_error": "lower",
+    "seam": "lower",
+}
+
+
+def level_name(value: object) -> str:
+    """Return the text by which a level is known: 0.1 -> '0.1', 25.0 -> '25', True -> 'true', [0.9, 1] -> '0.9 1'."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " ".join(map(level_name, value)) or "[]"
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return unicodedata.normalize("NFC", text)  # an accent is one sign or two, and looks the same
+
+
+def find_level(value: object, levels: Iterable[str]) -> str | None:
+    """Return the level that a value names, by its text or by its number (1e-3 names '0.001'); None where none does."""
+    name, levels = level_name(value), list(levels)
+    return name if name in levels else next((level for level in levels if _number(level) == _number(name)), None)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # equal to nothing
+
+
+def pairs(text: str) -> list[tuple[str, str, str]]:
+    """Return the parts of ``text=caption, size=very large`` as name, '=' and level; a part without '=' has no level.
+
+    Parts are separated by commas, or by a blank where ``NAME=`` follows: a level may hold blanks, as cells' names do.
+    """
+    parts = [part.partition("=") for part in re.split(r",|\s+(?=[\w.]+\s*=)", text) if part.strip()]
+    return [(name.strip(), equals, level.strip()) for name, equals, level in parts]
+
+
+def steps_column(factors: Iterable[str]) -> str:
+    """Return the results column of a training's steps: a factor called ``steps``, of the sampler, has that name."""
+    return "training_steps" if "steps" in factors else "steps"
+
+
+def cell_name(levels: Mapping[str, str]) -> str:
+    """Return the readable name of a cell: ``text=caption rolloff=on``."""
+    return " ".join(f"{factor}={level}" for factor, level in levels.items())

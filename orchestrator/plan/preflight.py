@@ -1,0 +1,308 @@
+"""Look at every cell before anything starts: what a training step of it holds, and whether it can be taken at all.
+
+torch is imported here alone, when a function is called, and only where a model is built.
+"""
+
+import heapq
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.grid.space import Cell
+from orchestrator.plan.cost import checkpoint_bytes, disk_bytes
+from orchestrator.plan.gpu_memory import check_memory
+from orchestrator.plan.gpus import Gpu, gpus_here, here, smallest, why_none
+from orchestrator.plan.plan import Options, Plan, Trial
+from orchestrator.storage.remote import check_folder
+from orchestrator.sweep_folder.redact import redact
+from sagasr.config.settings import Config, Data, Runtime, Words, trained_parts
+from sagasr.io.errors import ConfigError, SagasrError, nearest
+from sagasr.io.machine import cpus_here, memory_here
+from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
+from sagasr.model.words import vocabulary_of
+from sagasr.plugins.parts import identity
+
+DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
+TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
+
+Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
+
+
+def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | None = None) -> dict[str, Counts]:
+    """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
+
+    Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
+    others are counted, but for those that files of weights decide, and those with parts of a user's own to be tried.
+    """
+    words: dict[Texts, int] = {}
+    tried: dict[Config, Counts | str] = {}
+    found: dict[str, Counts] = {}
+    faults: dict[str, list[str]] = {}
+    decisive = [(cell, _relevant(cell.config), _texts(cell.config)) for cell in cells]
+    wanted = {relevant for cell, relevant, _ in decisive if build is None or cell.name in build}
+    for cell, relevant, texts in decisive:
+        if texts not in words:
+            words[texts] = _vocabulary(*texts)
+        if relevant not in tried:
+            built = relevant in wanted or not speaks_for_itself(relevant) or _tries_parts(relevant)
+            tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
+        result = tried[relevant]
+        if isinstance(result, Counts):
+            found[cell.name] = result
+        else:
+            faults.setdefault(result, []).append(cell.name)
+    if faults:
+        lines: list[str] = []
+        for fault, names in faults.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
+        raise ConfigError("\n".join(lines))
+    return found
+
+
+def ready(
+    plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], options: Options, held: Sequence[Trial] = ()
+) -> None:
+    """Raise ConfigError for what would end the trials soon after they began: storage, tracking, disk, this machine.
+
+    The machine must serve those ``held`` for what the others say, too. How many run at once on a cluster is not known
+    before it is joined: one does.
+    """
+    local = options.address is None
+    check_storage_folder(plan.folder)
+    check_tracking(plan.tracking_uri, plan.folder.parent, plan.tracking_named or "tracking.uri")
+    if local and (trials or held):
+        check_machine(plan, [*trials, *held], shapes)
+    if not plan.uri:  # by URI, the folder here holds no checkpoints
+        check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
+
+
+def check_storage_folder(folder: Path) -> None:
+    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write into it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
+    check_folder(folder)
+
+
+def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None:
+    """Raise ConfigError for a tracking URI that no server or database can be behind. Nothing is connected to."""
+    scheme, colon, rest = uri.partition("://")
+    kind, told = scheme.split("+")[0], f"{named} {redact(uri)}"
+    if uri.startswith(("file:", "/", "./", "../", "~")) or uri == "mlruns":
+        raise ConfigError(f"{told}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
+    if uri != "databricks" and (not colon or kind not in TRACKING_SCHEMES):
+        hint = nearest(kind, TRACKING_SCHEMES) if colon else ""
+        raise ConfigError(
+            f"{told}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
+        )
+    if kind in ("http", "https") and not _has_host(uri):
+        raise ConfigError(f"{told}: no address of a server; give {kind}://HOST:5000")
+    if kind == "sqlite":
+        name = rest.removeprefix("/").partition("?")[0]
+        file = Path(unquote(name))
+        if name in ("", ":memory:"):
+            raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
+        if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
+            raise ConfigError(f"{told}: there is no folder {file.parent}; make it, or name another file")
+        if file.is_dir() or (file.is_file() and file.stat().st_size and _beginning(file) != b"SQLite format 3"):
+            raise ConfigError(f"{told}: {file} is there and no sqlite database; name another file")
+        if not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists()):
+            raise ConfigError(f"{told}: {file} may not be written by this user; name another file")
+
+
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number
+        return False
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as handle:
+        return handle.read(15)
+
+
+def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts]) -> None:
+    """Raise ConfigError for trials that need GPUs or memory that this machine does not have, or cannot use."""
+    on_gpus = [trial for trial in trials if trial.resources.gpus_per_worker]
+    if on_gpus:
+        gpus = here() or _seen_by_torch()
+        _check_number(on_gpus, len(gpus))
+        check_memory(plan, on_gpus, shapes, smallest(gpus))
+        _check_driver(gpus[0])
+    _check_ram([trial for trial in trials if not trial.resources.gpus_per_worker], shapes)
+
+
+def _check_number(trials: Iterable[Trial], gpus: int) -> None:
+    for trial in trials:
+        wanted = trial.resources.workers * trial.resources.gpus_per_worker
+        if wanted > gpus:
+            has, ending = gpus or f"none ({why_none()})", "s" if wanted > 1 else ""
+            raise ConfigError(
+                f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
+                "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
+            )
+
+
+def _check_driver(gpu: Gpu) -> None:
+    """Raise ConfigError where torch cannot use the GPU that is here."""
+    import torch
+
+    if _cuda():
+        return
+    cuda, driver = torch.version.cuda, gpu.driver.partition(".")[0]
+    if cuda is None:
+        raise ConfigError(
+            f"{gpu.name}: this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+        )
+    least = DRIVERS.get(cuda.partition(".")[0], 0)
+    if driver.isdecimal() and int(driver) < least:
+        raise ConfigError(
+            f"{gpu.name}: driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; install driver "
+            f"{least} or newer"
+        )
+    raise ConfigError(
+        f"{gpu.name}: PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
+        "python -c 'import torch; torch.cuda.init()'"
+    )
+
+
+def _seen_by_torch() -> tuple[Gpu, ...]:
+    """Return the GPUs that torch sees where no nvidia-smi is, as in slim containers."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if _cuda() else 0)]
+    return tuple(Gpu(one.name, one.total_memory) for one in found)
+
+
+def _cuda() -> bool:
+    """Return whether torch can use a GPU; why it cannot, it would write on the terminal."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
+    memory = memory_here()
+    for trial in trials:
+        runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
+        needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
+        if needed > memory:
+            raise ConfigError(
+                f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
+                f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"
+            )
+
+
+def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts], running: int) -> None:
+    """Raise ConfigError when what trials leave does not fit on the disk of ``folder``; recordings come on top.
+
+    Each of those that run has one checkpoint more in the making, the largest of them at worst.
+    """
+    needed = disk_needed([(trial, shapes[trial.replicates[0].cell]) for trial in trials], running)
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ConfigError(
+            f"{folder}: {free / 1e9:.2g} GB free, about {needed / 1e9:.2g} GB needed for checkpoints; "
+            "free some or choose another --storage"
+        )
+
+
+def disk_needed(trials: Sequence[tuple[Trial, Counts]], running: int) -> int:
+    """Return the bytes that trials need on a disk when so many run at once."""
+    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in trials))
+    return DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in trials) + sum(largest)
+
+
+def at_once(trials: Iterable[Trial]) -> int:
+    """Return how many of the smallest trials this machine has room for."""
+    has = cpus_here(), gpus_here()
+    return max((_room(trial.resources, *has) for trial in trials), default=1)
+
+
+def _room(runtime: Runtime, cpus: int, gpus: int) -> int:
+    wants = (cpus, runtime.workers * runtime.cpus_per_worker), (gpus, runtime.workers * runtime.gpus_per_worker)
+    return max(1, min(int(has / want + 1e-9) for has, want in wants if want))
+
+
+def _texts(config: Config) -> Texts:
+    """Return what decides the vocabulary of a configuration."""
+    return config.data, config.conditions.text.source, isinstance(config.conditions.text.encoder, Words)
+
+
+def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
+    """Return how many words the training captions have, for the encoder that learns them."""
+    from sagasr.data.manifest import rows_of
+
+    if source == "off" or not learned:
+        return 0
+    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
+
+
+def _tries_parts(config: Config) -> bool:
+    """Return whether parts of a user's own may break their contracts on a GPU: without torch none makes a tensor."""
+    solver = config.evaluation.sampler.solver
+    own = [*trained_parts(config), *([] if solver == "euler" else [("sampler", solver)])]
+    for family, part in own:
+        identity(family, part)  # imports it
+    return bool(own) and "torch" in sys.modules
+
+
+def _relevant(config: Config) -> Config:
+    """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
+    plain = Config(data=config.data, codec=config.codec)
+    conditions = config.conditions
+    text, low = type(conditions.text)(), plain.conditions.low
+    text = text.model_copy(update={"source": conditions.text.source, "encoder": conditions.text.encoder})
+    return plain.model_copy(
+        update={
+            "audio": config.audio,
+            "model": config.model,
+            "conditions": conditions.model_copy(update={"text": text, "low": low}),
+            "evaluation": plain.evaluation.model_copy(
+                update={
+                    "sampler": plain.evaluation.sampler.model_copy(update={"solver": config.evaluation.sampler.solver})
+                }
+            ),
+            "training": plain.training.model_copy(
+                update={"batch_size": config.training.batch_size, "precision": config.training.precision}
+            ),
+            "validation": plain.validation.model_copy(
+                update={"distance": config.validation.distance, "metrics": config.validation.metrics}
+            ),
+        }
+    )
+
+
+def _measure(config: Config, words: int) -> Counts | str:
+    """Return the counts of one training step on the meta device, or why it cannot be taken."""
+    from sagasr.model.saga import missing_weights, shapes
+
+    try:
+        if absent := missing_weights(config):
+            return "\n".join(absent)
+        found = shapes(config, words)
+    except SagasrError as error:
+        return str(error)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
+    return counts_of(
+        config,
+        latents=found["latents"],
+        tokens=found["cross_attention"],
+        parameters=found["parameters"],
+        activation_bytes=found["activation_bytes"],
+    )

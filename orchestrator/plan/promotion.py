@@ -1,0 +1,287 @@
+"""Promotion: the costly cells run only for the factors that mattered at the cheap ones, and only within the budget.
+
+``promote: {when: improves, from: {size: small}, to: {size: full}}`` makes every cell at ``to`` wait. Once the part at
+``from`` is decided, ``decide`` names the waiting cells to run: the factors that improve there at their baseline and
+improving levels, all others at their baseline. promotion.json keeps what was decided, so that a restart decides the
+same. Loads neither torch nor Ray.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.grid.factors import cell_name
+from orchestrator.grid.space import Levels, Promote
+from orchestrator.plan.plan import Plan, Trial
+from orchestrator.sweep_folder.estimate_file import read_prediction
+from orchestrator.sweep_folder.json_files import read_kept
+from sagasr.config.settings import Strict
+from sagasr.io.files import write_json
+from sagasr.io.trial_log import read_status
+
+FILE = "promotion.json"
+MIN_SEEDS = 2  # fewer leave no error to judge a promoted factor by
+HELD = "held"
+
+
+class Effect(NamedTuple):
+    """What the deciding part says of one level of one factor."""
+
+    factor: str
+    level: str
+    verdict: str
+    estimate: float | None
+
+
+class Waiting(NamedTuple):
+    """A replicate that runs only when promoted. Cells that share a training share its cost."""
+
+    replicate: str
+    levels: Levels
+    seed: int
+    trial: str
+
+
+class Judged(Strict):
+    """One level of one factor, whether it goes on, and why."""
+
+    factor: str
+    level: str
+    verdict: str
+    estimate: float | None
+    promoted: bool
+
+
+class Decision(Strict):
+    """What a plan promotes. ``gpu_hours`` is what that may cost, ``left`` what the budget still allowed (None: any)."""
+
+    plan_hash: str
+    source: Levels
+    target: Levels
+    judged: tuple[Judged, ...]
+    cells: tuple[Levels, ...]
+    seeds: tuple[int, ...]
+    replicates: tuple[str, ...]
+    gpu_hours: float
+    budget: float | None
+    left: float | None
+    reason: str
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one.factor for one in self.judged if one.promoted))
+
+
+class Decisions(Strict):
+    """All of promotion.json: a decision per plan."""
+
+    plans: tuple[Decision, ...] = ()
+
+    def of(self, plan_hash: str) -> Decision | None:
+        return next((one for one in self.plans if one.plan_hash == plan_hash), None)
+
+    def put(self, decision: Decision) -> "Decisions":
+        return Decisions(plans=(*(one for one in self.plans if one.plan_hash != decision.plan_hash), decision))
+
+
+# ------------------------------------------------------------------------------------------------------------ deciding
+
+
+def decide(
+    rule: Promote,
+    baseline: Mapping[str, str],
+    effects: Sequence[Effect],
+    waiting: Sequence[Waiting],
+    seeds: Sequence[int],
+    gpu_hours: Mapping[str, float],
+    left: float | None = None,
+    budget: float | None = None,
+    plan_hash: str = "",
+    under: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+) -> Decision:
+    """Return which waiting cells run, for which seeds, and why; the same arguments give the same answer.
+
+    ``seeds``: the blocks that decided, in order; where not all of them fit into ``left`` GPU-hours, the first ones that
+    do are promoted, and none where fewer than two do. ``gpu_hours``: by trial; one that is not named costs nothing.
+    ``under``: the levels of others beside which alone a factor acts; with it they go on.
+    """
+    judged = [Judged(**one._asdict(), promoted=one.verdict.startswith(rule.when)) for one in effects]
+    going: dict[str, set[str]] = {name: {level} for name, level in baseline.items()}
+    for one in judged:
+        if one.promoted:
+            going[one.factor].add(one.level)
+            for parent, levels in ((under or {}).get(one.factor) or {}).items():
+                going[parent].update(levels)
+    at, to = cell_name(rule.source), cell_name(rule.target)
+    names = list(dict.fromkeys(one.factor for one in judged if one.promoted))
+    rows: list[Waiting] = []
+    kept: tuple[int, ...] = ()
+    if not names:
+        reason = f"no factor {rule.when} at {at}, so nothing runs at {to}"
+    else:
+        chosen = [one for one in waiting if one.seed in set(seeds) and _wanted(one.levels, going, rule)]
+        kept = affordable(chosen, seeds, gpu_hours, left)
+        rows = [one for one in chosen if one.seed in kept]
+        reason = _reason(rule, names, chosen, kept, seeds, left, at, to)
+    cells = {cell_name(one.levels): one.levels for one in rows}
+    return Decision(
+        plan_hash=plan_hash,
+        source=dict(rule.source),
+        target=dict(rule.target),
+        judged=tuple(judged),
+        cells=tuple(cells.values()),
+        seeds=kept,
+        replicates=tuple(one.replicate for one in rows),
+        gpu_hours=_hours(rows, gpu_hours),
+        budget=budget,
+        left=left,
+        reason=reason,
+    )
+
+
+def affordable(
+    rows: Sequence[Waiting], seeds: Sequence[int], gpu_hours: Mapping[str, float], left: float | None
+) -> tuple[int, ...]:
+    """Return the first ``seeds`` whose blocks fit into ``left`` GPU-hours together; none where not even two do."""
+    count = len(seeds)
+    while left is not None and count and _hours((r for r in rows if r.seed in seeds[:count]), gpu_hours) > left:
+        count -= 1
+    return tuple(seeds[:count]) if rows and count >= min(MIN_SEEDS, len(seeds)) else ()
+
+
+def _wanted(levels: Mapping[str, str], going: Mapping[str, set[str]], rule: Promote) -> bool:
+    return rule.waits(levels) and all(level in going[name] or name in rule.target for name, level in levels.items())
+
+
+def _hours(rows: Iterable[Waiting], gpu_hours: Mapping[str, float]) -> float:
+    return sum(gpu_hours.get(trial, 0.0) for trial in {one.trial for one in rows})
+
+
+def _reason(
+    rule: Promote, names: Sequence[str], chosen: Sequence[Waiting], kept: Sequence[int], seeds: Sequence[int],
+    left: float | None, at: str, to: str,
+) -> str:  # fmt: skip
+    found = f"{', '.join(names)} {rule.when} at {at}" if len(names) == 1 else f"{', '.join(names)} improve at {at}"
+    if not chosen:
+        return f"{found}, but the design has no such cell at {to}"
+    if not kept:
+        return f"{found}, but the {left or 0:.3g} GPU-hours left in the budget do not pay for {MIN_SEEDS} seeds at {to}"
+    short = f" ({len(seeds)} decided; the budget's {left or 0:.3g} GPU-hours pay for no more)"
+    return f"{found}: run at {to} with {len(kept)} seeds{short if len(kept) < len(seeds) else ''}"
+
+
+# ------------------------------------------------------------------------------------------------- in a sweep folder
+
+
+def read_decisions(folder: Path) -> Decisions:
+    """Return what was decided in a sweep folder. Raises DataError for a file that cannot be read."""
+    return read_kept(Decisions, folder / FILE, "says what was promoted; remove it, and that is decided again")
+
+
+def candidates(plan: Plan) -> list[Waiting]:
+    """Return every replicate of a plan that runs only when promoted."""
+    rule = plan.space.promote
+    rows = plan.replicates if rule else ()
+    return [Waiting(row.id, row.levels, row.seed, row.trial) for row in rows if rule and rule.waits(row.levels)]
+
+
+def standing(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Return (state, reason) of the candidates that are not to run, by replicate: held, or not needed."""
+    waiting = candidates(plan)
+    if not waiting or plan.space.promote is None:
+        return {}
+    decision = _standing(read_decisions(plan.folder), plan)
+    if decision is None:
+        state = HELD, f"runs if a factor {plan.space.promote.when} at {cell_name(plan.space.promote.source)}"
+    else:
+        state = "not needed", f"not promoted: {decision.reason}"
+    going = set(decision.replicates) if decision else set()
+    return {one.replicate: state for one in waiting if one.replicate not in going}
+
+
+def _budget(plan: Plan) -> float | None:
+    return plan.space.budget.max_gpu_hours if plan.space.budget else None
+
+
+def _standing(decisions: Decisions, plan: Plan) -> Decision | None:
+    """Return the plan's decision, unless the budget was changed since: what it pays for is then decided anew."""
+    decision = decisions.of(plan.hash)
+    return decision if decision is not None and decision.budget == _budget(plan) else None
+
+
+def first_stage(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
+    """Return the trials that run whatever is promoted."""
+    rule = plan.space.promote
+    return [trial for trial in trials if not (rule and rule.waits(trial.levels))]
+
+
+def promoted(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
+    """Decide, if that is possible now and was not done before, and return the trials to run because of it.
+
+    Looks at the results as collected. Writes promotion.json.
+    """
+    decision = settle(plan)
+    going = set(decision.replicates) if decision else set()
+    kept = []
+    for trial in trials:
+        rows = tuple(row for row in trial.replicates if row.id in going)
+        if rows:
+            used = {row.variant for row in rows}
+            variants = tuple(variant for variant in trial.variants if variant.id in used)
+            kept.append(trial.model_copy(update={"replicates": rows, "variants": variants}))
+    return kept
+
+
+def settle(plan: Plan) -> Decision | None:
+    """Return the plan's decision, made now if the deciding part allows it; None while that part is not decided."""
+    rule = plan.space.promote
+    if rule is None:
+        return None
+    before = read_decisions(plan.folder)
+    old = _standing(before, plan)
+    if old is not None:
+        return old
+    from orchestrator.analysis.effects import effects
+    from orchestrator.analysis.load import read_sweep
+    from orchestrator.sweep_folder.looks_file import read_looks
+
+    seeds = plan.seeds
+    if plan.space.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
+        account = read_looks(plan.folder).of(plan.hash)
+        if account is None or not account.stop:
+            return None
+        seeds = plan.seeds[: account.seen]
+    elif any(_open(plan, row.trial) for row in plan.replicates if not rule.waits(row.levels)):
+        return None
+    table = effects(read_sweep(plan.folder))
+    table = table[(table["family"] == "primary") & ~table["factor"].isin(list(rule.target))]
+    found = [
+        Effect(str(factor), str(level), str(word), float(value) if math.isfinite(value) else None)
+        for factor, level, word, value in table[["factor", "level", "verdict", "estimate"]].to_numpy().tolist()
+    ]
+    hours = {trial: one.gpu_hours for trial, one in read_prediction(plan.folder).trials.items()}
+    spent, ratio = _spent(plan, hours)
+    budget = _budget(plan)
+    left = None if budget is None else max(budget - spent, 0.0)
+    costs = {trial: value * ratio for trial, value in hours.items()}
+    under = {name: spec.get("under", {}) for name, spec in plan.tree["factors"].items()}
+    decision = decide(rule, plan.space.baseline, found, candidates(plan), seeds, costs, left, budget, plan.hash, under)
+    write_json(plan.folder / FILE, before.put(decision).model_dump(mode="json"))
+    return decision
+
+
+def _open(plan: Plan, trial: str) -> bool:
+    status = read_status(plan.paths.trial(trial))
+    return status is None or status.state not in ("done", "failed", "stopped")
+
+
+def _spent(plan: Plan, hours: Mapping[str, float]) -> tuple[float, float]:
+    """Return the GPU-hours used so far, and how many were used per estimated one (1 where that is not known)."""
+    used = expected = 0.0
+    for trial in plan.trials:
+        status = read_status(plan.paths.trial(trial.id))
+        if status is not None:
+            used += status.gpu_seconds / 3_600
+            expected += hours.get(trial.id, 0.0) if status.state == "done" else 0.0
+    return used, used / expected if used > 0 and expected > 0 else 1.0

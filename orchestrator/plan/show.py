@@ -1,0 +1,254 @@
+"""The plan as a person reads it: cells, trainings, what is done, shapes, memory, cost. Fits 80 columns."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.analysis.metrics import UNITS
+from orchestrator.grid.factors import cell_name
+from orchestrator.plan.cost import Cost, elapsed, total
+from orchestrator.plan.explain import GONE, MARKS
+from orchestrator.plan.gpu_memory import shown
+from orchestrator.plan.gpus import Gpu, gpus_here
+from orchestrator.plan.ledger import FINISHED, Entry, Ledger, Left
+from orchestrator.plan.plan import Options, Plan, Trial
+from orchestrator.plan.promotion import read_decisions
+from orchestrator.sweep_folder.looks_file import MIN_SEEDS
+from orchestrator.sweep_folder.redact import redact
+from sagasr.model.counts import Counts
+from sagasr.model.words import said_of_known
+
+CELLS_SHOWN = 200
+EXPERIMENT = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID")
+LIBRARIES = (  # variables that decide where libraries look and what they trust
+    *("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
+BASIS = {
+    "assumed": "an order of magnitude, nothing was timed: --calibrate times a few steps first",
+    "measured": "as timed on this machine by --calibrate",
+    "ended": "as trainings of this sweep that have ended took",
+}
+
+
+def show_plan(
+    plan: Plan,
+    ledger: Ledger,
+    shapes: Mapping[str, Counts],
+    costs: Mapping[str, Cost],
+    console: Console,
+    gpu: Gpu | None = None,
+) -> None:
+    """Print all that ``--plan`` promises; the memory of trainings on GPUs is compared with that of ``gpu``."""
+    show_summary(plan, ledger, console)
+    console.print(_factors(plan))
+    console.print(_cells(plan, ledger, shapes))
+    for one in plan.left_out:
+        console.print(escape(str(one)), soft_wrap=True)
+    if plan.space.ladder:
+        console.print(_ladder(plan))
+    _show_differences(plan, ledger, console)
+    if plan.space.fraction and plan.tree["confounded_with"]:
+        console.print("Confounded (this fraction cannot tell them apart):")
+        for effect, others in plan.tree["confounded_with"].items():
+            console.print(escape(f"  {effect} = {', '.join(others)}"))
+    for line in shown(ledger.ahead(plan.selected), shapes, gpu):
+        console.print(escape(line))
+    show_cost(plan, ledger, costs, console)
+    for line in promotion_lines(plan, ledger, costs):
+        console.print(escape(line))
+
+
+def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
+    """Print what is asked, how much of it there is, and where it stands."""
+    space = plan.space
+    console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
+    stopping, unit = space.early_stopping, UNITS.get(plan.metric, "")
+    matters = (
+        "no delta says what matters" if stopping.delta is None else f"{stopping.delta:g} {unit}".rstrip() + " matters"
+    )
+    console.print(
+        f"design {space.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
+        f"{matters}), early stopping: {stopping.policy}"
+    )
+    trainings, replicates = len(plan.trials), len(plan.replicates)
+    saved = replicates - trainings
+    folded = f"; {saved} more are read from the same trainings" if saved else ""
+    cells, seeds = _count(len(plan.cells), "cell"), _count(len(plan.seeds), "seed")
+    console.print(f"{cells} x {seeds} = {_count(replicates, 'replicate')}")
+    most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
+    console.print(f"{most}{_count(trainings, 'training')}{folded}{until}")
+    console.print(escape(_state(ledger)))
+    if sum(len(trial.replicates) for trial in plan.selected) < replicates:
+        console.print(
+            f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
+        )
+    for note in plan.text_notes:
+        console.print(f"note: {note}", highlight=False)
+    for source, share in plan.known_words.items():
+        console.print(f"note: {said_of_known(source, share)}", highlight=False)
+    console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
+    if plan.tracking_named:
+        console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)
+    for name in filter(os.environ.get, EXPERIMENT):
+        console.print(f"{name} is not used: the experiment in MLflow is named as the sweep")
+    if given := [name for name in LIBRARIES if os.environ.get(name)]:
+        console.print(f"set in the environment, and left to the libraries: {', '.join(given)}")
+    for listing in plan.listings:
+        for line in listing.lines():
+            console.print(escape(line), soft_wrap=True)
+
+
+def show_cost(
+    plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options | None = None
+) -> None:
+    """Print what remains, what it is predicted to take, and what that rests on."""
+    todo = [trial for trial in plan.selected if not ledger.finished(trial)]
+    if not todo:
+        console.print("Nothing is left to do.")
+        return
+    sum_ = total(costs[trial.id] for trial in todo)
+    options = options or Options()
+    here = None if options.address else elapsed(plan, todo, costs, options.max_concurrent)
+    most = "at most " if stops_early(plan) else ""
+    parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
+    if sum_.gpu_hours:
+        price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+        money = f" ({sum_.gpu_hours * price:.3g} at {price:g} each)" if price is not None else ""
+        parts.append(f"{sum_.gpu_hours:.3g} GPU-hours{money}")
+    parts.append(f"{_number(sum_.disk_bytes)}B on disk")
+    console.print(f"To do: {most}{_count(len(todo), 'training')}: {', '.join(filter(None, parts))}.")
+    console.print(f"  {BASIS[sum_.basis]}")
+    if not options.address and not sum_.gpu_hours and gpus_here():
+        console.print("  No training uses this machine's GPU; add 'resources: {default: {gpus_per_worker: 1}}'.")
+
+
+def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> list[str]:
+    """Return what may be promoted and what decides it, or what was decided; nothing without ``promote``."""
+    rule = plan.space.promote
+    if rule is None:
+        return []
+    decision = read_decisions(plan.folder).of(plan.hash)
+    if decision is not None:
+        return [f"promotion: {decision.reason}"]
+    trials = [trial for trial in plan.trials if rule.waits(trial.levels)]
+    most = total(costs[trial.id] for trial in trials)
+    hours = f" ({most.gpu_hours:.3g} GPU-hours)" if most.gpu_hours else ""
+    cells = len({row.cell for trial in trials for row in trial.replicates})
+    limited = plan.space.budget is not None and plan.space.budget.max_gpu_hours is not None
+    budget = "; never more than the budget allows" if limited else ""
+    return [
+        f"promote: {_count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {_count(len(trials), 'training')}"
+        f"{hours}. Once {cell_name(rule.source)} is decided, each factor that {rule.when} there runs at "
+        f"{cell_name(rule.target)}, alone and with the others, and nothing else does{budget}."
+    ]
+
+
+def stops_early(plan: Plan) -> bool:
+    """Return whether looks between the blocks may make the later ones unnecessary."""
+    return plan.space.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
+
+
+def _factors(plan: Plan) -> Table:
+    table = _table("Factors", "factor", "stage", "levels (baseline first)")
+    for name, factor in plan.space.factors.items():
+        others = [level for level in factor.levels if level != factor.baseline] or ["nothing to compare it with"]
+        table.add_row(escape(name), factor.stage, escape(", ".join([factor.baseline, *others])))
+    return table
+
+
+def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
+    """One line per cell: levels, shapes of a training step, parameters, memory of one worker, how much is done."""
+    names = list(plan.space.factors)
+    table = _table("Cells", *names, "latents", "tokens", "param", "memory", "done")
+    resources = {row.cell: trial.resources for trial in plan.trials for row in trial.replicates}
+    rows: dict[str, list[Entry]] = {}
+    for row in plan.replicates:
+        rows.setdefault(row.cell, []).append(ledger.entries[row.id])
+    for cell in plan.cells[:CELLS_SHOWN]:
+        shape = shapes[cell.name]
+        done = sum(entry.state in FINISHED for entry in rows[cell.name])
+        table.add_row(
+            *(escape(cell.levels[name]) for name in names),
+            "x".join(map(str, shape.latents)),
+            "x".join(map(str, shape.tokens[1:])),
+            _number(shape.parameters),
+            _number(shape.memory_bytes(resources[cell.name])) + "B",
+            f"{done}/{len(rows[cell.name])}",
+        )
+    more = len(plan.cells) - CELLS_SHOWN
+    rest = f"… and {more:,} more cells: --json lists all\n" if more > 0 else ""
+    units = "latents [B,D,N] of a step, text and roll-off tokens [L,C], memory of one worker"
+    table.caption = rest + units
+    return table
+
+
+def _ladder(plan: Plan) -> Table:
+    table = _table("Ladder", "step", "against", "what is different")
+    steps = {step.step: step for step in plan.space.ladder}
+    for step in steps.values():
+        before = steps[step.versus].levels if step.versus is not None else plan.space.baseline
+        new = {name: level for name, level in step.levels.items() if before[name] != level}
+        table.add_row(escape(step.step), escape(step.versus or "-"), escape(cell_name(new) or "the baseline"))
+    return table
+
+
+def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
+    """Print, once per reason, which trainings are neither done nor simply missing, and what the grid no longer has."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for trial in plan.trials:
+        for entry in {entry for row in trial.replicates if (entry := ledger.entries[row.id]).reason}:
+            found.setdefault((entry.state, entry.reason), []).append(_label(trial))
+    for left in ledger.left:
+        found.setdefault(("no longer in the grid", "kept"), []).append(_label(left))
+    for (state, reason), labels in found.items():
+        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+        word = "new" if state == "missing" else state
+        line = f"{MARKS.get(state, GONE)} {word} ({reason}): {'; '.join(labels[:3])}{more}"
+        console.print(escape(line), soft_wrap=True)
+
+
+def _state(ledger: Ledger) -> str:
+    """Return how many replicates stand where, each state behind its mark, e.g. ``+ 4 new  = 8 done  ~ 2 stale``."""
+    order = ["missing", "done", "stale"]
+    states = Counter(entry.state for entry in ledger.entries.values())
+    ranked = sorted(states, key=lambda state: (order.index(state) if state in order else len(order), state))
+    parts = [f"{MARKS[state]} {states[state]} {'new' if state == 'missing' else state}" for state in ranked]
+    gone = [f"{GONE} {_count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
+    return "  ".join([*parts, *gone])
+
+
+def _label(trial: Trial | Left) -> str:
+    return f"{cell_name(trial.levels)} seed={trial.seed}".strip()
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for column in columns:
+        table.add_column(escape(column), overflow="fold", header_style="bold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(value: float) -> str:
+    """Return e.g. ``44.1M``."""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1_000:
+            return f"{value:.3g}{unit}"
+        value /= 1_000
+    return f"{value:.3g}P"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 3_600:
+        return f"{max(seconds / 60, 1):.0f} min"
+    return f"{seconds / 3_600:.3g} h"

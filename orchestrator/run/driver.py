@@ -1,0 +1,328 @@
+"""A trial's driver: starts its workers as often as need be, sees that they move, and tells Tune how they do. No torch.
+
+A training of one worker runs in a process that is kept for the next such training; one of several is a run of Ray
+Train. The trial folder is the one channel: a worker writes its journal there and the driver reads it. So training never
+waits for Ray, and what a run of Ray leaves behind is never needed again.
+"""
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, none_left, too_few
+from orchestrator.run.ray_train import free_resources, train_by_several
+from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
+from orchestrator.run.watchdog import LEASE, START_S, end_with_parent, hung
+from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
+from orchestrator.storage.sync import following, send
+from sagasr.io.errors import SagasrError
+from sagasr.io.lease import read_owner
+from sagasr.io.trial_log import History, Status, read_status, write_status
+
+POLL_S = 0.5
+IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
+LOOK_S = 5.0  # between two looks whether a GPU that is waited for can still come
+LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
+FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
+
+
+class Driver(tune.Trainable):  # type: ignore[misc]
+    """Runs the Tune trials that it is given, one after the other; reports each validation that a journal gains."""
+
+    @classmethod
+    def default_resource_request(cls, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        """Take a slot of the drivers' own, so that they never compete with workers."""
+        return tune.PlacementGroupFactory([{DRIVER: 1}])
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        end_with_parent()
+        self._warm = Warm()
+        self._begin(config["task"])
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        self._training.leave()
+        self._begin(new_config["task"])
+        return True
+
+    def _begin(self, task: str) -> None:
+        self._reported = -1
+        self._training = Training(Task.model_validate_json(task), self._warm)
+        self._training.start()
+
+    def step(self) -> dict[str, Any]:
+        task = self._training.task
+        while True:
+            self._training.join(POLL_S)
+            ended = not self._training.is_alive()
+            if not ended:
+                self._training.end_if_frozen()
+            for progress in validations(task, after=self._reported):
+                self._reported = progress.step
+                return {TIME: progress.step, METRIC: progress.loss}
+            if ended:
+                status = read_status(Path(task.folder))
+                step = max(self._reported, status.step if status else 0)
+                return {TIME: step, METRIC: float("inf"), "ended": True, "done": True}
+
+    def cleanup(self) -> None:
+        self._training.left.set()
+        self._warm.end()
+
+
+class Progress(NamedTuple):
+    """What Tune is told after a validation: the smaller ``loss``, the better the trial."""
+
+    step: int
+    loss: float
+
+
+def validations(task: Task, after: int) -> Iterator[Progress]:
+    """Yield the validations of the first variant behind step ``after``; one without a value is infinitely bad."""
+    first = next(iter(task.variants))
+    sign = -1 if task.maximise else 1
+    for record in History(Path(task.folder)):
+        if record["step"] > after and record.get("variant") == first:
+            value = record["metrics"].get(task.metric)
+            yield Progress(record["step"], float("inf") if value is None else sign * value)
+
+
+# --------------------------------------------------------------------------------------------------------- one training
+
+
+class Training(threading.Thread):
+    """Trains one trial, starting anew as often as ``Retries`` allows; whatever remains an error becomes its status."""
+
+    def __init__(self, task: Task, warm: "Warm") -> None:
+        super().__init__(name=task.trial, daemon=True)
+        self.task, self.folder = task, Path(task.folder)
+        self.left = threading.Event()  # nobody waits for a result: what ends now is not started again
+        self._warm = warm
+        self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
+
+    def run(self) -> None:
+        try:
+            status = read_status(self.folder)
+            rows = self.task.config.training.batch_size // self.task.runtime.workers
+            retries = Retries(rows, status.micro_batches if status else 1)
+            while (problem := self._train(retries.micro_batches)) is not None and not self.left.is_set():
+                wait_s = retries.after(problem, reached(self.folder))
+                note(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
+                if wait_s is None:
+                    self._warm.forgive()
+                    _fail(self.task, retries.reason)
+                    return
+                if self.left.wait(wait_s):
+                    return
+        except Exception as error:  # noqa: BLE001 - one bad trial never ends the sweep
+            with contextlib.suppress(SagasrError, OSError):  # storage that is gone cannot be told so
+                note(self.folder, traceback.format_exc())
+                _fail(self.task, one_line(error))
+
+    def _train(self, micro_batches: int) -> Problem | None:
+        """Start the workers once and wait for them; return what went wrong."""
+        with following(self.task.uri, self.folder.parents[1], self.task.trial):
+            status = read_status(self.folder)
+            attempt = status.attempt + 1 if status else 1
+            self._beats.begin(self.folder, attempt)
+            parameters: Parameters = {
+                "task": self.task.model_dump_json(),
+                "attempt": attempt,
+                "micro_batches": micro_batches,
+            }
+            if self.task.runtime.workers == 1:
+                return self._warm.train(self.task, parameters)
+            self._warm.end()
+            return _too_few_gpus(self.task) or train_by_several(self.task, parameters)
+
+    def end_if_frozen(self) -> None:
+        """End the workers if they have not moved for too long, not even to end themselves."""
+        if self._beats.frozen(self.folder):
+            note(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            self._end_workers()
+
+    def leave(self) -> None:
+        """Wait for the end; a training that was stopped early is told by its folder, and ended if it does not hear."""
+        self.left.set()
+        self.join(LEAVE_S)
+        while self.is_alive():
+            self._end_workers()
+            self.join(POLL_S)
+
+    def _end_workers(self) -> None:
+        self._warm.end()
+        free_resources(self.folder)
+
+
+class Beats:
+    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock.
+
+    Only the status of ``attempt`` counts: while a worker waits for its turn or starts, that of the one before is there.
+    One that has taken the folder, and so has had its turn, gets ``START_S`` more for its first sign of life.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s, self._clock = limit_s, clock
+        self.attempt = 1
+        self._before: str | None = None  # the token of who held the folder before this attempt
+        self._last: tuple[int, int] | None = None
+        self._since = clock()
+
+    def frozen(self, folder: Path) -> bool:
+        """Return, once per limit, whether the trial is running and has not moved for so long."""
+        started = False
+        with contextlib.suppress(SagasrError, OSError):
+            status = read_status(folder)
+            running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
+            started = not running and self._token(folder) not in (None, self._before)
+            now = (self.attempt, status.beat) if status and running else (self.attempt, -1) if started else None
+            if now is None or now != self._last:
+                self._last, self._since = now, self._clock()
+        if self._clock() - self._since > self.limit_s + (START_S if started else 0.0):
+            self._since = self._clock()
+            return True
+        return False
+
+    def begin(self, folder: Path, attempt: int) -> None:
+        """Note that an attempt begins; who holds the folder now is of an earlier one."""
+        self._before, self.attempt = self._token(folder), attempt
+
+    @staticmethod
+    def _token(folder: Path) -> str | None:
+        owner = read_owner(folder / LEASE)
+        return owner.token if owner else None
+
+
+# ----------------------------------------------------------------------------------------------------------- one worker
+
+
+class Warm:
+    """The process in which trainings of one worker run, one after the other as long as they need the same resources.
+
+    Let go when a training fails in it, as nobody knows what that leaves behind, and when none follows for ``IDLE_S``.
+    One whose GPU broke is kept instead: as long as it holds its share, the next process gets another GPU.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+        self._resources: Mapping[str, float] = {}
+        self._trainings = 0
+        self._lock = threading.Lock()
+        self._holding: list[Any] = []  # processes that hold broken GPUs
+        self._avoided: list[tuple[str, Gpu]] = []  # what this driver has told the others of its sweep
+
+    def train(self, task: Task, parameters: Parameters) -> Problem | None:
+        """Train in the process, once there is one; return what went wrong."""
+        runtime = task.runtime
+        gpu = None
+        try:
+            worker, gpu = self._sound(
+                task.launch, {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
+            )
+            problem: Problem | None = ray.get(worker.train.remote(parameters))
+        except BrokenGpu as error:
+            return problem_of(error)
+        except RayError as error:
+            problem = lost(error, Path(task.folder))
+        if problem and problem.kind == "gpu" and gpu:
+            self._avoid(task.launch, gpu, problem.reason)
+        elif problem:
+            self.end()
+        else:
+            idle = threading.Timer(IDLE_S, self._end_unless_taken, [self._trainings])
+            idle.daemon = True
+            idle.start()
+        return problem
+
+    def end(self) -> None:
+        """End the process, whatever it does; the next training starts another."""
+        with self._lock:
+            self._end()
+
+    def forgive(self) -> None:
+        """Let the GPUs be used again that this driver took for broken: a training that failed on two may be the cause.
+
+        Where none was left, each training so finds out for itself, and says so.
+        """
+        for sweep, gpu in self._avoided:
+            forgive(sweep, gpu)
+        for worker in self._holding:
+            ray.kill(worker)
+        self._avoided, self._holding = [], []
+
+    def _sound(self, sweep: str, resources: Mapping[str, float]) -> tuple[Any, Gpu | None]:
+        """Return a process on a GPU that is not known to be broken, and the GPU. Raises BrokenGpu if none is left."""
+        while True:
+            worker = self._take(resources)
+            if not resources["num_gpus"]:
+                return worker, None
+            asked = worker.gpu.remote()
+            while not ray.wait([asked], timeout=LOOK_S)[0]:
+                broken = avoided(sweep)
+                if none_left(ray.nodes(), broken):
+                    self.end()
+                    raise BrokenGpu(f"{next(iter(broken.values()))}; no other GPU is left")
+            gpu = ray.get(asked)
+            if gpu not in avoided(sweep):
+                return worker, gpu
+            self._hold()
+
+    def _avoid(self, sweep: str, gpu: Gpu, reason: str) -> None:
+        avoid(sweep, gpu, reason)
+        self._avoided.append((sweep, gpu))
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep the process for the sake of what it holds."""
+        with self._lock:
+            if self._worker is not None:
+                self._holding.append(self._worker)
+                self._worker = None
+
+    def _take(self, resources: Mapping[str, float]) -> Any:
+        with self._lock:
+            self._trainings += 1
+            if resources != self._resources:
+                self._end()
+            if self._worker is None:
+                # Of no placement group: that of the driver has room for the driver alone.
+                options = {**resources, "scheduling_strategy": "DEFAULT"}
+                self._worker, self._resources = ray.remote(Worker).options(**options).remote(), resources
+            return self._worker
+
+    def _end_unless_taken(self, trainings: int) -> None:
+        with self._lock:
+            if trainings == self._trainings:
+                self._end()
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            ray.kill(self._worker)
+            self._worker = None
+
+
+# ---------------------------------------------------------------------------------------------------------------- small
+
+
+def _too_few_gpus(task: Task) -> Problem | None:
+    """Return what is wrong where workers would wait for ever, as GPUs of the sweep are broken and held."""
+    broken = avoided(task.launch)
+    wanted = task.runtime.workers * task.runtime.gpus_per_worker
+    if not too_few(ray.nodes(), broken, wanted):
+        return None
+    return problem_of(BrokenGpu(f"{next(iter(broken.values()))}; of the others there are fewer than {wanted:g}"))
+
+
+def _fail(task: Task, reason: str) -> None:
+    folder = Path(task.folder)
+    status = read_status(folder) or Status(state="failed")
+    if status.state not in ("done", "stopped"):
+        write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
+        send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")

@@ -1,0 +1,153 @@
+"""What watches over a worker from inside its process: has its sweep ended, was it asked to save, does it still move?
+
+The sweep's launch file is the only word from outside that every node can read: the launch itself means go on, followed
+by ``HALT`` it means save and end, and any other launch means that another sweep has begun and this process is over.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sagasr.io import lease
+from sagasr.io.errors import SagasrError
+from sagasr.io.files import read_json, write_json, write_text
+
+HALT = "\nhalt"
+EVERY_S = 1.0
+START_S = 300.0  # before its first sign of life a worker imports, and reads what it trains on
+LEASE, WORKER, HUNG, STOPPED = ".worker.lease", ".worker.json", ".hung.json", "stopped.json"
+
+_terminated_at: list[float] = []  # when this process was told to end (monotonic)
+
+
+class Preempted(RuntimeError):
+    """The machine takes this process away; what it saved goes on elsewhere."""
+
+
+def ask_to_halt(file: Path, launch: str) -> None:
+    """Ask all workers of a launch to save and end."""
+    write_text(file, launch + HALT)
+
+
+def catch_terminate() -> bool:
+    """Take SIGTERM as a notice instead of an end; True if this thread may decide that. To be run in a main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    signal.signal(signal.SIGTERM, lambda number, frame: _terminated_at.append(time.monotonic()))
+    return True
+
+
+def end_with_parent() -> None:
+    """End this process soon after the one that started it, the raylet of its node; Ray itself does not always do so."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+class Guard:
+    """Watches from a thread of its own. ``wanted`` says why the training is to end, if it is."""
+
+    def __init__(self, folder: Path, launch_file: Path, launch: str, hang_s: float, notice_s: float) -> None:
+        self.folder, self.launch_file, self.launch = folder, launch_file, launch
+        self.hang_s, self.notice_s = hang_s, notice_s
+        self.halted, self.stopped = False, False
+        self._moved = time.monotonic() + max(0.0, START_S - hang_s)
+        self._over = threading.Event()
+        self.look()
+        threading.Thread(target=self._watch, name="guard", daemon=True).start()
+
+    def pulse(self) -> None:
+        """Note a sign of life."""
+        self._moved = time.monotonic()
+
+    def wanted(self) -> tuple[str, float | None] | None:
+        """Return why the training should end now, and until when it can, if that is known; None to go on."""
+        if _terminated_at:
+            return "told to end by the machine", _terminated_at[0] + self.notice_s
+        if self.stopped:
+            return "stopped early", 0.0  # nobody goes on from what it could save
+        return ("interrupted", None) if self.halted else None
+
+    @property
+    def preempted(self) -> bool:
+        return bool(_terminated_at)
+
+    def close(self) -> None:
+        self._over.set()
+
+    def look(self) -> None:
+        """Read once what was said from outside. Ends this process when another sweep has begun."""
+        self.stopped = self.stopped or (self.folder / STOPPED).exists()
+        with contextlib.suppress(OSError):
+            word = self.launch_file.read_text(encoding="utf-8")
+            if word == self.launch + HALT:
+                self.halted = True
+            elif word != self.launch:
+                os._exit(1)
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(EVERY_S, self.hang_s / 4)):
+            self.look()
+            still = time.monotonic() - self._moved
+            if still > self.hang_s:
+                faulthandler.dump_traceback(sys.stderr)
+                with contextlib.suppress(SagasrError, OSError):
+                    write_json(self.folder / HUNG, {"reason": hung(self.hang_s)})
+                os._exit(1)
+
+
+def hung(seconds: float) -> str:
+    """Return how a hang is told; where it hung stands in the log."""
+    return f"no sign of life for {seconds:g} s"
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, wait_s: float, facts: dict[str, Any]) -> Iterator[lease.Lease]:
+    """Hold a trial folder as the attempt that counts; a living predecessor on this machine is ended."""
+    with lease.held(
+        folder / LEASE,
+        wait_s=wait_s,
+        replace=True,
+        say=lambda text: sys.stderr.write(f"{text}\n"),
+        on_lost=lambda: os._exit(1),
+    ) as held:
+        write_json(folder / WORKER, {"pid": os.getpid(), **facts})
+        (folder / HUNG).unlink(missing_ok=True)
+        yield held
+
+
+def mark_stopped(folder: Path, reason: str, step: int) -> None:
+    """Keep the decision to stop a training early, at once: whoever dies next, no resume takes it back."""
+    write_json(folder / STOPPED, {"reason": reason, "step": step})
+
+
+def stopped(folder: Path) -> str | None:
+    """Return why a training was stopped early, or None."""
+    return _reason(folder / STOPPED)
+
+
+def hang_of(folder: Path) -> str | None:
+    """Return how the last worker of a trial hung, or None."""
+    return _reason(folder / HUNG)
+
+
+def _reason(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        return str(read_json(path)["reason"])
+    except (SagasrError, KeyError, TypeError, json.JSONDecodeError):
+        return ""

@@ -1,0 +1,280 @@
+"""Storages named by a URI, such as ``s3://bucket/prefix``: objects that appear whole, and one writer per place.
+
+Any file system that pyarrow knows by URI will do. Keys and endpoints are found where it looks for them (instance
+profiles, ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` …), never in the URI, which is written down in many places.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, TypeVar
+
+from sagasr.io import lease
+from sagasr.io.errors import ConfigError, DataError
+from sagasr.io.files import write_whole
+from sagasr.io.fingerprint import fingerprint, short
+
+THREADS = 8
+CHUNK = 1 << 20
+CLAIM_EXPIRES_S = 60.0
+TICK_S = 1.2  # object stores tell times in whole seconds
+T = TypeVar("T")
+
+
+class Object(NamedTuple):
+    """What a listing says of one object."""
+
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A place in a storage: ``fs`` is a pyarrow file system, ``path`` its path there. Methods raise OSError."""
+
+    fs: Any
+    path: str
+    uri: str
+
+    def __truediv__(self, name: str) -> "Remote":
+        return Remote(self.fs, f"{self.path}/{name}", f"{self.uri}/{name}")
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of an object, or None when there is none."""
+
+        def whole() -> bytes:
+            with self.fs.open_input_stream(f"{self.path}/{name}", compression=None) as stream:
+                return bytes(stream.read())
+
+        return self._of_one_version(name, whole)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace an object, whole."""
+        with self._open(name) as stream:
+            stream.write(content)
+
+    def upload(self, source: Path, name: str) -> bool:
+        """Copy a local file to an object, whole; False when there is no such file (any more)."""
+        try:
+            local = source.open("rb")
+        except FileNotFoundError:
+            return False
+        with local, self._open(name) as stream:
+            shutil.copyfileobj(local, stream, CHUNK)
+        return True
+
+    def download(self, name: str, target: Path) -> bool:
+        """Copy an object to a local file, whole; False when there is no such object (any more)."""
+
+        def copy(temporary: Path) -> None:
+            with (
+                self.fs.open_input_stream(f"{self.path}/{name}", compression=None) as stream,
+                temporary.open("wb") as local,
+            ):
+                shutil.copyfileobj(stream, local, CHUNK)
+
+        def whole() -> bool:
+            write_whole(target, copy)
+            return True
+
+        return self._of_one_version(name, whole) or False
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is as good."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.delete_file(f"{self.path}/{name}")
+
+    def list(self) -> dict[str, Object]:
+        """Return every object below this place, by its name relative to it."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self.fs.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
+        return {
+            info.path.removeprefix(f"{self.path}/"): Object(info.size, info.mtime_ns or 0)
+            for info in found
+            if info.type == FileType.File
+        }
+
+    def _of_one_version(self, name: str, read: Callable[[], T]) -> T | None:
+        """Return what ``read`` returns, None without an object; again if it was replaced meanwhile.
+
+        A file system asks for the size of an object first and for its bytes then, which may be those of a newer one.
+        """
+        while (before := self._version(name)) is not None:
+            try:
+                found = read()
+            except OSError:
+                if self._version(name) == before:
+                    raise
+            else:
+                if self._version(name) == before:
+                    return found
+        return None
+
+    def _version(self, name: str) -> Object | None:
+        from pyarrow.fs import FileType
+
+        info = self.fs.get_file_info(f"{self.path}/{name}")
+        return Object(info.size, info.mtime_ns or 0) if info.type == FileType.File else None
+
+    def _open(self, name: str) -> Any:
+        path = f"{self.path}/{name}"
+        if self.fs.type_name == "local":
+            self.fs.create_dir(str(PurePosixPath(path).parent))
+        return self.fs.open_output_stream(path, compression=None)
+
+
+def is_uri(storage: str) -> bool:
+    """Return whether a storage is no folder of this machine."""
+    return "://" in storage and not storage.startswith("file://")
+
+
+@cache
+def open_storage(uri: str) -> Remote:
+    """Return the place that a URI names. Raises ConfigError for one that cannot be used."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem
+
+    scheme, _, rest = uri.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise ConfigError(
+            f"storage {scheme}://…: keys do not belong in a URI, which is written down in many places; "
+            "put them into the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a profile"
+        )
+    try:
+        fs, path = FileSystem.from_uri(uri)
+    except (ArrowInvalid, OSError, ValueError) as error:
+        raise ConfigError(
+            f"storage {uri!r}: {first_line(error)}; give a folder that every node can reach, or s3://bucket/prefix"
+        ) from error
+    return Remote(fs, path.rstrip("/"), uri.rstrip("/"))
+
+
+def check_storage(remote: Remote) -> None:
+    """Raise ConfigError, naming the remedy, when nothing can be written to, read from or listed at the place."""
+    name = f".try-{secrets.token_hex(4)}"
+    try:
+        remote.write(name, b"sagasr")
+        whole = remote.read(name) == b"sagasr" and name in remote.list()
+        remote.delete(name)
+    except OSError as error:
+        raise ConfigError(
+            f"storage {remote.uri}: {first_line(error)}; does the bucket exist, and may these keys write there?"
+        ) from error
+    if not whole:
+        raise ConfigError(f"storage {remote.uri}: what was written there cannot be read back")
+
+
+def local_folder(uri: str, *kind: str) -> Path:
+    """Return the folder of this machine in which what belongs to a URI is worked on: below SAGASR_CACHE or ~/.cache."""
+    base = os.environ.get("SAGASR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sagasr"
+    readable = re.sub(r"[^\w.-]+", "-", uri.partition("://")[2])[-60:].strip("-.")
+    return Path(base, *kind, f"{readable}-{short(fingerprint(uri))}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError where others could write into a sweep's folder, or put another in its place."""
+    if folder.exists():
+        found = folder.stat()
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"{folder}: belongs to another user; choose another --storage")
+        if found.st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{folder}: everybody may write there; chmod o-w it, or choose another --storage")
+    mode = folder.parent.stat().st_mode if folder.parent.exists() else 0
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"{folder.parent}: everybody may replace what is there; chmod o-w it, or choose another --storage"
+        )
+
+
+def each(act: Callable[[str], object], names: Sequence[str]) -> None:
+    """Act on every name, several at a time; the first error is raised."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(act, names):
+            pass
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# ------------------------------------------------------------------------------------------------------- one writer
+
+
+@contextlib.contextmanager
+def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[None]:
+    """Hold a place for this process. Raises DataError naming who else does.
+
+    Object stores have no locks. Every contender leaves a claim and looks at all claims a tick of the store's clock
+    later: the earliest by that clock holds, so two never do. A claim lives as long as its beat is renewed, which the
+    store's clock tells too, and no longer than its process where that can be asked. Who takes a place over removes the
+    claims that have ended: one that was only asleep, and finds its own gone, calls ``on_lost``.
+    """
+    claims, mine = remote / ".claims", secrets.token_hex(8)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(CLAIM_EXPIRES_S / 4):
+            with contextlib.suppress(OSError):
+                if claims.read(f"{mine}.claim") is None:
+                    on_lost()
+                    return
+                claims.write(f"{mine}.beat", b"")
+
+    thread = threading.Thread(target=beat, name="claim", daemon=True)
+    try:
+        claims.write(f"{mine}.claim", lease.me().model_dump_json().encode())
+        thread.start()
+        time.sleep(TICK_S)
+        first = _holder(claims, mine)
+        if first != mine:
+            owner = _owner(claims, first)
+            raise DataError(
+                f"{remote.uri}: another sweep writes here ({owner}); wait for it, or choose another --storage"
+            )
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
+        for kind in ("claim", "beat"):
+            with contextlib.suppress(OSError):
+                claims.delete(f"{mine}.{kind}")
+
+
+def _holder(claims: Remote, mine: str) -> str:
+    """Return the earliest claim that is alive, and remove those that are not."""
+    claims.write(f"{mine}.beat", b"")
+    found = claims.list()
+    now = found[f"{mine}.beat"].modified_ns
+    alive = []
+    for name, claim in found.items():
+        token, _, kind = name.rpartition(".")
+        if kind != "claim":
+            continue
+        owner, last = _owner(claims, token), found.get(f"{token}.beat", claim).modified_ns
+        if now - last < CLAIM_EXPIRES_S * 1e9 and not (owner and lease.is_alive(owner) is False):
+            alive.append((claim.modified_ns, token))
+        else:
+            claims.delete(name)
+            claims.delete(f"{token}.beat")
+    return min(alive)[1]
+
+
+def _owner(claims: Remote, token: str) -> lease.Owner | None:
+    try:
+        return lease.Owner.model_validate(json.loads(claims.read(f"{token}.claim") or b""))
+    except ValueError:
+        return None

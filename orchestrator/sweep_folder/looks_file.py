@@ -1,0 +1,147 @@
+"""looks.json: the looks a sweep has taken and what they said. Written whole after each look; loads nothing heavy.
+
+A look once taken stands: a restart reads it and spends nothing anew, even where a failed training was mended since.
+Every plan that took looks in this folder keeps its account, so that looks under another plan are never forgotten.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.sweep_folder.json_files import read_kept
+from sagasr.config.settings import Strict
+from sagasr.io.files import write_json
+from sagasr.io.fingerprint import short
+
+Spending = Literal["pocock", "obrien-fleming"]
+Basis = Literal["spending", "e-values"]
+Word = Literal["different", "nil", "open"]
+MIN_SEEDS = 2  # one seed leaves too little to decide on
+FILE = "looks.json"
+
+
+def blocks(seeds: Sequence[int]) -> list[Sequence[int]]:
+    """Return the seeds as they are run, one block after the other: the first ``MIN_SEEDS`` at once, then each."""
+    return [seeds[:MIN_SEEDS], *(seeds[at : at + 1] for at in range(MIN_SEEDS, len(seeds)))]
+
+
+class Estimated(Strict):
+    """One primary contrast at one look. ``leverage``: its variance in units of the error variance."""
+
+    value: float
+    se: float
+    df: float
+    leverage: float | None
+
+
+class Taken(Strict):
+    """One look. ``seeds``: the complete blocks it saw; ``spent``: the error used up so far (None for e-values)."""
+
+    seeds: tuple[str, ...]
+    trials: tuple[str, ...]
+    failed: tuple[str, ...]
+    spent: float | None
+    contrasts: dict[str, Estimated]
+
+
+class Decided(Strict):
+    """What is said of one contrast, the block that decided it, and its repeated 95 % interval at the last look."""
+
+    word: Word
+    after: int | None
+    low: float | None
+    high: float | None
+
+
+class Account(Strict):
+    """The looks of one plan. ``reason`` says why e-values decide, where they do; ``refused`` which looks were not."""
+
+    plan_hash: str
+    max_seeds: int
+    delta: float | None
+    alpha: float
+    spending: Spending
+    basis: Basis
+    reason: str
+    looks: tuple[Taken, ...]
+    refused: tuple[str, ...]
+    decisions: dict[str, Decided]
+    stop: bool
+
+    @property
+    def seen(self) -> int:
+        """How many blocks the last look saw."""
+        return len(self.looks[-1].seeds) if self.looks else 0
+
+    @property
+    def decided_after(self) -> int | None:
+        """The block after which every primary contrast was decided, or None."""
+        after = [one.after for one in self.decisions.values() if one.after is not None]
+        return max(after) if after and len(after) == len(self.decisions) else None
+
+    @property
+    def words(self) -> str:
+        """Say in a few words where the looks stand."""
+        if self.decided_after is not None:
+            return f"decided after block {self.decided_after}"
+        return f"not decided after block {self.seen} of {self.max_seeds}"
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the results must know of the looks, in sentences."""
+        found = [f"seeds: {self.words} (a look after every complete block from the {MIN_SEEDS}nd on)"]
+        found += [self.reason] if self.reason else []
+        found += [
+            f"the look after block {len(look.seeds)} was taken without {len(look.failed)} failed replicates"
+            for look in self.looks
+            if look.failed
+        ]
+        return [*found, *self.refused]
+
+
+class Looks(Strict):
+    """All of looks.json: an account per plan, in the order in which they took their first look."""
+
+    plans: tuple[Account, ...] = ()
+
+    def of(self, plan_hash: str) -> Account | None:
+        return next((one for one in self.plans if one.plan_hash == plan_hash), None)
+
+    def put(self, account: Account) -> "Looks":
+        """Return the file with this account in the place of its plan's."""
+        if self.of(account.plan_hash) is None:
+            return Looks(plans=(*self.plans, account))
+        return Looks(plans=tuple(account if one.plan_hash == account.plan_hash else one for one in self.plans))
+
+    def basis(self, plan_hash: str, max_seeds: int, trials: frozenset[str]) -> tuple[Basis, str]:
+        """Return what a plan that has taken no look may decide by, and why where that is not error spending.
+
+        Where another plan has looked at some of the same ``trials``, its looks have spent the error already, and seeds
+        may have been added because of what they said: e-values alone are valid then.
+        """
+        for other in reversed(self.plans):
+            seen = {trial for look in other.looks for trial in look.trials}
+            if other.plan_hash != plan_hash and other.looks and (seen & trials or not seen):
+                changed = (
+                    f"seeds went from {other.max_seeds} to {max_seeds}"
+                    if other.max_seeds != max_seeds
+                    else "the plan was changed"
+                )
+                return "e-values", (
+                    f"{changed} after {len(other.looks)} looks under plan {short(other.plan_hash)}, which said: "
+                    f"{other.words}; e-values, valid however seeds are added, decide now"
+                )
+        return "spending", ""
+
+
+def read_looks(folder: Path) -> Looks:
+    """Return the looks taken in a sweep folder. Raises DataError for a file that does not say what was spent."""
+    remedy = (
+        "says which looks were taken, so that none is taken twice; "
+        "restore it, or move the sweep's folder away and begin anew"
+    )
+    return read_kept(Looks, folder / FILE, remedy)
+
+
+def write_looks(folder: Path, looks: Looks) -> None:
+    """Replace looks.json, whole."""
+    write_json(folder / FILE, looks.model_dump(mode="json"))

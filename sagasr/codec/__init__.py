@@ -1,0 +1,1 @@
+"""Between audio and latents: the codecs, and how their latents are normed."""

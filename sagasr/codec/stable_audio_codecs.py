@@ -1,0 +1,123 @@
+"""Audio to latents and back, of stable-audio-tools: its weight-free transforms and the Stable Audio autoencoder.
+
+A module of its own because it decides what encoded stores hold, which ``sagasr.model.stable_audio`` does not. The PQMF
+calls functions that SciPy has removed, which is repaired here.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from sagasr.config.settings import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
+from sagasr.io.errors import DataError
+from sagasr.io.files import read_text
+from sagasr.model.stable_audio import load_stock, quietly
+from sagasr.model.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
+
+STABLE_AUDIO_REMEDY = (
+    f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
+)
+
+
+def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:
+    """Return a weight-free transform: ``encode`` [B, C, T] -> [B, D, N], and ``decode``; T a multiple of the ratio."""
+    module = load_stock("stable_audio_tools.models.pretransforms")
+    transform: nn.Module
+    match codec:
+        case Wavelet(levels=levels, wavelet=wavelet):
+            transform = module.WaveletPretransform(channels, levels, wavelet)
+        case Pqmf(bands=bands, attenuation=attenuation):
+            _load_pqmf()
+            transform = module.PQMFPretransform(attenuation=attenuation, num_bands=bands, channels=channels)
+        case Patched(patch=patch):
+            transform = module.PatchedPretransform(channels, patch)
+    return transform
+
+
+def build_autoencoder(checkpoint: Path, config: Path) -> Any:
+    """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
+
+    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
+    one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
+    """
+    autoencoder = empty_autoencoder(config)
+    found, weights = _fit_autoencoder(autoencoder, checkpoint)
+    copy_weights(autoencoder, found, weights)
+    return autoencoder
+
+
+def check_autoencoder(checkpoint: Path, config: Path) -> None:
+    """Raise what ``build_autoencoder`` would raise; only the names and sizes of the weights are read."""
+    with torch.device("meta"):
+        autoencoder = empty_autoencoder(config)
+    _fit_autoencoder(autoencoder, checkpoint)
+
+
+def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
+    weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
+    found = fit("autoencoder", shapes_of(autoencoder), weights)
+    if problem := problem_of(found, weights, STABLE_AUDIO_REMEDY):
+        raise DataError(problem)
+    return found, weights
+
+
+def empty_autoencoder(config: Path) -> nn.Module:
+    """Return the autoencoder that a published model_config.json describes, with random weights."""
+    try:
+        tree = json.loads(read_text(config))
+    except OSError as error:
+        raise DataError(f"{config}: codec.config cannot be read; {STABLE_AUDIO_REMEDY}") from error
+    except ValueError as error:
+        raise DataError(f"{config}: codec.config is not JSON ({error}); {STABLE_AUDIO_REMEDY}") from error
+    model = _within(tree, "model")
+    if "pretransform" in model:  # a whole diffusion model: its autoencoder is nested
+        model = _within(model, "pretransform", "config")
+    if _within(model, "bottleneck").get("type") != "vae" or not {"encoder", "decoder"} <= model.keys():
+        raise DataError(f"{config}: describes no autoencoder with a vae bottleneck; {STABLE_AUDIO_REMEDY}")
+    try:
+        module = load_stock("stable_audio_tools.models.autoencoders")
+        with quietly():
+            autoencoder: nn.Module = module.create_autoencoder_from_config(
+                {"sample_rate": tree.get("sample_rate"), "model": model}
+            )
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{config}: its autoencoder cannot be built ({error}); {STABLE_AUDIO_REMEDY}") from error
+    return autoencoder
+
+
+def _within(tree: Any, *keys: str) -> dict[str, Any]:
+    """Return the mapping under ``keys``, empty where there is none."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
+@cache
+def _load_pqmf() -> ModuleType:
+    """Import the PQMF and give it a prototype filter design that today's SciPy knows; the same filters come out."""
+    import scipy.signal
+
+    if lacks := not hasattr(scipy.signal, "kaiser"):  # imported by name there, never called
+        scipy.signal.kaiser = scipy.signal.windows.kaiser  # type: ignore[attr-defined]
+    try:
+        module = load_stock("stable_audio_tools.models.pqmf")
+    finally:
+        if lacks:
+            del scipy.signal.kaiser  # type: ignore[attr-defined]
+    module.design_kaiser_lowpass = _kaiser_low_pass  # type: ignore[attr-defined]
+    return module
+
+
+def _kaiser_low_pass(cutoff: Any, attenuation: float, taps: int | None = None) -> Any:
+    """Return an odd Kaiser-windowed low-pass; ``cutoff`` in radians per sample, a number or an array of one."""
+    import numpy as np
+    from scipy.signal import firwin, kaiserord
+
+    edge = np.asarray(cutoff).item() / np.pi
+    length, beta = kaiserord(attenuation, edge)
+    return firwin(taps or length | 1, edge, window=("kaiser", beta), scale=False)

@@ -1,0 +1,280 @@
+"""Captions of sounds by Qwen2-Audio: greedy, kept by content, and refused when the model has not heard.
+
+The paper captions the high recordings for training and the low ones for validation, as only those are there when the
+model is used. Each sound is heard as 16 kHz mono, the middle 30 s of it, with one short instruction.
+
+Captions are kept in one JSON file by what they depend on (sound, model, instruction, length), so a second run goes on
+where the first one stopped. Older code passed the sound as ``audios``; later versions of transformers ignored that
+name, and every sound got the same caption. Both the input and the captions are therefore checked.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from math import gcd
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy.signal import resample_poly
+
+from sagasr.audio.files import read_audio
+from sagasr.audio.spectrum import mono
+from sagasr.config.settings import SAMPLE_RATE
+from sagasr.io.errors import DataError
+from sagasr.io.files import read_json, write_json
+from sagasr.io.fingerprint import file_sha256, fingerprint
+from sagasr.model.text import quietly
+
+MODEL = "Qwen/Qwen2-Audio-7B"  # the checkpoint the paper names
+INSTRUCTION = "Generate the caption in English:"
+RATE = 16_000  # Hz
+SECONDS = 30  # the model's window
+MAX_TOKENS = 64  # of a caption; about 45 words
+WRITE_EVERY_S = 30.0
+ENOUGH_TO_JUDGE = 4  # different sounds
+LEAST_UNIQUE = 0.1  # captions per different sound
+
+Sound = Path | np.ndarray  # a file, or float [C, T] at 44,100 Hz
+
+
+class Captioner(Protocol):
+    """What turns sounds into captions; ``identity`` is all that its captions depend on besides the sound."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def describe(self, sounds: Sequence[np.ndarray]) -> list[str]:
+        """Return a caption of each mono sound [T] at 16 kHz."""
+
+
+class Qwen2Audio:
+    """Qwen2-Audio from a folder or the Hugging Face cache, loaded at the first sound; the network is never asked.
+
+    Greedy: equal batches give equal captions. In bfloat16 on a GPU, in float32 on a CPU. An ``-Instruct`` model is
+    asked through its chat template.
+    """
+
+    def __init__(
+        self, model: str = MODEL, instruction: str = INSTRUCTION, max_tokens: int = MAX_TOKENS, device: str = "auto"
+    ) -> None:
+        self.model, self.instruction, self.max_tokens = model, instruction, max_tokens
+        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def identity(self) -> str:
+        return fingerprint([_content(self.model), self.instruction, self.max_tokens])
+
+    @torch.inference_mode()
+    def describe(self, sounds: Sequence[np.ndarray]) -> list[str]:
+        """Return a caption of each mono sound [T] at 16 kHz. Raises DataError when the model is absent or deaf."""
+        if self._loaded is None:
+            self._loaded = _load(self.model, self.device)
+        processor, network = self._loaded
+        inputs = processor(
+            text=[self._question(processor)] * len(sounds),
+            audio=list(sounds),
+            sampling_rate=RATE,
+            padding=True,
+            return_tensors="pt",
+        )
+        if "input_features" not in inputs or len(inputs["input_features"]) != len(sounds):
+            raise DataError(
+                f"{self.model}: the processor of this transformers version has not taken the sounds (argument "
+                "'audio'), so every caption would be the same; install the version that pyproject.toml names"
+            )
+        inputs = inputs.to(network.device)
+        inputs["input_features"] = inputs["input_features"].to(network.dtype)
+        written = network.generate(**inputs, max_new_tokens=self.max_tokens)[:, inputs["input_ids"].shape[1] :]
+        return [_one_line(text) for text in processor.batch_decode(written, skip_special_tokens=True)]
+
+    def _question(self, processor: Any) -> str:
+        if "instruct" not in Path(self.model).name.lower():
+            return f"<|audio_bos|><|AUDIO|><|audio_eos|>{self.instruction}"
+        content = [{"type": "audio", "audio_url": "-"}, {"type": "text", "text": self.instruction}]
+        turns = [{"role": "user", "content": content}]
+        question: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return question
+
+
+def caption(
+    sounds: Sequence[Sound],
+    captioner: Captioner,
+    cache: Path,
+    *,
+    batch: int = 8,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[str]:
+    """Return a caption of each sound, from ``cache`` where it has one; new ones are added to it.
+
+    Equal sounds are heard once. ``progress`` is told how many different sounds are done, of how many. An interruption
+    loses at most half a minute. Raises DataError for unusable files or models, and when different sounds get equal
+    captions.
+    """
+    known: dict[str, str] = read_json(cache) if cache.is_file() else {}
+    keys = [fingerprint([_sound_hash(sound), captioner.identity]) for sound in sounds]
+    distinct = dict(zip(keys, sounds, strict=True))
+    wanted = [key for key in distinct if key not in known]
+    found = {key: known[key] for key in distinct if key in known}
+    unwritten, written_at = 0, time.monotonic()
+    try:
+        for start in range(0, len(wanted), batch):
+            part = wanted[start : start + batch]
+            captions = captioner.describe([heard_part(distinct[key]) for key in part])
+            found |= zip(part, captions, strict=True)
+            unwritten += len(part)
+            if progress is not None:
+                progress(len(found), len(distinct))
+            if time.monotonic() - written_at > WRITE_EVERY_S:
+                _refuse_deaf(found, captioner)
+                _add(cache, found)
+                unwritten, written_at = 0, time.monotonic()
+    except BaseException:
+        if unwritten and _deafness(found) is None:
+            _add(cache, found)
+        raise
+    _refuse_deaf(found, captioner)
+    if unwritten:
+        _add(cache, found)
+    return [found[key] for key in keys]
+
+
+def unique_share(captions: Sequence[str]) -> float:
+    """Return how many different captions there are per caption; 1 where no two are equal."""
+    return len(set(captions)) / len(captions) if captions else 1.0
+
+
+def heard_part(sound: Sound) -> np.ndarray:
+    """Return the middle 30 s of a sound as the model hears it: float32 mono [T] at 16 kHz. Raises DataError."""
+    audio = mono(read_audio(sound, None) if isinstance(sound, Path) else np.asarray(sound, np.float32))
+    length = SECONDS * SAMPLE_RATE
+    start = max(0, (len(audio) - length) // 2)
+    shared = gcd(RATE, SAMPLE_RATE)
+    heard = resample_poly(audio[start : start + length], RATE // shared, SAMPLE_RATE // shared)
+    return np.ascontiguousarray(heard[: SECONDS * RATE], dtype=np.float32)
+
+
+def missing_weights(model: str) -> str | None:
+    """Return one line saying what of a caption model is absent and how to get it; nothing is loaded."""
+    try:
+        _read_config(model)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line ends and without what no manifest takes: control codes, halves of characters."""
+    return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
+
+
+def _refuse_deaf(found: dict[str, str], captioner: Captioner) -> None:
+    if reason := _deafness(found):
+        raise DataError(f"{getattr(captioner, 'model', captioner.identity)}: {reason}")
+
+
+def _deafness(found: dict[str, str]) -> str | None:
+    """Return why the captions cannot come from the sounds, or None. ``found`` holds one caption per different sound."""
+    captions = list(found.values())
+    least = max(2, int(np.ceil(LEAST_UNIQUE * len(captions))))
+    unique = len(set(captions))
+    if len(captions) < ENOUGH_TO_JUDGE or unique >= least:
+        return None
+    [(common, count)] = Counter(captions).most_common(1)
+    return (
+        f"{len(captions)} different sounds got {unique} different caption{'s' * (unique > 1)} (expected at least "
+        f"{least}), {count} times {common[:60]!r}: the model does not hear the sounds; likely a processor that ignores "
+        "its 'audio' argument (another version of transformers), or broken weights; nothing new was kept"
+    )
+
+
+def _add(cache: Path, found: dict[str, str]) -> None:
+    """Write the captions, beside those that another run may have added meanwhile."""
+    write_json(cache, (read_json(cache) if cache.is_file() else {}) | found)
+
+
+def _sound_hash(sound: Sound) -> str:
+    if isinstance(sound, Path):
+        if not sound.is_file():
+            raise DataError(f"{sound}: no such recording")
+        return file_sha256(sound)
+    samples = np.ascontiguousarray(sound, dtype="<f4")
+    return sha256(f"{samples.shape}".encode() + samples.tobytes()).hexdigest()
+
+
+@cache
+def _content(model: str) -> str:
+    """Return what tells a model's versions apart: the hash of a folder's files, the commit of a cached model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(model)
+    if folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        return fingerprint({path.name: file_sha256(path) for path in files})
+    _read_config(model)  # says what lacks
+    found = try_to_load_from_cache(model, "config.json")
+    return f"{model}@{Path(str(found)).parent.name}"
+
+
+def _remedy(model: str) -> str:
+    name = model if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) else MODEL
+    return (
+        f"download it once where there is a network (hf download {name}), or name a folder with config.json, "
+        "*.safetensors, preprocessor_config.json and the tokenizer's files"
+    )
+
+
+def _read_config(model: str) -> Any:
+    """Return the configuration of a caption model from a folder or the local cache; never from the network."""
+    from transformers import AutoConfig
+
+    with quietly():
+        try:
+            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{model}: no caption model in this folder or in the Hugging Face cache; {_remedy(model)}"
+            ) from error
+    if config.model_type != "qwen2_audio":
+        raise DataError(f"{model}: a {config.model_type!r} model; captions need Qwen2-Audio; {_remedy(model)}")
+    return config
+
+
+def _load(model: str, device: str) -> tuple[Any, Any]:
+    """Return the processor and the network. Raises DataError, one line, for anything that is absent or broken."""
+    from safetensors import SafetensorError
+    from transformers import GenerationConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+
+    config = _read_config(model)
+    with quietly():
+        try:
+            processor = Qwen2AudioProcessor.from_pretrained(model, local_files_only=True)
+            network, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+                model,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{model}: the caption model cannot be read ({first}); {_remedy(model)}") from error
+    if absent := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):  # would stay at random
+        raise DataError(f"{model}: {len(absent)} weights are missing, the first {absent[0]}; {_remedy(model)}")
+    if processor.audio_token_id != config.audio_token_id:
+        raise DataError(
+            f"{model}: its tokenizer knows {processor.audio_token!r} as {processor.audio_token_id}, its network as "
+            f"{config.audio_token_id}; tokenizer and weights are of different models; {_remedy(model)}"
+        )
+    processor.tokenizer.padding_side = "left"  # what is written goes on at the end of every row
+    published = network.generation_config
+    # Greedy, whatever the published settings say of sampling.
+    network.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=published.eos_token_id, pad_token_id=published.pad_token_id
+    )
+    return processor, network.requires_grad_(False).eval().to(device)

@@ -1,0 +1,218 @@
+"""Which recordings a configuration names, by content; which of them are scored; and what identifies their encoding.
+
+A record is what is computed of one recording (latents, roll-offs, levels). Its identity is the recording's content,
+the settings that enter the computation, the codec's weights and the code; texts, names and other recordings are not
+part of it, so that a change of one recording leaves the records of all others valid.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sagasr.audio.files import problem_of
+from sagasr.config import settings as settings
+from sagasr.config.settings import Config
+from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, rows_of, shared_problems
+from sagasr.io.errors import ConfigError, DataError
+from sagasr.io.files import same_name
+from sagasr.io.fingerprint import RESULT_VERSION, content_of, fingerprint
+from sagasr.plugins.parts import sources
+
+# Where the numbers of a record come from. Comments and docstrings of these do not count.
+COMPUTING = (
+    "sagasr.audio.decoders",
+    "sagasr.audio.degrade",
+    "sagasr.audio.files",
+    "sagasr.audio.spectrum",
+    "sagasr.codec.codec",
+    "sagasr.data.quality",
+    "sagasr.data.encoded_record",
+    "sagasr.data.measures",
+    "sagasr.training.precision",
+    "sagasr.codec.stable_audio_codecs",
+)
+
+
+class Recording(NamedTuple):
+    """A row with the hash of its file."""
+
+    sha256: str
+    row: Row
+
+
+class Problem(NamedTuple):
+    """A recording that cannot be used. ``path`` is as the manifest has it, ``file`` where it lies."""
+
+    split: str
+    path: str
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+    @classmethod
+    def of(cls, split: str, row: Row, error: object) -> "Problem":
+        """Return the problem that an error's text, which begins with the file, states."""
+        return cls(split, row.path, str(row.file), str(error).removeprefix(f"{row.file}: "))
+
+
+class Corpus(NamedTuple):
+    """What trains and what may be scored, each in the order of the hashes, and what has no readable content."""
+
+    train: list[Recording]
+    val: list[Recording]
+    unreadable: list[Problem]
+
+    def of(self, split: Split) -> list[Recording]:
+        """Return the recordings of one split."""
+        return self.train if split == "train" else self.val
+
+
+def recordings(config: Config) -> Corpus:
+    """Return the recordings of a configuration; with ``data.policy: quarantine``, those that can be read.
+
+    Raises ConfigError for the manifests, and DataError naming every file that is missing, broken or not the one meant.
+    """
+    splits, faults = {}, []
+    for split in SPLITS:
+        try:
+            splits[split] = rows_of(config.data, split)
+        except ConfigError as error:
+            faults += [line for line in str(error).splitlines() if line not in faults]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    found: dict[str, list[Recording]] = {"train": [], "val": []}
+    unreadable = []
+    with ThreadPoolExecutor() as pool:
+        for split, rows in splits.items():
+            for row, (digest, problem) in zip(rows, pool.map(hash_or_problem, rows), strict=True):
+                if problem:
+                    unreadable.append(Problem.of(split, row, problem))
+                else:
+                    found[split].append(Recording(digest, row))
+    if unreadable and config.data.policy == "strict":
+        raise DataError("\n".join(map(str, unreadable + _broken(found))))
+    for split in SPLITS:
+        if not found[split]:
+            raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
+    if shared := shared_problems(config.data, *({it.sha256: it.row for it in found[split]} for split in found)):
+        raise DataError("\n".join(shared))
+    return Corpus(_in_content_order(found["train"]), _in_content_order(found["val"]), unreadable)
+
+
+def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> dict[str, Any]:
+    """Return all that decides the content of a store."""
+    return {
+        "version": RESULT_VERSION,
+        "train_records": record_settings(config, "train"),
+        "val_records": record_settings(config, "val"),
+        "clips": config.validation.clips,
+        **({} if policy == "strict" else {"policy": policy}),
+        **{
+            split: [[it.sha256, it.row.caption, it.row.transcript, it.row.domain] for it in part]
+            for split, part in (("train", corpus.train), ("val", corpus.val))
+        },
+    }
+
+
+def record_settings(config: Config, split: Split) -> dict[str, Any]:
+    """Return what, beside the recording's content, decides a record of a split."""
+    codec = config.codec.model_dump(mode="json")
+    if isinstance(config.codec, settings.StableAudio):
+        codec |= {key: _file_hash(Path(codec[key])) for key in ("checkpoint", "config")}
+    if isinstance(config.codec, settings.OwnCodec):
+        codec["part"] = sources([("codec", config.codec.part)])
+    audio = config.audio.model_dump(mode="json")
+    common = {
+        "version": RESULT_VERSION,
+        "code": code_identity(),
+        "codec": codec,
+        "degradation": config.degradation.model_dump(mode="json"),
+    }
+    if split == "train":
+        return {**common, "audio": audio}
+    validation = config.validation.model_dump(mode="json", exclude={"every", "clips"})
+    return {**common, "channels": config.audio.channels, "validation": validation}
+
+
+@cache
+def code_identity(modules: tuple[str, ...] = COMPUTING) -> str:
+    """Return a hash of what these modules do: their code without comments and docstrings."""
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"{name} has no source")
+        tree = ast.parse(Path(spec.origin).read_bytes())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_text(body[0]):
+                body[0] = ast.Pass()
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
+    """Return the recordings to score: one of each domain in turn, each domain in the order of its hashes."""
+    domains: dict[str, list[Recording]] = {}
+    for recording in val:
+        domains.setdefault(recording.row.domain, []).append(recording)
+    turns = zip_longest(*(part for _, part in sorted(domains.items())))
+    chosen = [recording for turn in turns for recording in turn if recording is not None][:at_most]
+    return sorted(chosen, key=lambda it: (it.row.domain, it.sha256))
+
+
+def clip_names(chosen: Sequence[Recording]) -> list[str]:
+    """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
+    paths = [re.sub(r"\.\w+$", "", same_name(it.row.path)) for it in chosen]
+    names = [re.sub(r"[^\w.-]+", "-", path).strip("-.")[-80:] for path in paths]
+    times = Counter(names)
+    return [
+        name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"
+        for position, (name, it) in enumerate(zip(names, chosen, strict=True))
+    ]
+
+
+def settings_key(config: Config, split: Split) -> str:
+    """Return the identity of ``record_settings``."""
+    return fingerprint(record_settings(config, split))
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return content_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
+
+
+def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
+    """Return the problems of the files that could be read but hold no usable audio."""
+    items = [(split, it.row) for split, part in found.items() for it in part]
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(problem_of, (row.file for _, row in items))
+        return [
+            Problem(split, row.path, str(row.file), reason)
+            for (split, row), reason in zip(items, reasons, strict=True)
+            if reason
+        ]
+
+
+def _in_content_order(pairs: Iterable[Recording]) -> list[Recording]:
+    return sorted(pairs, key=lambda it: (it.sha256, it.row.caption, it.row.transcript, it.row.domain, it.row.path))

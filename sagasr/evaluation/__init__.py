@@ -1,0 +1,1 @@
+"""Validation: every variant on the same clips and the same noise, and the files of scores."""

@@ -1,0 +1,1 @@
+"""SAGA-SR itself: the transformer, its conditions, rectified flow, guidance, and where weights come from."""

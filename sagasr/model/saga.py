@@ -1,0 +1,305 @@
+"""SAGA-SR: the diffusion transformer with its conditions, its training loss and its sampler.
+
+All latents here are normalised (``LatentNorm``). The model draws nothing: noise, times and dropout masks come in.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from sagasr.codec import codec as codecs
+from sagasr.codec.codec import LatentNorm
+from sagasr.config.settings import Config, Sampler, downsampling_ratio, latent_channels
+from sagasr.metrics import embedders
+from sagasr.model import flow, pretrained, text
+from sagasr.model.conditions import (
+    Conditioner,
+    Conditioning,
+    ConditionInputs,
+    OwnTokens,
+    drop,
+    null_cross,
+    null_low,
+    seeded,
+)
+from sagasr.model.counts import in_halves
+from sagasr.model.guidance import Branch, guidance_branches
+from sagasr.model.stable_audio import build_transformer, compact, settled_context
+from sagasr.plugins.parts import breach, load
+from sagasr.testing import check_conditioner, check_metric, check_sampler
+from sagasr.training.precision import fast
+
+# What autocast casts to on a GPU, of the functions of a training step that decide how much it keeps.
+AUTOCAST: Mapping[Any, torch.dtype] = {
+    F.linear: torch.bfloat16,
+    F.conv1d: torch.bfloat16,
+    F.scaled_dot_product_attention: torch.bfloat16,
+    F.layer_norm: torch.float32,
+    F.mse_loss: torch.float32,
+}
+
+
+class SagaModel(nn.Module):
+    """Predicts the velocity of high latents from noisy ones, given the low latents and the conditions."""
+
+    def __init__(
+        self, config: Config, latent_channels: int, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.conditions = config.conditions
+        with seeded(config.seed, "transformer"):
+            self.transformer = build_transformer(config, latent_channels)
+        self.conditioner = Conditioner(config, vocabulary)
+        with seeded(config.seed, "own"):
+            self.own = OwnTokens(config) if config.conditions.own else None
+        self.preconditioned = config.model.preconditioning == "level"
+        for name, values in (norm or LatentNorm.identity(latent_channels))._asdict().items():
+            self.register_buffer(f"latent_{name}", values.clone())
+
+    @property
+    def norm(self) -> LatentNorm:
+        """The latents' normalisation; part of the checkpoint."""
+        return LatentNorm(self.latent_mean, self.latent_std, self.latent_level)  # type: ignore[arg-type]
+
+    def prepare(self, captions: Sequence[str]) -> Tensor:
+        """Return captions as ``ConditionInputs.text``, on the CPU."""
+        return self.conditioner.text.prepare(captions)
+
+    def velocity(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        low: Tensor,
+        inputs: ConditionInputs,
+        drop_low: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> Tensor:
+        """Return the velocity [B, D, N] at ``noisy`` and time ``t`` [B], with the conditions of masked rows [B] nulled.
+
+        Without text or conditions of the user's own there is nothing to drop: ``drop_text`` then has no effect.
+        """
+        conditioning = self.condition(low, inputs)
+        if self.conditions.cross_dropout:
+            cross = drop(conditioning.cross, null_cross(conditioning.cross), drop_text)
+            conditioning = conditioning._replace(cross=cross)
+        return self._transform(noisy, t, drop(low, null_low(low, self.conditions.low.empty), drop_low), conditioning)
+
+    def condition(self, low: Tensor, inputs: ConditionInputs) -> Conditioning:
+        """Return the conditioning of a batch, nothing dropped, for low latents [B, D, N]."""
+        conditioning: Conditioning = self.conditioner(inputs)
+        if self.own is None:
+            return conditioning
+        own = self.own(self.norm.invert(low))
+        return conditioning._replace(cross=torch.cat([conditioning.cross, own], dim=1))
+
+    def loss(
+        self,
+        high: Tensor,
+        low: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        inputs: ConditionInputs,
+        drop_low: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean squared error of the velocity: the training loss, unweighted as in the paper."""
+        noisy = flow.interpolate(high, noise, t)
+        return F.mse_loss(self.velocity(noisy, t, low, inputs, drop_low, drop_text), flow.velocity(high, noise))
+
+    forward = loss  # what DistributedDataParallel calls
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        low: Tensor,
+        inputs: ConditionInputs,
+        noise: Tensor,
+        sampler: Sampler,
+        on_step: Callable[[], object] | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return normalised high latents [B, D, N]: Euler steps from ``noise`` under guidance, in float32.
+
+        On a GPU matrix products use TF32 (see ``sagasr.training.precision``), also those of a user's own solver.
+        Conditions are embedded once and all guidance branches share one batch. ``known``: latents that are settled
+        already, and how far, [B, 1, N]: where it is 1 they come back, and the rest is sampled as their continuation.
+        """
+        with torch.autocast(low.device.type, enabled=False), fast:
+            low, noise = low.float(), noise.float()
+            branches = guidance_branches(self.conditions, sampler.guidance)
+            weights = torch.tensor([branch.weight for branch in branches], device=low.device)
+            lows, conditioning = self._stack(low, self.condition(low, inputs), branches)
+
+            def velocity_at(point: Tensor, moment: float) -> Tensor:
+                points = point.repeat(len(branches), 1, 1)
+                t = point.new_full((len(points),), moment)
+                velocities = self._transform(points, t, lows, conditioning)
+                if on_step is not None:
+                    on_step()
+                if len(branches) > 1:
+                    velocities = torch.einsum("k,kbdn->bdn", weights, velocities.unflatten(0, (len(branches), -1)))
+                return velocities if known is None else flow.steered(velocities, point, moment, *known)
+
+            with settled_context(self.transformer, compact(conditioning.cross, conditioning.empty)[0]):
+                times = flow.schedule(sampler.schedule, sampler.steps)
+                solve = flow.euler if sampler.solver == "euler" else load("sampler", sampler.solver).sample
+                end: Tensor = solve(velocity_at, noise, times)
+                return end
+
+    def _stack(
+        self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
+    ) -> tuple[Tensor, Conditioning]:
+        """Return low latents and conditioning of all branches, one after the other along the batch."""
+        cross, global_, prepend, empty = conditioning
+        empty_low, empty_cross = null_low(low, self.conditions.low.empty), null_cross(cross)
+        count = len(branches)
+        return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
+            torch.cat([cross if branch.text else empty_cross for branch in branches]),
+            None if global_ is None else global_.repeat(count, 1),
+            None if prepend is None else prepend.repeat(count, 1, 1),
+            empty,
+        )
+
+    def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
+        prepend = conditioning.prepend
+        if prepend is not None:
+            prepend = prepend + self._time_embedding(t)[:, None]
+        cross, bias = compact(conditioning.cross, conditioning.empty)
+        velocity: Tensor = self.transformer(
+            noisy,
+            t,
+            cross_attn_cond=cross,
+            cross_attention_score_mod=bias,
+            input_concat_cond=low,
+            global_embed=conditioning.global_,
+            prepend_cond=prepend,
+            prepend_cond_mask=None if prepend is None else prepend.new_ones(prepend.shape[:2], dtype=torch.bool),
+            use_checkpointing=False,
+        )
+        if not self.preconditioned:
+            return velocity
+        skip, scale = flow.linear_guess(t, self.norm.level)
+        return skip * noisy + scale * velocity
+
+    def _time_embedding(self, t: Tensor) -> Tensor:
+        """Return the transformer's own embedding [B, E] of times [B]."""
+        transformer: Any = self.transformer
+        embedding: Tensor = transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))
+        return embedding
+
+
+def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:
+    """Return the model of a configuration, initialised from its seed."""
+    return SagaModel(config, latent_channels(config.codec, config.audio.channels), norm, vocabulary)
+
+
+def missing_weights(config: Config) -> list[str]:
+    """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
+    solver = config.evaluation.sampler.solver
+    lines = (
+        codecs.missing_weights(config.codec, config.audio.channels),
+        text.missing_weights(config.conditions.text),
+        *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
+        *(breach(check_metric, "metric", part) for part in config.validation.metrics),
+        None if solver == "euler" else breach(check_sampler, "sampler", solver),
+        pretrained.missing_weights(config),
+        embedders.missing_weights(config.validation.distance),
+    )
+    return [line for line in lines if line is not None]
+
+
+def shapes(config: Config, words: int = 100) -> dict[str, Any]:
+    """Run a training step on the meta device and return its shapes, parameter counts and bytes.
+
+    Allocates nothing. Layers are alike, so the step runs with one and with two of them, and the rest is counted on.
+    ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
+    """
+    one, two = (_meta_step(_with_depth(config, depth), words) for depth in (1, 2))
+    more = config.model.depth - 1
+    counts = {key: one[key] + more * (two[key] - one[key]) for key in one if isinstance(one[key], int)}
+    size = 4 * counts["parameters"]
+    # Training holds weights, gradients, two AdamW moments and the average.
+    return one | counts | {"weight_bytes": size, "training_bytes": 5 * size}
+
+
+def _with_depth(config: Config, depth: int) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})})
+
+
+def _meta_step(config: Config, words: int) -> dict[str, Any]:
+    batch, frames = config.training.batch_size, config.audio.segment // downsampling_ratio(config.codec)
+    channels = latent_channels(config.codec, config.audio.channels)
+    saved: dict[int, int] = {}
+    with torch.device("meta"):
+        model = build_model(config, vocabulary=tuple(map(str, range(words))))
+        weights = {_storage(weight) for weight in model.parameters()}
+        latents = torch.empty(batch, channels, frames)
+        inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
+        mask = torch.empty(batch, dtype=torch.bool)
+
+        as_on_gpu = _AsOnGpu(in_halves(config))
+
+        def keep(tensor: Tensor) -> Tensor:
+            if _storage(tensor) not in weights:
+                saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), as_on_gpu:
+            loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
+        loss.backward()
+        for copy in as_on_gpu.copies.values():
+            saved.pop(_storage(copy), None)
+        conditioning = model.condition(latents, inputs)
+    return {
+        "latents": (batch, channels, frames),
+        "transformer_input": (batch, 2 * channels, frames),
+        "cross_attention": tuple(conditioning.cross.shape),
+        "global": None if conditioning.global_ is None else tuple(conditioning.global_.shape),
+        "prepend": None if conditioning.prepend is None else tuple(conditioning.prepend.shape),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "transformer_parameters": sum(weight.numel() for weight in model.transformer.parameters()),
+        "activation_bytes": sum(saved.values()),
+    }
+
+
+class _AsOnGpu(TorchFunctionMode):
+    """On the meta device attention falls back to its plain form, and there is no autocast.
+
+    Inside, attention is the fused form that CPUs and GPUs run and, ``halved``, matrices are multiplied in bfloat16.
+    """
+
+    def __init__(self, halved: bool) -> None:
+        super().__init__()
+        self.halved = halved
+        self.copies: dict[int, Tensor] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = args, kwargs or {}
+        if self.halved and (dtype := AUTOCAST.get(function)):
+            given = tree_map_only(Tensor, lambda tensor: self._cast(tensor, dtype), given)
+        if function is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*given[0], **given[1])[0]
+        return function(*given[0], **given[1])
+
+    def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a tensor in ``dtype``; a weight is cast once."""
+        if not isinstance(tensor, nn.Parameter) or tensor.dtype == dtype:
+            return tensor.to(dtype)
+        return self.copies.setdefault(id(tensor), tensor.to(dtype))
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return what tells storages apart on the meta device, where all addresses are 0."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _meta_text(model: SagaModel, batch: int) -> Tensor:
+    encoder = model.conditioner.text
+    if isinstance(encoder, text.T5Encoder):
+        return torch.empty(batch, encoder.max_tokens, encoder.width)
+    return torch.empty(batch, encoder.max_tokens, dtype=torch.int64)

@@ -1,0 +1,197 @@
+"""The one door to stable-audio-tools, and its transformer. Its codecs are in ``sagasr.codec.stable_audio_codecs``.
+
+Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion
+for samplers that we do not use, and casts attention to float16 where flash-attn happens to be installed (results would
+depend on the machine). Imports happen inside the functions.
+"""
+
+import contextlib
+import copy
+import importlib
+import io
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sagasr.config.settings import Config
+from sagasr.io.files import read_text
+
+
+def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
+    """Return the arguments of the diffusion transformer: every width follows from ``model`` and ``conditions``."""
+    model, conditions = config.model, config.conditions
+    by_global = conditions.rolloff_route != "prepend"
+    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
+    return {
+        "io_channels": latent_channels,
+        "input_concat_dim": latent_channels,
+        "embed_dim": model.embed_dim,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "cond_token_dim": model.cond_dim,
+        "project_cond_tokens": False,
+        "global_cond_dim": globals_ * model.cond_dim,
+        "prepend_cond_dim": 0 if by_global else model.embed_dim,
+        "global_cond_type": model.time_route,
+        "diffusion_objective": "rectified_flow",
+    }
+
+
+def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+    """Return the DiffusionTransformer with its stock initialisation, drawn from torch's global generator."""
+    module = load_stock("stable_audio_tools.models.dit")
+    transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
+    for layer in transformer.transformer.layers:
+        layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
+    transformer.timestep_features = _TimeFeatures(transformer.timestep_features.weight)
+    return transformer  # type: ignore[no-any-return]
+
+
+class _TimeFeatures(nn.Module):
+    """The library's Fourier features [B, E] of times [B, 1], by single products: those stay in float32.
+
+    There it is a product of matrices, which bfloat16 rounds to 256 times near 1, and TF32 to 2,048.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = 2 * math.pi * t * self.weight.T
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def compact(context: Tensor, empty: int) -> tuple[Tensor, Tensor | None]:
+    """Return a context and a bias of its scores, ``cross_attention_score_mod``, that stand for more empty tokens.
+
+    Empty tokens are zeros and unmasked, so each takes the weight exp(0) of a score. One to whose score log(n) is added
+    takes that of n of them: the attention is that of ``context`` [B, L, D] followed by n zeros, and costs L + 1.
+    """
+    if not empty:
+        return context, None
+    zeros = context.new_zeros(context.shape[1], dtype=torch.float32)
+    bias = F.pad(zeros, (0, 1), value=math.log(empty))  # assigning the number would wait for a copy to the GPU
+    return F.pad(context, (0, 0, 0, 1)), bias
+
+
+def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """The library's attention [B, H, N, D]; a score modification, which it would compile, is a bias here."""
+    bias = options.pop("flex_attention_score_mod", None)
+    if bias is None:
+        return stock(q, k, v, **options)
+    groups = q.shape[1] // k.shape[1]
+    with torch.autocast(q.device.type, enabled=False):  # log(n) would not survive bfloat16
+        keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (k, v))
+        found = F.scaled_dot_product_attention(
+            q.float(), keys, values, attn_mask=bias.expand(q.shape[0], 1, q.shape[2], -1)
+        )
+    return found.to(q.dtype)
+
+
+def compile_layers(transformer: Any, backend: str = "inductor") -> None:
+    """Compile each layer in place, which keeps the weights' names; alike as they are, they share what is compiled.
+
+    What cannot be compiled runs as it is. Samplings do: they see every shape but a few times.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for layer in transformer.transformer.layers:
+        layer.compile(backend=backend)
+
+
+@contextlib.contextmanager
+def settled_context(transformer: Any, context: Tensor) -> Iterator[None]:
+    """Inside, a transformer attends to ``context`` [B, L, D] whatever it is given, as at every step of a sampling.
+
+    Keys and values are projected once. Rows of zeros are left out: without biases they add exactly nothing.
+    """
+    layers = transformer.transformer.layers
+    attentions = [layer.cross_attn for layer in layers]
+    rows = context.ne(0).flatten(1).any(dim=1).nonzero()[:, 0]
+    tokens = transformer.to_cond_embed(context[rows])
+    try:
+        for layer, attention in zip(layers, attentions, strict=True):
+            layer.cross_attn = _Settled(attention, rows, tokens)
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for layer, attention in zip(layers, attentions, strict=True):
+            layer.cross_attn = attention
+
+
+class _Settled(nn.Module):
+    """Cross-attention whose keys and values are kept, for the rows that have any."""
+
+    def __init__(self, attention: Any, rows: Tensor, tokens: Tensor) -> None:
+        super().__init__()
+        self.attention = copy.copy(attention)  # shares the weights, not the table of its parts
+        self.attention._modules = {**attention._modules, "to_kv": _Kept(attention.to_kv(tokens))}
+        self.rows, self.tokens = rows, tokens
+
+    def forward(self, x: Tensor, context: Any = None, **kwargs: Any) -> Tensor:
+        added = torch.zeros_like(x)
+        if len(self.rows):
+            added[self.rows] = self.attention(x[self.rows], context=self.tokens, **kwargs)
+        return added
+
+
+class _Kept(nn.Module):
+    """What a layer once gave."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.output
+
+
+def published_transformer(config: Path) -> dict[str, Any]:
+    """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
+    try:
+        found = json.loads(read_text(config))["model"]["diffusion"]["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@cache
+def load_stock(name: str) -> ModuleType:
+    """Return a module of stable-audio-tools by its full name."""
+    with quietly(), _stand_ins():
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, warnings and what is printed are lost."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Hide flash-attn and, where it is not installed, stand in for k-diffusion while stable-audio-tools is imported."""
+    stand_ins: dict[str, ModuleType | None] = {"flash_attn": None}
+    if "k_diffusion" not in sys.modules and find_spec("k_diffusion") is None:
+        stand_ins["k_diffusion"] = ModuleType("k_diffusion")
+    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
+    sys.modules.update(stand_ins)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+        sys.modules.update(before)

@@ -1,0 +1,1 @@
+"""The trainer: one training from configuration to checkpoints."""

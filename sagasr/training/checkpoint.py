@@ -1,0 +1,210 @@
+"""Checkpoints that are complete and verified, or do not exist.
+
+A checkpoint is a folder ``step-00000500`` with tensors in safetensors, everything else in JSON, and a manifest of
+hashes written last. It is staged beside its target and renamed whole; nothing in it is ever unpickled.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sagasr.io.errors import DataError, StorageError
+from sagasr.io.failpoints import point
+from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
+from sagasr.io.fingerprint import file_sha256
+
+KEEP = 2
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = lambda: None) -> None:
+    """Write ``tree`` (nested containers, numbers, texts, tensors) as one committed checkpoint folder.
+
+    ``commit`` is called when all is on the disk, just before the rename that makes it count; it may raise. Raises
+    TypeError for a value that is none of these, StorageError when the disk is full, read-only or away.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    state = _flatten(tree, tensors)
+    staged = None
+    point("checkpoint.begin")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = make_folder(folder.parent, ".staged-")
+        save_file(tensors, staged / TENSORS)
+        point("checkpoint.tensors")
+        write_json(staged / STATE, state)
+        hashes = {name: file_sha256(staged / name) for name in (TENSORS, STATE)}
+        _sync(staged / TENSORS)
+        point("checkpoint.synced")
+        write_json(staged / MANIFEST, {"files": hashes})
+        _sync(staged)
+        commit()
+        point("checkpoint.commit")
+        _put(staged, folder)
+        point("checkpoint.committed")
+        _sync(folder.parent)
+    except (OSError, SafetensorError, StorageError) as error:
+        if isinstance(error, StorageError) or (remedy := _remedy(error)) is not None:
+            remedy = str(error).partition(": ")[2] if isinstance(error, StorageError) else remedy
+            needed = sum(tensor.nbytes for tensor in tensors.values())
+            raise StorageError(f"{folder}: {remedy} ({_room(folder, needed)})") from error
+        raise
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put(staged: Path, folder: Path) -> None:
+    """Rename into place; what an attempt that died after its own rename left there is moved aside first."""
+    if folder.exists():
+        old = make_folder(folder.parent, ".staged-")
+        folder.replace(old)
+        point("checkpoint.aside")
+        staged.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staged.replace(folder)
+
+
+def _remedy(error: Exception) -> str | None:
+    """Return what to do about a disk that refused; safetensors tells its errors from one another by text alone."""
+    number = getattr(error, "errno", None)
+    if number is None:
+        number = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), None)
+    return STORAGE_FAULTS.get(number or 0)
+
+
+def _room(folder: Path, needed: int) -> str:
+    try:
+        free = f"{shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB free"
+    except OSError:
+        free = "the folder cannot be reached"
+    return f"{needed / 1e6:,.0f} MB needed, {free}; the previous checkpoint is intact"
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Return the tree of a committed checkpoint. Raises DataError naming the file that differs from its hash."""
+    if problem := problem_of(folder):
+        raise DataError(f"{folder}: {problem}")
+    tree = _unflatten(read_json(folder / STATE), load_file(folder / TENSORS))
+    assert isinstance(tree, dict)
+    return tree
+
+
+def problem_of(folder: Path) -> str | None:
+    """Return why a checkpoint folder cannot be used, or None when every byte is as written."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        for name, digest in manifest["files"].items():
+            if file_sha256(folder / name) != digest:
+                return f"{name} does not match its hash"
+    except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
+        return f"incomplete ({type(error).__name__})"
+    return None
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """Return the folder of one step's checkpoint."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step a checkpoint folder is named after."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) -> Path | None:
+    """Return the newest checkpoint that verifies, passing over broken ones; None when there is none.
+
+    ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
+    starting anew silently would hide the loss.
+    """
+    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    problems: list[str] = []
+    for folder in found:
+        problem = problem_of(folder)
+        if problem is None:
+            for passed in problems:
+                say(f"checkpoint passed over: {passed}; going on from {folder.name}")
+            return folder
+        problems.append(f"{folder.name}: {problem}")
+    if problems:
+        raise DataError(
+            f"{checkpoints}: no usable checkpoint ({'; '.join(problems)}); remove this folder to train the trial anew"
+        )
+    return None
+
+
+def prune(checkpoints: Path, keep: int = KEEP) -> None:
+    """Delete all but the newest ``keep`` checkpoints, once the newest verifies, and what dead attempts left staged."""
+    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    if found and problem_of(found[0]) is None:
+        for folder in found[keep:]:
+            (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
+            point("checkpoint.prune")
+            shutil.rmtree(folder, ignore_errors=True)
+    _discard_staged(checkpoints)
+
+
+def discard_after(checkpoints: Path, step: int) -> None:
+    """Delete what lies behind the checkpoint that a training goes on from: it was found broken, or never committed."""
+    for folder in checkpoints.glob("step-*"):
+        if step_of(folder) > step:
+            shutil.rmtree(folder, ignore_errors=True)
+    _discard_staged(checkpoints)
+
+
+def _discard_staged(checkpoints: Path) -> None:
+    """Delete what dead attempts left in the making, or were about to delete."""
+    for stale in checkpoints.glob(".staged-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number."""
+    if isinstance(node, torch.Tensor):
+        key = str(len(tensors))
+        tensors[key] = node.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(node, Mapping):
+        return {"items": [[_flatten(key, tensors), _flatten(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, tuple):
+        return {"tuple": [_flatten(value, tensors) for value in node]}
+    if isinstance(node, list):
+        return [_flatten(value, tensors) for value in node]
+    if node is None or isinstance(node, (bool, int, str)):
+        return node
+    if isinstance(node, float):
+        return {"float": node.hex()}  # exact, and NaN or infinity survive
+    raise TypeError(f"a checkpoint holds numbers, texts and tensors, not {type(node).__name__}")
+
+
+def _unflatten(node: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_unflatten(value, tensors) for value in node]
+    if isinstance(node, dict):
+        ((kind, value),) = node.items()
+        match kind:
+            case "tensor":
+                return tensors[value]
+            case "items":
+                return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in value}
+            case "tuple":
+                return tuple(_unflatten(item, tensors) for item in value)
+            case "float":
+                return float.fromhex(value)
+    return node
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

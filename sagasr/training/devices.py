@@ -1,0 +1,63 @@
+"""What a training computed on: the device, and the settings by which another device would give other numbers."""
+
+import functools
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import counters
+
+from sagasr.io.trial_log import Device
+
+DRIVER = Path("/proc/driver/nvidia/version")
+CPUS = Path("/proc/cpuinfo")
+
+
+def device_of(device: torch.device, model: torch.nn.Module, precision: str, attempt: int = 1) -> Device:
+    """Return the facts of an attempt to train ``model`` on ``device``, with the settings as they are now."""
+    gpu = device.type == "cuda"
+    return Device(
+        attempt=attempt,
+        name=torch.cuda.get_device_name(device) if gpu else cpu_name(),
+        driver=driver_version() if gpu else "",
+        cuda=str(torch.version.cuda or "") if gpu else "",
+        torch=str(torch.__version__),
+        precision=precision,
+        matmul=torch.get_float32_matmul_precision(),
+        cudnn_tf32=bool(gpu and torch.backends.cudnn.allow_tf32),
+        compiled=to_be_compiled(model) and compiles(),
+    )
+
+
+def with_device(known: Sequence[Device], new: Device) -> list[Device]:
+    """Return the devices of all attempts, where one that goes on as the one before did is not told again."""
+    earlier = [one for one in known if one.attempt != new.attempt]
+    if earlier and earlier[-1] == new.model_copy(update={"attempt": earlier[-1].attempt}):
+        return earlier
+    return [*earlier, new]
+
+
+def to_be_compiled(model: torch.nn.Module) -> bool:
+    """Return whether parts of a model are compiled when they are first used."""
+    return any(part._compiled_call_impl is not None for part in model.modules())
+
+
+def compiles() -> bool:
+    """Return whether anything could be compiled in this process so far; without a C compiler nothing can."""
+    return bool(counters["stats"]["unique_graphs"])
+
+
+@functools.cache
+def driver_version() -> str:
+    """Return the version of NVIDIA's driver, or an empty text."""
+    found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    return found[1] if found else ""
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Return what this machine calls its processor."""
+    found = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), re.MULTILINE) if CPUS.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

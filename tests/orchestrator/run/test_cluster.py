@@ -1,0 +1,172 @@
+"""The token of a Ray cluster: only its owner reads it, and no cluster without one is joined unless told."""
+
+import os
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cluster
+from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
+from orchestrator.run.ray_session import LOCAL_SETTINGS
+from sagasr.io.errors import ConfigError
+from tests.orchestrator.tracking.servers import free_port
+
+LOCAL = Path(__file__).parents[3] / "orchestrator" / "clusters" / "local.yaml"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_token_is_made_once_and_only_its_owner_reads_it(home: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = make_token()
+    finally:
+        os.umask(before)
+    assert path == home / ".ray" / "auth_token"
+    assert mode_of(path) == 0o600
+    assert mode_of(path.parent) == 0o700
+    token = path.read_text()
+    assert len(token) == 64
+    path.chmod(0o644)  # as Ray leaves it
+    assert make_token().read_text() == token
+    assert mode_of(path) == 0o600
+
+
+def test_a_token_is_there_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(secrets, "token_hex", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_token()
+    assert list(token_file().parent.iterdir()) == []
+    token = make_token().read_text()
+    assert [path.read_text() for path in token_file().parent.iterdir()] == [token]
+
+
+def test_an_empty_token_is_refused_in_one_line(home: Path) -> None:
+    token_file().parent.mkdir()
+    token_file().touch()
+    with pytest.raises(ConfigError, match="is empty; remove the file") as refused:
+        make_token()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to another user needs root")
+def test_a_token_of_another_user_is_refused(home: Path) -> None:
+    os.chown(make_token(), 4_321, -1)
+    with pytest.raises(ConfigError, match="another user"):
+        check_token(token_file())
+
+
+def join(address: str) -> None:
+    with credentials(address):
+        assert os.environ["RAY_AUTH_MODE"] in ("token", "disabled")
+
+
+def test_who_joins_a_cluster_brings_a_token(home: Path) -> None:
+    with pytest.raises(ConfigError, match="no token of a Ray cluster") as refused:
+        join("auto")
+    assert "\n" not in str(refused.value)
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_cluster_that_asks_for_no_token_is_joined_only_when_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    make_token()
+    monkeypatch.setattr(cluster, "resolve", lambda _: "10.0.0.1:6379")
+    monkeypatch.setattr(cluster, "admits", lambda _, token: bool(token) or not asks)
+    if not asks:
+        with pytest.raises(ConfigError, match="runs code on it"):
+            join("auto")
+    else:
+        join("auto")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    if asks:
+        with pytest.raises(ConfigError, match="asks for a token; unset RAY_AUTH_MODE=disabled"):
+            join("auto")
+    else:
+        join("auto")
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_head_admits_who_has_its_token_and_tells_others_why_not(home: Path) -> None:
+    def refused(address: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            check_joinable(address)
+        return str(error.value)
+
+    token = make_token()
+    short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a socket's path has 107 bytes
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", **LOCAL_SETTINGS}  # a busy machine takes its time
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as head:
+        try:
+            assert any("--block" in line for line in head.stdout or ())
+            check_joinable(address)
+            token.write_text("0" * 64)
+            assert f"--address {address}: the cluster has another token; copy {token} from its head" in refused(address)
+        finally:
+            head.terminate()
+    shutil.rmtree(short)
+    assert "no Ray cluster answers there" in refused(address)
+
+
+@pytest.mark.parametrize(("address", "remedy"), [("ray://head:10001", "ray exec"), ("http://head:8265", "HOST:6379")])
+def test_addresses_of_other_services_are_refused(home: Path, address: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        join(address)
+
+
+def test_a_ray_of_ones_own_has_a_secret_that_is_in_no_file_and_gone_afterwards(home: Path) -> None:
+    found = []
+    for _ in range(2):
+        with credentials(None):
+            found.append(os.environ["RAY_AUTH_TOKEN"])
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert found[0] != found[1]
+    assert all(len(secret) == 64 for secret in found)
+    assert not (home / ".ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.1:6379", True), ("[::1]:6379", True), ("10.0.0.1:6379", False), ("head:6379", False)],
+)
+def test_loopback_is_told_from_the_rest(address: str, loopback: bool) -> None:
+    assert on_loopback(address) is loopback
+
+
+def test_the_launcher_starts_nothing_with_a_file_that_opens_ports(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "open.yaml"
+    file.write_text(LOCAL.read_text().replace("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"))
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cluster", "up", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "every address" in done.stderr
+    assert not (home / ".ray").exists()
+    assert main(["up"]) == 2

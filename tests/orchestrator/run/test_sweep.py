@@ -1,0 +1,272 @@
+"""A sweep through real Ray and real MLflow, by its command: run, read back, killed and run again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from orchestrator.grid.space import read_space
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.run.results import VOLATILE
+from orchestrator.tracking.tracker import connect
+from sagasr.io.files import dump_yaml, read_json
+from sagasr.io.trial_log import History, read_status
+from tests.orchestrator.tracking.servers import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+
+STEPS, EVERY = 400, 100  # long enough that what is killed cannot reach its end
+BASE = {
+    "audio": {"segment": 8192},
+    "codec": {"kind": "wavelet", "levels": 6},
+    "conditions": {"text": {"encoder": {"kind": "words"}}},
+    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
+    "training": {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3},
+    "validation": {"every": EVERY, "clips": 2, "segment": 8192},
+    "evaluation": {"sampler": {"steps": 2}},
+}
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+
+
+def write_grid(folder: Path, **changes: object) -> Path:
+    rng = np.random.default_rng(0)
+    rows = ["path,split,domain,caption"]
+    for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "val")):
+        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
+        rows.append(f"{name}.flac,{split},noise,a noise called {name}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (folder / "base.yaml").write_text(dump_yaml(BASE))
+    grid = {
+        "name": "two-trials",
+        "base": "base.yaml",
+        "data": {"train": "manifest.csv", "val": "manifest.csv"},
+        "factors": {"text": ["off", "caption"], "lfr": ["off", "hard"]},
+        "seeds": [0],
+        "early_stopping": {"policy": "none"},
+        "resources": {"default": {"checkpoint_every": 10}},
+    }
+    path = folder / "grid.yaml"
+    path.write_text(dump_yaml(grid | changes))
+    return path
+
+
+def run(grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [*by, *SWEEP, str(grid), "--storage", str(storage), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+
+def plan_of(grid: Path, storage: Path) -> Plan:
+    return make_plan(read_space(grid, storage=str(storage)))
+
+
+def tables(plan: Plan) -> dict[str, list[dict]]:
+    found = {}
+    for name in ("replicates", "clips", "curves", "references"):
+        table = pq.read_table(plan.paths.table(name))
+        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
+    return found
+
+
+def runs_of(plan: Plan) -> tuple:
+    """Return the client, the parent run and the replicates' runs as MLflow has them."""
+    client = connect(plan.tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name(plan.name).experiment_id])
+    (parent,) = [run for run in runs if "sagasr.replicate" not in run.data.tags]
+    replicates = [run for run in runs if run is not parent]
+    assert len({run.data.tags["sagasr.replicate"] for run in replicates}) == len(replicates)
+    return client, parent, {run.data.tags["sagasr.replicate"]: run for run in replicates}
+
+
+def steps_of(client, run, name: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run.info.run_id, name)]
+
+
+def check_tracking(plan: Plan) -> None:
+    client, parent, runs = runs_of(plan)
+    assert set(runs) == {row.id for row in plan.replicates}
+    assert parent.info.status == "FINISHED"
+    scores = {row["replicate"]: row for row in pq.read_table(plan.paths.table("replicates")).to_pylist()}
+    for row in plan.replicates:
+        found = runs[row.id]
+        assert found.info.status == "FINISHED"
+        assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert found.data.params == {**row.levels, "seed": str(row.seed)}
+        assert steps_of(client, found, "train/loss") == list(range(10, STEPS + 1, 10))
+        assert steps_of(client, found, "val/lsd") == list(range(0, STEPS + 1, EVERY))
+        assert found.data.metrics["lsd"] == pytest.approx(scores[row.id]["lsd"])
+        assert scores[row.id]["mlflow_run_id"] == found.info.run_id
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A sweep of two trainings with two variants each, undisturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    grid = write_grid(folder)
+    uv = shutil.which("uv")  # started as the README says, where uv is there
+    by = (uv, "run", "--no-sync", "--project", str(Path(__file__).parents[3])) if uv else ()
+    done = run(grid, folder / "sweeps", by=by)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return grid, plan_of(grid, folder / "sweeps"), done
+
+
+def test_workers_run_in_the_environment_of_the_sweep_also_under_uv(calm):
+    _, plan, _ = calm
+    for trial in plan.trials:
+        assert sys.executable in (plan.paths.trial(trial.id) / "log.txt").read_text().splitlines()[0]
+
+
+def test_a_sweep_leaves_its_tables_its_audio_and_one_run_per_replicate(calm):
+    _, plan, done = calm
+    assert len(plan.trials) == 2
+    assert len(plan.replicates) == 4
+    check_tracking(plan)
+    found = tables(plan)
+    assert {row["status"] for row in found["replicates"]} == {"done"}
+    assert all(row["lsd"] > 0 for row in found["replicates"])
+    assert len(found["clips"]) == 4 * 2
+    assert {row["subject"] for row in found["references"]} == {"low", "shaped_noise", "untrained"}
+    for row in plan.replicates:
+        assert {path.stem for path in (plan.paths.audio / row.id).iterdir()} == {
+            path.stem for path in (plan.paths.audio / "high").iterdir()
+        }
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (plan.folder / ".ray").exists()
+
+
+def test_the_same_command_again_does_nothing(calm):
+    grid, plan, _ = calm
+    before = {path: path.stat().st_mtime for path in plan.paths.trials.rglob("*") if path.is_file()}
+    again = run(grid, plan.folder.parent)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert before == {path: path.stat().st_mtime for path in plan.paths.trials.rglob("*") if path.is_file()}
+    check_tracking(plan)
+
+
+LOADED = """
+import sys
+from orchestrator.cli.commands import sweep
+code = sweep()
+print("loaded:", *sorted({"ray", "torch"} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+def test_where_nothing_is_left_nothing_is_started_also_without_the_tracking_server(calm, tmp_path):
+    grid, undisturbed, _ = calm
+    shutil.copytree(undisturbed.folder.parent, tmp_path / "sweeps")
+    plan = plan_of(grid, tmp_path / "sweeps")
+    shutil.rmtree(plan.folder / "results")
+    before = {path: path.read_bytes() for path in plan.paths.trials.rglob("*") if path.is_file()}
+    launch = (plan.folder / ".launch").read_text()
+    nobody = f"http://127.0.0.1:{free_port()}"
+    words = [str(grid), "--storage", str(tmp_path / "sweeps"), "--tracking-uri", nobody]
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing is left to do." in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"  # neither Ray nor torch
+    assert f"{len(plan.replicates)} replicates are not (fully) in {nobody}: no server answers" in done.stdout
+    assert (plan.folder / ".launch").read_text() == launch
+    assert before == {path: path.read_bytes() for path in plan.paths.trials.rglob("*") if path.is_file()}
+    assert tables(plan) == tables(undisturbed)
+
+
+def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_path):
+    grid, undisturbed, _ = calm
+    plan = plan_of(grid, tmp_path)
+    first, second = (plan.paths.trial(trial.id) for trial in plan.trials)
+    command = [*SWEEP, str(grid), "--storage", str(tmp_path), "--max-concurrent", "1"]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: list(second.glob("checkpoints/step-*")), 300, victim)
+    orphan = read_json(second / ".worker.json")["pid"]
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    finished = (first / "status.json").read_bytes()
+    assert read_status(second).state == "running"
+    assert process_of(first) == process_of(second)  # kept warm: what follows is compared with two fresh processes
+
+    again = run(grid, tmp_path, "--max-concurrent", "1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert not Path(f"/proc/{orphan}").exists()
+    assert (first / "status.json").read_bytes() == finished  # what was done is not touched
+    assert read_status(second).attempt == 2
+    for folder in (first, second):
+        records = [(r["step"], r.get("variant"), name) for r in History(folder) for name in r["metrics"]]
+        assert len(records) == len(set(records))
+    check_tracking(plan)
+    assert tables(plan) == tables(undisturbed)
+
+
+def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_path):
+    script = (
+        "import os, sys; from orchestrator.cli import commands; from orchestrator.run import sweep as execute\n"
+        "def killed(*task): os.kill(os.getpid(), 9)\n"  # as one that took too much memory is
+        "execute.encode = killed; sys.exit(commands.sweep())"
+    )
+    grid = write_grid(tmp_path)
+    command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    for row in tables(plan_of(grid, tmp_path / "sweeps"))["replicates"]:
+        assert row["status"] == "failed"
+        assert row["reason"].startswith("encoding: its process or node was lost")
+
+
+def test_a_training_that_fails_is_reported_and_the_others_go_on(tmp_path):
+    rate = {"baseline": "sane", "levels": {"sane": {}, "absurd": {"training.learning_rate": 1e30}}}
+    grid = write_grid(tmp_path, factors={"rate": rate})
+    shorter = ("--set", "training.steps=40", "--set", "validation.every=20")
+    ended = run(grid, tmp_path / "sweeps", *shorter)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    plan = plan_of(grid, tmp_path / "sweeps")
+    rows = {row["rate"]: row for row in tables(plan)["replicates"]}
+    assert rows["sane"]["status"] == "done"
+    assert rows["absurd"]["status"] == "failed"
+    assert "step" in rows["absurd"]["reason"]
+    assert rows["absurd"]["reason"] in ended.stdout
+    _, _, runs = runs_of(plan)
+    assert {run.data.params["rate"]: run.info.status for run in runs.values()} == {
+        "sane": "FINISHED",
+        "absurd": "FAILED",
+    }
+
+
+def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp_path):
+    rate = {"baseline": "sane", "levels": {"sane": {}, "idle": {"training.learning_rate": 1e-9}}}
+    rule = {"policy": "asha", "grace": 1, "reduction": 2}
+    grid = write_grid(tmp_path, factors={"rate": rate}, seeds=[0, 1], early_stopping=rule)
+    arguments = ("--max-concurrent", "1", "--set", "training.steps=800", "--set", "validation.every=50")
+    ended = run(grid, tmp_path / "sweeps", *arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    folders = sorted((tmp_path / "sweeps" / "two-trials" / "trials").iterdir())
+    statuses = [read_status(folder) for folder in folders]
+    assert {status.state for status in statuses} == {"done", "stopped"}
+    for status in statuses:
+        if status.state == "stopped":
+            assert status.step < 800
+            assert status.reason.startswith("asha: behind the others at step ")
+    assert len({process_of(folder) for folder in folders}) == 1
+    again = run(grid, tmp_path / "sweeps", *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [read_status(folder) for folder in folders] == statuses  # what was stopped stays so
+
+
+def process_of(folder: Path) -> str:
+    """Return which process a trial was trained in first."""
+    return (folder / "log.txt").read_text().split(" process ")[1].split()[0]
+
+
+def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"the sweep ended by itself with {process.returncode}"
+        assert time.monotonic() < end, "the sweep took too long"
+        time.sleep(0.05)
