@@ -177,9 +177,9 @@ def test_the_table_is_large_and_no_mistake_is_in_it_twice():
     assert len({mistake["name"] for mistake in MISTAKES}) == len(MISTAKES) >= 50
 
 
-def test_the_questions_of_the_readme_quote_real_lines():
-    readme = (Path(__file__).parents[4] / "README.md").read_text()
-    section = readme.split("\n## Questions\n")[1].split("\n## ")[0]
+def test_the_questions_about_grid_files_quote_real_lines():
+    document = (Path(__file__).parents[4] / "search_spaces" / "README.md").read_text()
+    section = document.split("\n## Questions\n")[1].split("\n## ")[0]
     quoted = re.findall(r"^- `([^`]*)`:", section, re.MULTILINE)
     lines = "\n".join(line for mistake in MISTAKES for line in said(mistake))
     assert quoted
