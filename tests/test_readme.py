@@ -1,42 +1,17 @@
-"""The documents keep their word: commands and Python are run, links lead somewhere, tables name what exists."""
+"""Every command and every piece of Python in the documents is run, in the order in which a reader meets them."""
 
-import ast
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
-from pydantic import BaseModel
 
-from orchestrator.grid.factors import STANDARD
-from orchestrator.grid.space import GridFile
-from sagasr.config.settings import Runtime
+from tests.documents import ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-# In the order in which a reader meets them: what a command needs was made by one before it.
-DOCUMENTS = [
-    "README.md",
-    "search_spaces/README.md",
-    "orchestrator/README.md",
-    "orchestrator/analysis/README.md",
-    "sagasr/README.md",
-    "sagasr/PARITY.md",
-    "tests/README.md",
-    "tests/gpu/README.md",
-]
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
-PACKAGES = {
-    package: {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
-    for package in ("orchestrator", "sagasr")
-}
-
 # What is added to a command, to make it short; the commands themselves are the documents'.
 SHORT = "--set training.steps=4 --set validation.every=4 --set evaluation.sampler.steps=2 --set degradation.variants=1"
 RUN = {
@@ -86,12 +61,6 @@ PYTHON = {  # what a piece of Python takes for granted
 }
 
 
-def blocks(kind: str) -> list[str]:
-    """Return the fenced blocks of a kind, of all documents."""
-    fenced = [block for text in TEXTS.values() for block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)]
-    return [block for name, block in fenced if name == kind]
-
-
 def commands() -> list[str]:
     """Return the commands of all shell blocks, each once, without comments, continued lines joined."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
@@ -104,15 +73,6 @@ def grid(name: str) -> str:
     return found
 
 
-def test_no_document_is_forgotten() -> None:
-    tracked = subprocess.run(["git", "-C", ROOT, "ls-files", "*.md"], capture_output=True, text=True, check=True)
-    assert set(tracked.stdout.split()) - {"sagasr/recordings/LICENCES.md"} == set(DOCUMENTS)
-
-
-def test_the_readme_is_short() -> None:
-    assert len(TEXTS["README.md"].splitlines()) <= 220
-
-
 def test_every_command_is_run_here_or_elsewhere() -> None:
     named = [*RUN, *ELSEWHERE]
     unnamed = [command for command in commands() if command not in named]
@@ -120,132 +80,6 @@ def test_every_command_is_run_here_or_elsewhere() -> None:
     assert [command for command in named if command not in commands()] == []
     for command, (where, words) in ELSEWHERE.items():
         assert words in (ROOT / where).read_text(encoding="utf-8"), command
-
-
-ARRIVING = {"tests.simulation"}  # orchestrator.analysis.simulate, until it has moved there
-
-
-def test_modules_that_are_run_exist() -> None:
-    modules = {name for text in TEXTS.values() for name in re.findall(r"python[\d.]* -m ([\w.]+)", text)}
-    assert len(modules) > 5
-    assert sorted(name for name in modules - ARRIVING if find_spec(name) is None) == []
-
-
-# ----------------------------------------------------------------------------------------------------------------- links
-
-
-def heading_ids(text: str) -> set[str]:
-    """Return the anchors of a document's headings, as GitHub makes them."""
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.*)$", prose, re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def dead_links(document: str, text: str) -> Iterator[str]:
-    """Yield links, and paths in backticks, that lead to no file or heading. ``document`` is the path of the text."""
-    folder = (ROOT / document).parent
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        file, _, anchor = link.partition("#")
-        target = folder / unquote(file) if file else ROOT / document
-        if "://" in link:
-            continue
-        if not target.exists():
-            yield f"{document}: {link} does not exist"
-        elif anchor and anchor not in heading_ids(target.read_text(encoding="utf-8") if file else text):
-            yield f"{document}: {link} names no heading"
-    for path in re.findall(r"`((?:sagasr|orchestrator|search_spaces|tests|\.ci)/[\w./-]*)`", text):
-        if not (ROOT / path).exists():
-            yield f"{document}: {path} does not exist"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
-    assert list(dead_links(document, TEXTS[document])) == []
-
-
-def test_a_dead_link_would_be_found() -> None:
-    text = "# A heading\n[a](gone.md) [b](#a-heading) [c](#gone) [d](README.md#gone) [e](https://a.b/c) `tests/gone.py`"
-    assert list(dead_links("README.md", text)) == [
-        "README.md: gone.md does not exist",
-        "README.md: #gone names no heading",
-        "README.md: README.md#gone names no heading",
-        "README.md: tests/gone.py does not exist",
-    ]
-
-
-def test_tests_that_are_named_exist() -> None:
-    exist = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
-    assert sorted(set(re.findall(r"\btest_\w+\b", TEXTS["tests/README.md"])) - exist) == []
-
-
-# -------------------------------------------------------------------------------------------------- what the tables name
-
-
-def picture() -> dict[str, str]:
-    """Return the part of the architecture's picture that shows a package, by package; folders stand in brackets."""
-    (drawing,) = [block for block in blocks("") if "[grid]" in block]
-    above, below = re.split(r"^sagasr: .*$", drawing, flags=re.M)
-    return {"orchestrator": above, "sagasr": below}
-
-
-def imports(package: str, folder: str) -> set[str]:
-    """Return the folders of a package that a folder imports, anywhere in its modules."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / package / folder).rglob("*.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    return {node.module.split(".")[1] for node in nodes if (node.module or "").startswith(f"{package}.")}
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_the_picture_shows_the_folders_that_exist(package: str) -> None:
-    assert set(re.findall(r"\[(\w+)\]", picture()[package])) == PACKAGES[package]
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_arrows_of_the_picture_are_imports(package: str) -> None:
-    arrows = re.findall(r"\[(\w+)\] *─+► *(?=\[(\w+)\])", picture()[package])
-    assert len(arrows) >= 4
-    for start, end in arrows:
-        assert start in imports(package, end) or end in imports(package, start), f"{start} ──► {end}"
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_packages_document_maps_its_folders(package: str) -> None:
-    above = TEXTS[f"{package}/README.md"].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)/` \|", above, re.M)
-    assert sorted(rows) == sorted(PACKAGES[package])
-
-
-def test_the_picture_is_small() -> None:
-    assert len("".join(picture().values()).splitlines()) <= 25
-
-
-def keys(model: type[BaseModel]) -> set[str]:
-    """Return the keys of a model and of the models below it."""
-    below = [
-        part for field in model.model_fields.values() for part in (field.annotation, *_arguments(field.annotation))
-    ]
-    models = [part for part in below if isinstance(part, type) and issubclass(part, BaseModel)]
-    return set(model.model_fields).union(*map(keys, models))
-
-
-def _arguments(annotation: object) -> tuple[object, ...]:
-    return getattr(annotation, "__args__", ())
-
-
-def test_the_grid_file_is_explained_key_by_key() -> None:
-    text = TEXTS["search_spaces/README.md"]
-    known = keys(GridFile) | set(Runtime.model_fields)
-    assert {"gpus_per_worker", "max_gpu_hours", "patience", "ladder"} <= known
-    assert sorted(key for key in known if not re.search(rf"`{key}`|^\| `{key}`|[{{,] ?{key}: ", text, re.M)) == []
-
-
-def test_the_standard_factors_are_listed_with_their_levels() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", TEXTS["search_spaces/README.md"].split("## Factors")[1], re.M))
-    for name, factor in STANDARD.items():
-        assert re.findall(r"`([^`]+)`", rows[name]) == list(factor.levels), name
-
-
-# --------------------------------------------------------------------------------------------------------- run for real
 
 
 @pytest.mark.slow
