@@ -14,6 +14,7 @@ from orchestrator.grid.factors import STANDARD
 from orchestrator.grid.space import GridFile, expand, parse_space
 from sagasr.config.settings import Runtime
 from sagasr.io.files import parse_yaml
+from sagasr.metrics import METRICS
 from tests.documents import DOCUMENTS, ROOT, TEXTS, blocks
 
 PACKAGES = {
@@ -85,6 +86,15 @@ def test_tests_that_are_named_exist() -> None:
     assert sorted(set(re.findall(r"\btest_\w+\b", TEXTS["tests/README.md"])) - exist) == []
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_are_in_the_folders_that_documents_say(package: str) -> None:
+    said = {pair for text in TEXTS.values() for pair in re.findall(rf"`(\w+)` in `({package}/\w+)/`", text)}
+    assert len(said) >= 2
+    for name, folder in said:
+        sources = [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
+        assert any(re.search(rf"\b{name}\b", source) for source in sources), f"{name} in {folder}"
+
+
 # ------------------------------------------------------------------------------------------------- what the tables name
 
 
@@ -146,6 +156,14 @@ def test_the_standard_factors_are_listed_with_their_levels() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", TEXTS["search_spaces/README.md"].split("## Factors")[1], re.M))
     for name, factor in STANDARD.items():
         assert re.findall(r"`([^`]+)`", rows[name]) == list(factor.levels), name
+
+
+def test_the_metrics_are_listed_as_they_are_defined() -> None:
+    cells = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in TEXTS["sagasr/README.md"].splitlines() if "|" in line[:1]]
+    rows = {name: [cell.replace("\\|", "|") for cell in rest] for name, *rest in cells}
+    for name, metric in METRICS.items():
+        _, *told = rows[f"`{name}`"]
+        assert told == [metric.better, metric.definition, metric.identity, metric.silence], name
 
 
 SOUND = """
