@@ -88,9 +88,9 @@ def test_tests_that_are_named_exist() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_names_are_in_the_folders_that_documents_say(package: str) -> None:
-    said = {pair for text in TEXTS.values() for pair in re.findall(rf"`(\w+)` in `({package}/\w+)/`", text)}
-    assert len(said) >= 2
-    for name, folder in said:
+    named = {pair for text in TEXTS.values() for pair in re.findall(rf"`(\w+)` in `({package}/\w+)/`", text)}
+    assert len(named) >= 2
+    for name, folder in named:
         sources = [path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")]
         assert any(re.search(rf"\b{name}\b", source) for source in sources), f"{name} in {folder}"
 
@@ -162,8 +162,8 @@ def test_the_metrics_are_listed_as_they_are_defined() -> None:
     cells = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in TEXTS["sagasr/README.md"].splitlines() if "|" in line[:1]]
     rows = {name: [cell.replace("\\|", "|") for cell in rest] for name, *rest in cells}
     for name, metric in METRICS.items():
-        _, *told = rows[f"`{name}`"]
-        assert told == [metric.better, metric.definition, metric.identity, metric.silence], name
+        _, *described = rows[f"`{name}`"]
+        assert described == [metric.better, metric.definition, metric.identity, metric.silence], name
 
 
 SOUND = """
