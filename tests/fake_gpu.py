@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from sagasr.config.settings import Config, downsampling_ratio, latent_channels
 from sagasr.data.batches import Batch
 from sagasr.model import flow
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import build_model
 from sagasr.model.text import T5Encoder
 from sagasr.plugins.fake_device import DEVICE, fake_cuda, replaced

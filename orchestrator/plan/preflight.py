@@ -289,7 +289,8 @@ def _relevant(config: Config) -> Config:
 
 def _measure(config: Config, words: int) -> Counts | str:
     """Return the counts of one training step on the meta device, or why it cannot be taken."""
-    from sagasr.model.saga import missing_weights, shapes
+    from sagasr.model.meta_step import shapes
+    from sagasr.training.preflight import missing_weights
 
     try:
         if absent := missing_weights(config):

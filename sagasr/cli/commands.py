@@ -16,7 +16,7 @@ from sagasr.io.files import read_json, read_yaml, write_json
 from sagasr.io.machine import cpus_here
 
 if TYPE_CHECKING:
-    from sagasr.upsample.upsampler import Written
+    from sagasr.upsample.files import Written
 
 DATA = "data.json"  # of a training's folder: what its manifests held when it began
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
@@ -122,10 +122,10 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.data.encode import encode_store
     from sagasr.data.folders import list_stored
     from sagasr.evaluation.evaluate import summary
-    from sagasr.evaluation.scores import read_distances, read_scores
+    from sagasr.evaluation.score_files import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
     from sagasr.io.trial_log import read_status
-    from sagasr.model.saga import missing_weights
+    from sagasr.training.preflight import missing_weights
     from sagasr.training.train import Harness
     from sagasr.training.train import train as train_model
 
@@ -185,7 +185,9 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from sagasr.data.listing import files_below, listed
-    from sagasr.upsample.upsampler import Settings, Upsampler, plan_files, seconds_of, upsample_files
+    from sagasr.upsample.files import plan_files, seconds_of, upsample_files
+    from sagasr.upsample.settings import Settings
+    from sagasr.upsample.upsampler import Upsampler
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
 

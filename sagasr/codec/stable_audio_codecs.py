@@ -1,7 +1,7 @@
 """Audio to latents and back, of stable-audio-tools: its weight-free transforms and the Stable Audio autoencoder.
 
-A module of its own because it decides what encoded stores hold, which ``sagasr.model.stable_audio`` does not. The PQMF
-calls functions that SciPy has removed, which is repaired here.
+A module of its own because it decides what encoded stores hold, which ``sagasr.published.stable_audio`` does not. The
+PQMF calls functions that SciPy has removed, which is repaired here.
 """
 
 import json
@@ -16,8 +16,8 @@ from torch import nn
 from sagasr.config.settings import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_text
-from sagasr.model.stable_audio import load_stock, quietly
-from sagasr.model.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
+from sagasr.published.stable_audio import load_stock, without_output
+from sagasr.published.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_REMEDY = (
     f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
@@ -81,7 +81,7 @@ def empty_autoencoder(config: Path) -> nn.Module:
         raise DataError(f"{config}: describes no autoencoder with a vae bottleneck; {STABLE_AUDIO_REMEDY}")
     try:
         module = load_stock("stable_audio_tools.models.autoencoders")
-        with quietly():
+        with without_output():
             autoencoder: nn.Module = module.create_autoencoder_from_config(
                 {"sample_rate": tree.get("sample_rate"), "model": model}
             )

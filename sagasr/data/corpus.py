@@ -36,7 +36,7 @@ COMPUTING = (
     "sagasr.data.quality",
     "sagasr.data.encoded_record",
     "sagasr.data.measures",
-    "sagasr.training.precision",
+    "sagasr.codec.precision",
     "sagasr.codec.stable_audio_codecs",
 )
 

@@ -41,7 +41,7 @@ from sagasr.data.corpus import (
     settings_key,
     store_identity,
 )
-from sagasr.data.encoded_record import Record, record_of
+from sagasr.data.encoded_record import record_of
 from sagasr.data.manifest import SPLITS, Split
 from sagasr.data.measures import Moments, fit_rolloff
 from sagasr.data.quality import usable
@@ -49,6 +49,7 @@ from sagasr.data.shards import (
     PER_SHARD,
     ROWS,
     SCHEMAS,
+    Record,
     grouped,
     ids_in,
     read_records,

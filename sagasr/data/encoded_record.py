@@ -7,7 +7,6 @@ frames of overlap at its two ends.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,8 @@ from sagasr.config.settings import Config
 from sagasr.data.manifest import Split
 from sagasr.data.measures import STEP, gain_of, latent_moments, mean_power, measure_crops, rms_of, rolloff_features
 from sagasr.data.quality import Usable, usable
+from sagasr.data.shards import Record
 from sagasr.io.fingerprint import seed_of
-
-Record = dict[str, Any]
 
 
 def record_of(config: Config, codec: Codec, split: Split, sha256: str, found: Usable) -> Record:

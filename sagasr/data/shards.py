@@ -15,11 +15,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sagasr.data.encoded_record import Record
 from sagasr.data.manifest import Split
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint
+
+Record = dict[str, Any]  # numbers of one recording, by column
 
 GROUP_BYTES = 64 << 20  # records written together
 PER_SHARD = 16  # recordings, on average

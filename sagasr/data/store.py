@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.codec.codec import LatentNorm
+from sagasr.codec.latents import LatentNorm
 from sagasr.data.manifest import Source, Split
 from sagasr.data.measures import rolloff_from
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views

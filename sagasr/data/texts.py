@@ -10,7 +10,6 @@ import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,6 +22,7 @@ from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import content_of, fingerprint, short
 from sagasr.model.text import T5Encoder, TextEncoder, frozen_t5
+from sagasr.published.hugging_face import file_of
 
 SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
 PER_PART = 4_096  # texts encoded between two files from which a killed run goes on
@@ -86,15 +86,8 @@ def _file(store: Path, encoder: settings.T5) -> Path:
 
 def _content(model: str) -> dict[str, str]:
     """Return the hashes of an encoder's files, in a folder or in the local cache of published models."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = {}
-    for name in WEIGHTS:
-        path: Any = None
-        with contextlib.suppress(ValueError):  # neither a folder nor what a published model can be called
-            path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
-        if isinstance(path, (str, Path)) and Path(path).is_file():
-            found[name] = content_of(Path(path))
-    if not found:
+    files = {name: file_of(model, name) for name in WEIGHTS}
+    hashes = {name: content_of(path) for name, path in files.items() if path}
+    if not hashes:
         raise DataError(f"{model}: no text encoder in this folder or in the Hugging Face cache")
-    return found
+    return hashes

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
+from sagasr.codec.precision import fast
 from sagasr.config.settings import NYQUIST, Evaluation, sampling_of
-from sagasr.data.batches import Validation
-from sagasr.metrics import Scores
+from sagasr.evaluation.memory import BATCH, AtOnce
+from sagasr.evaluation.validation_set import Validation
 from sagasr.metrics.distance import ALL, Distance
-from sagasr.model.conditions import ConditionInputs
+from sagasr.metrics.registry import Scores
 from sagasr.model.ema import Ema
 from sagasr.model.flow import interpolate, velocity
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel
-from sagasr.training.memory import BATCH, AtOnce
-from sagasr.training.precision import fast
-from sagasr.training.sharding import gathered
+from sagasr.model.sharding import gathered
 
 CPU_FRAMES = 640  # latent frames sampled at once on a CPU, or the guidance branches outgrow its cache
 LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools

@@ -11,8 +11,7 @@ dropped and guided for their sake.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -22,20 +21,13 @@ from torch import Tensor, nn
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import NYQUIST, Config
-from sagasr.io.fingerprint import seed_of
+from sagasr.model.counts import FREQUENCIES
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.seeds import seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
 
-FREQUENCIES = 128
 LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
-
-
-class ConditionInputs(NamedTuple):
-    """The conditions of a batch: prepared text, roll-off of (low, high) in Hz [B, 2], seconds (start, total) [B, 2]."""
-
-    text: Tensor
-    rolloff_hz: Tensor
-    seconds: Tensor
 
 
 class Conditioning(NamedTuple):
@@ -180,14 +172,3 @@ def drop(values: Tensor, null: Tensor, dropped: Tensor | None) -> Tensor:
     if dropped is None:
         return values
     return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), null, values)
-
-
-@contextmanager
-def seeded(*parts: object) -> Iterator[None]:
-    """Initialise what is built inside from ``parts`` alone, and leave the global generator as it was."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed_of(*parts))
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)

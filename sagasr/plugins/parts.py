@@ -56,7 +56,7 @@ def sources(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def breach(check: Callable[..., None], family: str, part: str, *given: Any, **stated: Any) -> str | None:
-    """Return one line saying how a part breaks the contract that ``check`` of sagasr.testing is.
+    """Return one line saying how a part breaks a contract of ``sagasr.plugins.contracts``.
 
     Raises ConfigError where it cannot even be made.
     """

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch._dynamo.utils import counters
 
 from sagasr.io.trial_log import Device
+from sagasr.torch_internals import has_compiled, to_be_compiled
 
 DRIVER = Path("/proc/driver/nvidia/version")
 CPUS = Path("/proc/cpuinfo")
@@ -27,7 +27,7 @@ def device_of(device: torch.device, model: torch.nn.Module, precision: str, atte
         precision=precision,
         matmul=torch.get_float32_matmul_precision(),
         cudnn_tf32=bool(gpu and torch.backends.cudnn.allow_tf32),
-        compiled=to_be_compiled(model) and compiles(),
+        compiled=to_be_compiled(model) and has_compiled(),
     )
 
 
@@ -37,16 +37,6 @@ def with_device(known: Sequence[Device], new: Device) -> list[Device]:
     if earlier and earlier[-1] == new.model_copy(update={"attempt": earlier[-1].attempt}):
         return earlier
     return [*earlier, new]
-
-
-def to_be_compiled(model: torch.nn.Module) -> bool:
-    """Return whether parts of a model are compiled when they are first used."""
-    return any(part._compiled_call_impl is not None for part in model.modules())
-
-
-def compiles() -> bool:
-    """Return whether anything could be compiled in this process so far; without a C compiler nothing can."""
-    return bool(counters["stats"]["unique_graphs"])
 
 
 @functools.cache

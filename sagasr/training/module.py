@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from sagasr.config.settings import Config, InverseLR
 from sagasr.data.batches import Batch
-from sagasr.model.conditions import ConditionInputs
 from sagasr.model.ema import Ema
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel
-from sagasr.model.stable_audio import compile_layers
+from sagasr.model.sharding import divided_like, shard, whole
+from sagasr.published.stable_audio import compile_layers
 from sagasr.training import checkpoint as checkpoint_folder
-from sagasr.training.sharding import divided_like, shard, whole
 
 COMPILE_FROM = 1_000  # steps; compiling takes as long as some hundred of a small model
 

@@ -20,25 +20,27 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from sagasr.codec.codec import Codec, build_codec
+from sagasr.codec.precision import fast
 from sagasr.config.settings import Config, Evaluation, Runtime
-from sagasr.data.batches import Draws, Validation
+from sagasr.data.batches import Draws
 from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts
 from sagasr.evaluation.evaluate import Prediction, evaluate, means, validation_loss
-from sagasr.evaluation.scores import ScoreFile, write_references
+from sagasr.evaluation.memory import AtOnce
+from sagasr.evaluation.score_files import ScoreFile, write_references
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.failpoints import point
 from sagasr.io.files import dump_yaml, remove_litter, write_text
 from sagasr.io.signals import Halt
 from sagasr.io.trial_log import History, State, Status, read_status, write_status
 from sagasr.model.pretrained import load_pretrained
 from sagasr.model.saga import build_model
+from sagasr.model.sharding import gathered, is_sharded
+from sagasr.torch_internals import to_be_compiled
 from sagasr.training import checkpoint
-from sagasr.training.devices import device_of, to_be_compiled, with_device
-from sagasr.training.memory import AtOnce
+from sagasr.training.devices import device_of, with_device
+from sagasr.training.facts import write_facts
 from sagasr.training.module import Diverged, SafeCheckpointIO, SagaModule
-from sagasr.training.precision import fast
-from sagasr.training.sharding import gathered, is_sharded
-from sagasr.upsample.upsampler import write_facts
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.io.signals import Halt
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.training.module import parts_of
 from sagasr.training.train import Harness, train

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sagasr.config.settings import NYQUIST, Config
 from sagasr.data.batches import Batch
 from sagasr.model.saga import SagaModel
-from sagasr.model.stable_audio import load_stock, transformer_arguments
+from sagasr.published.stable_audio import load_stock, transformer_arguments
 from tests.benchmarks.measure import Stamps
 
 NUMBERS = ("rolloff_low", "rolloff_high")

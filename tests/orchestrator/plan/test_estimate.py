@@ -86,7 +86,8 @@ def test_disk_is_that_of_the_checkpoints_that_are_kept(sweep):
 
 
 def test_what_is_said_of_trainings_is_what_they_do():
-    from sagasr.evaluation import evaluate, scores
+    from sagasr.evaluation import evaluate
+    from sagasr.evaluation import score_files as scores
     from sagasr.training import checkpoint
 
     assert estimate.CHECKPOINTS_KEPT == checkpoint.KEEP

@@ -17,6 +17,7 @@ from scipy.signal import butter, sosfilt
 
 from sagasr.audio.degrade import degrade
 from sagasr.codec.codec import build_codec
+from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import build_autoencoder, build_transform
 from sagasr.config.settings import Config, parse
 from sagasr.data import corpus as recordings
@@ -29,7 +30,6 @@ from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import fingerprint
-from sagasr.training.precision import exact
 
 SEGMENT = 16_384
 RATE = 44_100

@@ -11,13 +11,13 @@ from torch._dynamo.utils import counters
 
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import SIZES, Config, downsampling_ratio, parse
-from sagasr.data.batches import Validation
 from sagasr.evaluation.evaluate import evaluate, validation_loss
+from sagasr.evaluation.memory import AtOnce
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.errors import SagasrError, ValidationMemoryError
 from sagasr.model.ema import Ema
 from sagasr.model.saga import SagaModel, build_model
-from sagasr.model.stable_audio import compile_layers
-from sagasr.training.memory import AtOnce
+from sagasr.published.stable_audio import compile_layers
 
 CLIPS, LENGTH = 9, 4_096
 CONFIG = parse(

@@ -9,16 +9,9 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import BIN_HZ, rolloff_hz
 from sagasr.config.settings import SIZES, Config, parse
-from sagasr.model.conditions import (
-    Conditioner,
-    ConditionInputs,
-    NumberEmbedding,
-    drop,
-    null_cross,
-    null_low,
-    rolloff_share,
-    seeded,
-)
+from sagasr.model.conditions import Conditioner, NumberEmbedding, drop, null_cross, null_low, rolloff_share
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.seeds import seeded
 
 WORDS = ("bark", "dog", "rain")
 

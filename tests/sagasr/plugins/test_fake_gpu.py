@@ -16,11 +16,13 @@ from sagasr.audio.spectrum import window
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.settings import Config, parse, patch
-from sagasr.data.batches import Validation
 from sagasr.evaluation.evaluate import LOSS_TIMES, generate, validation_loss
-from sagasr.model.conditions import ConditionInputs
+from sagasr.evaluation.validation_set import Validation
+from sagasr.model.inputs import ConditionInputs
 from sagasr.plugins.fake_device import DEVICE, is_misplaced
-from sagasr.upsample.upsampler import Facts, Settings, Upsampler
+from sagasr.training.facts import Facts
+from sagasr.upsample.settings import Settings
+from sagasr.upsample.upsampler import Upsampler
 from tests import own_parts
 from tests.fake_gpu import Log, Step, fake_gpu
 from tests.sagasr.model.stable_audio import autoencoder_config

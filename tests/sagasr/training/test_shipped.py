@@ -19,7 +19,7 @@ from orchestrator.plan.plan import make_plan
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.settings import Config, Evaluation, Runtime, parse, patch
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.scores import ScoreFile
+from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import read_yaml
 from sagasr.io.signals import Halt
 from sagasr.io.trial_log import History

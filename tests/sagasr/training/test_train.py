@@ -13,11 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sagasr.cli.commands import train as command
 from sagasr.config.settings import Config, Evaluation, InverseLR, Runtime, parse, patch
-from sagasr.data.batches import Batch, Validation
+from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.evaluation.evaluate import judge, summary
-from sagasr.evaluation.scores import ScoreFile, read_distances, read_scores
+from sagasr.evaluation.score_files import ScoreFile, read_distances, read_scores
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import dump_yaml
 from sagasr.io.signals import Halt
 from sagasr.io.trial_log import History, read_status

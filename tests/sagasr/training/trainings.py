@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import sagasr
-from sagasr.evaluation.scores import read_scores
+from sagasr.evaluation.score_files import read_scores
 from sagasr.io.trial_log import History
 from sagasr.training import checkpoint
 

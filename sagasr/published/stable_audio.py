@@ -1,8 +1,9 @@
-"""The one door to stable-audio-tools, and its transformer. Its codecs are in ``sagasr.codec.stable_audio_codecs``.
+"""The one door to stable-audio-tools, and its transformer. Checked against version 0.0.19.
 
 Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion
 for samplers that we do not use, and casts attention to float16 where flash-attn happens to be installed (results would
-depend on the machine). Imports happen inside the functions.
+depend on the machine). Only its filter bank is repaired in ``sagasr.codec.stable_audio_codecs``, whose code is part of
+the identity of encoded stores.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from sagasr.config.settings import Config
 from sagasr.io.files import read_text
+from sagasr.torch_internals import compile_or_run_eagerly
 
 
 def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
@@ -105,9 +107,8 @@ def compile_layers(transformer: Any, backend: str = "inductor") -> None:
 
     What cannot be compiled runs as it is. Samplings do: they see every shape but a few times.
     """
-    torch._dynamo.config.suppress_errors = True
     for layer in transformer.transformer.layers:
-        layer.compile(backend=backend)
+        compile_or_run_eagerly(layer, backend)
 
 
 @contextlib.contextmanager
@@ -169,12 +170,12 @@ def published_transformer(config: Path) -> dict[str, Any]:
 @cache
 def load_stock(name: str) -> ModuleType:
     """Return a module of stable-audio-tools by its full name."""
-    with quietly(), _stand_ins():
+    with without_output(), _stand_ins():
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def without_output() -> Iterator[None]:
     """Inside, warnings and what is printed are lost."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

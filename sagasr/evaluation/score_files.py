@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from sagasr.audio.files import write_flac
-from sagasr.data.batches import Validation
 from sagasr.evaluation.evaluate import Prediction, judge
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import write_whole
-from sagasr.metrics import METRICS, Scores
 from sagasr.metrics.distance import Distance
+from sagasr.metrics.registry import METRICS, Scores
 
 LISTENING_CLIPS = 8
 ROW_KEYS = ("clip", "domain", "subject", "remark")
