@@ -27,7 +27,7 @@ from orchestrator.plan.plan import make_plan
 from sagasr.audio.files import decode, header_problem
 from sagasr.audio.stream import file_source
 from sagasr.config.settings import Config, located, parse
-from sagasr.data.manifest import read_manifest
+from sagasr.data.splits import read_manifest
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import dump_yaml
 from tests.encoded import encoded, piped

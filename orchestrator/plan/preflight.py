@@ -245,7 +245,7 @@ def _texts(config: Config) -> Texts:
 
 def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.manifest import rows_of
+    from sagasr.data.splits import rows_of
 
     if source == "off" or not learned:
         return 0

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE
 from sagasr.io.errors import DataError
+from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.sampling_rate import SAMPLE_RATE
 
 N_FFT = 2_048
 HOP = 512

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import LOOP, odd_value, on_disk
+from sagasr.sampling_rate import NYQUIST as NYQUIST
+from sagasr.sampling_rate import SAMPLE_RATE as SAMPLE_RATE
 
-SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
-NYQUIST = SAMPLE_RATE / 2
 GET_STABLE_AUDIO = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
     "--local-dir FOLDER)"

@@ -16,9 +16,9 @@ from sagasr.audio.spectrum import rolloff_hz
 from sagasr.codec.codec import Codec
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
-from sagasr.data.manifest import Split
 from sagasr.data.measures import STEP, gain_of, latent_moments, mean_power, measure_crops, rms_of, rolloff_features
 from sagasr.data.quality import Usable, usable
+from sagasr.data.rows import Split
 from sagasr.data.shards import Record
 from sagasr.io.fingerprint import seed_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from sagasr.audio.files import BLOCK, opened
-from sagasr.data.manifest import Row
+from sagasr.data.rows import Row
 from sagasr.io.errors import DataError
 from sagasr.io.machine import cpus_here
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sagasr.data.manifest import Split
+from sagasr.data.rows import Split
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint

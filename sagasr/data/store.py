@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sagasr.codec.latents import LatentNorm
-from sagasr.data.manifest import Source, Split
 from sagasr.data.measures import rolloff_from
+from sagasr.data.rows import Source, Split
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json

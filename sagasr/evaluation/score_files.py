@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from sagasr.audio.files import write_flac
-from sagasr.evaluation.evaluate import Prediction, judge
+from sagasr.evaluation.prediction import Prediction
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import write_whole
 from sagasr.metrics.distance import Distance
@@ -49,7 +49,7 @@ class ScoreFile:
 
 def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:
     """Write, per variant, the scores of low, shaped noise and the untrained model, and the high and low audio."""
-    trivial = {"low": judge(clips, clips.low), "shaped_noise": judge(clips, clips.shaped_noise())}
+    trivial = {"low": clips.judge(clips.low), "shaped_noise": clips.judge(clips.shaped_noise())}
     for variant, prediction in untrained.items():
         path = trial / "scores" / f"references-{variant}.parquet"
         answers = {**trivial, "untrained": prediction}.items()

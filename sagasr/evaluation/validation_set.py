@@ -11,14 +11,16 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import HOP, N_FFT, cutoff_bin
 from sagasr.config import settings as settings
-from sagasr.config.settings import SAMPLE_RATE, Config
+from sagasr.config.settings import Config
 from sagasr.data.store import Store
+from sagasr.evaluation.prediction import Prediction
 from sagasr.io.fingerprint import seed_of
 from sagasr.metrics.distance import Distance, Distances
 from sagasr.metrics.embedders import build_embedder
 from sagasr.metrics.registry import Scores
 from sagasr.metrics.score import Reference, score_many
 from sagasr.plugins.parts import load
+from sagasr.sampling_rate import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Validation:
         """The high clips, ready to be scored against."""
         places = zip(self.high, self.cutoff_hz.tolist(), self.splice_hz.tolist(), strict=True)
         return [Reference(high, cutoff_hz, splice_hz) for high, cutoff_hz, splice_hz in places]
+
+    def judge(self, audio: Tensor) -> Prediction:
+        """Return audio [n, C, T] with all that can be said about it as an answer to the clips."""
+        return Prediction(audio, self.score(audio), self.distances(audio))
 
     def score(self, audio: Tensor) -> list[Scores]:
         """Return the metrics of estimates [n, C, T], clip by clip."""

@@ -17,7 +17,8 @@ from torch import nn
 from sagasr.config.settings import GET_STABLE_AUDIO, Config, StableAudio, latent_channels
 from sagasr.io.errors import DataError
 from sagasr.model.conditions import Conditioner
-from sagasr.published.stable_audio import build_transformer, published_transformer, transformer_arguments
+from sagasr.model.transformer import build_transformer, transformer_arguments
+from sagasr.published.stable_audio import published_transformer
 from sagasr.published.weights import (
     LEAST_MATCH,
     Corner,

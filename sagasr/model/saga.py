@@ -18,8 +18,9 @@ from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, 
 from sagasr.model.guidance import Branch, guidance_branches
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.seeds import seeded
+from sagasr.model.transformer import build_transformer
 from sagasr.plugins.parts import load
-from sagasr.published.stable_audio import build_transformer, compact, settled_context
+from sagasr.published.stable_audio import compact, settled_context
 
 
 class SagaModel(nn.Module):

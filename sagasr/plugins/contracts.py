@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-SAMPLE_RATE = 44_100  # Hz; as in the configuration, which stands above this package
+from sagasr.sampling_rate import SAMPLE_RATE
 
 
 def check_metric(metric: Any) -> None:

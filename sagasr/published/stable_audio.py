@@ -25,35 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagasr.config.settings import Config
 from sagasr.io.files import read_text
 from sagasr.torch_internals import compile_or_run_eagerly
 
 
-def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
-    """Return the arguments of the diffusion transformer: every width follows from ``model`` and ``conditions``."""
-    model, conditions = config.model, config.conditions
-    by_global = conditions.rolloff_route != "prepend"
-    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
-    return {
-        "io_channels": latent_channels,
-        "input_concat_dim": latent_channels,
-        "embed_dim": model.embed_dim,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "cond_token_dim": model.cond_dim,
-        "project_cond_tokens": False,
-        "global_cond_dim": globals_ * model.cond_dim,
-        "prepend_cond_dim": 0 if by_global else model.embed_dim,
-        "global_cond_type": model.time_route,
-        "diffusion_objective": "rectified_flow",
-    }
-
-
-def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+def diffusion_transformer(**arguments: Any) -> nn.Module:
     """Return the DiffusionTransformer with its stock initialisation, drawn from torch's global generator."""
-    module = load_stock("stable_audio_tools.models.dit")
-    transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
+    transformer = load_stock("stable_audio_tools.models.dit").DiffusionTransformer(**arguments)
     for layer in transformer.transformer.layers:
         layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
     transformer.timestep_features = _TimeFeatures(transformer.timestep_features.weight)

@@ -28,7 +28,7 @@ from torch import Tensor
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred, resampled
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE, Config, Sampler, parse, patch
+from sagasr.config.settings import Config, Sampler, parse, patch
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of
 from sagasr.io.errors import ConfigError, DataError, did_you_mean
@@ -38,6 +38,7 @@ from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.text import WordEncoder
 from sagasr.model.words import words_of
+from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
 from sagasr.training import checkpoint
 from sagasr.training.facts import Facts, read_facts
 from sagasr.upsample.settings import Settings

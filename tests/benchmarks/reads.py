@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sagasr.config.settings import SAMPLE_RATE
 from sagasr.data.measures import STEP
 from sagasr.data.store import Store
+from sagasr.sampling_rate import SAMPLE_RATE
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn
 

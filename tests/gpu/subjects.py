@@ -11,8 +11,9 @@ from sagasr.data.batches import Batch, Draws
 from sagasr.io.files import read_yaml
 from sagasr.io.trial_log import History
 from sagasr.model.saga import build_model
+from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule
-from sagasr.training.train import Harness, TrainResult, train
+from sagasr.training.train import train
 from tests.benchmarks import data
 from tests.benchmarks.step import awake
 

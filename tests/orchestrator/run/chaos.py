@@ -70,7 +70,8 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     from orchestrator.run.worker import encode
     from orchestrator.tracking.tracker import Tracker
     from sagasr.io.trial_log import read_status
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
 
     plan = make_plan(read_space(grid, storage=str(storage)))
     with one_writer(plan.paths):

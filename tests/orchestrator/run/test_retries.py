@@ -332,7 +332,7 @@ from orchestrator.run.worker import train_trial
 def train(config, out, store, variants, runtime, harness):
     harness.pulse()
     time.sleep(10 * runtime.hang_seconds)
-    return sagasr.training.train.TrainResult("done", "", 0)
+    return sagasr.training.harness.TrainResult("done", "", 0)
 
 sagasr.training.train.train = train
 train_trial({"task": sys.argv[1], "attempt": 1}, int(sys.argv[2]))

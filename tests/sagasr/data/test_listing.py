@@ -23,9 +23,9 @@ from orchestrator.cli import encode
 from orchestrator.cli.commands import sweep
 from sagasr.cli import commands
 from sagasr.config.settings import Config, Data, parse
-from sagasr.data.folders import list_data, list_stored
-from sagasr.data.listing import Listing, files_below, listed
-from sagasr.data.manifest import rows_of
+from sagasr.data.listing import Listing, list_data, list_stored, listed
+from sagasr.data.splits import rows_of
+from sagasr.data.walk import files_below
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_yaml
 from sagasr.upsample.files import plan_files

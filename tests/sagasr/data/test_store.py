@@ -29,8 +29,9 @@ from sagasr.data import measures as statistics
 from sagasr.data.corpus import Recording, clip_names, recordings, select_clips, store_identity
 from sagasr.data.encode import encode_store
 from sagasr.data.encoded_record import clip_gain
-from sagasr.data.manifest import Row, read_manifest
+from sagasr.data.rows import Row
 from sagasr.data.shards import SCHEMAS, read_records
+from sagasr.data.splits import read_manifest
 from sagasr.data.store import Store
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.metrics.score import score

@@ -16,7 +16,8 @@ from sagasr.config.settings import Config, Evaluation, InverseLR, Runtime, parse
 from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
-from sagasr.evaluation.evaluate import judge, summary
+from sagasr.evaluation.evaluate import judge
+from sagasr.evaluation.prediction import summary
 from sagasr.evaluation.score_files import ScoreFile, read_distances, read_scores
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import dump_yaml
@@ -24,8 +25,9 @@ from sagasr.io.signals import Halt
 from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
 from sagasr.training.devices import cpu_name
+from sagasr.training.harness import FailureRule, Harness
 from sagasr.training.module import SagaModule, cooldown_at, rate_at
-from sagasr.training.train import FailureRule, Harness, train
+from sagasr.training.train import train
 from tests.sagasr.training.trainings import few_recordings, same_training
 
 STEPS = 6
