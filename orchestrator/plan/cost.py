@@ -25,9 +25,9 @@ from sagasr.config.settings import T5, Config, Evaluation, Strict, downsampling_
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
-from sagasr.io.trial_log import read_status
 from sagasr.model.counts import Counts
 from sagasr.model.guidance import guidance_branches
+from sagasr.training.trial_log import read_status
 
 # what is assumed where nothing was measured: peak operations per second, and the share of them that is reached
 GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}  # of an H100

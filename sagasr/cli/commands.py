@@ -125,10 +125,10 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.evaluation.prediction import summary
     from sagasr.evaluation.score_files import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
-    from sagasr.io.trial_log import read_status
     from sagasr.training.harness import Harness
     from sagasr.training.preflight import missing_weights
     from sagasr.training.train import train as train_model
+    from sagasr.training.trial_log import read_status
 
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sagasr.io.trial_log import Device
 from sagasr.torch_internals import has_compiled, to_be_compiled
+from sagasr.training.trial_log import Device
 
 DRIVER = Path("/proc/driver/nvidia/version")
 CPUS = Path("/proc/cpuinfo")

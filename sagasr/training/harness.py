@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import Strategy
 
 from sagasr.config.settings import Evaluation
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import State
+from sagasr.training.trial_log import State
 
 Variants = Mapping[str, Evaluation]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from sagasr.config.settings import Config, Runtime
-from sagasr.io.trial_log import History, State, Status, read_status, write_status
 from sagasr.torch_internals import to_be_compiled
 from sagasr.training.devices import device_of, with_device
 from sagasr.training.harness import Harness, TrainResult
+from sagasr.training.trial_log import History, State, Status, read_status, write_status
 
 HEARTBEAT_S = 1.0
 NOT_COMPILED = "its layers could not be compiled, so that it is slower: a C compiler and Python's headers are needed"

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run import chaos
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sagasr.io.errors import SagasrError
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from sagasr.model.saga import SagaModel
 from sagasr.published.stable_audio import compile_layers
 from sagasr.training import checkpoint

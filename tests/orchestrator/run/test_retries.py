@@ -17,7 +17,7 @@ from sagasr.config.settings import Config, Evaluation, Runtime, parse
 from sagasr.io.errors import DataError, SagasrError, StorageError
 from sagasr.io.files import write_json
 from sagasr.io.lease import Lost, me
-from sagasr.io.trial_log import History, Status, write_status
+from sagasr.training.trial_log import History, Status, write_status
 
 LOST = Problem("lost", "its process or node was lost")
 BUG = Problem("bug", "ZeroDivisionError: division by zero")

@@ -22,9 +22,9 @@ from sagasr.data.encode import encode_store
 from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import read_yaml
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History
 from sagasr.training.harness import Harness
 from sagasr.training.train import train
+from sagasr.training.trial_log import History
 from tests.sagasr.data.test_stored_texts import write_t5
 from tests.sagasr.model.stable_audio import autoencoder_config
 from tests.sagasr.training.trainings import few_recordings, same_training

@@ -27,11 +27,11 @@ from sagasr.io import lease
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.files import dump_yaml, write_json, write_text
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
 from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule, parts_of
 from sagasr.training.train import train
+from sagasr.training.trial_log import History, read_status
 
 STEPS, EVERY = 6, 3
 TREE = {
