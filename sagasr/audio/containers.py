@@ -79,8 +79,8 @@ def parts_of(file: BinaryIO, size: int) -> list[Part]:
     starts = [0]
     if magic == FLAC_START:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            while (found := content.find(FLAC_START, starts[-1] + 1)) > 0:
-                starts.append(found)
+            while (place := content.find(FLAC_START, starts[-1] + 1)) > 0:
+                starts.append(place)
     return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
 
 
@@ -93,23 +93,23 @@ def stated_bytes(source: Stretch, size: int) -> int | None:
     magic = source.read(4)
     match magic:
         case b"RIFF" | b"RF64":
-            found = _chunk(source, 12, "little", 4, b"data")
+            chunk = _chunk(source, 12, "little", 4, b"data")
         case b"RIFX":
-            found = _chunk(source, 12, "big", 4, b"data")
+            chunk = _chunk(source, 12, "big", 4, b"data")
         case b"FORM":
-            found = _chunk(source, 12, "big", 4, b"SSND")
+            chunk = _chunk(source, 12, "big", 4, b"SSND")
         case b"riff":
-            found = _chunk(source, 40, "little", 8, b"data")
+            chunk = _chunk(source, 40, "little", 8, b"data")
         case b"caff":
-            found = _chunk(source, 8, "big", 8, b"data")
+            chunk = _chunk(source, 8, "big", 8, b"data")
         case b".snd":
             start, declared = (int.from_bytes(source.read(4)) for _ in range(2))
-            found = start, declared
+            chunk = start, declared
         case _:
             return size
-    if found is None:
+    if chunk is None:
         return size
-    start, declared = found
+    start, declared = chunk
     source.seek(4)
     if declared == 0 and int.from_bytes(source.read(4), "big" if magic in (b"FORM", b"RIFX") else "little") + 8 == size:
         raise DataError("holds no samples")  # as its header says
@@ -158,8 +158,8 @@ def frames_counted(source: Stretch) -> int:
         size = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         start += 10 + size + (10 if head[5] & 0x10 else 0)
         source.seek(start)
-    found = COUNT.match(head)
-    return int.from_bytes(found[2]) * (1_152 if found[1][0] & 8 else 576) if found else 0
+    count = COUNT.match(head)
+    return int.from_bytes(count[2]) * (1_152 if count[1][0] & 8 else 576) if count else 0
 
 
 def mpeg_frame_bytes(frame: bytes) -> int:
@@ -203,7 +203,7 @@ def _ogg_parts(file: BinaryIO) -> list[Part]:
         raise DataError(f"damaged; behind page {pages} of its Ogg stream no page begins")
     if not ended or not starts:
         raise DataError("cut off or damaged; its Ogg stream does not end with a last page")
-    return [Part(*it) for it in zip(starts, [*starts[1:], stop], streams, strict=True)]
+    return [Part(*link) for link in zip(starts, [*starts[1:], stop], streams, strict=True)]
 
 
 def _ogg_checksum(page: bytes) -> int:

@@ -86,14 +86,14 @@ def decoded(path: Path, whole: bool = True) -> Iterator[Reading]:
             raise DataError("the file is empty")
         parts = parts_of(file, size) if whole else [Part(0, size)]
         behind = size - parts[-1].stop
-        told = [f"its last {behind:,} bytes are no part of its Ogg stream, and are left out"] if behind else []
+        leftover = [f"its last {behind:,} bytes are no part of its Ogg stream, and are left out"] if behind else []
         if len(parts) == 1:
             with _one(file, parts[0], os.fsencode(path)) as reading:
-                reading.notes.extend(told)
+                reading.notes.extend(leftover)
                 yield reading
             return
         with _one(file, parts[0]) as first:
-            notes = [*first.notes, f"{len(parts)} recordings one behind another, read as one", *told]
+            notes = [*first.notes, f"{len(parts)} recordings one behind another, read as one", *leftover]
             head = Reading(first.rate, first.channels, first.subtype, None, iter(()), notes)
         yield head._replace(blocks=_chained(file, parts, head))
 
@@ -178,7 +178,7 @@ def _by_ffmpeg(source: Stretch, magic: bytes, open_end: bool) -> Iterator[Readin
         if stream.codec_context is None:
             raise DataError("no decoder is known for its audio; convert it to FLAC or WAV")
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # FFmpeg leaves checksums unread otherwise
-        others = [it.type for it in container.streams if it.type != "audio" and not _is_picture(it)]
+        others = [other.type for other in container.streams if other.type != "audio" and not _is_picture(other)]
         notes = [f"left out beside its audio: {', '.join(others)}"] if others else []
         frames = _frames(container.demux(stream), kind, open_end, notes)
         first = next(frames, None)
@@ -193,15 +193,15 @@ def _by_ffmpeg(source: Stretch, magic: bytes, open_end: bool) -> Iterator[Readin
 def _length(container: Any, stream: Any, kind: str, counted: float) -> Length | None:
     """Return the length that a container states; what FFmpeg guesses from sizes and bit rates is none."""
     if stream.duration is not None:
-        found = float(stream.duration * stream.time_base)
+        stated = float(stream.duration * stream.time_base)
     else:
-        found = (container.duration or 0) / 1e6
+        stated = (container.duration or 0) / 1e6
     if kind == "mp3":
         if not counted:
             return None
-        gapless = stream.start_time and counted - ROUNDING < found <= counted  # else FFmpeg guessed: more lies behind
-        return Length(found, 0) if gapless else Length(counted, ROUNDING)
-    return Length(found, SLACK[kind]) if found > 0 and kind in SLACK else None
+        gapless = stream.start_time and counted - ROUNDING < stated <= counted  # else FFmpeg guessed: more lies behind
+        return Length(stated, 0) if gapless else Length(counted, ROUNDING)
+    return Length(stated, SLACK[kind]) if stated > 0 and kind in SLACK else None
 
 
 def _is_picture(stream: Any) -> bool:
@@ -250,19 +250,19 @@ def _joined(
 ) -> Iterator[np.ndarray]:
     """Yield frames in blocks, and check their form and their number against what is stated."""
     rate, channels = first.sample_rate, first.layout.nb_channels
-    kept, held, present = [], 0, 0
+    pending, waiting, present = [], 0, 0
     for frame in chain([first], frames):
         if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
             form = _form(frame.sample_rate, frame.layout.nb_channels)
             seconds = f"{present / rate:,.2f} s"
             raise DataError(f"changes from {_form(rate, channels)} to {form} after {seconds}; split it there")
-        kept.append(_floats(frame))
-        present, held = present + frame.samples, held + frame.samples
-        if held >= BLOCK:
-            yield np.concatenate(kept, axis=1)
-            kept, held = [], 0
-    if kept:
-        yield np.concatenate(kept, axis=1)
+        pending.append(_floats(frame))
+        present, waiting = present + frame.samples, waiting + frame.samples
+        if waiting >= BLOCK:
+            yield np.concatenate(pending, axis=1)
+            pending, waiting = [], 0
+    if pending:
+        yield np.concatenate(pending, axis=1)
     if length is None:
         notes.append(_open_end(present / rate))
     elif present < (length.seconds - length.slack) * rate - 0.5:
@@ -284,5 +284,5 @@ def _floats(frame: "AudioFrame") -> np.ndarray:
 
 def reason_of(error: Exception) -> str:
     """Return what a decoder says, without the names of files and functions."""
-    told = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return " ".join(str(told).split()).removeprefix("Error : ").rstrip(".") or type(error).__name__
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()).removeprefix("Error : ").rstrip(".") or type(error).__name__

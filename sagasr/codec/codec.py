@@ -121,10 +121,10 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
     if not isinstance(codec, settings.StableAudio):
         return Codec(build_transform(codec, channels), channels, *expected, codec.companding)
     model = build_autoencoder(Path(codec.checkpoint), Path(codec.config))
-    found = model.latent_dim, model.downsampling_ratio
-    if found != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
+    stated = model.latent_dim, model.downsampling_ratio
+    if stated != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
         raise DataError(
-            f"{codec.config}: {found[0]} latents every {found[1]} samples of {model.in_channels}-channel audio at "
+            f"{codec.config}: {stated[0]} latents every {stated[1]} samples of {model.in_channels}-channel audio at "
             f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; "
             f"{STABLE_AUDIO_REMEDY}"
         )

@@ -46,8 +46,8 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
     one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
     """
     autoencoder = empty_autoencoder(config)
-    found, weights = _fit_autoencoder(autoencoder, checkpoint)
-    copy_weights(autoencoder, found, weights)
+    fitted, weights = _fit_autoencoder(autoencoder, checkpoint)
+    copy_weights(autoencoder, fitted, weights)
     return autoencoder
 
 
@@ -60,10 +60,10 @@ def check_autoencoder(checkpoint: Path, config: Path) -> None:
 
 def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
     weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
-    found = fit("autoencoder", shapes_of(autoencoder), weights)
-    if problem := problem_of(found, weights, STABLE_AUDIO_REMEDY):
+    fitted = fit("autoencoder", shapes_of(autoencoder), weights)
+    if problem := problem_of(fitted, weights, STABLE_AUDIO_REMEDY):
         raise DataError(problem)
-    return found, weights
+    return fitted, weights
 
 
 def empty_autoencoder(config: Path) -> nn.Module:

@@ -120,28 +120,28 @@ def caption(
     keys = [fingerprint([_sound_hash(sound), captioner.identity]) for sound in sounds]
     distinct = dict(zip(keys, sounds, strict=True))
     wanted = [key for key in distinct if key not in known]
-    found = {key: known[key] for key in distinct if key in known}
+    captioned = {key: known[key] for key in distinct if key in known}
     unwritten, written_at = 0, time.monotonic()
     try:
         for start in range(0, len(wanted), batch):
             part = wanted[start : start + batch]
             captions = captioner.describe([heard_part(distinct[key]) for key in part])
-            found |= zip(part, captions, strict=True)
+            captioned |= zip(part, captions, strict=True)
             unwritten += len(part)
             if progress is not None:
-                progress(len(found), len(distinct))
+                progress(len(captioned), len(distinct))
             if time.monotonic() - written_at > WRITE_EVERY_S:
-                _refuse_deaf(found, captioner)
-                _add(cache, found)
+                _refuse_deaf(captioned, captioner)
+                _add(cache, captioned)
                 unwritten, written_at = 0, time.monotonic()
     except BaseException:
-        if unwritten and _deafness(found) is None:
-            _add(cache, found)
+        if unwritten and _deafness(captioned) is None:
+            _add(cache, captioned)
         raise
-    _refuse_deaf(found, captioner)
+    _refuse_deaf(captioned, captioner)
     if unwritten:
-        _add(cache, found)
-    return [found[key] for key in keys]
+        _add(cache, captioned)
+    return [captioned[key] for key in keys]
 
 
 def unique_share(captions: Sequence[str]) -> float:
@@ -169,14 +169,14 @@ def _one_line(text: str) -> str:
     return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
 
 
-def _refuse_deaf(found: dict[str, str], captioner: Captioner) -> None:
-    if reason := _deafness(found):
+def _refuse_deaf(captioned: dict[str, str], captioner: Captioner) -> None:
+    if reason := _deafness(captioned):
         raise DataError(f"{getattr(captioner, 'model', captioner.identity)}: {reason}")
 
 
-def _deafness(found: dict[str, str]) -> str | None:
+def _deafness(captioned: dict[str, str]) -> str | None:
     """Return why the captions cannot come from the sounds, or None. ``found`` holds one caption per different sound."""
-    captions = list(found.values())
+    captions = list(captioned.values())
     least = max(2, int(np.ceil(LEAST_UNIQUE * len(captions))))
     unique = len(set(captions))
     if len(captions) < ENOUGH_TO_JUDGE or unique >= least:
@@ -189,9 +189,9 @@ def _deafness(found: dict[str, str]) -> str | None:
     )
 
 
-def _add(cache: Path, found: dict[str, str]) -> None:
+def _add(cache: Path, captioned: dict[str, str]) -> None:
     """Write the captions, beside those that another run may have added meanwhile."""
-    write_json(cache, (read_json(cache) if cache.is_file() else {}) | found)
+    write_json(cache, (read_json(cache) if cache.is_file() else {}) | captioned)
 
 
 def _sound_hash(sound: Sound) -> str:

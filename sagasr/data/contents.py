@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from sagasr.audio.files import header_problem
+from sagasr.audio.files import problem_of
 from sagasr.data.rows import Row
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import content_of, fingerprint
@@ -19,8 +19,8 @@ def hash_or_problem(row: Row) -> tuple[str, str | None]:
     except OSError as error:
         return "", f"{row.file}: cannot be read ({error.strerror or error}){_named(row)}"
     if row.sha256 and digest != row.sha256:
-        told = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
-        return digest, f"{row.file}: is not the recording that was meant ({told})"
+        difference = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
+        return digest, f"{row.file}: is not the recording that was meant ({difference})"
     return digest, None
 
 
@@ -31,11 +31,11 @@ def content_hashes(rows: Iterable[Row]) -> list[str]:
     """
     rows = list(rows)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(hash_or_problem, rows))
-    problems = [problem for _, problem in found if problem]
+        hashed = list(pool.map(hash_or_problem, rows))
+    problems = [problem for _, problem in hashed if problem]
     if problems:
         raise DataError("\n".join(problems))
-    return [digest for digest, _ in found]
+    return [digest for digest, _ in hashed]
 
 
 def header_problems(rows: Iterable[Row]) -> list[str | None]:
@@ -48,7 +48,7 @@ def header_problems(rows: Iterable[Row]) -> list[str | None]:
 
 
 def _header_problem(row: Row) -> str | None:
-    problem = header_problem(row.file)
+    problem = problem_of(row.file, whole=False)
     return problem and f"{row.file}: {problem}{_named(row)}"
 
 

@@ -93,7 +93,7 @@ def recordings(config: Config) -> Corpus:
             faults += [line for line in str(error).splitlines() if line not in faults]
     if faults:
         raise ConfigError("\n".join(faults))
-    found: dict[str, list[Recording]] = {"train": [], "val": []}
+    by_split: dict[str, list[Recording]] = {"train": [], "val": []}
     unreadable = []
     with ThreadPoolExecutor() as pool:
         for split, rows in splits.items():
@@ -101,15 +101,16 @@ def recordings(config: Config) -> Corpus:
                 if problem:
                     unreadable.append(Problem.of(split, row, problem))
                 else:
-                    found[split].append(Recording(digest, row))
+                    by_split[split].append(Recording(digest, row))
     if unreadable and config.data.policy == "strict":
-        raise DataError("\n".join(map(str, unreadable + _broken(found))))
+        raise DataError("\n".join(map(str, unreadable + _broken(by_split))))
     for split in SPLITS:
-        if not found[split]:
+        if not by_split[split]:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
-    if shared := shared_problems(config.data, *({it.sha256: it.row for it in found[split]} for split in found)):
+    rows_by_content = [{recording.sha256: recording.row for recording in part} for part in by_split.values()]
+    if shared := shared_problems(config.data, *rows_by_content):
         raise DataError("\n".join(shared))
-    return Corpus(_in_content_order(found["train"]), _in_content_order(found["val"]), unreadable)
+    return Corpus(_in_content_order(by_split["train"]), _in_content_order(by_split["val"]), unreadable)
 
 
 def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> dict[str, Any]:
@@ -121,8 +122,8 @@ def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> di
         "clips": config.validation.clips,
         **({} if policy == "strict" else {"policy": policy}),
         **{
-            split: [[it.sha256, it.row.caption, it.row.transcript, it.row.domain] for it in part]
-            for split, part in (("train", corpus.train), ("val", corpus.val))
+            split: [[sha256, row.caption, row.transcript, row.domain] for sha256, row in corpus.of(split)]
+            for split in SPLITS
         },
     }
 
@@ -173,17 +174,17 @@ def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
         domains.setdefault(recording.row.domain, []).append(recording)
     turns = zip_longest(*(part for _, part in sorted(domains.items())))
     chosen = [recording for turn in turns for recording in turn if recording is not None][:at_most]
-    return sorted(chosen, key=lambda it: (it.row.domain, it.sha256))
+    return sorted(chosen, key=lambda recording: (recording.row.domain, recording.sha256))
 
 
 def clip_names(chosen: Sequence[Recording]) -> list[str]:
     """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
-    paths = [re.sub(r"\.\w+$", "", same_name(it.row.path)) for it in chosen]
+    paths = [re.sub(r"\.\w+$", "", same_name(recording.row.path)) for recording in chosen]
     names = [re.sub(r"[^\w.-]+", "-", path).strip("-.")[-80:] for path in paths]
     times = Counter(names)
     return [
-        name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"
-        for position, (name, it) in enumerate(zip(names, chosen, strict=True))
+        name if name and times[name] == 1 else f"{name}-{recording.sha256[:8]}-{position}"
+        for position, (name, recording) in enumerate(zip(names, chosen, strict=True))
     ]
 
 
@@ -205,9 +206,9 @@ def _file_hash(path: Path) -> str:
         raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
 
 
-def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
+def _broken(by_split: dict[str, list[Recording]]) -> list[Problem]:
     """Return the problems of the files that could be read but hold no usable audio."""
-    items = [(split, it.row) for split, part in found.items() for it in part]
+    items = [(split, recording.row) for split, part in by_split.items() for recording in part]
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(problem_of, (row.file for _, row in items))
         return [
@@ -218,4 +219,8 @@ def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
 
 
 def _in_content_order(pairs: Iterable[Recording]) -> list[Recording]:
-    return sorted(pairs, key=lambda it: (it.sha256, it.row.caption, it.row.transcript, it.row.domain, it.row.path))
+    def order(recording: Recording) -> tuple[str, ...]:
+        sha256, row = recording
+        return sha256, row.caption, row.transcript, row.domain, row.path
+
+    return sorted(pairs, key=order)

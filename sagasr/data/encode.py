@@ -72,10 +72,10 @@ def encode_store(
     try:
         return build.run(names, progress, checking)
     except OSError as error:
-        found = [root / name for name in names if (root / name / "meta.json").is_file()]
-        if found:  # another process was first and has cleared the folder that both worked in
+        finished = [root / name for name in names if (root / name / "meta.json").is_file()]
+        if finished:  # another process was first and has cleared the folder that both worked in
             shutil.rmtree(work, ignore_errors=True)  # with what this one has written there since
-            return found[0]
+            return finished[0]
         if remedy := STORAGE_FAULTS.get(error.errno or 0):
             raise StorageError(f"{root}: {remedy}") from error
         raise
@@ -120,11 +120,14 @@ class _Build:
         """Check, encode what is missing, and publish. Returns the store."""
         self._look_around()
         bad = self._check(checking)
-        good = {split: [it for it in self.corpus.of(split) if it.sha256 not in bad] for split in SPLITS}
+        good: dict[Split, list[Recording]] = {"train": [], "val": []}
         left_out = [*self.corpus.unreadable]
         for split in SPLITS:
-            rows = [it for it in self.corpus.of(split) if it.sha256 in bad]
-            left_out += [Problem(split, it.row.path, str(it.row.file), bad[it.sha256]) for it in rows]
+            for recording in self.corpus.of(split):
+                if reason := bad.get(recording.sha256):
+                    left_out.append(Problem(split, recording.row.path, str(recording.row.file), reason))
+                else:
+                    good[split].append(recording)
         if left_out and self.config.data.policy == "strict":
             raise DataError("\n".join(map(str, left_out)))
         for split, usable_ones in good.items():
@@ -153,15 +156,15 @@ class _Build:
     def _look_around(self) -> None:
         """Find the shards of these settings in all stores below the root, and in what killed runs left."""
         for folder in sorted(self.root.iterdir()):
-            left = folder.name.endswith("-work")
-            if not folder.is_dir() or not (left or (folder / "meta.json").is_file()):
+            unfinished = folder.name.endswith("-work")
+            if not folder.is_dir() or not (unfinished or (folder / "meta.json").is_file()):
                 continue
             for split in SPLITS:
                 for path in sorted(folder.glob(f"{split}-*.arrow")):
                     if ids := ids_in(path, self.settings[split]):
                         self.shards[path.name] = path
                         self.holders[split] |= dict.fromkeys(ids, path)
-            if not left:
+            if not unfinished:
                 known = read_json(folder / "meta.json").get("sha256", {})
                 self.hashes |= {name: digest for name, digest in known.items() if name in self.shards}
 
@@ -184,7 +187,7 @@ class _Build:
 
     def _shards(self, split: Split, rows: Sequence[Recording]) -> dict[str, list[str]]:
         """Return the ids of each shard by its name, in the order of the ids."""
-        sizes = {it.sha256: it.row.file.stat().st_size for it in rows}
+        sizes = {recording.sha256: recording.row.file.stat().st_size for recording in rows}
         groups = grouped(sizes)
         return {shard_name(split, self.settings[split], ids): ids for ids in groups}
 

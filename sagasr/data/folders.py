@@ -83,8 +83,8 @@ def layout_of(folder: Path) -> Layout:
     if (folder / "meta" / "esc50.csv").is_file():
         return Layout(_esc50(folder), "laid out as ESC-50; fold 5 validates", "not named in meta/esc50.csv")
     if any(folder.glob("t[er][sa][ti]*/*/mixture.*")):
-        told = "laid out as MUSDB18; mixtures only, its test tracks validate"
-        return Layout(_musdb(folder), told, "stems, or in no track of its splits")
+        description = "laid out as MUSDB18; mixtures only, its test tracks validate"
+        return Layout(_musdb(folder), description, "stems, or in no track of its splits")
     return _plain(folder)
 
 
@@ -104,8 +104,8 @@ def _vctk(folder: Path) -> Layout:
 
     files = (file for top in sorted(folder.glob("wav48*")) for file in _audio(top) if file.parent.parent == top)
     rows = _rows(folder, files, describe_one)
-    told = "laid out as VCTK; split by speaker where it is named for training and validation"
-    return Layout(rows, told, "not in wav48*/SPEAKER/", texts)
+    description = "laid out as VCTK; split by speaker where it is named for training and validation"
+    return Layout(rows, description, "not in wav48*/SPEAKER/", texts)
 
 
 def _esc50(folder: Path) -> list[Row]:
@@ -155,7 +155,7 @@ def _plain(folder: Path) -> Layout:
         beside |= {path: path, _alike(path): path}
     called = [file.path for file in files if file.path.name in TABLES]
     tables = [path for path in called if "file_name" in columns_of(path)]
-    told = [
+    remarks = [
         f"{path.relative_to(folder)} {'' if path in tables else 'names no file_name and '}is "
         f"{'' if path in tables else 'not '}read"
         for path in called
@@ -175,9 +175,10 @@ def _plain(folder: Path) -> Layout:
     if split:
         rows = [replace(row, split=split[row.path]) for row in rows if row.path in split]
     elif not any(row.split for row in rows):
-        told.append("no split in it: about one recording in ten validates if it is named for both")
+        remarks.append("no split in it: about one recording in ten validates if it is named for both")
     unused = ["not named in metadata"] * bool(tables) + ["in no folder of a split"] * bool(split)
-    return Layout(rows, "; ".join(filter(None, ["any recordings", how, *told])), " or ".join(unused), texts, everything)
+    description = "; ".join(filter(None, ["any recordings", how, *remarks]))
+    return Layout(rows, description, " or ".join(unused), texts, everything)
 
 
 def _split_tables(folder: Path) -> dict[Path, str]:
@@ -255,14 +256,14 @@ def _named(folder: Path, tables: Sequence[Path]) -> list[Row]:
     return list(rows.values())
 
 
-def _rows(folder: Path, files: Iterable[Path], said: Callable[[Path], dict[str, str]]) -> list[Row]:
+def _rows(folder: Path, files: Iterable[Path], describe_one: Callable[[Path], dict[str, str]]) -> list[Row]:
     files = list(files)
     names = [ascii(path) for file in files if is_no_name(path := file.relative_to(folder).as_posix())]
     if names:
         remedy = "its name holds line ends, control codes or bytes that are not UTF-8; rename it"
         raise ConfigError("\n".join(f"{folder}: {name}: {remedy}" for name in names[:MAX_FAULTS]))
     return [
-        Row(line=line, path=file.relative_to(folder).as_posix(), file=file, **said(file))  # type: ignore[arg-type]
+        Row(line=line, path=file.relative_to(folder).as_posix(), file=file, **describe_one(file))  # type: ignore[arg-type]
         for line, file in enumerate(files, start=1)
     ]
 

@@ -131,29 +131,29 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     files: dict[str, File] = {}
     unused: dict[str, list[str]] = {}
     marked: dict[str, str] = {}
-    told = []
+    remarks = []
     for name, layout in layouts.items():
-        told.append(f"{name}: {layout.told}")
+        remarks.append(f"{name}: {layout.told}")
         rows = [row for row in layout.rows if row.split]
         places = real_paths(row.file for row in rows)
         marked |= {real: f"split {row.split}" for real, row in zip(places, rows, strict=True)}
-        found = files_below(Path(name), strict=False) if layout.files is None else layout.files
-        if len(found) >= BESIDE_MANIFEST and not os.path.isdir(name):
-            told.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
-        for file in found:
+        below = files_below(Path(name), strict=False) if layout.files is None else layout.files
+        if len(below) >= BESIDE_MANIFEST and not os.path.isdir(name):
+            remarks.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
+        for file in below:
             files[file.real] = file
             unused.setdefault(file.real, []).append(layout.unused)
     texts = {text for layout in layouts.values() for text in layout.texts}
-    left = [(split, row) for split, rows in asked.items() for row in rows if (split, row.path) in unusable]
-    wrong = zip(real_paths(row.file for _, row in left), left, strict=True)
+    excluded = [(split, row) for split, rows in asked.items() for row in rows if (split, row.path) in unusable]
+    wrong = zip(real_paths(row.file for _, row in excluded), excluded, strict=True)
     reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
     reason_of |= marked | {real: unusable[split, row.path] for real, (split, row) in wrong}
-    if absent := sum(not os.path.exists(row.file) for _, row in left):
-        told.append(f"{absent:,} recordings that are named are not there")
+    if absent := sum(not os.path.exists(row.file) for _, row in excluded):
+        remarks.append(f"{absent:,} recordings that are named are not there")
     if len(used["val"]) > scored:
-        told.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
+        remarks.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
     used_for = {"train": used["train"], "validate": used["val"]}
-    return listed(files.values(), used_for, reason_of, texts=len(texts), told=told)
+    return listed(files.values(), used_for, reason_of, texts=len(texts), told=remarks)
 
 
 def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:

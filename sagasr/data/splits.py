@@ -44,9 +44,9 @@ def marked_rows(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...
     """Return the rows of one split; all where no row is marked. Raises ConfigError where there are none."""
     chosen = tuple(row for row in rows if row.split in (split, ""))
     if not chosen:
-        found = ", ".join(sorted({row.split for row in rows}))
+        marks = ", ".join(sorted({row.split for row in rows}))
         remedy = f"mark some, or name another manifest as data.{split}"
-        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); {remedy}")
+        raise ConfigError(f"{path}: no row has split {split!r} (found: {marks}); {remedy}")
     return chosen
 
 

@@ -95,22 +95,26 @@ def _records(task: Task) -> Iterator[Record]:
             yield taken[item.sha256]
             continue
         try:
-            found = usable(task.config, task.split, Path(item.file))
+            recording = usable(task.config, task.split, Path(item.file))
         except DataError as error:  # it was usable when it was checked
             raise _Changed(item.file) from error
         if _changed(item):
             raise _Changed(item.file)
-        yield record_of(task.config, codec, task.split, item.sha256, found)
+        yield record_of(task.config, codec, task.split, item.sha256, recording)
 
 
 def _taken(task: Task) -> dict[str, Record]:
     """Return the records that other shards hold already; views of mapped files. A donor may just have been deleted."""
     wanted = {item.sha256 for item in task.items}
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     for donor in task.donors:
         with contextlib.suppress(DataError):
-            found |= {it["id"]: it for it in read_records(Path(donor), SCHEMAS[task.split]) if it["id"] in wanted}
-    return found
+            records |= {
+                record["id"]: record
+                for record in read_records(Path(donor), SCHEMAS[task.split])
+                if record["id"] in wanted
+            }
+    return records
 
 
 def _changed(item: Item) -> bool:

@@ -74,7 +74,7 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
     not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
     """
     top = os.path.realpath(folder)
-    found: list[File] = []
+    files: list[File] = []
     seen: set[str] = set()
     folders, links = deque([(os.fspath(folder), top, "")]), deque[tuple[str, str]]()
     while folders or links:
@@ -84,7 +84,7 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
             (place, parent), inside = links.popleft(), ""
             real = os.path.realpath(place)
             if real in seen or f"{parent}/".startswith(f"{real.rstrip('/')}/"):
-                found.append(File(Path(place), place, False, AGAIN))
+                files.append(File(Path(place), place, False, AGAIN))
                 continue
         if real in seen:
             continue
@@ -94,12 +94,9 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
         except OSError as error:
             vanished = isinstance(error, (FileNotFoundError, NotADirectoryError))
             if strict and not inside and (real == top or not vanished):
-                raise ConfigError(
-                    f"{folder}: cannot be searched for recordings ({error.strerror}: {place}); let it be read, or "
-                    "move it elsewhere"
-                ) from error
+                raise _not_searched(folder, place, error) from error
             if not inside and os.path.exists(place):
-                found.append(File(Path(place), place, False, CLOSED))
+                files.append(File(Path(place), place, False, CLOSED))
             continue
         if real != top and {entry.name for entry in entries} >= SWEEP:
             inside = inside or OF_A_SWEEP
@@ -111,10 +108,16 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 links.extend([] if why else [(entry.path, real)])
             else:
-                found.append(_file(entry, path, why))
-        if at_most is not None and len(found) >= at_most:
+                files.append(_file(entry, path, why))
+        if at_most is not None and len(files) >= at_most:
             break
-    return sorted(found, key=lambda file: file.path)
+    return sorted(files, key=lambda file: file.path)
+
+
+def _not_searched(folder: Path, place: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{folder}: cannot be searched for recordings ({error.strerror}: {place}); let it be read, or move it elsewhere"
+    )
 
 
 def _entries(place: str) -> list[os.DirEntry[str]]:

@@ -43,18 +43,18 @@ def evaluate(
     GPU memory that was needed is given back: others may share the GPU. Raises ValidationMemoryError.
     """
     at_once = at_once or AtOnce()
-    found: dict[str, Prediction] = {}
+    predictions: dict[str, Prediction] = {}
     for members in _samplings(variants).values():
         evaluation = variants[members[0]]
         with ema.swap() if evaluation.weights == "ema" else nullcontext(), gathered(model):
             generated = generate(model, codec, clips, evaluation, on_step, at_once)
         for name in members:
             lfr, ratio = variants[name].lfr, variants[name].lfr_ratio
-            audio = replace_low_band(generated, clips.low, clips.splice_hz, lfr, ratio)
-            found[name] = clips.judge(audio)
+            audio = replace_low_band(generated, clips.low, clips.rolloff_low_hz, lfr, ratio)
+            predictions[name] = clips.judge(audio)
     if model.norm.mean.is_cuda:
         torch.cuda.empty_cache()
-    return {name: found[name] for name in variants}
+    return {name: predictions[name] for name in variants}
 
 
 def generate(
@@ -115,12 +115,12 @@ def validation_loss(model: SagaModel, clips: Validation, at_once: AtOnce | None 
         high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
         noise = clips.noise[part].to(device)
         inputs = _inputs(model, clips, part, clips.rolloff_high_hz)
-        found = []
+        losses = []
         for moment in LOSS_TIMES:
             t = torch.full((len(high),), moment, device=device)
             predicted = model.velocity(interpolate(high, noise, t), t, low, inputs)
-            found.append(float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES))
-        return found
+            losses.append(float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES))
+        return losses
 
     total = 0.0
     with fast, torch.compiler.set_stance("force_eager"):  # other precision would compile all layers anew

@@ -28,8 +28,8 @@ class Prediction(NamedTuple):
 
     def means(self) -> dict[str, float]:
         """Return what the curves show: each metric's mean over the clips that have it, and the distances over all."""
-        found = {it.metric: it.value for it in self.distances if it.domain == ALL and it.value is not None}
-        return means(self.scores) | found
+        overall = [distance for distance in self.distances if distance.domain == ALL]
+        return means(self.scores) | {it.metric: it.value for it in overall if it.value is not None}
 
 
 def means(scores: Iterable[Scores]) -> dict[str, float]:
@@ -39,22 +39,21 @@ def means(scores: Iterable[Scores]) -> dict[str, float]:
         for name, value in row.items():
             if value is not None:
                 values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
 def summary(scores: Sequence[Scores], distances: Iterable[Distance] = ()) -> str:
     """Return means and distances on one line; a metric that not every clip has says how many have it."""
-    found = means(scores)
+    averages = means(scores)
     missing = {name: sum(row[name] is None for row in scores) for name in scores[0]} if scores else {}
-    told = [
-        f"{name} {found[name]:.3f}" + (f" ({len(scores) - absent} of {len(scores)} clips)" if absent else "")
-        if name in found
+    parts = [
+        f"{name} {averages[name]:.3f}" + (f" ({len(scores) - absent} of {len(scores)} clips)" if absent else "")
+        if name in averages
         else f"{name} – (no clip)"
         for name, absent in missing.items()
     ]
-    told += [
-        f"{it.metric} {it.value:.3f} ({it.n} windows)" if it.value is not None else f"{it.metric} – ({it.reason})"
-        for it in distances
-        if it.domain == ALL
-    ]
-    return "  ".join(told)
+    for distance in distances:
+        if distance.domain == ALL:
+            value = "–" if distance.value is None else f"{distance.value:.3f}"
+            parts.append(f"{distance.metric} {value} ({distance.reason or f'{distance.n} windows'})")
+    return "  ".join(parts)

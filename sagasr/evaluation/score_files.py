@@ -112,18 +112,18 @@ def _write_distances(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_distances(trial: Path, variant: str) -> dict[str, list[Distance]]:
     """Return the distribution distances of each subject, as ``read_scores``; nothing where none were taken."""
-    found: dict[str, list[Distance]] = {}
+    by_subject: dict[str, list[Distance]] = {}
     for name in (variant, f"references-{variant}"):
         path = distances_path(trial / "scores" / f"{name}.parquet")
         for row in pq.read_table(path).to_pylist() if path.exists() else []:
-            found.setdefault(row.pop("subject"), []).append(Distance(**row))
-    return found
+            by_subject.setdefault(row.pop("subject"), []).append(Distance(**row))
+    return by_subject
 
 
 def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
     """Return the per-clip metrics of each subject: model, untrained, low and shaped_noise."""
-    found: dict[str, list[Scores]] = {}
+    by_subject: dict[str, list[Scores]] = {}
     for name in (variant, f"references-{variant}"):
         for row in pq.read_table(trial / "scores" / f"{name}.parquet").to_pylist():
-            found.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
-    return found
+            by_subject.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
+    return by_subject

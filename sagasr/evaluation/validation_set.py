@@ -33,7 +33,6 @@ class Validation:
     names: list[str]
     domains: list[str]
     text: list[str]
-    vocabulary: tuple[str, ...]
     high: Tensor
     low: Tensor
     high_latents: Tensor
@@ -41,7 +40,6 @@ class Validation:
     noise: Tensor
     gain: Tensor
     cutoff_hz: Tensor
-    splice_hz: Tensor
     rolloff_low_hz: Tensor
     rolloff_high_hz: Tensor
     rolloff_estimated_hz: Tensor
@@ -57,13 +55,11 @@ class Validation:
         gain = torch.tensor([clip.gain for clip in clips])
         weight = store.latent_gain(gain)[:, None, None]
         high, low = (torch.stack(part).float() * weight for part in zip(*((c.high, c.low) for c in clips), strict=True))
-        rolloff_low = torch.tensor([clip.rolloff_low_hz for clip in clips])
         return cls(
             ids=[clip.id for clip in clips],
             names=[clip.name for clip in clips],
             domains=[clip.domain for clip in clips],
             text=[clip.text(source) for clip in clips],
-            vocabulary=store.vocabulary(source),
             high=torch.stack([clip.high_audio for clip in clips]),
             low=torch.stack([clip.low_audio for clip in clips]),
             high_latents=high,
@@ -71,8 +67,7 @@ class Validation:
             noise=torch.stack([_noise(high.shape[1:], "validation noise", clip.id) for clip in clips]),
             gain=gain,
             cutoff_hz=torch.tensor([clip.cutoff_hz for clip in clips]),
-            splice_hz=rolloff_low,
-            rolloff_low_hz=rolloff_low,
+            rolloff_low_hz=torch.tensor([clip.rolloff_low_hz for clip in clips]),
             rolloff_high_hz=torch.tensor([clip.rolloff_high_hz for clip in clips]),
             rolloff_estimated_hz=torch.tensor([clip.rolloff_estimated_hz for clip in clips]),
             seconds=torch.tensor([[clip.start / SAMPLE_RATE, clip.total_samples / SAMPLE_RATE] for clip in clips]),
@@ -87,7 +82,7 @@ class Validation:
     @cached_property
     def references(self) -> list[Reference]:
         """The high clips, ready to be scored against."""
-        places = zip(self.high, self.cutoff_hz.tolist(), self.splice_hz.tolist(), strict=True)
+        places = zip(self.high, self.cutoff_hz.tolist(), self.rolloff_low_hz.tolist(), strict=True)
         return [Reference(high, cutoff_hz, splice_hz) for high, cutoff_hz, splice_hz in places]
 
     def judge(self, audio: Tensor) -> Prediction:

@@ -76,10 +76,10 @@ class OwnTokens(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return tokens [B, n, cond_dim] of low latents [B, D, N] that are not normalised."""
-        said = [latents.new_zeros(len(latents), part.size) for part in self.parts]
+        numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
         if not latents.is_meta:  # there, only shapes are asked for
-            said = self._said(latents)
-        return torch.stack([project(found) for project, found in zip(self.project, said, strict=True)], dim=1)
+            numbers = self._said(latents)
+        return torch.stack([project(values) for project, values in zip(self.project, numbers, strict=True)], dim=1)
 
     @torch.no_grad()
     def _said(self, latents: Tensor) -> list[Tensor]:

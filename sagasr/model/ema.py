@@ -65,9 +65,9 @@ class Ema:
     def _exchange(self) -> None:
         for name, live in self._live.items():
             if isinstance(live, DTensor):  # what gathers the shards knows them by their memory
-                kept = live.detach().clone()
+                own = live.detach().clone()
                 live.copy_(self._average[name])
-                self._average[name] = kept
+                self._average[name] = own
             else:
                 live.data, self._average[name] = self._average[name], live.data
 

@@ -112,8 +112,8 @@ class T5Encoder(TextEncoder):
         features = [self._stored[it] if it in self._stored else self._features[it] for it in captions]
         longest = -(-max(map(len, features)) // LENGTHS) * LENGTHS
         prepared = torch.zeros(len(captions), min(longest, self.max_tokens), self.width)
-        for row, found in zip(prepared, features, strict=True):
-            row[: len(found)] = found[: self.max_tokens]
+        for row, feature in zip(prepared, features, strict=True):
+            row[: len(feature)] = feature[: self.max_tokens]
         return prepared
 
     def forward(self, prepared: Tensor) -> Tensor:
@@ -134,11 +134,11 @@ class T5Encoder(TextEncoder):
         tokenizer, encoder = self._loaded
         device = self._device.device
         encoder = encoder.to(device)
-        found = []
+        features = []
         for caption in captions:
             batch = tokenizer([caption], truncation=True, max_length=self.max_tokens, return_tensors="pt").to(device)
-            found.append(encoder(**batch).last_hidden_state[0].float().cpu())
-        return found
+            features.append(encoder(**batch).last_hidden_state[0].float().cpu())
+        return features
 
 
 def frozen_t5(encoder: settings.T5, device: str = "cpu") -> T5Encoder:

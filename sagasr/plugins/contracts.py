@@ -27,13 +27,13 @@ def check_metric(metric: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     for channels in (1, 2):
         high = 0.1 * torch.randn(channels, SAMPLE_RATE, generator=generator)
-        kept = high.clone()
+        original = high.clone()
         worse = high + 0.1 * torch.randn(channels, SAMPLE_RATE, generator=generator)
         same, far = metric.score(high, high, 4_000.0), metric.score(high, worse, 4_000.0)
         for value in (same, far):
             assert value is None or (isinstance(value, float) and math.isfinite(value)), f"found {value!r}, no number"
         assert metric.score(high, worse, 4_000.0) == far, "equal clips have unequal scores"
-        assert torch.equal(high, kept), "the clip was changed"
+        assert torch.equal(high, original), "the clip was changed"
         if same is not None and far is not None:
             sign = 1 if metric.better == "lower" else -1
             assert sign * same <= sign * far, "the clip itself scores worse than noise over it"
@@ -74,7 +74,7 @@ def check_sampler(sampler: Any) -> None:
         f"eight times the steps leave {errors[1]:.2g} of {errors[0]:.2g}"
     )
     few = torch.linspace(1, 0, 9, dtype=torch.float64)
-    on_gpu.check(lambda it, device: it.sample(lambda point, t: point, noise.to(device), few), "noise")
+    on_gpu.check(lambda part, device: part.sample(lambda point, t: point, noise.to(device), few), "noise")
 
 
 def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int = 1, linear: bool = True) -> None:
@@ -83,7 +83,7 @@ def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int =
     The facts beside it are those that the configuration states.
     """
     on_gpu, audio = _OnGpu(codec), _tones(channels, 65_536)
-    kept, frames = audio.clone(), audio.shape[-1] // ratio
+    original, frames = audio.clone(), audio.shape[-1] // ratio
     latents = codec.encode(audio)
     expected = [len(audio), latent_channels, frames]
     assert list(latents.shape) == expected, (
@@ -91,7 +91,7 @@ def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int =
         "latent_channels state"
     )
     assert latents.dtype == audio.dtype, f"latents are {latents.dtype}, not the audio's {audio.dtype}"
-    assert torch.equal(audio, kept), "the audio was changed"
+    assert torch.equal(audio, original), "the audio was changed"
     assert bool(codec.encode(torch.zeros_like(audio)).isfinite().all()), "latents of silence are no numbers"
     assert torch.equal(codec.encode(audio), latents), "equal audio has unequal latents"
     size = float(latents.square().mean().sqrt())
@@ -113,8 +113,8 @@ def check_codec(codec: Any, *, ratio: int, latent_channels: int, channels: int =
     edge = min(16, here.shape[-1] // 4)
     moved = float((here - there)[..., edge:-edge].square().mean().sqrt())
     assert moved <= 0.1 * size, "a crop of the latents is not what the crop has: they depend on what lies far off"
-    on_gpu.check(lambda it, device: it.encode(audio.to(device)), "audio")
-    on_gpu.check(lambda it, device: it.decode(latents.to(device)), "latents")
+    on_gpu.check(lambda part, device: part.encode(audio.to(device)), "audio")
+    on_gpu.check(lambda part, device: part.decode(latents.to(device)), "latents")
 
 
 def check_conditioner(conditioner: Any) -> None:
@@ -123,15 +123,16 @@ def check_conditioner(conditioner: Any) -> None:
     assert isinstance(size, int), f"size is {size!r}, not how many numbers it says"
     for channels, length in ((1, SAMPLE_RATE), (2, 8_192)):
         low = torch.cat([_tones(channels, length), torch.zeros(1, channels, length)])
-        kept, said = low.clone(), conditioner.describe(low)
-        assert list(said.shape) == [3, size], f"says {list(said.shape)} of audio {list(low.shape)}, not [3, {size}]"
-        assert bool(said.isfinite().all()), "says something that is no number; of silence, too, it has to"
-        assert float(said.abs().max()) <= 10, f"says {float(said.abs().max()):.3g}; bring it to about -1 to 1"
-        assert torch.equal(low, kept), "the audio was changed"
-        assert torch.equal(conditioner.describe(low), said), "says something else of equal audio"
+        original, numbers = low.clone(), conditioner.describe(low)
+        shape = list(numbers.shape)
+        assert shape == [3, size], f"says {shape} of audio {list(low.shape)}, not [3, {size}]"
+        assert bool(numbers.isfinite().all()), "says something that is no number; of silence, too, it has to"
+        assert float(numbers.abs().max()) <= 10, f"says {float(numbers.abs().max()):.3g}; bring it to about -1 to 1"
+        assert torch.equal(low, original), "the audio was changed"
+        assert torch.equal(conditioner.describe(low), numbers), "says something else of equal audio"
         alone = conditioner.describe(low[1:2])
-        assert torch.allclose(alone[0], said[1], atol=1e-4), "what it says depends on the other rows of the batch"
-    on_gpu.check(lambda it, device: it.describe(low.to(device)).to(device), "audio")
+        assert torch.allclose(alone[0], numbers[1], atol=1e-4), "what it says depends on the other rows of the batch"
+    on_gpu.check(lambda part, device: part.describe(low.to(device)).to(device), "audio")
 
 
 class _OnGpu:

@@ -74,10 +74,10 @@ def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **opt
     groups = q.shape[1] // k.shape[1]
     with torch.autocast(q.device.type, enabled=False):  # log(n) would not survive bfloat16
         keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (k, v))
-        found = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             q.float(), keys, values, attn_mask=bias.expand(q.shape[0], 1, q.shape[2], -1)
         )
-    return found.to(q.dtype)
+    return attended.to(q.dtype)
 
 
 def compile_layers(transformer: Any, backend: str = "inductor") -> None:
@@ -139,10 +139,10 @@ class _Kept(nn.Module):
 def published_transformer(config: Path) -> dict[str, Any]:
     """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
     try:
-        found = json.loads(read_text(config))["model"]["diffusion"]["config"]
+        arguments = json.loads(read_text(config))["model"]["diffusion"]["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 @cache

@@ -33,7 +33,7 @@ def device_of(device: torch.device, model: torch.nn.Module, precision: str, atte
 
 def with_device(known: Sequence[Device], new: Device) -> list[Device]:
     """Return the devices of all attempts, where one that goes on as the one before did is not told again."""
-    earlier = [one for one in known if one.attempt != new.attempt]
+    earlier = [device for device in known if device.attempt != new.attempt]
     if earlier and earlier[-1] == new.model_copy(update={"attempt": earlier[-1].attempt}):
         return earlier
     return [*earlier, new]
@@ -42,12 +42,12 @@ def with_device(known: Sequence[Device], new: Device) -> list[Device]:
 @functools.cache
 def driver_version() -> str:
     """Return the version of NVIDIA's driver, or an empty text."""
-    found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
-    return found[1] if found else ""
+    version = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    return version[1] if version else ""
 
 
 @functools.cache
 def cpu_name() -> str:
     """Return what this machine calls its processor."""
-    found = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), re.MULTILINE) if CPUS.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), re.MULTILINE) if CPUS.exists() else None
+    return name[1].strip() if name else platform.processor() or platform.machine()

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,15 +158,14 @@ class Watch(pl.Callback):
         if trainer.is_global_zero:
             self.record.append(step, {"val/loss": loss})
             scores = {name: prediction.means() for name, prediction in self.predictions.items()}
-            for name, found in scores.items():
-                self.record.append(step, {f"val/{metric}": value for metric, value in found.items()}, variant=name)
-            watched = scores[next(iter(self.variants))]
-            lsd = self.predictions[next(iter(self.variants))].lsd
+            for name, averages in scores.items():
+                self.record.append(step, _curves(averages), variant=name)
+            watched = next(iter(self.variants))
+            lsd = self.predictions[watched].lsd
             self.record.update(val_lsd=lsd if math.isfinite(lsd) else None)
             self.record.beat(step, force=True)
             reason = self._judge(step, lsd)
-            metrics = {"step": step, "val/loss": loss} | {f"val/{metric}": value for metric, value in watched.items()}
-            self.harness.report(metrics)
+            self.harness.report({"step": step, "val/loss": loss} | _curves(scores[watched]))
         self.due = False
         # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
@@ -232,12 +232,16 @@ class Watch(pl.Callback):
         module.eval()
         untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
         self._load_newest(module)
-        found = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
+        predictions = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
         recorded = {record.get("variant") for record in self.record.history if record["step"] == step}
-        for name, prediction in found.items():
+        for name, prediction in predictions.items():
             if name not in recorded:  # else an attempt that died after this has recorded it
-                scores = {f"val/{metric}": value for metric, value in prediction.means().items()}
-                self.record.append(step, scores, variant=name)
+                self.record.append(step, _curves(prediction.means()), variant=name)
         self.harness.fence()
         write_references(self.out, self.clips, untrained)
-        return found
+        return predictions
+
+
+def _curves(averages: Mapping[str, float]) -> dict[str, float]:
+    """Return averages under the names of their curves."""
+    return {f"val/{metric}": value for metric, value in averages.items()}

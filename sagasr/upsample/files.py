@@ -50,14 +50,14 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if source.is_dir():
         if target.resolve().is_relative_to(source.resolve()):
             raise DataError(f"{target}: lies inside {source}, whose files are read; choose a folder outside it")
-        found = [file for file in files_below(source) if file.is_recording]
-        if not found:
+        recordings = [file for file in files_below(source) if file.is_recording]
+        if not recordings:
             raise DataError(f"{source}: holds no recordings ({', '.join(SUFFIXES)})")
-        if inside := [file.path for file in found if Path(file.real).is_relative_to(target.resolve())]:
+        if inside := [file.path for file in recordings if Path(file.real).is_relative_to(target.resolve())]:
             raise DataError(
                 f"{inside[0]}: lies in {target} by a link, where results are written; choose another output"
             )
-        pairs = [(it.path, (target / it.path.relative_to(source)).with_suffix(".flac")) for it in found]
+        pairs = [(it.path, (target / it.path.relative_to(source)).with_suffix(".flac")) for it in recordings]
     else:
         is_file = target.suffix in (".flac", ".wav") and not target.is_dir()
         if target.suffix and not is_file and not target.is_dir():
@@ -81,7 +81,7 @@ def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[
 
     Raises DataError where the user has named a FLAC file for it. What passes it as loud MP3 files do is clipped.
     """
-    found = []
+    chosen = []
     for source, target in pairs:
         peak, share = overflow_of(file_source(source)) if target.suffix == ".flac" else (0.0, 0.0)
         if peak > CLIPS_PEAK or share > CLIPS_SHARE:
@@ -90,10 +90,10 @@ def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[
                     f"{source}: reaches {peak:.3g}, beyond full scale, where a FLAC file ends; name the result "
                     f"{target.with_suffix('.wav').name}, which holds it"
                 )
-            found.append((source, target.with_suffix(".wav")))
+            chosen.append((source, target.with_suffix(".wav")))
         else:
-            found.append((source, target))
-    return found
+            chosen.append((source, target))
+    return chosen
 
 
 def seconds_of(paths: Iterable[Path]) -> float:

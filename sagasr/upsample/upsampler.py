@@ -30,7 +30,7 @@ from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred,
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config, Sampler, parse, patch
 from sagasr.data.encoded_record import gain_at
-from sagasr.data.measures import STEP, estimate_rolloff, rms_of
+from sagasr.data.measures import STEP, estimate_rolloff, rms_of, rolloff_features
 from sagasr.io.errors import ConfigError, DataError, did_you_mean
 from sagasr.io.files import read_yaml
 from sagasr.io.fingerprint import seed_of
@@ -300,10 +300,10 @@ class Upsampler:
 
     def _rolloffs(self, low: np.ndarray, settings: Settings) -> tuple[float, float]:
         """Return the roll-off in Hz of a window [C, T] and the one that is asked for."""
-        found = rolloff_hz(low)
+        rolloff = rolloff_hz(low)
         if settings.rolloff_target == "estimated":
-            return found, estimate_rolloff(self.facts.rolloff_regression, low, found)
-        return found, settings.rolloff_target * NYQUIST
+            return rolloff, estimate_rolloff(self.facts.rolloff_regression, rolloff_features(low), rolloff)
+        return rolloff, settings.rolloff_target * NYQUIST
 
 
 @lru_cache(maxsize=64)

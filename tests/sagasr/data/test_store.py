@@ -240,7 +240,7 @@ def test_the_roll_off_regression_finds_what_can_be_found() -> None:
     fitted = statistics.fit_rolloff(features, rolloffs, list(range(400)))
     assert fitted["error_hz"] < 0.6 * fitted["constant_error_hz"]
     low = 0.1 * chance.standard_normal((1, SEGMENT)).astype(np.float32)
-    assert 21_000 <= statistics.estimate_rolloff(fitted, low, 21_000.0) <= 22_050
+    assert 21_000 <= statistics.estimate_rolloff(fitted, statistics.rolloff_features(low), 21_000.0) <= 22_050
 
 
 # ------------------------------------------------------------------------------------------------------ what names it

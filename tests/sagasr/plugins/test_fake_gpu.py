@@ -93,8 +93,8 @@ def clips_of(config: Config, codec: Codec) -> Validation:
     values = torch.ones(CLIPS)
     names = [f"clip {number}" for number in range(CLIPS)]
     return Validation(
-        ids=names, names=names, domains=names, text=names, vocabulary=(), high=audio, low=audio, high_latents=latents,
-        low_latents=latents, noise=latents, gain=values, cutoff_hz=values, splice_hz=values, rolloff_low_hz=values,
+        ids=names, names=names, domains=names, text=names, high=audio, low=audio, high_latents=latents,
+        low_latents=latents, noise=latents, gain=values, cutoff_hz=values, rolloff_low_hz=values,
         rolloff_high_hz=values, rolloff_estimated_hz=values, seconds=torch.ones(CLIPS, 2), noise_level=values,
         distance=config.validation.distance,
     )  # fmt: skip
