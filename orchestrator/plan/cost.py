@@ -22,6 +22,7 @@ from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
 from orchestrator.sweep_folder.looks_file import blocks
 from sagasr.config.settings import T5, Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
+from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
@@ -40,8 +41,6 @@ DISK_BYTES = 500e6  # written per second, of checkpoints
 
 LOSS_PASSES = 5  # of the network over each clip, for the validation loss
 STATES_SAVED = 4  # weights, average and two moments, of the five that training holds
-CHECKPOINTS_KEPT = 2
-LISTENING_CLIPS = 8
 SPEEDS = "speeds.json"  # beside the sweeps of a storage
 
 Basis = Literal["assumed", "measured", "ended"]

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import signal
 
 from sagasr.config.settings import Degradation, FilterFamily, Validation
-from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 
 CUTOFF_STEP_HZ = 50
 RIPPLE_DB = 0.1  # Chebyshev and elliptic pass band, released code

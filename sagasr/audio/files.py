@@ -21,9 +21,9 @@ import soundfile
 from sagasr.audio.decoders import BLOCK as BLOCK
 from sagasr.audio.decoders import SUFFIXES as SUFFIXES
 from sagasr.audio.decoders import Reading, cut_off, decoded, ffmpeg, reason_of
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import LOOP, write_whole
-from sagasr.sampling_rate import SAMPLE_RATE
 
 MIN_SAMPLES = 2_048  # one analysis window at 44,100 Hz; the filters of degradation need 64
 MAX_SECONDS = 3_600

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.sampling_rate import SAMPLE_RATE
+from sagasr.constants import N_FFT as N_FFT
+from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
 
-N_FFT = 2_048
 HOP = 512
 NUM_BINS = N_FFT // 2 + 1
 BIN_HZ = SAMPLE_RATE / N_FFT
-ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
 CANCELS_DB = 20.0  # what the mean of two channels lacks of them where they cancel; unrelated ones lose 3 dB
 
 # Frames transformed at once: they stay in the cache, torch starts no threads for so few, and memory stays small.

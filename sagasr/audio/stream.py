@@ -20,9 +20,9 @@ from scipy.signal import firwin, resample_poly
 
 from sagasr.audio.files import BLOCK, opened
 from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin, window
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
-from sagasr.sampling_rate import SAMPLE_RATE
 
 TAPS = 10  # of the polyphase filter, per input sample on each side; with its window, scipy's default
 SMOOTHING = 9  # bins, 200 Hz, over which levels are averaged where the end of the band is looked for

@@ -18,10 +18,10 @@ from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
 from sagasr.config import settings as settings
 from sagasr.config.settings import downsampling_ratio, latent_channels
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.plugins.contracts import check_codec
 from sagasr.plugins.parts import breach, load
-from sagasr.sampling_rate import SAMPLE_RATE
 
 AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
 

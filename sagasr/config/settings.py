@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sagasr.constants import NYQUIST as NYQUIST
+from sagasr.constants import SAMPLE_RATE as SAMPLE_RATE
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import LOOP, odd_value, on_disk
-from sagasr.sampling_rate import NYQUIST as NYQUIST
-from sagasr.sampling_rate import SAMPLE_RATE as SAMPLE_RATE
 
 GET_STABLE_AUDIO = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "

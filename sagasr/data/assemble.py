@@ -9,6 +9,7 @@ import numpy as np
 
 from sagasr.codec.codec import Codec
 from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.corpus import Corpus, Recording, clip_names, record_settings
 from sagasr.data.measures import Moments, fit_rolloff
 from sagasr.data.rows import SPLITS, Split
@@ -16,7 +17,6 @@ from sagasr.data.shards import ROWS, SCHEMAS, Record, read_records, write_arrow
 from sagasr.io.files import write_json
 from sagasr.io.fingerprint import file_sha256
 from sagasr.model.words import vocabulary_of
-from sagasr.sampling_rate import SAMPLE_RATE
 
 Shards = Mapping[Split, Mapping[str, list[str]]]  # the ids of each shard, by its name
 

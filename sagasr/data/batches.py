@@ -17,6 +17,7 @@ from torch import Tensor
 from sagasr.codec.latents import LatentNorm
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.measures import STEP
 from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts
@@ -25,7 +26,6 @@ from sagasr.model.flow import time_of
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.seeds import seeded
 from sagasr.model.text import build_text_encoder
-from sagasr.sampling_rate import SAMPLE_RATE
 
 
 class Batch(NamedTuple):

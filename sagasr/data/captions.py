@@ -24,11 +24,11 @@ from scipy.signal import resample_poly
 
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import mono
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import file_sha256, fingerprint
 from sagasr.published.hugging_face import Published, file_of, problem_of
-from sagasr.sampling_rate import SAMPLE_RATE
 
 MODEL = "Qwen/Qwen2-Audio-7B"  # the checkpoint the paper names
 INSTRUCTION = "Generate the caption in English:"

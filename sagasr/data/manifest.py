@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, NO_DOMAIN, SPLITS, Row, has_control_characters, is_no_name
-from sagasr.io.errors import ConfigError, did_you_mean
+from sagasr.io.errors import ConfigError, did_you_mean, first_line
 from sagasr.io.files import like, on_disk
 
 MARKS = (*SPLITS, "test")  # in the column ``split``; what is marked test is left alone
@@ -163,7 +163,7 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
         table = table.rename_columns(_columns(table.column_names))
         records = table.to_pylist() if _header_is_good(table.column_names, report) else []
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # last two: dates beyond Python's
-        report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
+        report(None, f"not readable as Parquet ({first_line(error)[:200]})")
         return
     for line, record in enumerate(records, start=1):
         yield line, _as_texts(record, line, report)

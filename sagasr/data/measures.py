@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, mono, rolloff_bin
-from sagasr.sampling_rate import NYQUIST
+from sagasr.constants import NYQUIST
 
 STEP = 2_048  # samples between two crops; a multiple of every codec's frame
 TARGET_RMS = 0.1  # of the low version, when levels are normalised

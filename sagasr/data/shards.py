@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sagasr.data.rows import Split
-from sagasr.io.errors import DataError
+from sagasr.io.errors import DataError, first_line
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint
 
@@ -131,8 +131,7 @@ def read_records(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
                 for values in zip(*columns.values(), strict=True):
                     yield dict(zip(columns, values, strict=True))
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not readable ({reason}); delete {path.parent} to encode anew") from error
+        raise DataError(f"{path}: not readable ({first_line(error)}); delete {path.parent} to encode anew") from error
 
 
 def ids_in(path: Path, settings: str) -> list[str]:

@@ -15,6 +15,7 @@ from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
 from sagasr.codec.precision import fast
 from sagasr.config.settings import Evaluation, sampling_of
+from sagasr.constants import NYQUIST
 from sagasr.evaluation.memory import BATCH, AtOnce
 from sagasr.evaluation.prediction import Prediction
 from sagasr.evaluation.validation_set import Validation
@@ -23,7 +24,6 @@ from sagasr.model.flow import interpolate, velocity
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel
 from sagasr.model.sharding import gathered
-from sagasr.sampling_rate import NYQUIST
 
 CPU_FRAMES = 640  # latent frames sampled at once on a CPU, or the guidance branches outgrow its cache
 LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools

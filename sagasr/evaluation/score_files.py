@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from sagasr.audio.files import write_flac
+from sagasr.constants import LISTENING_CLIPS as LISTENING_CLIPS
 from sagasr.evaluation.prediction import Prediction
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import write_whole
 from sagasr.metrics.distance import Distance
 from sagasr.metrics.registry import METRICS, Scores
 
-LISTENING_CLIPS = 8
 ROW_KEYS = ("clip", "domain", "subject", "remark")
 DISTANCES = pa.schema(
     [(name, pa.string()) for name in ("subject", "domain", "metric")]

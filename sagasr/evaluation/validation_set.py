@@ -12,6 +12,7 @@ from torch import Tensor
 from sagasr.audio.spectrum import HOP, N_FFT, cutoff_bin
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.store import Store
 from sagasr.evaluation.prediction import Prediction
 from sagasr.io.fingerprint import seed_of
@@ -20,7 +21,6 @@ from sagasr.metrics.embedders import build_embedder
 from sagasr.metrics.registry import Scores
 from sagasr.metrics.score import Reference, score_many
 from sagasr.plugins.parts import load
-from sagasr.sampling_rate import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -50,3 +50,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def shown(path: Path) -> str:
     """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sagasr.constants import SAMPLE_RATE
 from sagasr.metrics.embedders import Embedder
-from sagasr.sampling_rate import SAMPLE_RATE
 
 WINDOW = SAMPLE_RATE
 HOP = SAMPLE_RATE // 2

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
 from sagasr.config import settings as settings
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.metrics.spectra import POWER_FLOOR
 from sagasr.plugins.parts import load
 from sagasr.published.hugging_face import Published, problem_of, remedy_for
-from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
 
 BATCH = 16  # windows embedded at once
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config
+from sagasr.constants import NYQUIST
 from sagasr.model.counts import FREQUENCIES
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.seeds import seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
-from sagasr.sampling_rate import NYQUIST
 
 LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
 

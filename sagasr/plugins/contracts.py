@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sagasr.sampling_rate import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 
 
 def check_metric(metric: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sagasr.io.errors import DataError
+from sagasr.io.errors import DataError, first_line
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Published:
                     output_loading_info=True,
                 )
             except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-                first = (str(error) or type(error).__name__).splitlines()[0]
-                raise self.error(f"the {self.kind} cannot be read ({first})") from error
+                raise self.error(f"the {self.kind} cannot be read ({first_line(error)})") from error
         # Transformers would leave these at random.
         if absent := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):
             raise self.error(f"{len(absent)} weights are missing, the first {absent[0]}")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sagasr.io.errors import DataError
+from sagasr.io.errors import DataError, first_line
 
 LEAST_MATCH = 0.99  # of the parameters, in both directions
 
@@ -89,8 +89,7 @@ def open_weights(path: Path, remedy: str) -> Weights:
             f"(or a .safetensors); {remedy}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
+        raise DataError(f"{path}: not a readable checkpoint ({first_line(error)}); {remedy}") from error
     return Weights(path, {name: value.shape for name, value in tensors.items()}, tensors.__getitem__)
 
 

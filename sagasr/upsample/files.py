@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from sagasr.audio.files import SUFFIXES, problem_of
 from sagasr.audio.stream import file_source, overflow_of, write_blocks
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.walk import files_below
 from sagasr.io.errors import DataError
 from sagasr.io.files import check_writable
-from sagasr.sampling_rate import SAMPLE_RATE
 from sagasr.upsample.settings import Settings
 from sagasr.upsample.upsampler import Upsampler
 from sagasr.upsample.windows import Progress

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sagasr.audio.low_band import Kind
+from sagasr.constants import NYQUIST
 from sagasr.io.errors import ConfigError, did_you_mean
-from sagasr.sampling_rate import NYQUIST
 
 
 @dataclass(frozen=True)

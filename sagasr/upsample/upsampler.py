@@ -29,16 +29,16 @@ from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred, resampled
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config, Sampler, parse, patch
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of, rolloff_features
-from sagasr.io.errors import ConfigError, DataError, did_you_mean
+from sagasr.io.errors import ConfigError, DataError, did_you_mean, first_line
 from sagasr.io.files import read_yaml
 from sagasr.io.fingerprint import seed_of
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.text import WordEncoder
 from sagasr.model.words import words_of
-from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
 from sagasr.training import checkpoint
 from sagasr.training.facts import Facts, read_facts
 from sagasr.upsample.settings import Settings
@@ -93,7 +93,7 @@ class Upsampler:
             model.load_state_dict(tensors)
         except (KeyError, AttributeError, RuntimeError) as error:
             raise DataError(
-                f"{folder}: not a checkpoint of the model in {trial / 'config.yaml'} ({str(error).splitlines()[0]})"
+                f"{folder}: not a checkpoint of the model in {trial / 'config.yaml'} ({first_line(error)})"
             ) from error
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         codec = build_codec(config.codec, config.audio.channels)

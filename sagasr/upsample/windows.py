@@ -12,9 +12,9 @@ from torch import Tensor
 from sagasr.audio.low_band import Kind, replace_low_band
 from sagasr.audio.spectrum import HOP, N_FFT
 from sagasr.audio.stream import Buffer, Source, resampled
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.data.measures import STEP
 from sagasr.data.quality import SILENCE_RMS
-from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
 
 Progress = Callable[[float], object]
 """Called with the seconds of audio that were finished since the last call; they sum to the length of a recording."""

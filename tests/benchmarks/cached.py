@@ -15,7 +15,7 @@ from sagasr.data.splits import rows_of
 from sagasr.model.ema import Ema
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
-from sagasr.sampling_rate import NYQUIST
+from sagasr.constants import NYQUIST
 from sagasr.training.module import SagaModule
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn

@@ -12,7 +12,7 @@ import numpy as np
 
 from sagasr.data.measures import STEP
 from sagasr.data.store import Store
-from sagasr.sampling_rate import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn
 

@@ -24,7 +24,7 @@ from sagasr.data.batches import Batch
 from sagasr.model.saga import SagaModel
 from sagasr.published.stable_audio import load_stock
 from sagasr.model.transformer import transformer_arguments
-from sagasr.sampling_rate import NYQUIST
+from sagasr.constants import NYQUIST
 from tests.benchmarks.measure import Stamps
 
 NUMBERS = ("rolloff_low", "rolloff_high")

@@ -22,7 +22,7 @@ from orchestrator.report.listening import ROLLOFF_SHARE, flac, png, power, rollo
 from orchestrator.report.page import write_page
 from orchestrator.report.report import report
 from sagasr.io.files import read_json, write_json
-from sagasr.sampling_rate import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from tests.orchestrator.sweep_folders import noisy_grid, with_clips, write_sweep
 
 EVIL = "<script>alert(1)</script>"

@@ -16,7 +16,7 @@ from orchestrator.report.spectrogram import triptych
 from orchestrator.tracking.publish import links, publish, to_compare
 from orchestrator.tracking.tracker import Tracker, connect
 from sagasr.io.errors import DataError
-from sagasr.sampling_rate import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 
 ROW = {"family": "primary", "factor": "text", "level": "caption <b>", "domain": "all", "estimate": -0.1, "low": -0.2}
 EFFECTS = pd.DataFrame([{**ROW, "high": float("nan")}, {**ROW, "family": "simple", "high": 0.0}])

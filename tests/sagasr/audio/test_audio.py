@@ -15,8 +15,8 @@ from scipy import signal
 from sagasr.audio import files, spectrum
 from sagasr.audio.files import MIN_SAMPLES, SUFFIXES, decode, oddities, problem_of, read_audio, write_flac
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, cutoff_bin, mono, rolloff_hz, stft, stft_magnitude
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
-from sagasr.sampling_rate import SAMPLE_RATE
 from tests.encoded import encoded, piped, with_streams
 
 SECOND = SAMPLE_RATE

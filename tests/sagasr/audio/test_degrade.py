@@ -10,7 +10,7 @@ from scipy import signal
 from sagasr.audio.degrade import RIPPLE_DB, STOPBAND_DB, Draw, degrade, draw_degradation, frozen_degradation
 from sagasr.audio.spectrum import BIN_HZ, rolloff_hz
 from sagasr.config.settings import Degradation, FilterFamily, Validation
-from sagasr.sampling_rate import NYQUIST, SAMPLE_RATE
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 
 FAMILIES: tuple[FilterFamily, ...] = get_args(FilterFamily)
 

@@ -15,8 +15,8 @@ from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio, resample
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Spectrum, array_source, file_source, resampled, write_blocks
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
-from sagasr.sampling_rate import SAMPLE_RATE
 from tests.encoded import encoded
 
 RECORDINGS = Path(__file__).parents[3] / "sagasr/recordings"

@@ -23,10 +23,10 @@ from sagasr.cli import commands
 from sagasr.codec.codec import build_codec
 from sagasr.codec.latents import LatentNorm
 from sagasr.config.settings import Config, parse, patch
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text
 from sagasr.model.saga import build_model
-from sagasr.sampling_rate import SAMPLE_RATE
 from sagasr.upsample.files import plan_files
 from sagasr.upsample.settings import Settings
 from sagasr.upsample.upsampler import Upsampler
