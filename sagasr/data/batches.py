@@ -1,9 +1,8 @@
-"""What a training step sees, and what every validation sees, from seeds alone.
+"""What a training step sees, from seeds alone.
 
 The batch of a step is a function of the store, the seed and the step: cells of one seed learn from the same recordings,
 crops, degradations, noise and times (paired), resuming is exact, and rank r of w takes rows r::w of the same batch.
-Settings that say how a draw is used (time sampler, dropout shares, text source) never change it. What is scored does
-not even depend on the seed.
+Settings that say how a draw is used (time sampler, dropout shares, text source) never change it.
 """
 
 from collections.abc import Callable, Iterator

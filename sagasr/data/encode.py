@@ -10,7 +10,7 @@ Shards are committed one by one into a hidden folder, which a killed run leaves 
 the store's name at the end. A record that stands in any store below the same root is taken over, not computed again,
 and a whole shard is shared by a hard link: a store can be deleted or copied without regard to the others.
 
-The work is a list of tasks, each of which reads and writes files alone, so that threads or a cluster can perform them.
+The work is a list of tasks (``data.tasks``), which threads or a cluster can perform.
 """
 
 import os

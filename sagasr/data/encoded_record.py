@@ -24,7 +24,7 @@ from sagasr.io.fingerprint import seed_of
 
 
 def record_of(config: Config, codec: Codec, split: Split, sha256: str, recording: Usable) -> Record:
-    """Return the record of a recording: a function of its content and of ``recordings.record_settings``."""
+    """Return the record of a recording: a function of its content and of ``corpus.record_settings``."""
     record = _train(config, codec, sha256, recording) if split == "train" else _val(config, codec, recording)
     common = {
         "id": sha256,
