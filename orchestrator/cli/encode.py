@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.run.ray_session import connected
 from sagasr.cli import common as cli
 from sagasr.config.settings import Config, located, parse, patch
-from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, read_manifest, rows_of
+from sagasr.data.contents import hash_or_problem
+from sagasr.data.rows import SPLITS, Row, Split
+from sagasr.data.splits import read_manifest, rows_of
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import check_writable, read_json, read_yaml, write_text
 from sagasr.io.machine import cpus_here
 
 if TYPE_CHECKING:
     from sagasr.data.captions import Sound
-    from sagasr.data.encode import Outcome, Progress, Runner, Task
+    from sagasr.data.encode import Progress, Runner
+    from sagasr.data.tasks import Outcome, Task
 
 FEW = 500  # recordings that one process has encoded before Ray has started
 SHOWN = 20  # lines of notes; all of them are in meta.json
@@ -251,7 +254,7 @@ class _Cluster:
         """Yield the outcomes as they come."""
         if not tasks:
             return
-        from sagasr.data.encode import Outcome
+        from sagasr.data.tasks import Outcome
 
         self._start()
         import ray
@@ -280,7 +283,7 @@ def _perform(row: dict[str, str]) -> dict[str, str]:
     """Do one task on a worker of Ray."""
     import torch
 
-    from sagasr.data.encode import Task, perform
+    from sagasr.data.tasks import Task, perform
 
     torch.set_num_threads(1)
     return {"outcome": perform(Task.model_validate_json(row["task"])).model_dump_json()}
@@ -328,7 +331,7 @@ def _progress() -> Iterator[Any]:
 
 def _tell(store: Path, config: Config) -> None:
     """Print what the store holds, what became of all files, what was left out, and what is odd about what was used."""
-    from sagasr.data.folders import list_stored
+    from sagasr.data.listing import list_stored
 
     meta = read_json(store / "meta.json")
     counts, size = meta["counts"], sum(meta["bytes"].values())

@@ -139,7 +139,7 @@ def _short(evaluation: Evaluation) -> Evaluation:
 
 def _few(data: Data, folder: Path, clips: int) -> Data:
     """Return manifests of a few recordings, spread evenly over the data, as links in ``folder``."""
-    from sagasr.data.manifest import usable_rows
+    from sagasr.data.splits import usable_rows
 
     folder.mkdir(parents=True)
     paths = {}
@@ -191,7 +191,8 @@ def measure(task: Task) -> Speed:
     from sagasr.data.encode import encode_store
     from sagasr.data.store import Store
     from sagasr.model.saga import build_model
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
 
     config, folder, life = task.config, Path(task.folder), Timeline()
     build_model(config)  # imports what a process that has trained before has imported

@@ -22,12 +22,13 @@ from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
 from orchestrator.sweep_folder.looks_file import blocks
 from sagasr.config.settings import T5, Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
+from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
-from sagasr.io.trial_log import read_status
 from sagasr.model.counts import Counts
 from sagasr.model.guidance import guidance_branches
+from sagasr.training.trial_log import read_status
 
 # what is assumed where nothing was measured: peak operations per second, and the share of them that is reached
 GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}  # of an H100
@@ -40,8 +41,6 @@ DISK_BYTES = 500e6  # written per second, of checkpoints
 
 LOSS_PASSES = 5  # of the network over each clip, for the validation loss
 STATES_SAVED = 4  # weights, average and two moments, of the five that training holds
-CHECKPOINTS_KEPT = 2
-LISTENING_CLIPS = 8
 SPEEDS = "speeds.json"  # beside the sweeps of a storage
 
 Basis = Literal["assumed", "measured", "ended"]

@@ -22,7 +22,7 @@ from sagasr.io import lease
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, remove_litter, write_json
 from sagasr.io.fingerprint import RESULT_VERSION
-from sagasr.io.trial_log import Status, read_status
+from sagasr.training.trial_log import Status, read_status
 
 State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed", "held"]
 FINISHED = ("done", "stopped")

@@ -19,7 +19,7 @@ from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
 from orchestrator.sweep_folder.redact import redact_tree
 from sagasr.config.settings import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
 from sagasr.data.listing import Listing
-from sagasr.data.manifest import SPLITS, Row, Split
+from sagasr.data.rows import SPLITS, Row, Split
 from sagasr.io.errors import ConfigError, DataError, SagasrError
 from sagasr.io.files import dump_yaml, read_json, write_json, write_text
 from sagasr.io.fingerprint import RESULT_VERSION, content_of, fingerprint, short
@@ -346,8 +346,9 @@ def _remedy_for_texts(manifest: str, source: str) -> str:
 
 def _read_data(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.folders import list_data
-    from sagasr.data.manifest import checked_rows, content_hashes, manifest_fingerprint, shared_problems
+    from sagasr.data.contents import content_hashes, manifest_fingerprint
+    from sagasr.data.listing import list_data
+    from sagasr.data.splits import checked_rows, shared_problems
 
     faults: list[str] = []
     train: dict[Data, str] = {}

@@ -245,7 +245,7 @@ def _texts(config: Config) -> Texts:
 
 def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.manifest import rows_of
+    from sagasr.data.splits import rows_of
 
     if source == "off" or not learned:
         return 0
@@ -289,7 +289,8 @@ def _relevant(config: Config) -> Config:
 
 def _measure(config: Config, words: int) -> Counts | str:
     """Return the counts of one training step on the meta device, or why it cannot be taken."""
-    from sagasr.model.saga import missing_weights, shapes
+    from sagasr.model.meta_step import shapes
+    from sagasr.training.preflight import missing_weights
 
     try:
         if absent := missing_weights(config):

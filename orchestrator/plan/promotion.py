@@ -18,7 +18,7 @@ from orchestrator.sweep_folder.estimate_file import read_prediction
 from orchestrator.sweep_folder.json_files import read_kept
 from sagasr.config.settings import Strict
 from sagasr.io.files import write_json
-from sagasr.io.trial_log import read_status
+from sagasr.training.trial_log import read_status
 
 FILE = "promotion.json"
 MIN_SEEDS = 2  # fewer leave no error to judge a promoted factor by

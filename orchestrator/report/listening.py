@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE
+from sagasr.constants import N_FFT, NYQUIST, ROLLOFF_SHARE, SAMPLE_RATE
 from sagasr.io.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 CORE = 4  # versions that every clip should have: low, high, baseline, best
 MAX_BYTES = 12_000_000  # of audio and images in base64; the page may weigh 15 MB
-N_FFT = 2_048
 WINDOW = np.hanning(N_FFT).astype(np.float32)
-ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2), as sagasr.audio.spectrum
 PEAK = 0.89  # -1 dBFS: the loudest take of a clip
 WIDTH, HEIGHT, ZOOM = 168, 112, 40  # pixels of a spectrogram and of the enlarged band beneath it
 ZOOM_BAND = (0.6, 1.4)  # of the roll-off of the low input

@@ -25,7 +25,7 @@ from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Work
 from orchestrator.storage.sync import following, send
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
-from sagasr.io.trial_log import History, Status, read_status, write_status
+from sagasr.training.trial_log import History, Status, read_status, write_status
 
 POLL_S = 0.5
 IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need

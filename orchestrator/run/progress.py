@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.io.errors import SagasrError
-from sagasr.io.trial_log import Status, read_status
+from sagasr.training.trial_log import Status, read_status
 
 WIDTH = 80
 SHOWN = 12  # trials listed at once

@@ -17,7 +17,7 @@ from orchestrator.plan.plan import Plan, Replicate, Trial
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import link_or_copy, write_whole
 from sagasr.io.fingerprint import fingerprint
-from sagasr.io.trial_log import History, Status, read_status
+from sagasr.training.trial_log import History, Status, read_status
 
 VOLATILE = ("device", "gpu_seconds", "wall_seconds", "mlflow_run_id")
 DISTANCE = pa.schema(

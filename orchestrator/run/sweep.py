@@ -42,8 +42,8 @@ from sagasr.io.fingerprint import fingerprint, seed_of
 from sagasr.io.lease import wait_free
 from sagasr.io.machine import cpus_here
 from sagasr.io.signals import interrupting
-from sagasr.io.trial_log import Status, read_status, write_status
 from sagasr.model.counts import Counts
+from sagasr.training.trial_log import Status, read_status, write_status
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 LOST = "its processes were lost"

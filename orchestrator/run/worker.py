@@ -170,7 +170,8 @@ def fence_of(share: float, memory: int) -> float:
 def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
     keep_to_share(task.runtime)
     from sagasr.io.signals import Halt
-    from sagasr.training.train import FailureRule, Harness, train
+    from sagasr.training.harness import FailureRule, Harness
+    from sagasr.training.train import train
 
     runtime, config = task.runtime, task.config
     rule = FailureRule(

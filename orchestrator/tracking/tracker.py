@@ -31,7 +31,7 @@ from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import short
 from sagasr.io.machine import cpus_here
-from sagasr.io.trial_log import History, Status, read_status
+from sagasr.training.trial_log import History, Status, read_status
 
 logger = logging.getLogger(__name__)
 

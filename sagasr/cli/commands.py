@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from sagasr.cli import common as cli
 from sagasr.config.settings import Config, Runtime, differences, leaves, located, parse, patch
 from sagasr.io import lease
-from sagasr.io.errors import ConfigError, SagasrError
+from sagasr.io.errors import ConfigError, SagasrError, shown
 from sagasr.io.files import read_json, read_yaml, write_json
 from sagasr.io.machine import cpus_here
 
 if TYPE_CHECKING:
-    from sagasr.upsample.upsampler import Written
+    from sagasr.upsample.files import Written
 
 DATA = "data.json"  # of a training's folder: what its manifests held when it began
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
@@ -102,7 +102,8 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from sagasr.data.manifest import manifest_fingerprint, usable_rows
+    from sagasr.data.contents import manifest_fingerprint
+    from sagasr.data.splits import usable_rows
 
     config, out = read(options.config, options.set), options.out
     if out.exists() and not out.is_dir():
@@ -120,14 +121,14 @@ def _train(options: argparse.Namespace) -> int:
         )
 
     from sagasr.data.encode import encode_store
-    from sagasr.data.folders import list_stored
-    from sagasr.evaluation.evaluate import summary
-    from sagasr.evaluation.scores import read_distances, read_scores
+    from sagasr.data.listing import list_stored
+    from sagasr.evaluation.prediction import summary
+    from sagasr.evaluation.score_files import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
-    from sagasr.io.trial_log import read_status
-    from sagasr.model.saga import missing_weights
-    from sagasr.training.train import Harness
+    from sagasr.training.harness import Harness
+    from sagasr.training.preflight import missing_weights
     from sagasr.training.train import train as train_model
+    from sagasr.training.trial_log import read_status
 
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))
@@ -184,8 +185,11 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from sagasr.data.listing import files_below, listed
-    from sagasr.upsample.upsampler import Settings, Upsampler, plan_files, seconds_of, upsample_files
+    from sagasr.data.listing import listed
+    from sagasr.data.walk import files_below
+    from sagasr.upsample.files import plan_files, seconds_of, upsample_files
+    from sagasr.upsample.settings import Settings
+    from sagasr.upsample.upsampler import Upsampler
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
 
@@ -222,7 +226,7 @@ def _told(written: "Written", named: Path) -> str:
     """Return the line on a recording that was upsampled: its file, length, and what of it was found or lost."""
     ends = [f"{cutoff_hz:,.0f} Hz" if cutoff_hz else "none (silent)" for cutoff_hz in written.cutoffs_hz]
     cutoff = ends[0] if len(set(ends)) == 1 else f"left {ends[0]}, right {ends[1]}"
-    told = [f"{cli.shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
+    told = [f"{shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
     if written.path.suffix == ".wav" and written.path != named:
         told.append("a WAV file, since the recording passes full scale by far")
     if written.clipped:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sagasr.io.errors import ConfigError, SagasrError, nearest
+from sagasr.io.errors import ConfigError, SagasrError, nearest, shown
 from sagasr.io.files import LOOP, STORAGE_FAULTS, parse_yaml
 
 # What a file system says of a path that somebody named or laid out so; anything else it says is a bug of ours.
@@ -137,11 +137,6 @@ def _path_fault(error: OSError | RuntimeError) -> str | None:
         return None
     path = shown(Path(os.fsdecode(name)))
     return f"{path if len(path) <= MAX_SHOWN else f'{path[:MAX_SHOWN]}…'}: {fault}"
-
-
-def shown(path: Path) -> str:
-    """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sagasr.constants import NYQUIST as NYQUIST
+from sagasr.constants import SAMPLE_RATE as SAMPLE_RATE
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import LOOP, odd_value, on_disk
 
-SAMPLE_RATE = 44_100  # Hz; the rate of the model, the codec and every metric
-NYQUIST = SAMPLE_RATE / 2
 GET_STABLE_AUDIO = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
     "--local-dir FOLDER)"

@@ -1,7 +1,7 @@
 """What a training step of a configuration holds, counted without building it. Loads without torch.
 
 Widths and layers are those of the transformer of stable-audio-tools and of our conditions; a test compares every count
-with that of a real step on the meta device (``sagasr.model.shapes``), which is also taken before a sweep starts.
+with that of a real step on the meta device (``sagasr.model.meta_step``), which is also taken before a sweep starts.
 """
 
 from typing import NamedTuple

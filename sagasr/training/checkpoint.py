@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sagasr.constants import CHECKPOINTS_KEPT as KEEP
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
 from sagasr.io.fingerprint import file_sha256
 
-KEEP = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 

@@ -19,7 +19,7 @@ from sagasr.config.settings import SIZES, Config, parse, patch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.io.files import read_yaml, write_json
-from sagasr.model.text import quietly
+from sagasr.published.hugging_face import quietly
 from sagasr.training.train import keep_freed_memory
 from tests.sagasr.model.stable_audio import autoencoder_tree
 from tests.sagasr.training.trainings import RECORDINGS, copy_recordings

@@ -28,7 +28,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import VOLATILE
 from orchestrator.run.worker import DRIVER
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run import chaos
 
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]

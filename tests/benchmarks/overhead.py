@@ -5,8 +5,8 @@
 
 One training step, one validation clip, one sampling step per cell. Ours is ``sagasr-sweep`` with all that it does: the
 ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no more:
-a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells, as
-it costs the same for each.
+a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells,
+as it costs the same for each.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import NamedTuple
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run import chaos
 
 ROOT = Path(__file__).parents[2]

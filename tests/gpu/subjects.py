@@ -9,10 +9,11 @@ import torch
 from sagasr.config.settings import Config, Runtime, parse, patch
 from sagasr.data.batches import Batch, Draws
 from sagasr.io.files import read_yaml
-from sagasr.io.trial_log import History
 from sagasr.model.saga import build_model
+from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule
-from sagasr.training.train import Harness, TrainResult, train
+from sagasr.training.train import train
+from sagasr.training.trial_log import History
 from tests.benchmarks import data
 from tests.benchmarks.step import awake
 

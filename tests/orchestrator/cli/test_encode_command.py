@@ -10,7 +10,7 @@ import soundfile
 from orchestrator.cli.encode import main
 from sagasr.config.settings import Config, located, parse
 from sagasr.data.encode import encode_store
-from sagasr.data.manifest import read_manifest
+from sagasr.data.splits import read_manifest
 from sagasr.io.files import read_yaml
 from tests.sagasr.data.qwen import write_qwen
 

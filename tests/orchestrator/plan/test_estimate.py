@@ -16,7 +16,7 @@ from orchestrator.plan.preflight import preflight
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 from tests.orchestrator.conftest import BASE
 
 SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
@@ -86,7 +86,8 @@ def test_disk_is_that_of_the_checkpoints_that_are_kept(sweep):
 
 
 def test_what_is_said_of_trainings_is_what_they_do():
-    from sagasr.evaluation import evaluate, scores
+    from sagasr.evaluation import evaluate
+    from sagasr.evaluation import score_files as scores
     from sagasr.training import checkpoint
 
     assert estimate.CHECKPOINTS_KEPT == checkpoint.KEEP

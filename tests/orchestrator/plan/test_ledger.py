@@ -11,7 +11,7 @@ from orchestrator.grid.space import read_space
 from orchestrator.plan.ledger import Entry, one_writer, record, scan
 from orchestrator.plan.plan import make_plan
 from sagasr.io.errors import DataError
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from orchestrator.run.results import collect
 from orchestrator.run.sweep import schedule
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 from tests.orchestrator.sweep_folders import primary
 
 RULE = Promote("improves", {"size": "small"}, {"size": "full"})

@@ -14,7 +14,7 @@ from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.run.watchdog import mark_stopped
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_json
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 
 
 def plan_of(grid, tmp_path, **options) -> Plan:

@@ -18,7 +18,7 @@ from orchestrator.run.driver import Training, Warm
 from orchestrator.run.ray_session import LOCAL_SETTINGS
 from orchestrator.run.worker import Task
 from sagasr.config.settings import Config, Evaluation, Runtime, parse
-from sagasr.io.trial_log import Status, read_status, write_status
+from sagasr.training.trial_log import Status, read_status, write_status
 
 BROKEN = "BROKEN_GPUS"
 

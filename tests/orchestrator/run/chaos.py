@@ -69,8 +69,9 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     from orchestrator.run.watchdog import only_writer
     from orchestrator.run.worker import encode
     from orchestrator.tracking.tracker import Tracker
-    from sagasr.io.trial_log import read_status
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
+    from sagasr.training.trial_log import read_status
 
     plan = make_plan(read_space(grid, storage=str(storage)))
     with one_writer(plan.paths):
@@ -100,7 +101,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import VOLATILE
     from orchestrator.run.watchdog import LEASE, WORKER
-    from sagasr.io.trial_log import History, read_status
+    from sagasr.training.trial_log import History, read_status
 
     plan = make_plan(read_space(grid, storage=str(storage)))
     found: dict[str, Any] = {}

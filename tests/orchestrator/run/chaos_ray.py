@@ -299,7 +299,8 @@ def train_by_two(grid: Path, storage: Path) -> None:
     from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import collect
     from orchestrator.run.worker import encode
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
 
     plan = make_plan(read_space(grid, storage=str(storage)))
     (trial,) = plan.trials

@@ -30,7 +30,7 @@ from orchestrator.run.sweep import schedule
 from orchestrator.sweep_folder.looks_file import read_looks
 from sagasr.io.errors import DataError
 from sagasr.io.files import dump_yaml, write_whole
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, write_sweep
 
 BLOCKS = {"policy": "blocks", "metric": "val/lsd", "delta": 0.05, "spending": "pocock"}

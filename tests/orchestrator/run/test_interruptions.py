@@ -14,7 +14,7 @@ import pytest
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.sweep import HALT_S
-from sagasr.io.trial_log import read_status
+from sagasr.training.trial_log import read_status
 from tests.orchestrator.run.chaos_ray import (
     HANG_S,
     SAVED,

@@ -9,7 +9,7 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import VOLATILE, collect
 from sagasr.io.errors import StorageError
 from sagasr.io.files import write_whole
-from sagasr.io.trial_log import Device, History, Status, write_status
+from sagasr.training.trial_log import Device, History, Status, write_status
 from tests.sagasr.io.test_files import only_half_is_copied, without_links
 
 

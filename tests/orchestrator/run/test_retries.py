@@ -17,7 +17,7 @@ from sagasr.config.settings import Config, Evaluation, Runtime, parse
 from sagasr.io.errors import DataError, SagasrError, StorageError
 from sagasr.io.files import write_json
 from sagasr.io.lease import Lost, me
-from sagasr.io.trial_log import History, Status, write_status
+from sagasr.training.trial_log import History, Status, write_status
 
 LOST = Problem("lost", "its process or node was lost")
 BUG = Problem("bug", "ZeroDivisionError: division by zero")
@@ -332,7 +332,7 @@ from orchestrator.run.worker import train_trial
 def train(config, out, store, variants, runtime, harness):
     harness.pulse()
     time.sleep(10 * runtime.hang_seconds)
-    return sagasr.training.train.TrainResult("done", "", 0)
+    return sagasr.training.harness.TrainResult("done", "", 0)
 
 sagasr.training.train.train = train
 train_trial({"task": sys.argv[1], "attempt": 1}, int(sys.argv[2]))

@@ -11,7 +11,7 @@ import sagasr
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import read_status
+from sagasr.training.trial_log import read_status
 from tests.sagasr.training.trainings import few_recordings
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]

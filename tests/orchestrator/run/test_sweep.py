@@ -18,7 +18,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import VOLATILE
 from orchestrator.tracking.tracker import connect
 from sagasr.io.files import dump_yaml, read_json
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.tracking.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]

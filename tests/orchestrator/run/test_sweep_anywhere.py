@@ -19,7 +19,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import VOLATILE
 from orchestrator.run.sweep import collect, record
 from orchestrator.storage.remote import open_storage
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher
 from tests.orchestrator.run.lab import missing as lab_lacks
 from tests.orchestrator.run.test_sweep import write_grid

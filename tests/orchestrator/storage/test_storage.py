@@ -30,7 +30,7 @@ from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_whole
-from sagasr.io.trial_log import Status, read_status, write_status
+from sagasr.training.trial_log import Status, read_status, write_status
 from tests.orchestrator.storage.s3_server import BUCKET, serving
 
 pytest.importorskip("moto.server")

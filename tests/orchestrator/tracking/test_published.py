@@ -15,7 +15,7 @@ from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.report.spectrogram import triptych
 from orchestrator.tracking.publish import links, publish, to_compare
 from orchestrator.tracking.tracker import Tracker, connect
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 
 ROW = {"family": "primary", "factor": "text", "level": "caption <b>", "domain": "all", "estimate": -0.1, "low": -0.2}

@@ -13,7 +13,7 @@ from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.tracking.tracker import Offsets, Tracker, check_server, connect
 from sagasr.io.errors import ConfigError
-from sagasr.io.trial_log import Device, History
+from sagasr.training.trial_log import Device, History
 from tests.orchestrator.journals import curve, journal, runs_of
 
 pytestmark = pytest.mark.slow

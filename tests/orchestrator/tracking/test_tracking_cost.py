@@ -24,8 +24,8 @@ from orchestrator.run.worker import encode
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker, connect, environment_tags
 from sagasr.io.files import dump_yaml
-from sagasr.io.trial_log import History
 from sagasr.training import train as training
+from sagasr.training.trial_log import History
 from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.journals import journal, runs_of
 

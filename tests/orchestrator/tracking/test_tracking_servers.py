@@ -11,7 +11,7 @@ from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker, curves
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.journals import curve, journal, runs_of
 from tests.orchestrator.tracking.servers import POSTGRES, Proxy, mlflow_server, postgres
 

@@ -17,19 +17,20 @@ from scipy.signal import butter, sosfilt
 
 from sagasr.audio.degrade import degrade
 from sagasr.codec.codec import build_codec
+from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import build_autoencoder, build_transform
 from sagasr.config.settings import Config, parse
 from sagasr.data import corpus as recordings
-from sagasr.data import encode
-from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform
+from sagasr.data import tasks
+from sagasr.data.encode import encode_store, in_process
 from sagasr.data.encoded_record import record_of
-from sagasr.data.manifest import Split
 from sagasr.data.quality import usable
+from sagasr.data.rows import Split
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
+from sagasr.data.tasks import Outcome, Task, perform
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import fingerprint
-from sagasr.training.precision import exact
 
 SEGMENT = 16_384
 RATE = 44_100
@@ -86,13 +87,13 @@ def calm(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings whose records are computed, as they are."""
     found: list[str] = []
-    original = encode.record_of
+    original = tasks.record_of
 
     def spy(config: Config, codec: Any, split: Any, sha256: str, audio: Any) -> Any:
         found.append(sha256)
         return original(config, codec, split, sha256, audio)
 
-    monkeypatch.setattr(encode, "record_of", spy)
+    monkeypatch.setattr(tasks, "record_of", spy)
     return found
 
 
@@ -342,17 +343,18 @@ def test_what_makes_latents_of_audio_is_code_of_the_records() -> None:
         assert decides.__module__ in recordings.COMPUTING
 
 
-def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_and_imports_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     texts = {
         "one_a": "def f():\n    return 1\n",
         "one_b": '"""What."""\n\n\ndef f():\n    """One."""\n    return 1  # indeed\n',
         "one_c": "def f():\n    return 2\n",
+        "one_d": "import os\n\n\ndef f():\n    import sys\n    return 1\n",
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     found = {name: recordings.code_identity((name,)) for name in texts}
-    assert found["one_c"] != found["one_a"]
+    assert found["one_c"] != found["one_a"] == found["one_b"] == found["one_d"]
     assert recordings.code_identity() == recordings.code_identity()
 
 

@@ -29,11 +29,12 @@ from sagasr.data import measures as statistics
 from sagasr.data.corpus import Recording, clip_names, recordings, select_clips, store_identity
 from sagasr.data.encode import encode_store
 from sagasr.data.encoded_record import clip_gain
-from sagasr.data.manifest import Row, read_manifest
+from sagasr.data.rows import Row
 from sagasr.data.shards import SCHEMAS, read_records
+from sagasr.data.splits import read_manifest
 from sagasr.data.store import Store
 from sagasr.io.errors import ConfigError, DataError
-from sagasr.metrics import score
+from sagasr.metrics.score import score
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
 SEGMENT = 16_384
@@ -239,7 +240,7 @@ def test_the_roll_off_regression_finds_what_can_be_found() -> None:
     fitted = statistics.fit_rolloff(features, rolloffs, list(range(400)))
     assert fitted["error_hz"] < 0.6 * fitted["constant_error_hz"]
     low = 0.1 * chance.standard_normal((1, SEGMENT)).astype(np.float32)
-    assert 21_000 <= statistics.estimate_rolloff(fitted, low, 21_000.0) <= 22_050
+    assert 21_000 <= statistics.estimate_rolloff(fitted, statistics.rolloff_features(low), 21_000.0) <= 22_050
 
 
 # ------------------------------------------------------------------------------------------------------ what names it

@@ -19,8 +19,9 @@ from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.settings import SIZES, Config, parse, patch
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.model.conditions import NumberEmbedding
-from sagasr.model.saga import build_model, shapes
-from sagasr.model.stable_audio import load_stock
+from sagasr.model.meta_step import shapes
+from sagasr.model.saga import build_model
+from sagasr.published.stable_audio import load_stock
 from sagasr.training.module import SagaModule
 from tests.sagasr.model.stable_audio import autoencoder_config
 

@@ -19,11 +19,13 @@ from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.settings import SIZES, Config, parse
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.pretrained import DataError, _corners, load_pretrained
-from sagasr.model.saga import SagaModel, build_model, missing_weights
-from sagasr.model.stable_audio import build_transformer, load_stock
-from sagasr.model.weights import Weights, fit, problem_of, shapes_of
+from sagasr.model.saga import SagaModel, build_model
+from sagasr.model.transformer import build_transformer
+from sagasr.published.stable_audio import load_stock
+from sagasr.published.weights import Weights, fit, problem_of, shapes_of
+from sagasr.training.preflight import missing_weights
 from tests.sagasr.model.stable_audio import (
     CONDITION,
     DEPTH,

@@ -13,10 +13,10 @@ import torch
 
 from sagasr.config.settings import Config, parse, patch
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.scores import ScoreFile
+from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import dump_yaml, read_json, write_text
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.conftest import BASE
 
 STEPS = 6

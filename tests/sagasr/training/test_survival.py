@@ -27,10 +27,11 @@ from sagasr.io import lease
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.files import dump_yaml, write_json, write_text
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
+from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule, parts_of
-from sagasr.training.train import Harness, TrainResult, train
+from sagasr.training.train import train
+from sagasr.training.trial_log import History, read_status
 
 STEPS, EVERY = 6, 3
 TREE = {
@@ -171,14 +172,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
 
 def test_a_batch_taken_in_parts_gives_the_gradient_of_the_whole(config: Config, store: Path) -> None:
-    from sagasr.training.train import _initial
+    from sagasr.training.module import initial_module
 
     batch = Draws(Store.open(store), config).at(0)
     assert [part.high.shape[0] for part in parts_of(batch, 2)] == [2, 1]
     assert torch.equal(torch.cat([part.noise for part in parts_of(batch, 2)]), batch.noise)
     gradients = []
     for parts in (1, 2, 3):
-        module = _initial(config, Store.open(store), parts)
+        module = initial_module(config, Store.open(store), parts)
         loss = module.training_step(batch, 0)
         loss.backward()
         gradients.append([float(loss.detach()), *(w.grad.clone() for w in module.parameters() if w.grad is not None)])

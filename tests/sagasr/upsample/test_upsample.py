@@ -20,12 +20,17 @@ from sagasr.audio.low_band import Kind
 from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
 from sagasr.audio.stream import array_source
 from sagasr.cli import commands
-from sagasr.codec.codec import LatentNorm, build_codec
-from sagasr.config.settings import SAMPLE_RATE, Config, parse, patch
+from sagasr.codec.codec import build_codec
+from sagasr.codec.latents import LatentNorm
+from sagasr.config.settings import Config, parse, patch
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text
 from sagasr.model.saga import build_model
-from sagasr.upsample.upsampler import Settings, Upsampler, _Stream, plan_files, window_starts
+from sagasr.upsample.files import plan_files
+from sagasr.upsample.settings import Settings
+from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.windows import Stream, window_starts
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "sagasr/recordings"
@@ -262,13 +267,13 @@ def test_joints_keep_the_level_of_what_is_generated(upsampler: Upsampler) -> Non
 def test_windows_agree_where_they_are_mixed(upsampler: Upsampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two versions of a stretch that differ lose up to 3 dB when they are mixed; these are the same."""
     made: dict[int, np.ndarray] = {}
-    plain = _Stream.finish
+    plain = Stream.finish
 
-    def keep(stream: _Stream, index: int, audio: np.ndarray, *rest: object) -> None:
+    def keep(stream: Stream, index: int, audio: np.ndarray, *rest: object) -> None:
         made[stream.starts[index]] = audio[0]
         plain(stream, index, audio, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Stream, "finish", keep)
+    monkeypatch.setattr(Stream, "finish", keep)
     upsampler.upsample(noise(6 * WINDOW + 4_321)[0], SAMPLE_RATE, Settings(steps=4, lfr="off"))
     for now, then in pairwise(sorted(made)):
         middle = (now + WINDOW + then) // 2
@@ -329,7 +334,8 @@ def test_an_offset_changes_nothing_and_stays(upsampler: Upsampler, lfr: Kind) ->
 PEAK = r"""
 import re, sys
 from pathlib import Path
-from sagasr.upsample.upsampler import Settings, Upsampler, upsample_files
+from sagasr.upsample import Settings, Upsampler
+from sagasr.upsample.files import upsample_files
 
 upsampler, settings = Upsampler.load(sys.argv[1]), Settings(steps=1, guidance=(1.0, 1.0))
 for name in ("short", "long"):

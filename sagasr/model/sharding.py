@@ -9,6 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sagasr.torch_internals import begin_sharding
+
 
 def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
     """Leave each worker of ``mesh`` its share of the weights; a layer's are gathered when it is used, and let go."""
@@ -39,7 +41,7 @@ def gathered(model: nn.Module) -> Iterator[None]:
     """Inside, every worker holds all weights of a sharded model, as they are at the start; each has to enter."""
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if isinstance(model, FSDPModule):  # else a layer that is called before the model takes itself for the whole
-        model._get_fsdp_state()._lazy_init()
+        begin_sharding(model)
     for part in shards:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()

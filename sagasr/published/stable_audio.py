@@ -1,8 +1,9 @@
-"""The one door to stable-audio-tools, and its transformer. Its codecs are in ``sagasr.codec.stable_audio_codecs``.
+"""The one door to stable-audio-tools, and its transformer. Checked against version 0.0.19.
 
 Nothing else imports that library, so what it needs repaired is repaired here: it prints on import, wants k-diffusion
 for samplers that we do not use, and casts attention to float16 where flash-attn happens to be installed (results would
-depend on the machine). Imports happen inside the functions.
+depend on the machine). Only its filter bank is repaired in ``sagasr.codec.stable_audio_codecs``, whose code is part of
+the identity of encoded stores.
 """
 
 import contextlib
@@ -24,34 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagasr.config.settings import Config
 from sagasr.io.files import read_text
+from sagasr.torch_internals import compile_or_run_eagerly
 
 
-def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
-    """Return the arguments of the diffusion transformer: every width follows from ``model`` and ``conditions``."""
-    model, conditions = config.model, config.conditions
-    by_global = conditions.rolloff_route != "prepend"
-    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
-    return {
-        "io_channels": latent_channels,
-        "input_concat_dim": latent_channels,
-        "embed_dim": model.embed_dim,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "cond_token_dim": model.cond_dim,
-        "project_cond_tokens": False,
-        "global_cond_dim": globals_ * model.cond_dim,
-        "prepend_cond_dim": 0 if by_global else model.embed_dim,
-        "global_cond_type": model.time_route,
-        "diffusion_objective": "rectified_flow",
-    }
-
-
-def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+def diffusion_transformer(**arguments: Any) -> nn.Module:
     """Return the DiffusionTransformer with its stock initialisation, drawn from torch's global generator."""
-    module = load_stock("stable_audio_tools.models.dit")
-    transformer = module.DiffusionTransformer(**transformer_arguments(config, latent_channels))
+    transformer = load_stock("stable_audio_tools.models.dit").DiffusionTransformer(**arguments)
     for layer in transformer.transformer.layers:
         layer.cross_attn.apply_attn = partial(_attend, layer.cross_attn.apply_attn)
     transformer.timestep_features = _TimeFeatures(transformer.timestep_features.weight)
@@ -94,10 +74,10 @@ def _attend(stock: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, **opt
     groups = q.shape[1] // k.shape[1]
     with torch.autocast(q.device.type, enabled=False):  # log(n) would not survive bfloat16
         keys, values = (part.float().repeat_interleave(groups, dim=1) for part in (k, v))
-        found = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             q.float(), keys, values, attn_mask=bias.expand(q.shape[0], 1, q.shape[2], -1)
         )
-    return found.to(q.dtype)
+    return attended.to(q.dtype)
 
 
 def compile_layers(transformer: Any, backend: str = "inductor") -> None:
@@ -105,9 +85,8 @@ def compile_layers(transformer: Any, backend: str = "inductor") -> None:
 
     What cannot be compiled runs as it is. Samplings do: they see every shape but a few times.
     """
-    torch._dynamo.config.suppress_errors = True
     for layer in transformer.transformer.layers:
-        layer.compile(backend=backend)
+        compile_or_run_eagerly(layer, backend)
 
 
 @contextlib.contextmanager
@@ -160,21 +139,21 @@ class _Kept(nn.Module):
 def published_transformer(config: Path) -> dict[str, Any]:
     """Return the transformer's arguments in a model_config.json; none where it is absent or of an autoencoder alone."""
     try:
-        found = json.loads(read_text(config))["model"]["diffusion"]["config"]
+        arguments = json.loads(read_text(config))["model"]["diffusion"]["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 @cache
 def load_stock(name: str) -> ModuleType:
     """Return a module of stable-audio-tools by its full name."""
-    with quietly(), _stand_ins():
+    with without_output(), _stand_ins():
         return importlib.import_module(name)
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def without_output() -> Iterator[None]:
     """Inside, warnings and what is printed are lost."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from sagasr.audio.files import write_flac
-from sagasr.data.batches import Validation
-from sagasr.evaluation.evaluate import Prediction, judge
+from sagasr.constants import LISTENING_CLIPS as LISTENING_CLIPS
+from sagasr.evaluation.prediction import Prediction
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import write_whole
-from sagasr.metrics import METRICS, Scores
 from sagasr.metrics.distance import Distance
+from sagasr.metrics.registry import METRICS, Scores
 
-LISTENING_CLIPS = 8
 ROW_KEYS = ("clip", "domain", "subject", "remark")
 DISTANCES = pa.schema(
     [(name, pa.string()) for name in ("subject", "domain", "metric")]
@@ -49,7 +49,7 @@ class ScoreFile:
 
 def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:
     """Write, per variant, the scores of low, shaped noise and the untrained model, and the high and low audio."""
-    trivial = {"low": judge(clips, clips.low), "shaped_noise": judge(clips, clips.shaped_noise())}
+    trivial = {"low": clips.judge(clips.low), "shaped_noise": clips.judge(clips.shaped_noise())}
     for variant, prediction in untrained.items():
         path = trial / "scores" / f"references-{variant}.parquet"
         answers = {**trivial, "untrained": prediction}.items()
@@ -112,18 +112,18 @@ def _write_distances(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_distances(trial: Path, variant: str) -> dict[str, list[Distance]]:
     """Return the distribution distances of each subject, as ``read_scores``; nothing where none were taken."""
-    found: dict[str, list[Distance]] = {}
+    by_subject: dict[str, list[Distance]] = {}
     for name in (variant, f"references-{variant}"):
         path = distances_path(trial / "scores" / f"{name}.parquet")
         for row in pq.read_table(path).to_pylist() if path.exists() else []:
-            found.setdefault(row.pop("subject"), []).append(Distance(**row))
-    return found
+            by_subject.setdefault(row.pop("subject"), []).append(Distance(**row))
+    return by_subject
 
 
 def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
     """Return the per-clip metrics of each subject: model, untrained, low and shaped_noise."""
-    found: dict[str, list[Scores]] = {}
+    by_subject: dict[str, list[Scores]] = {}
     for name in (variant, f"references-{variant}"):
         for row in pq.read_table(trial / "scores" / f"{name}.parquet").to_pylist():
-            found.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
-    return found
+            by_subject.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
+    return by_subject

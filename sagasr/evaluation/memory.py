@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from sagasr.io.errors import GPU_MEMORY, ValidationMemoryError
+from sagasr.io.errors import GPU_MEMORY, ValidationMemoryError, first_line
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class AtOnce:
             if part.stop - part.start == 1:
                 raise ValidationMemoryError(
                     "the validation, not the step, does not fit into the GPU's memory, even one clip at a time "
-                    f"({str(error).splitlines()[0]}); give the trial a larger share of a GPU (gpus_per_worker) or "
+                    f"({first_line(error)}); give the trial a larger share of a GPU (gpus_per_worker) or "
                     "shorter clips (validation.segment)"
                 ) from error
         return None

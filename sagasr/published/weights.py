@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sagasr.io.errors import DataError
+from sagasr.io.errors import DataError, first_line
 
 LEAST_MATCH = 0.99  # of the parameters, in both directions
 
@@ -79,18 +79,17 @@ def open_weights(path: Path, remedy: str) -> Weights:
         if not zipfile.is_zipfile(path):
             raise ValueError("cut off, or no torch file")
         tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = tree.get("state_dict", tree) if isinstance(tree, dict) else None
-        if not isinstance(found, dict):
+        state = tree.get("state_dict", tree) if isinstance(tree, dict) else None
+        if not isinstance(state, dict):
             raise ValueError("holds no state_dict")
-        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: holds more than tensors and is not opened, as it could run code; write its state_dict alone "
             f"(or a .safetensors); {remedy}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
+        raise DataError(f"{path}: not a readable checkpoint ({first_line(error)}); {remedy}") from error
     return Weights(path, {name: value.shape for name, value in tensors.items()}, tensors.__getitem__)
 
 
@@ -112,12 +111,12 @@ def fit(
     prefix = _best_prefix(theirs, {theirs_: wanted[key] for theirs_, key in theirs.items()}, weights.shapes)
     sources, used, missing, misshapen = {}, {}, [], []
     for name, key in theirs.items():
-        found = weights.shapes.get(prefix + name)
-        if found is None:
+        shape = weights.shapes.get(prefix + name)
+        if shape is None:
             missing.append(key)
-        elif found == wanted[key]:
+        elif shape == wanted[key]:
             sources[key] = prefix + name
-        elif key in corners and found == _shape_of(wanted[key], corners[key]):
+        elif key in corners and shape == _shape_of(wanted[key], corners[key]):
             sources[key], used[key] = prefix + name, corners[key]
         else:
             misshapen.append(key)
@@ -141,31 +140,31 @@ def fit(
     )
 
 
-def problem_of(found: Fit, weights: Weights, remedy: str) -> str | None:
+def problem_of(fitted: Fit, weights: Weights, remedy: str) -> str | None:
     """Return one line, with the file, saying why a fit is refused: another shape, or under 99 % of the parameters."""
-    if found.misshapen:
-        more = f" (and {len(found.misshapen) - 1} more)" if len(found.misshapen) > 1 else ""
-        why = f"of another size than the {found.part} that is configured: {found.misshapen[0]}{more}"
-    elif found.matched < LEAST_MATCH * found.parameters:
-        why = f"{found.line}; at least {LEAST_MATCH:.0%} must match (first without a match: {found.missing[0]})"
+    if fitted.misshapen:
+        more = f" (and {len(fitted.misshapen) - 1} more)" if len(fitted.misshapen) > 1 else ""
+        why = f"of another size than the {fitted.part} that is configured: {fitted.misshapen[0]}{more}"
+    elif fitted.matched < LEAST_MATCH * fitted.parameters:
+        why = f"{fitted.line}; at least {LEAST_MATCH:.0%} must match (first without a match: {fitted.missing[0]})"
     else:
         return None
     return f"{weights.path}: {why}; {remedy}"
 
 
-def copy_weights(module: nn.Module, found: Fit, weights: Weights) -> None:
+def copy_weights(module: nn.Module, fitted: Fit, weights: Weights) -> None:
     """Copy into ``module`` what fits. Raises DataError for weights that are NaN or infinite."""
     state = module.state_dict()
     with torch.no_grad():
-        for key, name in found.sources.items():
+        for key, name in fitted.sources.items():
             value, target = weights.read(name), state[key]
             if not torch.isfinite(value).all():
                 raise DataError(f"{weights.path}: {name} holds NaN or infinite values; get the file anew")
-            if key in found.corners:
+            if key in fitted.corners:
                 target.zero_()
-                target = target[found.corners[key]]
+                target = target[fitted.corners[key]]
             target.copy_(value)
-    announce(weights.path, found.line)
+    announce(weights.path, fitted.line)
 
 
 @cache
@@ -187,14 +186,14 @@ def share(part: int, whole: int) -> str:
 
 def _best_prefix(names: Collection[str], wanted: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size]) -> str:
     """Return the prefix under which most parameters of ``names`` stand; exact shapes count double."""
-    found: Counter[str] = Counter()
+    matched: Counter[str] = Counter()
     for full, shape in shapes.items():
         pieces = full.split(".")
         for start in range(len(pieces)):
             name = ".".join(pieces[start:])
             if name in names:
-                found[full.removesuffix(name)] += shape.numel() * (2 if shape == wanted[name] else 1)
-    return max(found, key=lambda prefix: (found[prefix], "ema_model." in prefix, -len(prefix)), default="")
+                matched[full.removesuffix(name)] += shape.numel() * (2 if shape == wanted[name] else 1)
+    return max(matched, key=lambda prefix: (matched[prefix], "ema_model." in prefix, -len(prefix)), default="")
 
 
 def _shape_of(whole: torch.Size, corner: Corner) -> torch.Size:
