@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.run.ray_session import connected
 from sagasr.cli import common as cli
-from sagasr.config.settings import Config, located, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located, patch
+from sagasr.config.settings import Config
 from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, read_manifest, rows_of
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import check_writable, read_json, read_yaml, write_text

@@ -29,7 +29,8 @@ import torch
 from pydantic import Field
 
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import SAMPLE_RATE, Config, OwnCodec, Strict
+from sagasr.config.settings import SAMPLE_RATE, Config, OwnCodec
+from sagasr.config.strict import Strict
 from sagasr.data.corpus import (
     Corpus,
     Problem,

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
-from sagasr.config.settings import NYQUIST, Evaluation, sampling_of
+from sagasr.config.settings import NYQUIST, Evaluation
+from sagasr.config.stages import sampling_of
 from sagasr.data.batches import Validation
 from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance

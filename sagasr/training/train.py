@@ -20,7 +20,8 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import Config, Evaluation, Runtime
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.data.batches import Draws, Validation
 from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts

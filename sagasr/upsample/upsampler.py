@@ -43,7 +43,11 @@ from sagasr.audio.stream import (
     write_blocks,
 )
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler, Strict, parse, patch, trained_parts
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import NYQUIST, SAMPLE_RATE, Config, OwnCodec, Sampler
+from sagasr.config.stages import trained_parts
+from sagasr.config.strict import Strict
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.listing import files_below
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of

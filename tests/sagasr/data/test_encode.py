@@ -18,7 +18,8 @@ from scipy.signal import butter, sosfilt
 from sagasr.audio.degrade import degrade
 from sagasr.codec.codec import build_codec
 from sagasr.codec.stable_audio_codecs import build_autoencoder, build_transform
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.data import corpus as recordings
 from sagasr.data import encode
 from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform

@@ -21,7 +21,8 @@ import sagasr.upsample.upsampler
 from orchestrator.cli import encode
 from orchestrator.cli.commands import sweep
 from sagasr.cli import commands
-from sagasr.config.settings import Config, Data, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config, Data
 from sagasr.data.folders import list_data, list_stored
 from sagasr.data.listing import Listing, files_below, listed
 from sagasr.data.manifest import rows_of

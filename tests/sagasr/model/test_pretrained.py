@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from orchestrator.plan.plan import identity
 from sagasr.cli import commands
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml
 from sagasr.model.conditions import ConditionInputs

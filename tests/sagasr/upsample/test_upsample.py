@@ -21,7 +21,9 @@ from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
 from sagasr.audio.stream import array_source
 from sagasr.cli import commands
 from sagasr.codec.codec import LatentNorm, build_codec
-from sagasr.config.settings import SAMPLE_RATE, Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SAMPLE_RATE, Config
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text
 from sagasr.model.saga import build_model
