@@ -26,7 +26,9 @@ from orchestrator.grid.space import expand, parse_space, read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.audio.files import decode, problem_of
 from sagasr.audio.stream import file_source
-from sagasr.config.settings import Config, located, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located
+from sagasr.config.settings import Config
 from sagasr.data.splits import read_manifest
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import dump_yaml

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from orchestrator.grid.factors import STANDARD
 from orchestrator.grid.space import GridFile, expand, parse_space
-from sagasr.config.settings import Runtime
+from sagasr.config.runtime import Runtime
 from sagasr.io.files import parse_yaml
 from sagasr.metrics.registry import METRICS
 from tests.documents import DOCUMENTS, ROOT, TEXTS, blocks

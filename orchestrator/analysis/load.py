@@ -34,7 +34,9 @@ from orchestrator.analysis.tables import (
 )
 from orchestrator.sweep_folder.looks_file import Looks, read_looks
 from orchestrator.sweep_folder.plan_file import check_form
-from sagasr.config.settings import Config, parse, scored_on
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
+from sagasr.config.stages import scored_on
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short

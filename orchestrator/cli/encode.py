@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.run.ray_session import connected
 from sagasr.cli import common as cli
-from sagasr.config.settings import Config, located, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located, patch
+from sagasr.config.settings import Config
 from sagasr.data.contents import hash_or_problem
 from sagasr.data.rows import SPLITS, Row, Split
 from sagasr.data.splits import read_manifest, rows_of

@@ -26,22 +26,13 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.grid.factors import METRICS, STANDARD, Patch, cell_name, find_level, level_name, pairs
 from orchestrator.grid.fractional import Fraction, fraction
-from sagasr.config.settings import (
-    IDLE,
-    SHIPPED_RECORDINGS,
-    SIZES,
-    Config,
-    Data,
-    Runtime,
-    Strict,
-    acting,
-    leaves,
-    located,
-    parse,
-    patch,
-    scored_on,
-    setting_paths,
-)
+from sagasr.config.idle import IDLE, acting
+from sagasr.config.parsing import parse, setting_paths
+from sagasr.config.patching import SHIPPED_RECORDINGS, leaves, located, patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import SIZES, Config, Data
+from sagasr.config.stages import scored_on
+from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import read_yaml
 
@@ -655,7 +646,7 @@ def _setting_factor(name: str, entry: list[Any], folder: Path, faults: _Faults) 
 
     The name is the setting's path, or as much of the path's end as no other setting shares.
     """
-    known = setting_paths()
+    known = setting_paths(Config)
     paths = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not paths:
         hint = nearest(name, {*STANDARD, *known, *(path.rpartition(".")[2] for path in known)})

@@ -21,7 +21,10 @@ from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT
-from sagasr.config.settings import Config, Data, Evaluation, Runtime, Strict, sampling_of
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Data, Evaluation
+from sagasr.config.stages import sampling_of
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import write_json, write_text
 from sagasr.io.machine import cpus_here

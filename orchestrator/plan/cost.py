@@ -21,7 +21,10 @@ from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
 from orchestrator.sweep_folder.looks_file import blocks
-from sagasr.config.settings import T5, Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
+from sagasr.config.parsing import parse
+from sagasr.config.settings import T5, Config, Evaluation, downsampling_ratio
+from sagasr.config.stages import sampling_of
+from sagasr.config.strict import Strict
 from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short

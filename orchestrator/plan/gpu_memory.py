@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.plan.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan.plan import Plan, Trial
-from sagasr.config.settings import Runtime
+from sagasr.config.runtime import Runtime
 from sagasr.io.errors import ConfigError
 from sagasr.model.counts import Counts
 

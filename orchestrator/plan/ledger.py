@@ -17,7 +17,9 @@ from orchestrator.plan.promotion import HELD, standing
 from orchestrator.run.watchdog import stopped
 from orchestrator.sweep_folder.looks_file import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
-from sagasr.config.settings import Config, differences, leaves, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import differences, leaves
+from sagasr.config.settings import Config
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, remove_litter, write_json

@@ -17,7 +17,10 @@ from orchestrator.grid.space import Cell, LeftOut, Levels, SearchSpace, holds, l
 from orchestrator.storage.remote import is_uri, local_folder
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
 from orchestrator.sweep_folder.redact import redact_tree
-from sagasr.config.settings import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import SIZES, Config, Data, Evaluation, Words
+from sagasr.config.stages import score_stage, train_stage
+from sagasr.config.strict import Strict
 from sagasr.data.listing import Listing
 from sagasr.data.rows import SPLITS, Row, Split
 from sagasr.io.errors import ConfigError, DataError, SagasrError

@@ -20,7 +20,9 @@ from orchestrator.plan.gpus import Gpu, gpus_here, here, smallest, why_none
 from orchestrator.plan.plan import Options, Plan, Trial
 from orchestrator.storage.remote import check_folder
 from orchestrator.sweep_folder.redact import redact
-from sagasr.config.settings import Config, Data, Runtime, Words, trained_parts
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Data, Words
+from sagasr.config.stages import trained_parts
 from sagasr.io.errors import ConfigError, SagasrError, nearest
 from sagasr.io.machine import cpus_here, memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself

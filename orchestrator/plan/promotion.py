@@ -16,7 +16,7 @@ from orchestrator.grid.space import Levels, Promote
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from orchestrator.sweep_folder.json_files import read_kept
-from sagasr.config.settings import Strict
+from sagasr.config.strict import Strict
 from sagasr.io.files import write_json
 from sagasr.training.trial_log import read_status
 

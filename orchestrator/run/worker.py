@@ -24,7 +24,9 @@ from orchestrator.run.retries import BrokenGpu, Problem, kind_of, one_line, prob
 from orchestrator.run.same_code import Code, check_same, code_here
 from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.storage.sync import mirrored, send_store, shared_store
-from sagasr.config.settings import Config, Evaluation, Runtime, Strict, Text
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation, Text
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.model.counts import CONTEXT
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, write_json
 

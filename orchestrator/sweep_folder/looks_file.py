@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.sweep_folder.json_files import read_kept
-from sagasr.config.settings import Strict
+from sagasr.config.strict import Strict
 from sagasr.io.files import write_json
 from sagasr.io.fingerprint import short
 

@@ -19,8 +19,8 @@ from scipy.ndimage import median_filter
 from scipy.signal import firwin, resample_poly
 
 from sagasr.audio.files import BLOCK, opened
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin, window
-from sagasr.constants import SAMPLE_RATE
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, rolloff_bin, window
+from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagasr.cli import common as cli
-from sagasr.config.settings import Config, Runtime, differences, leaves, located, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import differences, leaves, located, patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, SagasrError, shown
 from sagasr.io.files import read_json, read_yaml, write_json

@@ -26,9 +26,22 @@ import torch
 
 from sagasr.config.settings import Config
 from sagasr.data.assemble import Shards, assemble
-from sagasr.data.corpus import Corpus, Problem, Recording, recordings, select_clips, settings_key, store_identity
+from sagasr.data.corpus import (
+    Corpus,
+    Problem,
+    Recording,
+    recordings,
+    select_clips,
+    settings_key,
+    store_identity,
+)
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.shards import PER_SHARD, grouped, ids_in, shard_name
+from sagasr.data.shards import (
+    PER_SHARD,
+    grouped,
+    ids_in,
+    shard_name,
+)
 from sagasr.data.tasks import Item, Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from sagasr.audio.files import SUFFIXES
+from sagasr.audio.decoders import SUFFIXES
 from sagasr.data.manifest import columns_of, read_table
 from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, Row, is_no_name
 from sagasr.data.walk import File, files_below

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, mono, rolloff_bin
-from sagasr.constants import NYQUIST
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, mono, rolloff_bin
+from sagasr.constants import N_FFT, NYQUIST
 
 STEP = 2_048  # samples between two crops; a multiple of every codec's frame
 TARGET_RMS = 0.1  # of the low version, when levels are normalised

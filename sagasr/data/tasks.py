@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import Config, OwnCodec, Strict
+from sagasr.config.settings import Config, OwnCodec
+from sagasr.config.strict import Strict
 from sagasr.data.encoded_record import record_of
 from sagasr.data.quality import usable
 from sagasr.data.rows import Split

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sagasr.audio.files import SUFFIXES
+from sagasr.audio.decoders import SUFFIXES
 from sagasr.io.errors import ConfigError
 
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden

@@ -14,7 +14,8 @@ from torch import Tensor
 from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
 from sagasr.codec.precision import fast
-from sagasr.config.settings import Evaluation, sampling_of
+from sagasr.config.settings import Evaluation
+from sagasr.config.stages import sampling_of
 from sagasr.constants import NYQUIST
 from sagasr.evaluation.memory import BATCH, AtOnce
 from sagasr.evaluation.prediction import Prediction

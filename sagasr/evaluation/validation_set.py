@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.audio.spectrum import HOP, N_FFT, cutoff_bin
+from sagasr.audio.spectrum import HOP, cutoff_bin
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
-from sagasr.constants import SAMPLE_RATE
+from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.data.store import Store
 from sagasr.evaluation.prediction import Prediction
 from sagasr.io.fingerprint import seed_of

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.failpoints import point
 from sagasr.io.files import LITTER, write_json

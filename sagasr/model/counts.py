@@ -6,7 +6,8 @@ with that of a real step on the meta device (``sagasr.model.meta_step``), which 
 
 from typing import NamedTuple
 
-from sagasr.config.settings import Conditions, Config, Runtime, StableAudio, Words, downsampling_ratio, latent_channels
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Conditions, Config, StableAudio, Words, downsampling_ratio, latent_channels
 from sagasr.plugins.parts import load
 
 FLOAT, HALF = 4, 2  # bytes of a number; matrices and convolutions compute in halves under bf16-mixed

@@ -5,7 +5,10 @@ from typing import Any
 
 from pydantic import Field
 
-from sagasr.config.settings import Config, Strict, parse, trained_parts
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
+from sagasr.config.stages import trained_parts
+from sagasr.config.strict import Strict
 from sagasr.data.store import Store
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sagasr.config.settings import Config, Runtime
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.torch_internals import to_be_compiled
 from sagasr.training.devices import device_of, with_device
 from sagasr.training.harness import Harness, TrainResult

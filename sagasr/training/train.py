@@ -14,7 +14,8 @@ import torch
 
 from sagasr.codec.codec import build_codec
 from sagasr.codec.precision import fast
-from sagasr.config.settings import Config, Runtime
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.batches import Draws
 from sagasr.data.store import Store
 from sagasr.evaluation.validation_set import Validation

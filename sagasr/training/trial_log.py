@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, read_json, write_json, write_text

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 
 from sagasr.codec.codec import Codec
-from sagasr.config.settings import Config, Runtime
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.store import Store
 from sagasr.evaluation.evaluate import evaluate, validation_loss
 from sagasr.evaluation.memory import AtOnce

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sagasr.audio.files import SUFFIXES, problem_of
+from sagasr.audio.decoders import SUFFIXES
+from sagasr.audio.files import problem_of
 from sagasr.audio.stream import file_source, overflow_of, write_blocks
 from sagasr.constants import SAMPLE_RATE
 from sagasr.data.walk import files_below

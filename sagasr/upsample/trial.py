@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.settings import Config, OwnCodec, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config, OwnCodec
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.plugins.parts import identity
 from sagasr.training import checkpoint

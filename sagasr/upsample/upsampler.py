@@ -28,7 +28,9 @@ from torch import Tensor
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred, resampled
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import Config, Sampler, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config, Sampler
 from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of, rolloff_features

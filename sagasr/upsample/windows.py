@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sagasr.audio.low_band import Kind, replace_low_band
-from sagasr.audio.spectrum import HOP, N_FFT
+from sagasr.audio.spectrum import HOP
 from sagasr.audio.stream import Buffer, Source, resampled
-from sagasr.constants import NYQUIST, SAMPLE_RATE
+from sagasr.constants import N_FFT, NYQUIST, SAMPLE_RATE
 from sagasr.data.measures import STEP
 from sagasr.data.quality import SILENCE_RMS
 

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.io.files import read_yaml, write_json

@@ -21,7 +21,7 @@ from sagasr.cli import common as cli  # noqa: E402
 from sagasr.data.encode import encode_store  # noqa: E402
 from sagasr.training.harness import Harness  # noqa: E402
 from sagasr.training.train import train  # noqa: E402
-from sagasr.training.trial_log import read_status
+from sagasr.training.trial_log import read_status  # noqa: E402
 
 
 def main() -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from sagasr.config.settings import Config, Runtime, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.io.files import read_yaml
 from sagasr.model.saga import build_model

@@ -8,7 +8,9 @@ import pytest
 import soundfile
 
 from orchestrator.cli.encode import main
-from sagasr.config.settings import Config, located, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located
+from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
 from sagasr.data.splits import read_manifest
 from sagasr.io.files import read_yaml

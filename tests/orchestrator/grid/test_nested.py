@@ -15,7 +15,10 @@ from orchestrator.grid.space import Promote, expand, lay_out, read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
 from orchestrator.report.report import report, write_report
-from sagasr.config.settings import IDLE, Config, acting, leaves, parse, patch
+from sagasr.config.idle import IDLE, acting
+from sagasr.config.parsing import parse
+from sagasr.config.patching import leaves, patch
+from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError
 from tests.orchestrator.conftest import BASE
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep

@@ -7,7 +7,8 @@ from orchestrator.plan.cost import costs_of
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
-from sagasr.config.settings import SIZES, Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config
 from sagasr.io.files import dump_yaml, read_yaml
 
 FOLDER = shipped("demo.yaml").parent

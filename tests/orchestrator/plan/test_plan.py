@@ -13,7 +13,8 @@ from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
 from sagasr.audio import files as audio
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml, read_json, read_yaml
 

@@ -17,7 +17,9 @@ from orchestrator.cluster import credentials
 from orchestrator.run.driver import Training, Warm
 from orchestrator.run.ray_session import LOCAL_SETTINGS
 from orchestrator.run.worker import Task
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.training.trial_log import Status, read_status, write_status
 
 BROKEN = "BROKEN_GPUS"

@@ -17,7 +17,8 @@ from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
 from sagasr.cli.commands import read, train, upsample
 from sagasr.codec.codec import build_codec
-from sagasr.config.settings import Patched, Pqmf, Wavelet, downsampling_ratio, latent_channels, patch
+from sagasr.config.patching import patch
+from sagasr.config.settings import Patched, Pqmf, Wavelet, downsampling_ratio, latent_channels
 from sagasr.data.corpus import recordings, store_identity
 from sagasr.data.encoded_record import clip_gain
 from sagasr.io.errors import ConfigError

@@ -13,7 +13,9 @@ from orchestrator.run.driver import Beats, validations
 from orchestrator.run.ray_train import problem_of_several, settings_of_several
 from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
 from orchestrator.run.worker import Task
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.io.errors import DataError, SagasrError, StorageError
 from sagasr.io.files import write_json
 from sagasr.io.lease import Lost, me

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.grid.space import read_space
+from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
-from orchestrator.run.sweep import collect, record
+from orchestrator.run.results import VOLATILE, collect
 from orchestrator.storage.remote import open_storage
 from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher

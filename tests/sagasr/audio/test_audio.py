@@ -13,7 +13,8 @@ import torch
 from scipy import signal
 
 from sagasr.audio import files, spectrum
-from sagasr.audio.files import MIN_SAMPLES, SUFFIXES, decode, oddities, problem_of, read_audio, write_flac
+from sagasr.audio.decoders import SUFFIXES
+from sagasr.audio.files import MIN_SAMPLES, decode, oddities, problem_of, read_audio, write_flac
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, cutoff_bin, mono, rolloff_hz, stft, stft_magnitude
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import cutoff_bin, stft_power
 from sagasr.codec.codec import build_codec
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
 from sagasr.data.batches import Batch, Draws
 from sagasr.data.encode import encode_store

@@ -19,7 +19,8 @@ from sagasr.audio.degrade import degrade
 from sagasr.codec.codec import build_codec
 from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import build_autoencoder, build_transform
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.data import corpus as recordings
 from sagasr.data import tasks
 from sagasr.data.encode import encode_store, in_process

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sagasr.config.settings import Data, located
+from sagasr.config.patching import located
+from sagasr.config.settings import Data
 from sagasr.data import same
 from sagasr.data.contents import content_hashes
 from sagasr.data.folders import describe

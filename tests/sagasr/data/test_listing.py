@@ -22,7 +22,8 @@ import sagasr.upsample.upsampler
 from orchestrator.cli import encode
 from orchestrator.cli.commands import sweep
 from sagasr.cli import commands
-from sagasr.config.settings import Config, Data, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config, Data
 from sagasr.data.listing import Listing, list_data, list_stored, listed
 from sagasr.data.splits import rows_of
 from sagasr.data.walk import files_below

@@ -24,7 +24,8 @@ from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import BIN_HZ, HOP, rolloff_bin, rolloff_hz, stft_magnitude
 from sagasr.codec.codec import build_codec
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.data import measures as statistics
 from sagasr.data.corpus import Recording, clip_names, recordings, select_clips, store_identity
 from sagasr.data.encode import encode_store

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import SIZES, Config, downsampling_ratio, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config, downsampling_ratio
 from sagasr.evaluation.evaluate import evaluate, validation_loss
 from sagasr.evaluation.memory import AtOnce
 from sagasr.evaluation.validation_set import Validation

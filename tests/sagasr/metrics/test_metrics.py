@@ -18,8 +18,8 @@ import sagasr
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
 from sagasr.audio.low_band import replace_low_band
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, cutoff_bin, rolloff_hz, stft
-from sagasr.constants import SAMPLE_RATE
+from sagasr.audio.spectrum import BIN_HZ, HOP, cutoff_bin, rolloff_hz, stft
+from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.metrics.registry import METRICS
 from sagasr.metrics.score import Reference, score, score_many
 

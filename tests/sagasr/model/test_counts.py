@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from sagasr.codec.codec import AT_ONCE
-from sagasr.config.settings import SIZES, Config, Runtime, StableAudio, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import SIZES, Config, StableAudio
 from sagasr.io.files import read_yaml
 from sagasr.model.counts import AUTOENCODER, CONTEXT, DECODING, T5, count, counts_of, speaks_for_itself
 from sagasr.model.meta_step import shapes

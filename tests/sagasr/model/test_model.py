@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sagasr.config.settings import SIZES, Config, Guidance, Sampler, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config, Guidance, Sampler
 from sagasr.model import flow
 from sagasr.model.conditions import null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches

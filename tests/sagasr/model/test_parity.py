@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 
 from sagasr.cli import commands
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.model.conditions import NumberEmbedding
 from sagasr.model.meta_step import shapes

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from orchestrator.plan.plan import identity
 from sagasr.cli import commands
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse
-from sagasr.io.errors import ConfigError
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config
+from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml
 from sagasr.model.inputs import ConditionInputs
-from sagasr.model.pretrained import DataError, _corners, load_pretrained
+from sagasr.model.pretrained import _corners, load_pretrained
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.transformer import build_transformer
 from sagasr.published.stable_audio import load_stock

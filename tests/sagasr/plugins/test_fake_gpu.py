@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from sagasr.audio.spectrum import window
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.evaluation.evaluate import LOSS_TIMES, generate, validation_loss
 from sagasr.evaluation.validation_set import Validation
 from sagasr.model.inputs import ConditionInputs

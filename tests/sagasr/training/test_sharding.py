@@ -11,7 +11,9 @@ import pytest
 import soundfile
 import torch
 
-from sagasr.config.settings import Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
 from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import dump_yaml, read_json, write_text
@@ -34,7 +36,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.io.files import read_yaml
 from sagasr.training.module import SagaModule, ShardedStrategy
 from sagasr.io.signals import Halt

@@ -17,7 +17,10 @@ import sagasr
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import Config, Evaluation, Runtime, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.data.encode import encode_store
 from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import read_yaml

@@ -18,7 +18,9 @@ import pytest
 import soundfile
 import torch
 
-from sagasr.config.settings import Config, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store

@@ -12,7 +12,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sagasr.cli.commands import train as command
-from sagasr.config.settings import Config, Evaluation, InverseLR, Runtime, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation, InverseLR
 from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store

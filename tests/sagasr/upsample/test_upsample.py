@@ -22,7 +22,9 @@ from sagasr.audio.stream import array_source
 from sagasr.cli import commands
 from sagasr.codec.codec import build_codec
 from sagasr.codec.latents import LatentNorm
-from sagasr.config.settings import Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text

@@ -13,7 +13,7 @@ import soundfile
 from orchestrator.cli.commands import report, sweep
 from orchestrator.cli.encode import main as encode
 from sagasr.cli.commands import train, upsample
-from sagasr.config.settings import patch
+from sagasr.config.patching import patch
 from sagasr.io.files import dump_yaml, parse_yaml, read_yaml
 from tests.orchestrator.conftest import BASE
 from tests.orchestrator.run.nvidia import list_gpus, no_tool

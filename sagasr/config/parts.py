@@ -1,0 +1,32 @@
+"""Names of parts in a configuration: words for ours, by family; any other is a user's own (sagasr.plugins.parts)."""
+
+from importlib.metadata import entry_points
+
+from sagasr.io.errors import nearest
+
+PARTS = {
+    "metric": (),
+    "embedder": ("spectral", "clap", "off"),
+    "sampler": ("euler",),
+    "codec": (),
+    "conditioner": (),
+}
+PART_KEYS = (
+    "validation.metrics",
+    "validation.distance.embedder",
+    "evaluation.sampler.solver",
+    "codec.part",
+    "conditions.own",
+)
+
+
+def known_part(family: str, part: str) -> str:
+    """Return ``part`` where it is one of ours, may be a class of a user's own, or is installed. Raises ValueError."""
+    if part in PARTS[family] or ":" in part:
+        return part
+    installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
+    if part not in installed:
+        hint = nearest(part, installed | set(PARTS[family]))
+        ours = f"none of {', '.join(PARTS[family])}, " if PARTS[family] else ""
+        raise ValueError(f"{part!r} is {ours}not installed, and not FILE.py:CLASS{hint}")
+    return part
