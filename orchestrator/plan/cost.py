@@ -144,7 +144,7 @@ def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
         name: Predicted(seconds=it.seconds, gpu_hours=it.gpu_hours, disk_bytes=it.disk_bytes)
         for name, it in costs.items()
     }
-    begun = {trial.id for trial in plan.trials if plan.paths.status(trial.id).exists()}
+    begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
     price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
     write_prediction(plan.folder, found, begun, price)
 

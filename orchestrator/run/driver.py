@@ -25,6 +25,7 @@ from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Work
 from orchestrator.storage.sync import following, send
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
+from sagasr.io.states import State
 from sagasr.io.trial_log import History, Status, read_status, write_status
 
 POLL_S = 0.5
@@ -180,7 +181,7 @@ class Beats:
         started = False
         with contextlib.suppress(SagasrError, OSError):
             status = read_status(folder)
-            running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
+            running = status is not None and (status.state, status.attempt) == (State.RUNNING, self.attempt)
             started = not running and self._token(folder) not in (None, self._before)
             now = (self.attempt, status.beat) if status and running else (self.attempt, -1) if started else None
             if now is None or now != self._last:
@@ -322,7 +323,9 @@ def _too_few_gpus(task: Task) -> Problem | None:
 
 def _fail(task: Task, reason: str) -> None:
     folder = Path(task.folder)
-    status = read_status(folder) or Status(state="failed")
-    if status.state not in ("done", "stopped"):
-        write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
+    status = read_status(folder) or Status(state=State.FAILED)
+    if not status.state.finished:
+        write_status(
+            folder, status.model_copy(update={"state": State.FAILED, "reason": reason, "updated": time.time()})
+        )
         send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")

@@ -124,6 +124,7 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.evaluation.evaluate import summary
     from sagasr.evaluation.scores import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
+    from sagasr.io.states import State
     from sagasr.io.trial_log import read_status
     from sagasr.model.saga import missing_weights
     from sagasr.training.train import Harness
@@ -150,9 +151,9 @@ def _train(options: argparse.Namespace) -> int:
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )
-    if result.state == "interrupted":
+    if result.state is State.INTERRUPTED:
         raise KeyboardInterrupt
-    if result.state != "done":
+    if result.state is not State.DONE:
         return cli.SOME_FAILED
     distances = read_distances(out, "default")
     for subject, scores in read_scores(out, "default").items():
