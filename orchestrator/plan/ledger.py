@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import standing
-from orchestrator.run.watchdog import stopped
 from orchestrator.sweep_folder.looks_file import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.trial_marks import stopped
 from sagasr.config.settings import Config, differences, leaves, parse
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError

@@ -20,9 +20,10 @@ from ray.exceptions import RayError
 from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, none_left, too_few
 from orchestrator.run.ray_train import free_resources, train_by_several
 from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
-from orchestrator.run.watchdog import LEASE, START_S, end_with_parent, hung
+from orchestrator.run.watchdog import START_S, end_with_parent, hung
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
 from orchestrator.storage.sync import following, send
+from orchestrator.sweep_folder.paths import SweptTrial
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
 from sagasr.io.states import State
@@ -197,7 +198,7 @@ class Beats:
 
     @staticmethod
     def _token(folder: Path) -> str | None:
-        owner = read_owner(folder / LEASE)
+        owner = read_owner(SweptTrial(folder).lease)
         return owner.token if owner else None
 
 

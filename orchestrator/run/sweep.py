@@ -29,12 +29,13 @@ from orchestrator.run.ray_session import connected
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.same_code import code_here
-from orchestrator.run.watchdog import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
+from orchestrator.run.watchdog import ask_to_halt
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Task, encode
 from orchestrator.storage.remote import check_folder
 from orchestrator.storage.sync import fetch_trials, send, stores_of, sweeping
 from orchestrator.sweep_folder.looks_file import Account, blocks
 from orchestrator.sweep_folder.redact import redact
+from orchestrator.sweep_folder.trial_marks import mark_stopped, stopped
 from orchestrator.tracking.tracker import Tracker, Undelivered, environment_tags
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import write_text
@@ -168,7 +169,7 @@ def _run_waiting(
 ) -> bool:
     """Run the trials; return whether a signal ended the run early."""
     launch = secrets.token_hex(8)
-    token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
+    token, scratch = plan.paths.launch.resolve(), plan.paths.ray.resolve()
     shutil.rmtree(scratch, ignore_errors=True)
     write_text(token, launch)  # from here on, what is left of an earlier run ends itself
     send(plan.uri, plan.folder, token.name)
@@ -241,7 +242,7 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> s
         folder=str(plan.paths.trial(trial.id).resolve()),
         scratch=str(scratch),
         store=store,
-        sweep=str(plan.paths.root.resolve() / ".launch"),
+        sweep=str(plan.paths.launch.resolve()),
         launch=launch,
         config=trial.config,
         variants={variant.id: variant.evaluation for variant in trial.variants},
@@ -375,7 +376,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
             if not last.get("ended"):
                 step = int(last.get(TIME, 0))
                 mark_stopped(plan.paths.trial(name), f"asha: behind the others at step {step}", step)
-                _send(plan, plan.paths.trial(name) / STOPPED)
+                _send(plan, plan.paths.of(name).stopped)
                 early[name] = step
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -424,7 +425,7 @@ def _end_stopped(plan: Plan, trial: str, early: dict[str, int], wait_s: float) -
 
 def _let_go(plan: Plan, trial: str, wait_s: float) -> bool:
     """Return whether no worker holds the trial's folder (any more)."""
-    return wait_free(plan.paths.trial(trial) / LEASE, wait_s)
+    return wait_free(plan.paths.of(trial).lease, wait_s)
 
 
 def _end(plan: Plan, trial: str, state: State, reason: str) -> None:
@@ -443,7 +444,7 @@ def _status(plan: Plan, trial: str) -> Status | None:
 
 def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered: Undelivered, console: Console) -> None:
     for trial, reason in failed.items():
-        log = plan.paths.trial(trial) / "log.txt"
+        log = plan.paths.of(trial).log()
         _print(console, f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else ""))
     if undelivered.replicates:
         _print(

@@ -32,6 +32,7 @@ from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import short
 from sagasr.io.machine import cpus_here
 from sagasr.io.states import State
+from sagasr.io.trial_folder import CHECKPOINT, TrialFolder
 from sagasr.io.trial_log import History, Status, read_status
 
 logger = logging.getLogger(__name__)
@@ -321,8 +322,8 @@ class Tracker:
         for audio in sorted(self.plan.paths.of(trial.id).audio(row.variant).glob("*.flac")):
             self._client.log_artifact(run, str(audio), "audio")
             self._send_picture(trial, run, audio)
-        if (folder / "log.txt").exists():
-            self._client.log_artifact(run, str(folder / "log.txt"))
+        if (log := TrialFolder(folder).log()).exists():
+            self._client.log_artifact(run, str(log))
         if status.devices:
             devices = "; ".join(f"attempt {one.attempt}: {one}" for one in status.devices)
             self._client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
@@ -353,7 +354,7 @@ class Offsets:
     """
 
     def __init__(self, paths: SweepPaths, uri: str) -> None:
-        self.path, self.uri = paths.root / ".tracking.json", redact(uri)
+        self.path, self.uri = paths.tracking, redact(uri)
         self.runs: dict[str, dict[str, Any]] = {}
         self._saved, self._changed = 0.0, False
         try:
@@ -390,7 +391,10 @@ def committed(records: Sequence[Mapping[str, Any]], status: Status, folder: Path
     """Return the records that no resume will drop: those up to the newest checkpoint, all once the trial has ended."""
     if status.state.final:
         return list(records)
-    steps = [int(path.parent.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*/manifest.json")]
+    steps = [
+        int(path.parent.name.removeprefix(CHECKPOINT))
+        for path in TrialFolder(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
+    ]
     newest = max(steps, default=0)
     return [record for record in records if record["step"] <= newest] if newest else []
 

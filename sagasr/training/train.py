@@ -30,6 +30,7 @@ from sagasr.io.failpoints import point
 from sagasr.io.files import dump_yaml, remove_litter, write_text
 from sagasr.io.signals import Halt
 from sagasr.io.states import State
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.io.trial_log import History, Status, read_status, write_status
 from sagasr.model.pretrained import load_pretrained
 from sagasr.model.saga import build_model
@@ -126,7 +127,7 @@ def train(
     if _is_rank_zero():
         harness.fence()
         remove_litter(out)
-        write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+        write_text(TrialFolder(out).config, dump_yaml(config.model_dump(mode="json")))
         write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
     module = _initial(config, encoded, harness.micro_batches)
@@ -209,7 +210,7 @@ class _Watch(pl.Callback):
         self.config, self.out, self.variants, self.runtime, self.harness = config, out, variants, runtime, harness
         self.clips, self.codec = clips, codec
         self.history = History(out)
-        self.checkpoints = out / "checkpoints"
+        self.checkpoints = TrialFolder(out).checkpoints
         self.low_lsd = means(clips.score(clips.low))["lsd"]
         self.losses: list[float] = []
         self.bad_checks = 0
