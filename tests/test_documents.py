@@ -14,7 +14,7 @@ from orchestrator.grid.factors import STANDARD
 from orchestrator.grid.space import GridFile, expand, parse_space
 from sagasr.config.runtime import Runtime
 from sagasr.io.files import parse_yaml
-from sagasr.metrics.registry import METRICS
+from sagasr.metrics.table import METRICS
 from tests.documents import DOCUMENTS, ROOT, TEXTS, blocks
 
 PACKAGES = {

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import Strategy
 
 from sagasr.config.settings import Evaluation
 from sagasr.io.signals import Halt
-from sagasr.training.trial_log import State
+from sagasr.io.states import State
 
 Variants = Mapping[str, Evaluation]
 

@@ -11,10 +11,11 @@ import torch
 
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
+from sagasr.io.states import State
 from sagasr.torch_internals import to_be_compiled
 from sagasr.training.devices import device_of, with_device
 from sagasr.training.harness import Harness, TrainResult
-from sagasr.training.trial_log import History, State, Status, read_status, write_status
+from sagasr.training.trial_log import History, Status, read_status, write_status
 
 HEARTBEAT_S = 1.0
 NOT_COMPILED = "its layers could not be compiled, so that it is slower: a C compiler and Python's headers are needed"
@@ -30,7 +31,7 @@ class TrialRecord:
         before = read_status(out)
         self._began = time.monotonic()
         self.status = Status(
-            state="running",
+            state=State.RUNNING,
             step=0,
             steps=config.training.steps,
             attempt=harness.attempt,
@@ -77,11 +78,11 @@ class TrialRecord:
         now = time.monotonic()
         if is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
             self._beaten = now
-            self._write("running", "", step)
+            self._write(State.RUNNING, "", step)
 
     def end(self, state: State, reason: str) -> TrainResult:
         """Record how the training ended."""
-        step = self.status.steps if state == "done" else self._step  # one that was only scored took no step
+        step = self.status.steps if state is State.DONE else self._step  # one that was only scored took no step
         if is_rank_zero():
             self._write(state, reason, step)
         return TrainResult(state, reason, step)

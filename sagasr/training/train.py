@@ -21,6 +21,8 @@ from sagasr.data.store import Store
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.failpoints import point
 from sagasr.io.files import dump_yaml, remove_litter, write_text
+from sagasr.io.states import State
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.training import checkpoint
 from sagasr.training.facts import write_facts
 from sagasr.training.harness import Harness, Interrupted, TrainResult, Variants
@@ -51,7 +53,7 @@ def train(
     if is_rank_zero():
         harness.fence()
         remove_litter(out)
-        write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+        write_text(TrialFolder(out).config, dump_yaml(config.model_dump(mode="json")))
         write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
     module = initial_module(config, encoded, harness.micro_batches)
@@ -72,10 +74,10 @@ def train(
             trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
         watch.finish(trainer, encoded)
     except Diverged as outcome:
-        return watch.record.end("failed", str(outcome))
+        return watch.record.end(State.FAILED, str(outcome))
     except Interrupted as outcome:
-        return watch.record.end("interrupted", str(outcome))
-    return watch.record.end("done", "")
+        return watch.record.end(State.INTERRUPTED, str(outcome))
+    return watch.record.end(State.DONE, "")
 
 
 def _trainer(config: Config, harness: Harness, watch: Watch) -> pl.Trainer:

@@ -19,6 +19,7 @@ from sagasr.evaluation.score_files import ScoreFile, write_references
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.failpoints import point
 from sagasr.io.signals import Halt
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.model.sharding import gathered, is_sharded
 from sagasr.training import checkpoint
 from sagasr.training.harness import Harness, Interrupted, Variants
@@ -53,7 +54,7 @@ class Watch(pl.Callback):
         self.config, self.out, self.variants, self.runtime, self.harness = config, out, variants, runtime, harness
         self.clips, self.codec = clips, codec
         self.record = TrialRecord(config, out, runtime, harness)
-        self.checkpoints = out / "checkpoints"
+        self.checkpoints = TrialFolder(out).checkpoints
         self.low_lsd = means(clips.score(clips.low))["lsd"]
         self.losses: list[float] = []
         self.bad_checks = 0

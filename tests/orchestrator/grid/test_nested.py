@@ -11,10 +11,11 @@ from orchestrator.analysis.effects import effects
 from orchestrator.analysis.findings import findings
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
-from orchestrator.grid.space import Promote, expand, lay_out, read_space
+from orchestrator.grid.space import expand, lay_out, read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
 from orchestrator.report.report import report, write_report
+from orchestrator.sweep_folder.design import Promote
 from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import leaves, patch

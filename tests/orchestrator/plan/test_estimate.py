@@ -11,12 +11,13 @@ from orchestrator.cli.commands import sweep as command
 from orchestrator.grid.space import MAX_CELLS
 from orchestrator.plan import cost as estimate
 from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
-from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
+from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, speeds_path
 from orchestrator.plan.preflight import preflight
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.training.trial_log import Status, write_status
+from sagasr.upsample.files import seconds_of
 from tests.orchestrator.conftest import BASE
 
 SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
@@ -119,7 +120,7 @@ def test_trainings_that_have_ended_correct_those_like_them(sweep):
     first, *others = planned.plan.trials
     took = 3 * planned.costs[first.id].seconds
     write_status(planned.plan.paths.trial(first.id), Status(state="done", wall_seconds=took))
-    scores = planned.plan.paths.scores(first.id, first.variants[0].id)
+    scores = planned.plan.paths.of(first.id).scores(first.variants[0].id)
     scores.parent.mkdir()
     scores.touch()
     after = made.plan().costs

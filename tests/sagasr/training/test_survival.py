@@ -367,7 +367,7 @@ def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_every
 ) -> None:
     write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "import sys; from sagasr import commands; sys.exit(commands.train())"]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli import commands; sys.exit(commands.train())"]
     command += [str(tmp_path / "config.yaml"), "--out", str(out)]
 
     def interrupted_at(*points: str) -> None:
