@@ -1,6 +1,7 @@
 """Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
 
-from orchestrator.grid.factors import cell_name, find_level, pairs
+from orchestrator.grid.factors import cell_name
+from orchestrator.grid.levels import find_level, pairs
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Plan, Replicate
 from sagasr.io.errors import ConfigError, did_you_mean

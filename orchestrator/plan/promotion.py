@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.grid.factors import cell_name
-from orchestrator.grid.space import Levels, Promote
+from orchestrator.grid.levels import Levels
+from orchestrator.grid.space import Promote
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from orchestrator.sweep_folder.json_files import read_kept
@@ -201,7 +202,7 @@ def standing(plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def _budget(plan: Plan) -> float | None:
-    return plan.space.budget.max_gpu_hours if plan.space.budget else None
+    return plan.space.grid.budget.max_gpu_hours if plan.space.grid.budget else None
 
 
 def _standing(decisions: Decisions, plan: Plan) -> Decision | None:
@@ -247,7 +248,7 @@ def settle(plan: Plan) -> Decision | None:
     from orchestrator.sweep_folder.looks_file import read_looks
 
     seeds = plan.seeds
-    if plan.space.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
+    if plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
         account = read_looks(plan.folder).of(plan.hash)
         if account is None or not account.stop:
             return None
