@@ -11,7 +11,7 @@ from orchestrator.grid.schema import GridFile
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import SHIPPED_RECORDINGS, located, patch
-from sagasr.config.settings import Config, Data
+from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import read_yaml
 
@@ -117,50 +117,30 @@ def with_settings(tree: Tree, settings: Tree) -> dict[str, Any]:
     return dict(tree)
 
 
-def read_base(grid: Tree, settings: Tree, path: Path) -> dict[str, Any] | None:
+def read_base(grid: Tree, settings: Tree, path: Path) -> dict[str, Any]:
     """Return the base configuration's tree with the grid's data, the settings and absolute paths; checked alone.
 
-    None where the check of the grid's own keys says what is wrong. Raises ConfigError.
+    Raises ConfigError.
     """
-    name, data = grid.get("base"), grid.get("data")
-    if not isinstance(name, str) or not name or not (data is None or isinstance(data, Mapping)):
-        return None
-    file, tree = _read_configuration(name, path)
-    if data is not None:
-        tree["data"] = _data_of(data, path.parent)
-    if "data" not in tree:
-        raise ConfigError(
-            f"{path}: data is missing; add 'data: {{train: train.csv, val: val.csv}}', "
-            f"or '{SHIPPED_RECORDINGS}' for both"
-        )
-    chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GRID_KEYS}
-    tree = patch(tree, located(chosen, Path.cwd()))
-    parse(Config, tree, with_changes(file, chosen))
-    return tree
-
-
-def _read_configuration(name: str, path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the file that a grid at ``path`` names as its base, and its tree with absolute paths."""
     faults = Faults()
     with faults.collecting(f"{path}: base: "):
-        file = _file_of(name, path.parent)
+        file = _file_of(grid["base"], path.parent)
     faults.stop()
     with faults.collecting("" if file.is_file() else f"{path}: base: "):
         tree = read_yaml(file)
     faults.stop()
     if "factors" in tree:
         raise ConfigError(f"{path}: base: {file}: a grid, not a configuration; name one, such as tiny.yaml")
-    return file, located(tree, file.parent)
-
-
-def _data_of(data: Tree, folder: Path) -> dict[str, str]:
-    """Return the recordings that a grid names; empty names where the check of the grid's keys says what is wrong."""
-    data = located({"data": data}, folder)["data"]
-    try:
-        parse(Data, data, "")
-    except ConfigError:
-        data = {}
-    return {"train": "", "val": ""} | {key: str(data[key]) for key in Data.model_fields if key in data}
+    tree = located(tree, file.parent)
+    if grid.get("data"):
+        tree |= located({"data": grid["data"]}, path.parent)
+    if "data" not in tree:
+        example = f"add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"
+        raise ConfigError(f"{path}: data is missing; {example}")
+    chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GRID_KEYS}
+    tree = patch(tree, located(chosen, Path.cwd()))
+    parse(Config, tree, with_changes(file, chosen))
+    return tree
 
 
 def with_changes(file: Path, settings: Tree) -> str:

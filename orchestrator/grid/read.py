@@ -1,22 +1,32 @@
-"""Reading of grid files: ``read_space`` is the way in."""
+"""Grid files are read by ``read_space``, which checks all that they say.
 
-from collections.abc import Iterator, Mapping
+``where`` is a list of rules that every cell of the design must keep::
+
+    where:
+      - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
+      - {not: {text: off, rolloff: off}}                           # never both off
+      - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.factors import METRICS
+from orchestrator.grid.factors import METRICS, cell_name
 from orchestrator.grid.files import GRID_KEYS, read_base, with_changes, with_included, with_settings
+from orchestrator.grid.levels import level_name, read_condition, read_levels
 from orchestrator.grid.metrics import own_metrics
 from orchestrator.grid.read_factors import read_factors, written
-from orchestrator.grid.references import Factors, read_ladder, read_promote, read_rules
 from orchestrator.grid.schema import GridFile
-from orchestrator.grid.space import SearchSpace
+from orchestrator.grid.space import Factor, Promote, Rule, SearchSpace, Step
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested
 from sagasr.config.settings import SIZES
-from sagasr.io.errors import did_you_mean
+from sagasr.io.errors import ConfigError, did_you_mean
 from sagasr.io.files import read_yaml
+
+Factors = Mapping[str, Factor]
 
 BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
 
@@ -37,32 +47,29 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     faults = Faults()
     at = f"{path}: "
     with faults.collecting():
-        grid = parse(GridFile, tree, with_changes(path, _of_the_grid(settings)))
+        of_the_grid = {key: value for key, value in settings.items() if key.split(".")[0] in GRID_KEYS}
+        grid = parse(GridFile, tree, with_changes(path, of_the_grid))
     with faults.collecting(at):
         factors = read_factors(tree["factors"] if isinstance(tree.get("factors"), Mapping) else {}, path.parent)
-    sound = not faults
+    faults.stop()
     with faults.collecting():
         base = read_base(tree, settings, path)
-    if sound:
-        faults.extend(at + line for line in (*_overlaps(factors), *_misfits(grid, factors)))
-        faults.extend(_decided(factors, settings))
+    faults.extend(at + line for line in (*_overlaps(factors), *_misfits(grid, factors)))
+    faults.extend(_decided(factors, settings))
+    rules = []
+    for position, entry in enumerate(grid.where):
         with faults.collecting(at):
-            ladder = read_ladder(grid.ladder, factors)
-        with faults.collecting(at):
-            where = read_rules(grid.where, factors)
-        with faults.collecting(at):
-            promote = read_promote(grid.promote, factors) if grid.promote else None
+            rules.append(_read_rule(entry, factors, f"where.{position}"))
+    with faults.collecting(at):
+        ladder = _read_ladder(grid.ladder, factors)
+    with faults.collecting(at):
+        promote = None if grid.promote is None else _read_promote(grid.promote, factors)
     faults.stop()
-    assert base is not None  # else a fault of the grid's own keys has been raised
     with faults.collecting(f"{at}validation.metrics: "):
-        faults.extend(at + line for line in _unknown_metric(grid, base))
+        faults.extend(at + line for line in _unknown_metric(grid, own_metrics(base)))
     faults.stop()
     resolved = tree | {"base": BASE_NAME, "data": base["data"], "factors": written(tree["factors"], factors)}
-    return SearchSpace(path, resolved, base, grid, factors, ladder, where, promote)
-
-
-def _of_the_grid(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key.split(".")[0] in GRID_KEYS}
+    return SearchSpace(path, resolved, base, grid, factors, ladder, tuple(rules), promote)
 
 
 def _overlaps(factors: Factors) -> Iterator[str]:
@@ -85,11 +92,11 @@ def _decided(factors: Factors, settings: Mapping[str, Any]) -> Iterator[str]:
                 yield f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
 
 
-def _unknown_metric(grid: GridFile, base: Mapping[str, Any]) -> Iterator[str]:
-    metric = grid.early_stopping.metric
-    known = [f"val/{name}" for name in (*METRICS, *(own.name for own in own_metrics(base)))]
-    if metric not in known:
-        yield f"early_stopping.metric: unknown metric {metric!r}{did_you_mean(metric, known)}"
+def _unknown_metric(grid: GridFile, own: Sequence[Any]) -> Iterator[str]:
+    chosen = grid.early_stopping.metric
+    known = [f"val/{name}" for name in (*METRICS, *(metric.name for metric in own))]
+    if chosen not in known:
+        yield f"early_stopping.metric: unknown metric {chosen!r}{did_you_mean(chosen, known)}"
 
 
 def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
@@ -115,3 +122,66 @@ def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
             yield f"{len(factors)} factors are more than the 16 a fractional design can have"
     elif grid.resolution is not None:
         yield f"resolution has no effect with 'design: {grid.design}'; remove it, or choose 'design: fractional'"
+
+
+def _read_rule(entry: Mapping[str, Any], factors: Factors, here: str) -> Rule:
+    keys = set(entry)
+    if keys not in ({"if", "then"}, {"not"}) or not all(isinstance(part, Mapping) and part for part in entry.values()):
+        raise ConfigError(
+            f"{here}: expected {{if: {{FACTOR: LEVEL}}, then: {{FACTOR: LEVEL}}}} or {{not: {{FACTOR: LEVEL}}}}"
+        )
+    conditions = [read_condition(entry[key], factors, here) for key in sorted(keys)]
+    return Rule(conditions[0], conditions[1] if len(conditions) > 1 else None)
+
+
+def _read_ladder(entries: Sequence[Mapping[str, Any]], factors: Factors) -> tuple[Step, ...]:
+    """Return the steps of the ladder. One that names no other is compared with the step before. Raises ConfigError."""
+    baseline = {name: factor.baseline for name, factor in factors.items()}
+    steps: dict[str, Step] = {}
+    faults = Faults()
+    for position, entry in enumerate(entries):
+        here, levels = f"ladder.{position}", baseline
+        if "step" not in entry:
+            faults.append(f'{here}: step is missing; name it, e.g. step: "{position}"')
+            continue
+        step = level_name(entry["step"])
+        versus = level_name(entry["versus"]) if "versus" in entry else next(reversed(steps), None)
+        given = {key: value for key, value in entry.items() if key not in ("step", "versus")}
+        with faults.collecting():
+            levels = baseline | read_levels(given, factors, f"{here} (step {step})")
+        if step in steps:
+            faults.append(f"{here}: step {step!r} is named twice; rename one")
+        elif versus is not None and versus not in steps:
+            faults.append(f"{here} (step {step}): versus names no earlier step {versus!r}{did_you_mean(versus, steps)}")
+        elif versus is not None and steps[versus].levels == levels and not faults:
+            faults.append(
+                f"{here}: step {step!r} changes nothing against step {versus!r}; both are {cell_name(levels)}"
+            )
+        steps.setdefault(step, Step(step, levels, versus))
+    faults.stop()
+    return tuple(steps.values())
+
+
+def _read_promote(entry: Mapping[str, Any], factors: Factors) -> Promote:
+    example = "as in 'promote: {when: improves, from: {size: small}, to: {size: full}}'"
+    parts = [entry.get("from"), entry.get("to")]
+    if set(entry) != {"when", "from", "to"} or not all(isinstance(part, Mapping) and part for part in parts):
+        raise ConfigError(f"promote: expected when, from and to, {example}")
+    faults = Faults()
+    if entry["when"] != "improves":
+        faults.append(f"promote.when: unknown word {entry['when']!r}; known: improves")
+    with faults.collecting():
+        source = read_levels(entry["from"], factors, "promote.from")
+    with faults.collecting():
+        target = read_levels(entry["to"], factors, "promote.to")
+    faults.stop()
+    if set(source) != set(target) or any(target[name] == level for name, level in source.items()):
+        faults.append(f"promote: from and to must name the same factors at different levels, {example}")
+    faults += [
+        f"promote: {name} is applied at evaluation, which needs no training of its own; "
+        "name a factor that changes the training, or leave promote out"
+        for name in source
+        if factors[name].stage == "eval"
+    ]
+    faults.stop()
+    return Promote(entry["when"], source, target)

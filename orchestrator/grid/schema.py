@@ -52,74 +52,6 @@ class Tracking(Strict):
     uri: str = Field(min_length=1, description="MLflow tracking URI; by default a sqlite file beside the storage")
 
 
-def _are_conditions(tree: Any, *keys: str) -> bool:
-    """Return whether a tree has these keys and no others, each with ``factor: level`` lines."""
-    return (
-        isinstance(tree, Mapping)
-        and set(tree) == set(keys)
-        and all(isinstance(levels, Mapping) and levels for levels in tree.values())
-    )
-
-
-class LadderStep(Strict, extra="allow"):
-    """A cell by name. Further keys are ``factor: level`` lines; all other factors stand at their baselines."""
-
-    step: Any = None
-    versus: Any = None
-
-    @model_validator(mode="after")
-    def _has_a_name(self) -> Self:
-        if "step" not in self.model_fields_set:
-            raise ValueError('step is missing; name it, e.g. step: "0"')
-        return self
-
-    @property
-    def levels(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
-
-
-class RuleEntry(Strict):
-    """``{if: …, then: …}``: where ``given`` holds, ``wanted`` must hold. ``{not: …}``: ``given`` must not hold."""
-
-    given: dict[str, Any]
-    wanted: dict[str, Any] | None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_if_then_or_not(cls, tree: Any) -> Any:
-        if _are_conditions(tree, "if", "then"):
-            return {"given": tree["if"], "wanted": tree["then"]}
-        if _are_conditions(tree, "not"):
-            return {"given": tree["not"], "wanted": None}
-        raise ValueError("expected {if: {FACTOR: LEVEL}, then: {FACTOR: LEVEL}} or {not: {FACTOR: LEVEL}}")
-
-
-PROMOTE_EXAMPLE = "promote: {when: improves, from: {size: small}, to: {size: full}}"
-
-
-class PromoteEntry(Strict):
-    """Cells at the levels ``target`` wait for what is found at the levels ``source``."""
-
-    when: Any
-    source: dict[str, Any]
-    target: dict[str, Any]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_when_from_and_to(cls, tree: Any) -> Any:
-        parts = {key: tree[key] for key in tree if key != "when"} if isinstance(tree, Mapping) else tree
-        if not _are_conditions(parts, "from", "to") or "when" not in tree:
-            raise ValueError(f"expected when, from and to, as in '{PROMOTE_EXAMPLE}'")
-        return {"when": tree["when"], "source": tree["from"], "target": tree["to"]}
-
-    @field_validator("when")
-    @classmethod
-    def _is_known(cls, when: Any) -> Any:
-        if when != "improves":
-            raise ValueError(f"unknown word {when!r}; known: improves")
-        return when
-
-
 class GridFile(Strict):
     """The keys of a grid file."""
 
@@ -131,15 +63,15 @@ class GridFile(Strict):
     factors: dict[str, Any]
     design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
     resolution: int | None = Field(None, ge=3, le=8)
-    ladder: tuple[LadderStep, ...] = ()
-    where: tuple[RuleEntry, ...] = ()
+    ladder: tuple[dict[str, Any], ...] = ()
+    where: tuple[dict[str, Any], ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0, 1, 2)
     early_stopping: EarlyStopping = Field(EarlyStopping(), examples=["{policy: none}"])
     resources: dict[str, Runtime] = Field(default_factory=dict)
     budget: Budget | None = Field(None, examples=["{max_gpu_hours: 40}"])
     tracking: Tracking | None = Field(None, examples=["{uri: http://HOST:5000}"])
     storage: str = "./sweeps"
-    promote: PromoteEntry | None = None
+    promote: dict[str, Any] | None = None
 
     @field_validator("name")
     @classmethod
