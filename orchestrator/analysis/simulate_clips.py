@@ -14,8 +14,8 @@ from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout
-from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Response, errors, judge
+from orchestrator.sweep_folder.design import Factor
 
 CLIPS = 60
 DRAWS = 200  # bootstrap draws of a control

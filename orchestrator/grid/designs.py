@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 
-from orchestrator.grid.levels import Levels
 from orchestrator.grid.space import SearchSpace
+from orchestrator.sweep_folder.names import Levels
 from sagasr.config.idle import acting
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config

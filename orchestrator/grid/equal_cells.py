@@ -5,9 +5,9 @@ from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
-from orchestrator.grid.factors import cell_name
-from orchestrator.grid.levels import Condition, Levels, holds
+from orchestrator.grid.levels import Condition, holds
 from orchestrator.grid.space import Cell, SearchSpace
+from orchestrator.sweep_folder.names import Levels, cell_name
 from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested

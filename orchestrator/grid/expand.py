@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from orchestrator.grid.designs import beside, design, promotable
 from orchestrator.grid.equal_cells import LeftOut, Repeats, explained, first_of_equals, idle_levels, missed
-from orchestrator.grid.factors import cell_name
-from orchestrator.grid.levels import Levels
 from orchestrator.grid.space import Cell, SearchSpace
+from orchestrator.sweep_folder.names import Levels, cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested

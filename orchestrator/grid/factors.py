@@ -3,7 +3,7 @@
 Every level, the baseline too, states its value, so that a cell means the same whatever the base file says.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sagasr.config.settings import SIZES
@@ -81,28 +81,3 @@ PAPER: Mapping[str, str] = {
     "null_latent": "minus5",
     "time_sampler": "logit-normal",
 }
-
-# what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
-METRICS: dict[str, str] = {
-    "lsd": "lower",
-    "lsd_lf": "lower",
-    "lsd_hf": "lower",
-    "lsd_ssr": "lower",
-    "log_sispec": "higher",
-    "sispec": "higher",
-    "ssim": "higher",
-    "si_sdr": "higher",
-    "hf_ratio": "lower",
-    "rolloff_error": "lower",
-    "seam": "lower",
-}
-
-
-def steps_column(factors: Iterable[str]) -> str:
-    """Return the results column of a training's steps: a factor called ``steps``, of the sampler, has that name."""
-    return "training_steps" if "steps" in factors else "steps"
-
-
-def cell_name(levels: Mapping[str, str]) -> str:
-    """Return the readable name of a cell: ``text=caption rolloff=on``."""
-    return " ".join(f"{factor}={level}" for factor, level in levels.items())

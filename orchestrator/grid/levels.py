@@ -6,10 +6,10 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
+from orchestrator.sweep_folder.names import Levels
 from sagasr.config.faults import Faults
 from sagasr.io.errors import did_you_mean
 
-Levels = dict[str, str]  # of a cell: a level per factor
 Condition = Mapping[str, frozenset[str]]  # for each factor that it names, the levels that satisfy it
 
 

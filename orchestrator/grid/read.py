@@ -12,19 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.factors import METRICS, cell_name
 from orchestrator.grid.files import GRID_KEYS, read_base, with_changes, with_included, with_settings
 from orchestrator.grid.levels import level_name, read_condition, read_levels
-from orchestrator.grid.metrics import own_metrics
 from orchestrator.grid.read_factors import read_factors, written
 from orchestrator.grid.schema import GridFile
-from orchestrator.grid.space import Factor, Promote, Rule, SearchSpace, Step
+from orchestrator.grid.space import Factor, Rule, SearchSpace, own_metrics
+from orchestrator.sweep_folder.design import Promote, Step
+from orchestrator.sweep_folder.names import cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested
 from sagasr.config.settings import SIZES
 from sagasr.io.errors import ConfigError, did_you_mean
 from sagasr.io.files import read_yaml
+from sagasr.metrics.table import METRICS
 
 Factors = Mapping[str, Factor]
 

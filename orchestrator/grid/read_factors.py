@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.grid.factors import STANDARD, Patch
 from orchestrator.grid.levels import Condition, find_level, level_name, read_condition
-from orchestrator.grid.metrics import RESERVED
 from orchestrator.grid.space import Factor
+from orchestrator.sweep_folder.columns import RESERVED
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import setting_paths
 from sagasr.config.patching import leaves, located, patch

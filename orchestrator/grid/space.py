@@ -10,13 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orchestrator.grid.factors import METRICS, Patch, cell_name
+from orchestrator.grid.factors import Patch
 from orchestrator.grid.fractional import Fraction, fraction
-from orchestrator.grid.levels import Condition, Levels, holds
-from orchestrator.grid.metrics import own_metrics
+from orchestrator.grid.levels import Condition, holds
 from orchestrator.grid.schema import GridFile
+from orchestrator.sweep_folder.columns import RESERVED
+from orchestrator.sweep_folder.design import Promote, Step
+from orchestrator.sweep_folder.names import Levels, cell_name
 from sagasr.config.patching import leaves, nested, patch
 from sagasr.config.settings import Config
+from sagasr.io.errors import ConfigError
+from sagasr.metrics.table import METRICS
 
 Stage = Literal["train", "eval"]
 
@@ -53,30 +57,6 @@ class Rule(NamedTuple):
         return self.wanted is not None and holds(self.wanted, levels)
 
 
-class Step(NamedTuple):
-    """A named cell of the ladder and the step it is compared with (None: the first)."""
-
-    step: str
-    levels: Levels
-    versus: str | None
-
-
-class Promote(NamedTuple):
-    """Which cells wait until a factor is found to matter: those at ``target``; what happens at ``source`` decides."""
-
-    when: str
-    source: Levels
-    target: Levels
-
-    def waits(self, levels: Mapping[str, str]) -> bool:
-        """Return whether a cell runs only when promoted."""
-        return all(levels[factor] == level for factor, level in self.target.items())
-
-    def decides(self, levels: Mapping[str, str]) -> bool:
-        """Return whether a cell belongs to the part that decides."""
-        return all(levels[factor] == level for factor, level in self.source.items())
-
-
 @dataclass(frozen=True)
 class SearchSpace:
     """A grid file known to be sound.
@@ -101,7 +81,7 @@ class SearchSpace:
     @cached_property
     def metrics(self) -> Mapping[str, str]:
         """Which way is good, by metric: ours and the user's own."""
-        return {**METRICS, **{metric.name: metric.better for metric in own_metrics(self.base)}}
+        return {metric.name: metric.better for metric in (*METRICS.values(), *own_metrics(self.base))}
 
     @cached_property
     def fraction(self) -> Fraction | None:
@@ -146,3 +126,20 @@ class Cell:
     @property
     def name(self) -> str:
         return cell_name(self.levels)
+
+
+def own_metrics(base: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the metrics of the user's own that a configuration names. Raises ConfigError where one cannot be used."""
+    validation = base.get("validation")
+    named = validation.get("metrics") if isinstance(validation, Mapping) else None
+    if not isinstance(named, list) or not all(isinstance(part, str) and ":" in part for part in named):
+        return ()  # none, or the configuration's own check says what is wrong
+    from sagasr.plugins.parts import load
+
+    found = tuple(load("metric", part) for part in named)
+    for part, metric in zip(named, found, strict=True):
+        if metric.better not in ("lower", "higher"):
+            raise ConfigError(f"metric {part}: better is {metric.better!r}, not 'lower' or 'higher'")
+        if metric.name in RESERVED or not str(metric.name).isidentifier():
+            raise ConfigError(f"metric {part}: name {metric.name!r} is a column that is there, or none; choose another")
+    return found

@@ -13,6 +13,7 @@ from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.tables import training_steps
 from orchestrator.sweep_folder.estimate_file import Prediction, read_prediction
 from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.io.states import State
 
 CELLS_SHOWN = 200
 STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a configuration that decide its encoding
@@ -57,7 +58,7 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
         for name, part in groups
     ]
     wall, gpu = float(seconds["wall_seconds"].sum()), float(seconds["gpu_seconds"].sum())
-    whole = trials.assign(**seconds)[trials["status"].eq("done") & guess.notna() & ~stopped.gt(0)]
+    whole = trials.assign(**seconds)[trials["status"].eq(State.DONE) & guess.notna() & ~stopped.gt(0)]
     return {
         "rows": rows[:CELLS_SHOWN],
         "left": max(0, len(rows) - CELLS_SHOWN),
@@ -82,7 +83,7 @@ def _unneeded(
 
     That is the mean of the trainings of their cell; where none ran, nothing is claimed.
     """
-    left = table[table["status"].isin(("not needed", "held"))]
+    left = table[table["status"].isin((State.NOT_NEEDED, State.HELD))]
     if left.empty or key is None:
         return []
     left = left[~left[key].isin(set(trials[key]))].drop_duplicates(key)
@@ -121,7 +122,7 @@ def _compared(whole: pd.DataFrame, before: Prediction, paths: SweepPaths) -> lis
         if before.price_per_gpu_hour is not None:
             price = before.price_per_gpu_hour
             rows.append((f"money, at {price:g} per GPU-hour", _plain, hours_before * price, hours * price))
-    if all((paths.trial(trial) / "checkpoints").is_dir() for trial in trials):
+    if all(paths.of(trial).checkpoints.is_dir() for trial in trials):
         rows.append(("disk", _bytes, sum(one.disk_bytes for one in said), sum(map(_size, map(paths.trial, trials)))))
     return [
         {"what": what, "predicted": shown(then), "took": shown(now), "ratio": f"{now / then:.2f}"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from orchestrator.analysis.load import Sweep
+from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.files import write_text
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def write_forest(sweep: Sweep, effects: pd.DataFrame, folder: Path) -> Path:
     """Write report/effects.svg of the sweep in ``folder``, equal bytes for equal effects, and return its path."""
     import matplotlib
 
-    path, text = folder / "report" / "effects.svg", io.StringIO()
+    path, text = SweepPaths(folder).forest, io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "sagasr", "svg.fonttype": "none", "font.family": "sans-serif"}):
         forest(sweep, effects).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     write_text(path, text.getvalue())

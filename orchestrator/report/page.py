@@ -26,16 +26,16 @@ from orchestrator.analysis.effect_curves import courses
 from orchestrator.analysis.failure_rates import failure_rates
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.preferences import Preference
-from orchestrator.analysis.tables import devices_of, level_of, training_steps, word_of
-from orchestrator.grid.factors import cell_name
-from orchestrator.plan.promotion import read_decisions
+from orchestrator.analysis.tables import devices_of, training_steps
 from orchestrator.report import charts
 from orchestrator.report import summary as story
 from orchestrator.report.cost import cost_of
 from orchestrator.report.listening import MAX_BYTES, ListeningSet, Version, listening_set
 from orchestrator.report.terminal import REFERENCES, best_cell, cell_rows, p_text, paper_cell, reference_rows, worth
+from orchestrator.sweep_folder.names import cell_name, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
-from orchestrator.sweep_folder.plan_file import cells_of
+from orchestrator.sweep_folder.plan_file import levels_of_cell
+from orchestrator.sweep_folder.promotion_file import read_decisions
 from sagasr.io.files import read_json, write_text
 
 LOST_SHOWN = 200
@@ -250,15 +250,15 @@ def _run_spread(sweep: Sweep, names: list[str]) -> float:
     return float(np.sqrt((left**2).sum() / df)) if df > 0 else float("nan")
 
 
-def _replicates(sweep: Sweep, plan: Mapping[str, Any]) -> pd.DataFrame:
+def _replicates(sweep: Sweep) -> pd.DataFrame:
     """Return replicate, trial, cell, seed and levels of all that the plan, or the results, know by id."""
     rows = []
-    for cell in cells_of(plan):
-        levels = {f"@{f.name}": level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in sweep.factors}
-        for one in cell.get("replicates") or []:
-            if one.get("replicate"):
-                keys = {"replicate": str(one["replicate"]), "trial": str(one.get("trial", ""))}
-                rows.append({**keys, "cell": str(cell.get("cell", "")), "seed": word_of(one.get("seed", "")), **levels})
+    for cell in sweep.plan.cells if sweep.plan else ():
+        levels = {f"@{name}": level for name, level in levels_of_cell(cell.levels, sweep.factors).items()}
+        for row in cell.replicates or ():
+            if row.replicate:
+                keys = {"replicate": str(row.replicate), "trial": str(row.trial or "")}
+                rows.append({**keys, "cell": str(cell.cell or ""), "seed": word_of(row.seed), **levels})
     if rows:
         return pd.DataFrame(rows)
     if "replicate" not in sweep.runs:
@@ -278,7 +278,7 @@ def _curves(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> list[ch
     if curves.empty or not {"replicate", "step", "metric", "value"} <= set(curves):
         return []
     curves["replicate"] = curves["replicate"].astype(str)
-    known = _replicates(sweep, plan).drop_duplicates("replicate").set_index("replicate")
+    known = _replicates(sweep).drop_duplicates("replicate").set_index("replicate")
     indices = {one.name: {level: index for index, level in enumerate(one.levels)} for one in sweep.factors}
     curves = curves[curves["replicate"].isin(known.index)]
     steps = charts.axis([float(curves["step"].min()), float(curves["step"].max())], 5, 0.01)
@@ -400,7 +400,7 @@ def _listening(
     max_bytes: int,
 ) -> ListeningSet:
     """Return what can be heard: low, high, baseline, best cell, ladder, then the other cells, of the first seed."""
-    table = _replicates(sweep, plan)
+    table = _replicates(sweep)
     table = table[table["replicate"].map(lambda one: (paths.audio / _plain(one)).is_dir()).astype(bool)]
     wanted = [{f.name: f.baseline for f in sweep.factors}, dict(best), *(dict(step.levels) for step in sweep.ladder)]
     order = {

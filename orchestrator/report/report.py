@@ -14,6 +14,7 @@ from orchestrator.analysis.interim import resting_on
 from orchestrator.analysis.load import Sweep, read_sweep
 from orchestrator.analysis.outlying_seeds import far_out
 from orchestrator.analysis.preferences import Preference, gather, write_preferences
+from orchestrator.sweep_folder.paths import SweepPaths
 
 
 class Report(NamedTuple):
@@ -32,9 +33,9 @@ def report(folder: Path, sheets: Sequence[Path] = ()) -> Report:
     """
     sweep = read_sweep(folder)
     table = effects(sweep)
-    write_effects(table, folder / "results" / "effects.parquet")
+    write_effects(table, SweepPaths(folder).table("effects"))
     preferences, notes = gather(sweep, folder, sheets)
-    write_preferences(preferences, folder / "results" / "preferences.parquet")
+    write_preferences(preferences, SweepPaths(folder).table("preferences"))
     return Report(
         sweep,
         table,

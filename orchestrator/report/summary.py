@@ -9,11 +9,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.metrics import is_distance
 from orchestrator.analysis.power import detectable
-from orchestrator.analysis.tables import HELD
 from orchestrator.analysis.verdict import ALPHA
 from orchestrator.report.charts import minus
+from sagasr.io.states import State
+from sagasr.metrics.table import is_distance
 
 VERDICTS = ("improves", "harms", "no relevant effect", "undecided", "not estimable")
 KINDS = ("better", "worse", "same", "open", "none")  # classes in page.css, in the order of VERDICTS
@@ -149,7 +149,7 @@ def spared(sweep: Sweep) -> list[str]:
     """Return, reason by reason, how many replicates were not run, or wait."""
     reasons = Counter((one.kind, one.reason or "decided before") for one in sweep.unneeded)
     return [
-        f"{count} more {'wait' if kind == HELD else 'were not needed'} ({why})"
+        f"{count} more {'wait' if kind == State.HELD else 'were not needed'} ({why})"
         for (kind, why), count in reasons.most_common()
     ]
 

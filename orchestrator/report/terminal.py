@@ -11,11 +11,12 @@ from rich.text import Text
 
 from orchestrator.analysis.failure_rates import failure_rates
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.metrics import is_distance
 from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.verdict import ALPHA
-from orchestrator.grid.factors import PAPER, cell_name
+from orchestrator.grid.factors import PAPER
 from orchestrator.report.summary import answer, beside_text, dependences, spared, word_of
+from orchestrator.sweep_folder.names import cell_name
+from sagasr.metrics.table import is_distance
 
 WIDTH = 80
 STYLES = {

@@ -18,8 +18,8 @@ from sagasr.codec.codec import Codec
 from sagasr.config.settings import NYQUIST, Evaluation
 from sagasr.config.stages import sampling_of
 from sagasr.data.batches import Validation
-from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance
+from sagasr.metrics.registry import Scores
 from sagasr.model.conditions import ConditionInputs
 from sagasr.model.ema import Ema
 from sagasr.model.flow import interpolate, velocity
