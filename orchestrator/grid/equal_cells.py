@@ -81,7 +81,7 @@ def _touches(space: SearchSpace, name: str, keys: Sequence[str]) -> bool:
 def missed(space: SearchSpace, cells: Sequence[Cell], repeats: Repeats) -> Iterator[str]:
     """Yield a fault for what needs all its cells, or names a cell, where one of these is left out."""
     if space.grid.design == "fractional":
-        for name in list(chain(repeats, _idle_somewhere(space, cells)))[:1]:
+        if name := next(chain(repeats, _idle_somewhere(space, cells)), None):
             yield (
                 f"factors.{name} does nothing in some cells, and a fraction needs them all: "
                 "use 'design: full', or ask about it in a sweep of its own"

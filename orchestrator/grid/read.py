@@ -67,8 +67,10 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
         promote = None if grid.promote is None else _read_promote(grid.promote, factors)
     faults.stop()
     with faults.collecting(f"{at}validation.metrics: "):
-        faults.extend(at + line for line in _unknown_metric(grid, own_metrics(base)))
+        metrics = [f"val/{name}" for name in (*METRICS, *(metric.name for metric in own_metrics(base)))]
     faults.stop()
+    if (chosen := grid.early_stopping.metric) not in metrics:
+        raise ConfigError(f"{at}early_stopping.metric: unknown metric {chosen!r}{did_you_mean(chosen, metrics)}")
     resolved = tree | {"base": BASE_NAME, "data": base["data"], "factors": written(tree["factors"], factors)}
     return SearchSpace(path, resolved, base, grid, factors, ladder, tuple(rules), promote)
 
@@ -91,13 +93,6 @@ def _decided(factors: Factors, settings: Mapping[str, Any]) -> Iterator[str]:
         for name, factor in factors.items():
             if any(nested(key, path) for path in factor.paths):
                 yield f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
-
-
-def _unknown_metric(grid: GridFile, own: Sequence[Any]) -> Iterator[str]:
-    chosen = grid.early_stopping.metric
-    known = [f"val/{name}" for name in (*METRICS, *(metric.name for metric in own))]
-    if chosen not in known:
-        yield f"early_stopping.metric: unknown metric {chosen!r}{did_you_mean(chosen, known)}"
 
 
 def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:

@@ -31,10 +31,10 @@ def read_factors(entries: Mapping[Any, Any], folder: Path) -> dict[str, Factor]:
         with faults.collecting():
             factors[str(key)] = _read_factor(str(key), entry, folder)
     faults.stop()
-    for key, entry in entries.items():
+    for name, entry in ((str(key), entry) for key, entry in entries.items()):
         if isinstance(entry, Mapping) and "under" in entry:
             with faults.collecting():
-                factors[str(key)] = replace(factors[str(key)], under=_read_under(str(key), entry["under"], factors))
+                factors[name] = replace(factors[name], under=_read_under(name, entry["under"], factors))
     faults.stop()
     faults += [
         f"factors.{name}.under: {name} lies under itself; remove one of the conditions"

@@ -7,13 +7,7 @@ from pydantic import AfterValidator
 
 from sagasr.io.errors import nearest
 
-PARTS = {
-    "metric": (),
-    "embedder": ("spectral", "clap", "off"),
-    "sampler": ("euler",),
-    "codec": (),
-    "conditioner": (),
-}
+PARTS = {"metric": (), "embedder": ("spectral", "clap", "off"), "sampler": ("euler",), "codec": (), "conditioner": ()}
 PART_KEYS = (
     "validation.metrics",
     "validation.distance.embedder",

@@ -165,8 +165,7 @@ class Conditions(Strict):
         "time, or both (paper); prepend: two tokens and, with the time, a prepended one (seed plan)",
     )
     rolloff_scale: Literal["nyquist", "released"] = Field(
-        "nyquist",
-        description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins",
+        "nyquist", description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins"
     )
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
     own: Annotated[tuple[str, ...], known("conditioner")] = Field(
@@ -321,8 +320,7 @@ class Evaluation(Strict):
     weights: Literal["ema", "raw"] = "ema"
     lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
     lfr_ratio: Literal["off", "on"] = Field(
-        "off",
-        description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged",
+        "off", description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged"
     )
     rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
         "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"
