@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from orchestrator.grid.levels import Condition, holds
@@ -80,16 +80,16 @@ def _touches(space: SearchSpace, name: str, keys: Sequence[str]) -> bool:
 
 def missed(space: SearchSpace, cells: Sequence[Cell], repeats: Repeats) -> Iterator[str]:
     """Yield a fault for what needs all its cells, or names a cell, where one of these is left out."""
-    if space.grid.design == "fractional":
-        if name := next(chain(repeats, _idle_somewhere(space, cells)), None):
-            yield (
-                f"factors.{name} does nothing in some cells, and a fraction needs them all: "
-                "use 'design: full', or ask about it in a sweep of its own"
-            )
+    idle = chain(repeats, _idle_somewhere(space, cells)) if space.grid.design == "fractional" else iter(())
+    for name in islice(idle, 1):
+        yield (
+            f"factors.{name} does nothing in some cells, and a fraction needs them all: "
+            "use 'design: full', or ask about it in a sweep of its own"
+        )
     for step in space.ladder:
-        idle = [f"{name}={step.levels[name]}" for name, left in repeats.items() if step.levels in left]
-        if idle:
-            yield f"ladder step {step.step}: {', '.join(idle)} does nothing beside its other levels; leave it out"
+        moved = [f"{name}={step.levels[name]}" for name, left in repeats.items() if step.levels in left]
+        if moved:
+            yield f"ladder step {step.step}: {', '.join(moved)} does nothing beside its other levels; leave it out"
 
 
 def _idle_somewhere(space: SearchSpace, cells: Sequence[Cell]) -> Iterator[str]:
