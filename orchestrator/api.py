@@ -22,7 +22,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.grid.space import SearchSpace, find_grid, parse_only, parse_space, read_space
+from orchestrator.grid.files import find_grid
+from orchestrator.grid.levels import parse_only
+from orchestrator.grid.read import parse_space, read_space
+from orchestrator.grid.space import SearchSpace
 from orchestrator.plan.ledger import Ledger, lost, refused, scan
 from orchestrator.plan.plan import Options, Plan, make_plan
 from sagasr.io.errors import ConfigError, DataError
@@ -349,7 +352,7 @@ def _plain(value: Any) -> Any:
 
 def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
     """Ask, or refuse where nobody can be asked, before more is spent than the grid allows. Raises ConfigError."""
-    limit = space.budget.max_gpu_hours if space.budget else None
+    limit = space.grid.budget.max_gpu_hours if space.grid.budget else None
     if limit is None or needed <= limit or agreed:
         return
     question = f"This may take {needed:.3g} GPU-hours; the grid's budget is {limit:g}. Go on? [y/N] "

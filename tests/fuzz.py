@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.preferences import read_sheet
-from orchestrator.grid.space import expand, parse_space, read_space
+from orchestrator.grid.expand import expand
+from orchestrator.grid.read import parse_space, read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.audio.files import decode, problem_of
 from sagasr.audio.stream import file_source

@@ -113,7 +113,7 @@ def _refuse_untold(config: Config) -> None:
 
 def _config(options: argparse.Namespace, source: Path) -> Config:
     """Return the configuration with its data. Raises ConfigError."""
-    from orchestrator.grid.space import shipped
+    from orchestrator.grid.files import shipped
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)

@@ -146,7 +146,7 @@ def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
         for name, it in costs.items()
     }
     begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
-    price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+    price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
     write_prediction(plan.folder, found, begun, price)
 
 
@@ -253,7 +253,7 @@ def elapsed(
 
 def _batches(plan: Plan, todo: Sequence[Trial]) -> list[list[Trial]]:
     """Return the trials in the batches that end before the next begins: by ``blocks``, the first seeds, then each."""
-    if plan.space.early_stopping.policy != "blocks":
+    if plan.space.grid.early_stopping.policy != "blocks":
         return [list(todo)]
     return [[trial for trial in todo if trial.seed in block] for block in blocks(plan.seeds)]
 

@@ -1,6 +1,6 @@
 """Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
 
-from orchestrator.grid.factors import find_level, pairs
+from orchestrator.grid.levels import find_level, pairs
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Plan, Replicate
 from orchestrator.sweep_folder.names import cell_name

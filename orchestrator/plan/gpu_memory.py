@@ -64,7 +64,7 @@ def check_memory(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Count
         if need.misfits:
             more = f" and {need.misfits - 1} more" if need.misfits > 1 else ""
             share = need.runtime.gpus_per_worker
-            key = f"resources.{need.size if need.size in plan.space.resources else 'default'}"
+            key = f"resources.{need.size if need.size in plan.space.grid.resources else 'default'}"
             lines.append(
                 f"{plan.space.source}: cell '{need.cell}'{more}: {need.needed} needed, "
                 f"{f'{share:g} of ' if share < 1 else ''}{need.gpu.name} ({need.gpu.where}) has {need.allowed}; "

@@ -176,7 +176,7 @@ def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _spared(plan: Plan) -> tuple[frozenset[int], str]:
     """Return the seeds that are not needed, because the looks had decided before them, and since when."""
-    account = read_looks(plan.folder).of(plan.hash) if plan.space.early_stopping.policy == "blocks" else None
+    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
     if account is None or not account.stop:
         return frozenset(), ""
     return frozenset(plan.seeds[account.seen :]), account.words

@@ -13,7 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.grid.space import Cell, LeftOut, SearchSpace, holds, lay_out, own_metrics
+from orchestrator.grid.equal_cells import LeftOut
+from orchestrator.grid.expand import lay_out
+from orchestrator.grid.levels import holds
+from orchestrator.grid.space import Cell, SearchSpace, own_metrics
 from orchestrator.storage.remote import is_uri, local_folder
 from orchestrator.sweep_folder.names import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
@@ -119,30 +122,30 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return self.space.name
+        return self.space.grid.name
 
     @property
     def question(self) -> str:
-        return self.space.question
+        return self.space.grid.question
 
     @property
     def uri(self) -> str:
         """What ``folder`` is a copy of, where the storage is a URI; else nothing."""
-        return f"{self.space.storage.rstrip('/')}/{self.name}" if is_uri(self.space.storage) else ""
+        return f"{self.space.grid.storage.rstrip('/')}/{self.name}" if is_uri(self.space.grid.storage) else ""
 
     @property
     def tracking_named(self) -> str:
         """What names the tracking URI: grid or option, else a variable of MLflow's; nothing for the default."""
-        return "tracking.uri" if self.space.tracking else TRACKING_URI if os.environ.get(TRACKING_URI) else ""
+        return "tracking.uri" if self.space.grid.tracking else TRACKING_URI if os.environ.get(TRACKING_URI) else ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return self.space.seeds
+        return self.space.grid.seeds
 
     @property
     def metric(self) -> str:
         """The metric that decides, as results columns call it."""
-        return self.space.early_stopping.metric.removeprefix("val/")
+        return self.space.grid.early_stopping.metric.removeprefix("val/")
 
     @property
     def paths(self) -> SweepPaths:
@@ -187,8 +190,8 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     if not selected:
         known = "\n".join([*(f"  {cell.name}" for cell in cells[:8]), *map(str, left_out)])
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
-    folder = storage_path(space.storage).resolve() / space.name
-    uri = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
+    folder = storage_path(space.grid.storage).resolve() / space.grid.name
+    uri = space.grid.tracking.uri if space.grid.tracking else os.environ.get(TRACKING_URI)
     uri = uri or sqlite_uri(folder.parent / "mlflow.db")
     return Plan(
         space,
@@ -245,7 +248,7 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
     evaluations = [_variant(cell, stages, data) for cell in cells]
     trials: dict[str, Trial] = {}
     taken: dict[str, str] = {}
-    for seed in space.seeds:
+    for seed in space.grid.seeds:
         for cell, train, variant in zip(cells, identities, evaluations, strict=True):
             content = {
                 "config": {**train, "seed": seed},
@@ -259,7 +262,7 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
                     f"{space.source}: cells '{taken[both]}' and '{cell.name}' are the same training and evaluation; "
                     "remove one of the two levels"
                 )
-            if seed == space.seeds[0]:
+            if seed == space.grid.seeds[0]:
                 taken[both] = cell.name
             row = Replicate(
                 id=short(both), fingerprint=both, cell=cell.name, levels=cell.levels, seed=seed, trial=short(digest),
@@ -282,7 +285,7 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
                 seed=seed,
                 levels={name: level for name, level in cell.levels.items() if stages[name] == "train"},
                 size=size,
-                resources=space.resources.get(size) or space.resources.get("default") or Runtime(),
+                resources=space.grid.resources.get(size) or space.grid.resources.get("default") or Runtime(),
                 config=cell.config.model_copy(update={"seed": seed}),
                 data=data.train[cell.config.data],
                 variants=(variant,),
@@ -455,14 +458,14 @@ def _plan_file(plan: Plan) -> PlanFile:
     if space.promote:
         some["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
     return PlanFile(
-        name=space.name,
-        question=space.question,
-        metric=MetricEntry(name=plan.metric, better=space.metrics[plan.metric], delta=space.early_stopping.delta),
+        name=space.grid.name,
+        question=space.grid.question,
+        metric=MetricEntry(name=plan.metric, better=space.metrics[plan.metric], delta=space.grid.early_stopping.delta),
         factors=_factor_entries(plan),
         design=_design_entry(space),
         ladder=[StepEntry(**step._asdict()) for step in space.ladder],
-        seeds=list(space.seeds),
-        early_stopping=space.early_stopping.model_dump(mode="json"),
+        seeds=list(space.grid.seeds),
+        early_stopping=space.grid.early_stopping.model_dump(mode="json"),
         expected_replicates=len(plan.replicates),
         cells=_cell_entries(plan),
         trials=[_trial_entry(trial) for trial in plan.trials],
@@ -483,10 +486,10 @@ def _factor_entries(plan: Plan) -> dict[str, FactorEntry]:
 
 def _design_entry(space: SearchSpace) -> DesignEntry:
     if not space.fraction:
-        return DesignEntry(kind=space.design)
+        return DesignEntry(kind=space.grid.design)
     return DesignEntry(
-        kind=space.design,
-        resolution=space.resolution or 4,
+        kind=space.grid.design,
+        resolution=space.grid.resolution or 4,
         generators={name: list(parents) for name, parents in space.fraction.generators.items()},
         relation=list(space.fraction.relation()),
     )

@@ -150,7 +150,7 @@ def standing(plan: Plan) -> dict[str, tuple[State, str]]:
 
 
 def _budget(plan: Plan) -> float | None:
-    return plan.space.budget.max_gpu_hours if plan.space.budget else None
+    return plan.space.grid.budget.max_gpu_hours if plan.space.grid.budget else None
 
 
 def _standing(decisions: Decisions, plan: Plan) -> Decision | None:
@@ -196,7 +196,7 @@ def settle(plan: Plan) -> Decision | None:
     from orchestrator.sweep_folder.looks_file import read_looks
 
     seeds = plan.seeds
-    if plan.space.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
+    if plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
         account = read_looks(plan.folder).of(plan.hash)
         if account is None or not account.stop:
             return None

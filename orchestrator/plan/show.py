@@ -68,13 +68,13 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print what is asked, how much of it there is, and where it stands."""
     space = plan.space
     console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
-    stopping, known = space.early_stopping, find_metric(plan.metric)
+    stopping, known = space.grid.early_stopping, find_metric(plan.metric)
     unit = known.unit if known else ""
     matters = (
         "no delta says what matters" if stopping.delta is None else f"{stopping.delta:g} {unit}".rstrip() + " matters"
     )
     console.print(
-        f"design {space.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
+        f"design {space.grid.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
         f"{matters}), early stopping: {stopping.policy}"
     )
     trainings, replicates = len(plan.trials), len(plan.replicates)
@@ -119,7 +119,7 @@ def show_cost(
     most = "at most " if stops_early(plan) else ""
     parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
     if sum_.gpu_hours:
-        price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+        price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
         money = f" ({sum_.gpu_hours * price:.3g} at {price:g} each)" if price is not None else ""
         parts.append(f"{sum_.gpu_hours:.3g} GPU-hours{money}")
     parts.append(f"{_number(sum_.disk_bytes)}B on disk")
@@ -141,7 +141,7 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
     most = total(costs[trial.id] for trial in trials)
     hours = f" ({most.gpu_hours:.3g} GPU-hours)" if most.gpu_hours else ""
     cells = len({row.cell for trial in trials for row in trial.replicates})
-    limited = plan.space.budget is not None and plan.space.budget.max_gpu_hours is not None
+    limited = plan.space.grid.budget is not None and plan.space.grid.budget.max_gpu_hours is not None
     budget = "; never more than the budget allows" if limited else ""
     return [
         f"promote: {_count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {_count(len(trials), 'training')}"
@@ -152,7 +152,7 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
 
 def stops_early(plan: Plan) -> bool:
     """Return whether looks between the blocks may make the later ones unnecessary."""
-    return plan.space.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
+    return plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
 
 
 def _factors(plan: Plan) -> Table:

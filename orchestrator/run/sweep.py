@@ -133,7 +133,7 @@ def narrowed(plan: Plan) -> bool:
 
 
 def _batches(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
-    trials, policy = list(waiting), plan.space.early_stopping.policy
+    trials, policy = list(waiting), plan.space.grid.early_stopping.policy
     if policy == "asha":
         random.Random(seed_of("order", plan.hash)).shuffle(trials)
     if policy != "blocks" or narrowed(plan):
@@ -153,7 +153,7 @@ def _batches(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
 
 def look(plan: Plan) -> Account | None:
     """Take the looks that are due by ``blocks``, on results collected now, and return what they say so far."""
-    if plan.space.early_stopping.policy != "blocks":
+    if plan.space.grid.early_stopping.policy != "blocks":
         return None
     from orchestrator.analysis.interim import take_looks
 
@@ -196,7 +196,8 @@ def _run_waiting(
                     for trial in batch:
                         _record(plan, whole[trial.id])
                     _fit(plan, batch, tasks, concurrent, scratch, early)
-                    if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
+                    # A look counts how each trial of a block ended.
+                    if plan.space.grid.early_stopping.policy == "blocks":
                         _settle(plan, batch, early, State.FAILED, LOST)
             except KeyboardInterrupt:  # held here, it keeps alive all that Tune holds
                 view.phase = "saving"
@@ -235,7 +236,7 @@ def _wait_for_halt(plan: Plan, trials: Sequence[Trial], wait_s: float) -> None:
 
 
 def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> str:
-    stopping = plan.space.early_stopping
+    stopping = plan.space.grid.early_stopping
     return Task(
         trial=trial.id,
         uri=plan.uri,
@@ -345,7 +346,7 @@ def _fit(
 
 def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
     """Return ASHA on the validation curve, or None to run every trial to its end."""
-    rule = plan.space.early_stopping
+    rule = plan.space.grid.early_stopping
     if rule.policy != "asha":
         return None
     from ray.tune.schedulers import AsyncHyperBandScheduler

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,54 +50,46 @@ def setting_paths(model: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
 
 
 def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:
-    lines = []
-    found = error.errors()
-    unknown = [str(fault["loc"][-1]) for fault in found if fault["type"] == "extra_forbidden"]
-    for fault in found:
-        location = [part for part in fault["loc"] if not _is_union_tag(part, tree, fault["loc"])]
-        path = ".".join(map(str, location)) or "(top level)"
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {path!r}{did_you_mean(str(location[-1]), _siblings(model, fault['loc']))}")
-        elif fault["type"] == "missing":
-            if not nearest(str(location[-1]), unknown):  # else it is there, misspelt, and said so
-                lines.append(f"{path} is missing; add it")
-        elif fault["type"] in ("literal_error", "union_tag_invalid"):
-            lines.append(f"{path}: {_one_of(fault)}")
-        elif fault["type"] == "too_long" and isinstance(fault["input"], (list, tuple)):
-            most, found_here = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
-            lines.append(f"{path}: expected at most {most} values{_example(model, fault['loc'])} (found {found_here})")
-        else:
+    faults = error.errors()
+    unknown = [str(fault["loc"][-1]) for fault in faults if fault["type"] == "extra_forbidden"]
+    return [line for fault in faults if (line := _line(fault, unknown, *_place(model, fault["loc"])))]
+
+
+def _line(fault: Any, unknown: list[str], location: list[str], owners: list[type[BaseModel]]) -> str | None:
+    """Return what is wrong at a location, in one line; None where the key is there, misspelt, and said so."""
+    path, given = ".".join(location) or "(top level)", fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            return (
+                f"unknown key {path!r}{did_you_mean(location[-1], (name for m in owners for name in m.model_fields))}"
+            )
+        case "missing":
+            return None if nearest(location[-1], unknown) else f"{path} is missing; add it"
+        case "literal_error" | "union_tag_invalid":
+            return f"{path}: {_one_of(fault)}"
+        case "too_long" if isinstance(given, (list, tuple)):
+            most, found = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
+            return f"{path}: expected at most {most} values{_example(location, owners)} (found {found})"
+        case "tuple_type" | "list_type":
+            message = f"expected a list{_example(location, owners)}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            message = f"expected keys with values{_example(location, owners)}"
+        case _:
             message = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] in FORMS:
-                message = f"expected {FORMS[fault['type']]}{_example(model, fault['loc'])}"
-            given = fault["input"]
-            told = isinstance(given, str) and repr(given) in message
-            plain = isinstance(given, (str, int, float, bool, type(None)))
-            shown = f" (found {given!r})" if plain and not told else ""
-            lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
-    return lines
+    named = isinstance(given, str) and repr(given) in message
+    shown = f" (found {given!r})" if isinstance(given, str | int | float | None) and not named else ""
+    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
 
 
-# what pydantic calls arrays and objects, as a person writes them
-FORMS = {
-    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "keys with values"),
-}
-
-
-def _example(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+def _example(location: list[str], owners: list[type[BaseModel]]) -> str:
     """Return what may stand at a location: the example its key has, or else its default."""
-    fields = (one.model_fields.get(str(location[-1])) for one in _models_at(model, location) if location)
-    for field in fields:
-        if field is None:
-            continue
+    for field in (owner.model_fields[location[-1]] for owner in owners if location[-1] in owner.model_fields):
         if field.examples:
             return f", such as {field.examples[0]}"
         if isinstance(field.default, tuple) and field.default:
             return f", such as [{', '.join(map(str, field.default))}]"
-        keys = [name for found in _models_in(field.annotation) for name in found.model_fields]
-        if keys:
-            return f", such as {keys[0]}"
+        for name in (name for inner in _models_in(field.annotation) for name in inner.model_fields):
+            return f", such as {name}"
     return ""
 
 
@@ -110,34 +102,26 @@ def _one_of(fault: Any) -> str:
     return f"{given!r} is none of {', '.join(words)}{nearest(str(given), words)}"
 
 
-def _is_union_tag(part: object, tree: Any, location: tuple[int | str, ...]) -> bool:
-    """Discriminated unions add their tag to the location; it is not a key of the file."""
-    node: Any = tree
-    for key in location[: location.index(part)]:  # type: ignore[arg-type]
-        node = node.get(key, node) if isinstance(node, Mapping) else node
-    return isinstance(node, Mapping) and node.get("kind") == part and part not in node
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Return the keys of a location, and the models that its last key may belong to.
 
-
-def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed where an unknown one stood."""
-    return [name for found in _models_at(model, location) for name in found.model_fields]
-
-
-def _models_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
-    """Return the models that a location's last key may belong to; a union's tag in it says which kind it is."""
-    here: list[type[BaseModel]] = [model]
-    for part in location[:-1]:
-        tagged = [m for m in here if "kind" in m.model_fields and part in _words_in(m.model_fields["kind"].annotation)]
-        annotations = [m.model_fields[str(part)].annotation for m in here if str(part) in m.model_fields]
-        here = tagged or [found for annotation in annotations for found in _models_in(annotation)] or here
-    return here
-
-
-def _words_in(literal: Any) -> tuple[Any, ...]:
-    return getattr(literal, "__args__", ())
+    Pydantic names the kind of a model that is one of several as if it were a key.
+    """
+    here = owners = [model]
+    path = []
+    for part in map(str, location):
+        kinds = [get_args(m.model_fields["kind"].annotation) if "kind" in m.model_fields else () for m in here]
+        if len(here) > 1 and any(part in words for words in kinds):
+            here = [m for m, words in zip(here, kinds, strict=True) if part in words]
+            continue
+        path.append(part)
+        owners = here
+        annotations = [owner.model_fields[part].annotation for owner in owners if part in owner.model_fields]
+        here = [inner for annotation in annotations for inner in _models_in(annotation)] or here
+    return path, owners
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+    return [found for inner in get_args(annotation) for found in _models_in(inner)]

@@ -115,3 +115,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
     ]
+
+
+def nested(path: str, other: str) -> bool:
+    """Return whether one of two dotted paths is the other, or lies in it."""
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")

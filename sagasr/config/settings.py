@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sagasr.config.parts import known_part
+from sagasr.config.parts import known
 from sagasr.config.strict import Strict
 from sagasr.constants import NYQUIST as NYQUIST
 from sagasr.constants import SAMPLE_RATE as SAMPLE_RATE
@@ -84,18 +84,15 @@ class OwnCodec(Strict):
     """A class of the user's own. What a plan must know of it is stated here, and checked before anything starts."""
 
     kind: Literal["own"]
-    part: str = Field(description="FILE.py:CLASS, MODULE:CLASS, or the name of an entry point")
+    part: Annotated[str, known("codec")] = Field(
+        description="FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
+    )
     ratio: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048] = Field(description="samples per latent frame")
     latent_channels: int = Field(ge=1, description="latents per frame")
     linear: bool = Field(
         True, description="twice the audio has twice the latents; false (most neural codecs): audio keeps its level"
     )
     companding: float = Field(1.0, gt=0, le=1)
-
-    @field_validator("part")
-    @classmethod
-    def _is_known(cls, part: str) -> str:
-        return known_part("codec", part)
 
     @model_validator(mode="after")
     def _companding_scales(self) -> Self:
@@ -168,20 +165,19 @@ class Conditions(Strict):
         "time, or both (paper); prepend: two tokens and, with the time, a prepended one (seed plan)",
     )
     rolloff_scale: Literal["nyquist", "released"] = Field(
-        "nyquist",
-        description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins",
+        "nyquist", description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins"
     )
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
-    own: tuple[str, ...] = Field(
+    own: Annotated[tuple[str, ...], known("conditioner")] = Field(
         (), description="of the user's own, named as validation.metrics: each says what one more token holds"
     )
 
     @field_validator("own")
     @classmethod
-    def _are_known(cls, own: tuple[str, ...]) -> tuple[str, ...]:
+    def _are_distinct(cls, own: tuple[str, ...]) -> tuple[str, ...]:
         if len({Path(part).name for part in own}) < len(own):
             raise ValueError("names a class twice; remove one")
-        return tuple(known_part("conditioner", part) for part in own)
+        return own
 
     @property
     def cross_dropout(self) -> float:
@@ -276,17 +272,12 @@ class Training(Strict):
 class Distance(Strict):
     """The embeddings of which the distribution distance (FD) between predictions and high clips is taken."""
 
-    embedder: str = Field(
+    embedder: Annotated[str, known("embedder")] = Field(
         "spectral",
         description="spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, "
         "as validation.metrics",
     )
     model: str = Field("laion/clap-htsat-unfused", description="for clap: a folder, or a name in transformers' cache")
-
-    @field_validator("embedder")
-    @classmethod
-    def _is_known(cls, embedder: str) -> str:
-        return known_part("embedder", embedder)
 
 
 class Validation(Strict):
@@ -301,14 +292,9 @@ class Validation(Strict):
         4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
     )
     distance: Distance = Distance()
-    metrics: tuple[str, ...] = Field(
+    metrics: Annotated[tuple[str, ...], known("metric")] = Field(
         (), description="of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
     )
-
-    @field_validator("metrics")
-    @classmethod
-    def _are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(known_part("metric", metric) for metric in metrics)
 
 
 class Guidance(Strict):
@@ -322,12 +308,9 @@ class Sampler(Strict):
     steps: int = Field(100, ge=1, le=1_000)
     schedule: Literal["linear", "linear-quadratic"] = "linear-quadratic"
     guidance: Guidance = Guidance()
-    solver: str = Field("euler", description="how steps are taken: euler, or one of your own, as validation.metrics")
-
-    @field_validator("solver")
-    @classmethod
-    def _is_known(cls, solver: str) -> str:
-        return known_part("sampler", solver)
+    solver: Annotated[str, known("sampler")] = Field(
+        "euler", description="how steps are taken: euler, or one of your own, as validation.metrics"
+    )
 
 
 class Evaluation(Strict):
@@ -337,8 +320,7 @@ class Evaluation(Strict):
     weights: Literal["ema", "raw"] = "ema"
     lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
     lfr_ratio: Literal["off", "on"] = Field(
-        "off",
-        description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged",
+        "off", description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged"
     )
     rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
         "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"

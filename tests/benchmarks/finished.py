@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
 from sagasr.io.files import write_whole

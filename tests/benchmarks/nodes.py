@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.worker import DRIVER
 from orchestrator.sweep_folder.columns import VOLATILE

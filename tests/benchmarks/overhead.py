@@ -23,7 +23,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.training.trial_log import History, read_status

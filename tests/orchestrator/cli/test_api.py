@@ -120,9 +120,9 @@ def test_sequences_and_numbers_of_any_kind_are_those_of_a_file(make_grid, monkey
     grid = make_grid()
     monkeypatch.chdir(grid.parent)
     steps = {"training.steps": np.int64(5)}
-    assert Sweep("grid.yaml", seeds=range(2)).space.seeds == (0, 1)
-    assert Sweep("grid.yaml", seeds=np.arange(2), settings=steps).space.seeds == (0, 1)
-    assert Sweep(read_yaml(grid) | {"seeds": range(2)}).space.seeds == (0, 1)
+    assert Sweep("grid.yaml", seeds=range(2)).space.grid.seeds == (0, 1)
+    assert Sweep("grid.yaml", seeds=np.arange(2), settings=steps).space.grid.seeds == (0, 1)
+    assert Sweep(read_yaml(grid) | {"seeds": range(2)}).space.grid.seeds == (0, 1)
     with pytest.raises(ConfigError, match=r"^settings: expected dotted paths with values, .* \(found 3\)$"):
         Sweep("grid.yaml", settings=3)
 

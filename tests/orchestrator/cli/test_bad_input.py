@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.commands import sweep
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import MAX_YAML_BYTES, parse_yaml
 

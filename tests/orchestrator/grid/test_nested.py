@@ -11,7 +11,8 @@ from orchestrator.analysis.effects import effects
 from orchestrator.analysis.findings import findings
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
-from orchestrator.grid.space import expand, lay_out, read_space
+from orchestrator.grid.expand import expand, lay_out
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
 from orchestrator.report.report import report, write_report

@@ -6,9 +6,13 @@ from itertools import combinations
 
 import pytest
 
-from orchestrator.grid.factors import STANDARD, level_name
+from orchestrator.grid.expand import expand
+from orchestrator.grid.factors import STANDARD
+from orchestrator.grid.files import find_grid, shipped
 from orchestrator.grid.fractional import fraction
-from orchestrator.grid.space import SearchSpace, expand, find_grid, parse_only, read_space, shipped
+from orchestrator.grid.levels import level_name, parse_only
+from orchestrator.grid.read import read_space
+from orchestrator.grid.space import SearchSpace
 from orchestrator.sweep_folder.names import cell_name
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
@@ -174,7 +178,7 @@ def test_metrics_known_to_planning_are_the_trainers():
 def test_settings_reach_the_base_and_the_grid(make_grid):
     space = read_space(make_grid(), settings={"training.steps": 7, "early_stopping.policy": "none"}, seeds=[3])
     assert {cell.config.training.steps for cell in expand(space)} == {7}
-    assert space.early_stopping.policy == "none"
+    assert space.grid.early_stopping.policy == "none"
     assert {cell.config.seed for cell in expand(space)} == {3}
 
 
@@ -338,7 +342,7 @@ def test_a_file_that_is_not_there_is_no_shipped_grid(tmp_path, monkeypatch):
     ],
 )
 def test_only_an_lsd_has_a_difference_that_matters_by_default(make_grid, rule, delta):
-    assert read_space(make_grid(early_stopping=rule)).early_stopping.delta == delta
+    assert read_space(make_grid(early_stopping=rule)).grid.early_stopping.delta == delta
 
 
 def test_cell_names_are_readable():

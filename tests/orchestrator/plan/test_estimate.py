@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator.api import Sweep
 from orchestrator.cli.commands import sweep as command
-from orchestrator.grid.space import MAX_CELLS
+from orchestrator.grid.expand import MAX_CELLS
 from orchestrator.plan import cost as estimate
 from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, speeds_path

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import Entry, one_writer, record, scan
 from orchestrator.plan.plan import make_plan
 from sagasr.io.errors import DataError

@@ -8,7 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from orchestrator.grid.space import parse_only, read_space
+from orchestrator.grid.levels import parse_only
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
@@ -182,9 +183,9 @@ def test_frozen_weights_count_by_content_not_by_path(make_grid, tmp_path):
 
 def test_planning_loads_neither_torch_nor_ray(make_grid):
     code = (
-        "import sys; from pathlib import Path; from orchestrator.grid import space;"
+        "import sys; from pathlib import Path; from orchestrator.grid import read;"
         "from orchestrator.plan import ledger, plan;"
-        "p = plan.make_plan(space.read_space(Path(sys.argv[1]))); p.hash; ledger.scan(p);"
+        "p = plan.make_plan(read.read_space(Path(sys.argv[1]))); p.hash; ledger.scan(p);"
         "bad = {'torch', 'ray', 'mlflow', 'lightning'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code, str(make_grid())], check=True)

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.grid.space import expand, read_space
+from orchestrator.grid.expand import expand
+from orchestrator.grid.read import read_space
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan

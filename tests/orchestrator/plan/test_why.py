@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from orchestrator.cli.commands import sweep
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import Entry, record, refused, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan

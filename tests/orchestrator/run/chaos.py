@@ -62,7 +62,7 @@ def write_grid(folder: Path, **changes: Any) -> Path:
 
 def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     """Run what the sweep still lacks, one trial after the other, in this process."""
-    from orchestrator.grid.space import read_space
+    from orchestrator.grid.read import read_space
     from orchestrator.plan.ledger import one_writer, record, scan
     from orchestrator.plan.plan import make_plan, write_plan
     from orchestrator.run.results import collect
@@ -97,7 +97,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
     import pyarrow.parquet as pq
 
-    from orchestrator.grid.space import read_space
+    from orchestrator.grid.read import read_space
     from orchestrator.plan.plan import make_plan
     from orchestrator.sweep_folder.columns import VOLATILE
     from orchestrator.sweep_folder.trial_marks import LEASE, WORKER

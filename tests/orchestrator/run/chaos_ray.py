@@ -294,7 +294,7 @@ def calm_state(folder: Path, workers: int) -> dict[str, Any]:
 
 def train_by_two(grid: Path, storage: Path) -> None:
     """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
-    from orchestrator.grid.space import read_space
+    from orchestrator.grid.read import read_space
     from orchestrator.plan.ledger import record
     from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import collect

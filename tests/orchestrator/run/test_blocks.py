@@ -19,7 +19,7 @@ from orchestrator.analysis.group_sequential import Contrast, Look, Rule, anytime
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.verdict import e_value
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.plan.show import show_summary

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.sweep import HALT_S
 from sagasr.training.trial_log import read_status

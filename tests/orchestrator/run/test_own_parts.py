@@ -12,7 +12,7 @@ import torch
 
 from orchestrator.cli.commands import sweep
 from orchestrator.cli.encode import main as encode
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
 from sagasr.cli.commands import read, train, upsample
@@ -287,7 +287,7 @@ def test_a_plan_with_them_loads_torch_only_if_they_do(make_grid):
     source.write_text("class Folded" + source.read_text().partition("class Folded")[2])
     program = (
         "import sys; from pathlib import Path; from orchestrator.plan.plan import make_plan; "
-        "from orchestrator.plan.preflight import preflight; from orchestrator.grid.space import read_space; "
+        "from orchestrator.plan.preflight import preflight; from orchestrator.grid.read import read_space; "
         f"plan = make_plan(read_space(Path({str(grid)!r}))); counts = preflight(plan.cells, 'grid', build=()); "
         "print(sorted(one.tokens[1] for one in counts.values()), 'torch' in sys.modules)"
     )

@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import collect

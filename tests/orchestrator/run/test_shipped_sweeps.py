@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sagasr
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.training.trial_log import read_status

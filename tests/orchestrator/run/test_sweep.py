@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.sweep_folder.columns import VOLATILE
 from orchestrator.tracking.tracker import connect

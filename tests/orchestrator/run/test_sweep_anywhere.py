@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import collect

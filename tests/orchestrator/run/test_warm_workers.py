@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import collect
 from tests.orchestrator.run import chaos

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.report.spectrogram import triptych
 from orchestrator.tracking.publish import links, publish, to_compare

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.tracking.tracker import Offsets, Tracker, check_server, connect
 from sagasr.io.errors import ConfigError

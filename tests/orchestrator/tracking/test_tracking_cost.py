@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.report.page import write_page

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.tracking import tracker as tracking
 from orchestrator.tracking.tracker import Tracker, curves

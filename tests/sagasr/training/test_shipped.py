@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import sagasr
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.parsing import parse
