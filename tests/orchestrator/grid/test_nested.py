@@ -17,8 +17,8 @@ from orchestrator.plan.promotion import Effect, Waiting, decide
 from orchestrator.report.report import report, write_report
 from sagasr.config.settings import IDLE, Config, acting, leaves, parse, patch
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.conftest import BASE
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep
+from tests.small import BASE
 
 LFR = {"lfr": ["off", "hard", "crossfade"], "lfr_ratio": ["off", "on"], "text": ["off", "caption"]}
 ROUTE = {"rolloff": ["off", "on"], "rolloff_route": ["both", "cross", "global"], "text": ["off", "caption"]}

@@ -10,7 +10,7 @@ from orchestrator.grid.factors import METRICS, STANDARD, cell_name, level_name
 from orchestrator.grid.fractional import fraction
 from orchestrator.grid.space import SearchSpace, expand, find_grid, parse_only, read_space, shipped
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 
 def names(space: SearchSpace) -> list[str]:

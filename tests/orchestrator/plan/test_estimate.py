@@ -17,7 +17,7 @@ from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.trial_log import Status, write_status
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
 

@@ -14,23 +14,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 
+from sagasr.io import failpoints
 from tests.orchestrator.run import chaos
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import SWEEP, free_port
 
-STEPS, SAVED, HANG_S = 1_200, 40, 20.0
+STEPS, SAVED, HANG_S = 400, 10, 20.0
+SLOWLY = [{"point": "train.step", "visit": 0, "do": "pause"}]  # time to be struck, which costs no processor any
 ALONE: dict[str, Any] = {"resources": {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}}
 PAIR: dict[str, Any] = {  # one training, by two workers
-    "steps": 420,
+    "steps": 200,
     "factors": {"lfr": ["off", "hard"]},
     "resources": {"default": {**ALONE["resources"]["default"], "workers": 2}},
 }
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 LIMIT_S = 600.0  # of a machine that is busy with other things
 
 
@@ -84,11 +85,12 @@ class Lab:
             return bool(answer.status == 200)
         return False
 
-    def start(self) -> None:
+    def start(self, command: Sequence[str] = SWEEP) -> None:
         """Give the same command (again)."""
-        command = [*SWEEP, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
+        command = [*command, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
+        slow = {**os.environ, failpoints.VARIABLE: json.dumps(SLOWLY)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(command, env=slow, stdout=log, stderr=log, start_new_session=True)
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -156,13 +158,8 @@ class Lab:
 
 def grid_of(folder: Path, steps: int = STEPS, **changes: Any) -> Path:
     """Write the study: long enough to be struck, saved often."""
-    path = chaos.write_grid(folder, **{**ALONE, **changes})
-    base = (folder / "base.yaml").read_text()
-    for old, new in ((f"steps: {chaos.STEPS}", f"steps: {steps}"), (f"every: {chaos.EVERY}", f"every: {steps // 3}")):
-        assert old in base
-        base = base.replace(old, new)
-    (folder / "base.yaml").write_text(base)
-    return path
+    longer = chaos.SETTINGS | {"training.steps": steps, "validation.every": steps // 3}
+    return chaos.write_grid(folder, longer, **{**ALONE, **changes})
 
 
 def committed(folder: Path) -> int:

@@ -1,7 +1,6 @@
 """Cells of the shipped grids for GPUs, through real sweeps on CPUs; widths, lengths and steps are small."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,12 +11,12 @@ from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.io.trial_log import read_status
+from tests.processes import SWEEP
 from tests.sagasr.training.trainings import few_recordings
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SPACES = Path(sagasr.__file__).parents[1] / "search_spaces"
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 WIDTHS = {"embed_dim": 64, "num_heads": 2, "cond_dim": 64}
 SETTINGS = ["audio.segment=8192", "validation.segment=8192", "training.steps=2", "evaluation.sampler.steps=2"]
 

@@ -8,54 +8,28 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import VOLATILE
 from orchestrator.tracking.tracker import connect
-from sagasr.io.files import dump_yaml, read_json
+from sagasr.io.files import read_json
 from sagasr.io.trial_log import History, read_status
-from tests.orchestrator.tracking.servers import free_port
+from tests import small
+from tests.processes import SWEEP, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STEPS, EVERY = 400, 100  # long enough that what is killed cannot reach its end
-BASE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 2, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 
 
-def write_grid(folder: Path, **changes: object) -> Path:
-    rng = np.random.default_rng(0)
-    rows = ["path,split,domain,caption"]
-    for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "val")):
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-        rows.append(f"{name}.flac,{split},noise,a noise called {name}")
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    (folder / "base.yaml").write_text(dump_yaml(BASE))
-    grid = {
-        "name": "two-trials",
-        "base": "base.yaml",
-        "data": {"train": "manifest.csv", "val": "manifest.csv"},
-        "factors": {"text": ["off", "caption"], "lfr": ["off", "hard"]},
-        "seeds": [0],
-        "early_stopping": {"policy": "none"},
-        "resources": {"default": {"checkpoint_every": 10}},
-    }
-    path = folder / "grid.yaml"
-    path.write_text(dump_yaml(grid | changes))
-    return path
+def write_grid(folder: Path, **keys: object) -> Path:
+    settings = {"training.steps": STEPS, "training.learning_rate": 1e-3, "validation.every": EVERY}
+    kept = {"default": {"checkpoint_every": 10}}
+    fixed = {"name": "two-trials", "seeds": [0], "early_stopping": {"policy": "none"}, "resources": kept}
+    return small.write_grid(folder, settings, val="cd", **(fixed | keys))
 
 
 def run(grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess:

@@ -24,12 +24,11 @@ from tests.orchestrator.run.lab import Lab, cluster_file, launcher
 from tests.orchestrator.run.lab import missing as lab_lacks
 from tests.orchestrator.run.test_sweep import write_grid
 from tests.orchestrator.storage.s3_server import BUCKET, serving
+from tests.processes import SWEEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
 LIMIT_S = 900.0  # of a machine that is busy with other things
-
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 
 
 def plan_of(grid: Path, storage: str) -> Plan:

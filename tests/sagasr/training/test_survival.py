@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
-from sagasr.config.settings import Config, Runtime, parse
+from sagasr.config.settings import Config, Runtime, parse, patch
 from sagasr.data.batches import Batch, Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
@@ -31,28 +29,24 @@ from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
 from sagasr.training.module import SagaModule, parts_of
 from sagasr.training.train import Harness, TrainResult, train
+from tests.small import BASE, write_recordings
 
 STEPS, EVERY = 6, 3
-TREE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 1, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
+TREE = patch(
+    BASE,
+    {
+        "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
+        "validation": {"every": EVERY, "clips": 1},
+    },
+)
 RUNTIME = Runtime(checkpoint_every=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
-    for name in "abc":
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-    (folder / "m.csv").write_text("path,split,caption\na.flac,train,one\nb.flac,train,two\nc.flac,val,three\n")
-    return parse(Config, {**TREE, "data": {"train": str(folder / "m.csv"), "val": str(folder / "m.csv")}}, "test")
+    manifest = str(write_recordings(tmp_path_factory.mktemp("recordings")))
+    return parse(Config, {**TREE, "data": {"train": manifest, "val": manifest}}, "test")
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +358,7 @@ def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_every
 ) -> None:
     write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "import sys; from sagasr import commands; sys.exit(commands.train())"]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli import commands; sys.exit(commands.train())"]
     command += [str(tmp_path / "config.yaml"), "--out", str(out)]
 
     def interrupted_at(*points: str) -> None:
