@@ -1,14 +1,17 @@
-"""Commands and servers that tests start: the command of a sweep, ports that stay free, a Ray that others join."""
+"""What tests start: commands, children of their own process, servers on ports that stay free, a Ray to be joined."""
 
 import os
 import random
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 PORTS = range(20_000, 32_000)  # where the system looks for no port of its own: ours stays free until it is used
@@ -24,6 +27,48 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Do ``work`` in a child that need not import again what is imported here; return how it ended.
+
+    The work's number, 0 for none, 1 for an exception; negative for the signal that ended it.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = int(work() or 0)  # type: ignore[call-overload]
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException:  # noqa: BLE001 - the child must never return into the parent's code
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def forked_command(command: Callable[[], int], folder: Path, more_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Give a command in ``folder``, in a child that may take so much more memory; return what it said, and its code."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+    def work() -> int:
+        os.chdir(folder)
+        resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, resource.RLIM_INFINITY))
+        for name, file in (("stdout", out), ("stderr", err)):
+            os.dup2(file.fileno(), getattr(sys, f"__{name}__").fileno())
+            setattr(sys, name, file)
+        code = command()
+        out.flush()
+        return code
+
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = forked(work)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess((), code, out.read(), err.read())
 
 
 @contextmanager

@@ -42,14 +42,14 @@ def write_recordings(folder: Path, train: str = "ab", val: str = "c") -> Path:
 
 
 def write_grid(
-    folder: Path, settings: Mapping[str, Any] | None = None, *, val: str = "c", base: Any = BASE, **keys: Any
+    folder: Path, settings: Mapping[str, Any] | None = None, *, val: str = "c", config: Any = BASE, **keys: Any
 ) -> Path:
-    """Write recordings, base and grid; return the grid's path.
+    """Write recordings, the configuration as base, and the grid; return the grid's path.
 
     ``settings`` change the base by dotted paths; ``keys`` replace those of the grid, and None takes one away.
     """
     write_recordings(folder, val=val)
-    (folder / "base.yaml").write_text(dump_yaml(patch(base, settings) if settings else base))
+    (folder / "base.yaml").write_text(dump_yaml(patch(config, settings) if settings else config))
     path = folder / "grid.yaml"
     path.write_text(dump_yaml({key: value for key, value in (GRID | keys).items() if value is not None}))
     return path

@@ -16,6 +16,6 @@ def make_grid(tmp_path: Path) -> MakeGrid:
     """Write base, recordings, manifest and a grid whose keys are replaced by the arguments; return the grid's path."""
 
     def write(config: dict[str, Any] | None = None, **changes: Any) -> Path:
-        return write_grid(tmp_path / "study", base=config or BASE, **changes)
+        return write_grid(tmp_path / "study", config=config or BASE, **changes)
 
     return write
