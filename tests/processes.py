@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+# Variables of a sweep whose trainings pause at every step: time to be struck in, which costs no processor any.
+SLOWLY = {"SAGASR_FAULTS": '[{"point":"train.step","visit":0,"do":"pause"}]'}
 PORTS = range(20_000, 32_000)  # where the system looks for no port of its own: ours stays free until it is used
 
 

@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 
-from sagasr.io import failpoints
 from tests.orchestrator.run import chaos
-from tests.processes import SWEEP, free_port
+from tests.processes import SLOWLY, SWEEP, free_port
 
 STEPS, SAVED, HANG_S = 400, 10, 20.0
-SLOWLY = [{"point": "train.step", "visit": 0, "do": "pause"}]  # time to be struck, which costs no processor any
 ALONE: dict[str, Any] = {"resources": {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}}
 PAIR: dict[str, Any] = {  # one training, by two workers
     "steps": 200,
@@ -88,9 +86,10 @@ class Lab:
     def start(self, command: Sequence[str] = SWEEP) -> None:
         """Give the same command (again)."""
         command = [*command, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
-        slow = {**os.environ, failpoints.VARIABLE: json.dumps(SLOWLY)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=slow, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, env=os.environ | SLOWLY, stdout=log, stderr=log, start_new_session=True
+            )
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -1,4 +1,4 @@
-"""Real sweeps on Ray, disturbed: Ctrl-C once and twice, lost processes of each kind, hangs, exceptions, full disks."""
+"""Real sweeps on Ray, disturbed: Ctrl-C once and twice, hangs, exceptions, full disks, a lack of processors."""
 
 import json
 import os
@@ -17,9 +17,6 @@ from sagasr.io.trial_log import read_status
 from tests.orchestrator.run.chaos_ray import (
     HANG_S,
     LIMIT_S,
-    SAVED,
-    STRIKES,
-    STRIKES_ON_PAIR,
     SWEEP,
     committed,
     grid_of,
@@ -30,7 +27,6 @@ from tests.orchestrator.run.chaos_ray import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
-ROOT = Path(__file__).parents[3]
 PATIENT = [sys.executable, "-c", f"import orchestrator.run.sweep as run; run.HALT_S = 1e6; {SWEEP[2]}"]
 Faults = Sequence[Mapping[str, object]]
 
@@ -39,21 +35,6 @@ def run(grid: Path, storage: Path, *arguments: str, faults: Faults = ()) -> subp
     environment = {**os.environ, "SAGASR_FAULTS": json.dumps(list(faults))} if faults else None
     command = [*SWEEP, str(grid), "--storage", str(storage), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=1_800, env=environment)
-
-
-@pytest.mark.parametrize(("workers", "kinds"), [(1, set(STRIKES)), (2, set(STRIKES_ON_PAIR))])
-def test_every_kind_of_process_is_killed_and_the_outcome_is_that_of_the_calm_sweep(
-    tmp_path: Path, workers: int, kinds: set[str]
-) -> None:
-    """Each once: of trainings by one worker and of one by two, which no worker outlives."""
-    command = [sys.executable, "-m", "tests.orchestrator.run.chaos_ray", str(tmp_path / "lab")]
-    command += ["--workers", str(workers), "--kills", str(len(kinds))]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=2_200)
-    assert ended.returncode == 0, ended.stderr[-3_000:]
-    found = json.loads(ended.stdout)
-    assert found["faults"] == []
-    assert {struck["kind"] for struck in found["strikes"] if struck["survived"]} == kinds
-    assert max(struck["lost"] for struck in found["strikes"]) <= SAVED
 
 
 def test_ctrl_c_saves_once_and_ends_at_once_the_second_time(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from orchestrator.tracking.tracker import connect
 from sagasr.io.files import read_json
 from sagasr.io.trial_log import History, read_status
 from tests import small
-from tests.processes import SWEEP, free_port
+from tests.processes import SLOWLY, SWEEP, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
-STEPS, EVERY = 400, 100  # long enough that what is killed cannot reach its end
+STEPS, EVERY = 80, 20
 
 
 def write_grid(folder: Path, **keys: object) -> Path:
@@ -32,9 +32,11 @@ def write_grid(folder: Path, **keys: object) -> Path:
     return small.write_grid(folder, settings, val="cd", **(fixed | keys))
 
 
-def run(grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+def run(
+    grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = (), **variables: str
+) -> subprocess.CompletedProcess:
     command = [*by, *SWEEP, str(grid), "--storage", str(storage), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=500)
 
 
 def plan_of(grid: Path, storage: Path) -> Plan:
@@ -157,7 +159,9 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     plan = plan_of(grid, tmp_path)
     first, second = (plan.paths.trial(trial.id) for trial in plan.trials)
     command = [*SWEEP, str(grid), "--storage", str(tmp_path), "--max-concurrent", "1"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    victim = subprocess.Popen(
+        command, env=os.environ | SLOWLY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     wait_for(lambda: list(second.glob("checkpoints/step-*")), 300, victim)
     orphan = read_json(second / ".worker.json")["pid"]
     os.kill(victim.pid, signal.SIGKILL)
@@ -217,15 +221,15 @@ def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp
     rate = {"baseline": "sane", "levels": {"sane": {}, "idle": {"training.learning_rate": 1e-9}}}
     rule = {"policy": "asha", "grace": 1, "reduction": 2}
     grid = write_grid(tmp_path, factors={"rate": rate}, seeds=[0, 1], early_stopping=rule)
-    arguments = ("--max-concurrent", "1", "--set", "training.steps=800", "--set", "validation.every=50")
-    ended = run(grid, tmp_path / "sweeps", *arguments)
+    arguments = ("--max-concurrent", "1", "--set", "training.steps=80", "--set", "validation.every=5")
+    ended = run(grid, tmp_path / "sweeps", *arguments, **SLOWLY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     folders = sorted((tmp_path / "sweeps" / "two-trials" / "trials").iterdir())
     statuses = [read_status(folder) for folder in folders]
     assert {status.state for status in statuses} == {"done", "stopped"}
     for status in statuses:
         if status.state == "stopped":
-            assert status.step < 800
+            assert status.step < 80
             assert status.reason.startswith("asha: behind the others at step ")
     assert len({process_of(folder) for folder in folders}) == 1
     again = run(grid, tmp_path / "sweeps", *arguments)

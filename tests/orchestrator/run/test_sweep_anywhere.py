@@ -1,6 +1,7 @@
 """One sweep wherever it runs: with its storage in a bucket, or on several machines, its tables are the same."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -24,7 +25,7 @@ from tests.orchestrator.run.lab import Lab, cluster_file, launcher
 from tests.orchestrator.run.lab import missing as lab_lacks
 from tests.orchestrator.run.test_sweep import write_grid
 from tests.orchestrator.storage.s3_server import BUCKET, serving
-from tests.processes import SWEEP
+from tests.processes import SLOWLY, SWEEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
@@ -84,7 +85,8 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         bucket = open_storage(plan.uri)
         command = [*SWEEP, str(grid), "--storage", storage, "--max-concurrent", "1"]
 
-        victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        victim = subprocess.Popen(command, env=os.environ | SLOWLY, **quiet)
         try:
             wait_for(lambda: newest_checkpoint(bucket, second), victim)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
