@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 # Variables of a sweep whose trainings pause at every step: time to be struck in, which costs no processor any.
 SLOWLY = {"SAGASR_FAULTS": '[{"point":"train.step","visit":0,"do":"pause"}]'}
+LIMIT_S = 600.0  # of a machine that is busy with other things; what fails is told sooner
 PORTS = range(20_000, 32_000)  # where the system looks for no port of its own: ours stays free until it is used
 
 
@@ -71,6 +74,18 @@ def forked_command(command: Callable[[], int], folder: Path, more_bytes: int) ->
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess((), code, out.read(), err.read())
+
+
+def wait_for(
+    condition: Callable[[], Any], what: str, process: "subprocess.Popen[Any] | None" = None, limit_s: float = LIMIT_S
+) -> Any:
+    """Return the first true answer. Raises AssertionError where the process ends before, or none comes."""
+    end = time.monotonic() + limit_s
+    while not (answer := condition()):
+        assert process is None or process.poll() is None, f"{what}: ended by itself with {process.returncode}"
+        assert time.monotonic() < end, f"{what}: not within {limit_s:g} s"
+        time.sleep(0.05)
+    return answer
 
 
 @contextmanager

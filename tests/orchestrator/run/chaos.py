@@ -38,11 +38,31 @@ def write_grid(folder: Path, settings: Mapping[str, Any] = SETTINGS, **keys: Any
     return small.write_grid(folder, settings, **(fixed | keys))
 
 
+def plan_of(grid: Path, storage: Path | str) -> Any:
+    """Return the plan of a grid whose storage is a folder or a bucket."""
+    from orchestrator.grid.space import read_space
+    from orchestrator.plan.plan import make_plan
+
+    return make_plan(read_space(grid, storage=str(storage)))
+
+
+def tables(plan: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a sweep's tables, without what differs from one run to the next."""
+    import pyarrow.parquet as pq
+
+    from orchestrator.run.results import VOLATILE
+
+    found = {}
+    for name in ("replicates", "clips", "curves", "references"):
+        table = pq.read_table(plan.paths.table(name))
+        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
+    return found
+
+
 def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     """Run what the sweep still lacks, one trial after the other, in this process."""
-    from orchestrator.grid.space import read_space
     from orchestrator.plan.ledger import one_writer, record, scan
-    from orchestrator.plan.plan import make_plan, write_plan
+    from orchestrator.plan.plan import write_plan
     from orchestrator.run.results import collect
     from orchestrator.run.watchdog import only_writer
     from orchestrator.run.worker import encode
@@ -50,7 +70,7 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     from sagasr.io.trial_log import read_status
     from sagasr.training.train import Harness, train
 
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = plan_of(grid, storage)
     with one_writer(plan.paths):
         write_plan(plan)
         ledger = scan(plan)
@@ -72,15 +92,10 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
 
 def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
-    import pyarrow.parquet as pq
-
-    from orchestrator.grid.space import read_space
-    from orchestrator.plan.plan import make_plan
-    from orchestrator.run.results import VOLATILE
     from orchestrator.run.watchdog import LEASE, WORKER
     from sagasr.io.trial_log import History, read_status
 
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = plan_of(grid, storage)
     found: dict[str, Any] = {}
     for number, trial in enumerate(plan.trials):
         folder = plan.paths.trial(trial.id)
@@ -93,10 +108,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
         # A claim outlives its holder, until the next one takes it over; a finished training has no next one.
         litter = [path.name for path in folder.rglob(".*") if path.name not in (WORKER, LEASE)]
         found[f"{number} litter"] = litter
-    for name in ("replicates", "clips", "curves", "references"):
-        table = pq.read_table(plan.paths.table(name))
-        kept = table.drop_columns([column for column in VOLATILE if column in table.column_names])
-        found[name] = kept.to_pylist()
+    found |= tables(plan)
     if tracked:
         found["mlflow"] = _runs(plan)
     return found

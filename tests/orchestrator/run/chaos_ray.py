@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 from tests.orchestrator.run import chaos
-from tests.processes import SLOWLY, SWEEP, free_port
+from tests.processes import LIMIT_S, SLOWLY, SWEEP, free_port, wait_for
 
 STEPS, SAVED, HANG_S = 400, 10, 20.0
 ALONE: dict[str, Any] = {"resources": {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}}
@@ -30,7 +30,6 @@ PAIR: dict[str, Any] = {  # one training, by two workers
     "factors": {"lfr": ["off", "hard"]},
     "resources": {"default": {**ALONE["resources"]["default"], "workers": 2}},
 }
-LIMIT_S = 600.0  # of a machine that is busy with other things
 
 
 class Strike(NamedTuple):
@@ -167,15 +166,6 @@ def committed(folder: Path) -> int:
     return max((int(path.parent.name.removeprefix("step-")) for path in found), default=-1)
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = LIMIT_S) -> Any:
-    """Return the first true answer. Raises AssertionError."""
-    end = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.05)
-    return answer
-
-
 # -------------------------------------------------------------------------------------------------------------- strikes
 
 
@@ -290,14 +280,12 @@ def calm_state(folder: Path, workers: int) -> dict[str, Any]:
 
 def train_by_two(grid: Path, storage: Path) -> None:
     """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
-    from orchestrator.grid.space import read_space
     from orchestrator.plan.ledger import record
-    from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import collect
     from orchestrator.run.worker import encode
     from sagasr.training.train import Harness, train
 
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = chaos.plan_of(grid, storage)
     (trial,) = plan.trials
     record(plan.paths, trial)
     _, store = chaos.forked(lambda: encode(trial.config.model_dump_json(), str(storage / "encoded")))

@@ -144,7 +144,8 @@ def cluster_file(lab: Lab, head: Host, workers: list[Host]) -> Path:
     file = read_yaml(ROOT / "orchestrator" / "clusters" / "local.yaml")
     file["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address for worker in workers]}
     file["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
-    slowly = " ".join(f"{name}={shlex.quote(value)}" for name, value in SLOWLY.items())
+    variables = {**SLOWLY, "RAY_worker_niceness": "0"}
+    slowly = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     for key, less in (("head_start_ray_commands", "--num-cpus=0"), ("worker_start_ray_commands", "--num-cpus=1")):
         file[key] = [command.replace("ray start", f"{slowly} ray start {less}") for command in file[key]]
     for host in (head, *workers):  # the dependencies are installed already: the setup command finds that out

@@ -338,7 +338,7 @@ def shown(parts: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2_400)
 def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> None:
     keys = {
         "name": "answered",
@@ -348,7 +348,7 @@ def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> 
     }
     grid = write_grid(tmp_path, {"training.steps": 20, "validation.every": 20}, val="cd", **keys)
     command = [*SWEEP, str(grid), "--storage", str(tmp_path / "sweeps")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
     assert done.returncode == 0, done.stdout + done.stderr
     plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps")))
     account = read_looks(plan.folder).of(plan.hash)
@@ -359,7 +359,7 @@ def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> 
     assert ran == set(range(after))
     assert f"not needed (decided after block {after})" in " ".join(done.stdout.split())
     before = (plan.folder / "looks.json").read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (plan.folder / "looks.json").read_bytes() == before
     assert "Nothing is left to do" in again.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from tests.benchmarks.chaos import table
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2_400)]
 
 KILLS = 60
 Campaign = Callable[[], dict[str, Any]]

@@ -16,14 +16,12 @@ from orchestrator.plan.plan import make_plan
 from sagasr.io.trial_log import read_status
 from tests.orchestrator.run.chaos_ray import (
     HANG_S,
-    LIMIT_S,
-    SWEEP,
     committed,
     grid_of,
     lab,
-    wait_for,
     worker_of,
 )
+from tests.processes import LIMIT_S, SWEEP, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 

@@ -5,22 +5,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grid.space import read_space
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
+from orchestrator.plan.plan import Plan
 from orchestrator.tracking.tracker import connect
 from sagasr.io.files import read_json
 from sagasr.io.trial_log import History, read_status
 from tests import small
-from tests.processes import SLOWLY, SWEEP, free_port
+from tests.orchestrator.run.chaos import plan_of, tables
+from tests.processes import SLOWLY, SWEEP, free_port, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
 STEPS, EVERY = 80, 20
 
@@ -36,19 +34,7 @@ def run(
     grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess:
     command = [*by, *SWEEP, str(grid), "--storage", str(storage), *arguments]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=500)
-
-
-def plan_of(grid: Path, storage: Path) -> Plan:
-    return make_plan(read_space(grid, storage=str(storage)))
-
-
-def tables(plan: Plan) -> dict[str, list[dict]]:
-    found = {}
-    for name in ("replicates", "clips", "curves", "references"):
-        table = pq.read_table(plan.paths.table(name))
-        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
-    return found
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=1_800)
 
 
 def runs_of(plan: Plan) -> tuple:
@@ -144,7 +130,7 @@ def test_where_nothing_is_left_nothing_is_started_also_without_the_tracking_serv
     launch = (plan.folder / ".launch").read_text()
     nobody = f"http://127.0.0.1:{free_port()}"
     words = [str(grid), "--storage", str(tmp_path / "sweeps"), "--tracking-uri", nobody]
-    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=1_800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing is left to do." in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"  # neither Ray nor torch
@@ -162,7 +148,7 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     victim = subprocess.Popen(
         command, env=os.environ | SLOWLY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    wait_for(lambda: list(second.glob("checkpoints/step-*")), 300, victim)
+    wait_for(lambda: list(second.glob("checkpoints/step-*")), "a checkpoint", victim)
     orphan = read_json(second / ".worker.json")["pid"]
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
@@ -190,7 +176,7 @@ def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_pa
     )
     grid = write_grid(tmp_path)
     command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     for row in tables(plan_of(grid, tmp_path / "sweeps"))["replicates"]:
@@ -240,11 +226,3 @@ def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp
 def process_of(folder: Path) -> str:
     """Return which process a trial was trained in first."""
     return (folder / "log.txt").read_text().split(" process ")[1].split()[0]
-
-
-def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert process.poll() is None, f"the sweep ended by itself with {process.returncode}"
-        assert time.monotonic() < end, "the sweep took too long"
-        time.sleep(0.05)
