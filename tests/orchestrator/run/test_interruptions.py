@@ -1,5 +1,6 @@
 """Real sweeps on Ray, disturbed: Ctrl-C once and twice, hangs, exceptions, full disks, a lack of processors."""
 
+import contextlib
 import json
 import os
 import signal
@@ -66,7 +67,8 @@ def test_ctrl_c_saves_once_and_ends_at_once_the_second_time(tmp_path: Path) -> N
         while here.process.poll() is None:  # two that come at once are one
             here.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-        os.kill(worker, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # Ray may have ended it with all else
+            os.kill(worker, signal.SIGKILL)
         assert here.process.returncode == 130
         assert committed(folder) >= ended[folder]["step"]
 
