@@ -34,8 +34,8 @@ from sagasr.data.splits import read_manifest
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import dump_yaml
 from tests.encoded import encoded, piped
-from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
+from tests.small import BASE, GRID
 
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
 FULL_GRID: dict[str, Any] = GRID | {

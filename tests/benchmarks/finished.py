@@ -27,7 +27,7 @@ from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
 from sagasr.io.files import write_whole
 from tests.orchestrator.run import chaos
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import free_port
 
 TARGET_S = 5.0  # of the decision, for 1,000 replicates on two idle cores
 STEPS, EVERY = 100, 20

@@ -4,9 +4,9 @@
     python -m tests.benchmarks.overhead [--cells 64] [--repeats 1] [--shell-cells 8]
 
 One training step, one validation clip, one sampling step per cell. Ours is ``sagasr-sweep`` with all that it does: the
-ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no more:
-a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells,
-as it costs the same for each.
+ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no
+more: a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer
+cells, as it costs the same for each.
 """
 
 import argparse

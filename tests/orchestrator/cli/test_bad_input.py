@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +13,13 @@ from orchestrator.cli.commands import sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import MAX_YAML_BYTES, parse_yaml
-
-COMMAND = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
-
+from tests.processes import forked_command
 
 MEMORY = 6 << 30  # of which one that reads without an end takes all
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
-    )
+    return forked_command(lambda: sweep(arguments), folder, MEMORY)
 
 
 def refused(folder: Path, *arguments: str) -> str:

@@ -22,8 +22,8 @@ from sagasr.config.parsing import parse
 from sagasr.config.patching import leaves, patch
 from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.conftest import BASE
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep
+from tests.small import BASE
 
 LFR = {"lfr": ["off", "hard", "crossfade"], "lfr_ratio": ["off", "on"], "text": ["off", "caption"]}
 ROUTE = {"rolloff": ["off", "on"], "rolloff_route": ["both", "cross", "global"], "text": ["off", "caption"]}

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from orchestrator.grid.expand import expand
+from orchestrator.grid.expand import MAX_CELLS, expand
 from orchestrator.grid.factors import STANDARD
 from orchestrator.grid.files import find_grid, shipped
 from orchestrator.grid.fractional import fraction
@@ -16,7 +16,7 @@ from orchestrator.grid.space import SearchSpace
 from orchestrator.sweep_folder.names import cell_name
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 
 def names(space: SearchSpace) -> list[str]:
@@ -300,19 +300,15 @@ def test_settings_with_unknown_keys_are_refused(make_grid, key, message):
         read_space(make_grid(), settings={key: 3})
 
 
-def test_ten_thousand_cells_expand_and_more_are_refused(make_grid):
+def test_as_many_cells_as_are_allowed_expand_and_more_are_refused(make_grid, monkeypatch):
     def own(count):
         return {"baseline": "1", "levels": {str(n): {"training.steps": n} for n in range(1, count + 1)}}
 
-    assert (
-        len(
-            expand(
-                read_space(make_grid(factors={"own": own(2_500), "text": ["off", "caption"], "lfr": ["off", "hard"]}))
-            )
-        )
-        == 10_000
-    )
-    assert "more than 10000" in faults(make_grid, factors={"own": own(5_001), "text": ["off", "caption"]})
+    assert MAX_CELLS == 10_000
+    monkeypatch.setattr("orchestrator.grid.space.MAX_CELLS", 100)
+    factors = {"own": own(25), "text": ["off", "caption"], "lfr": ["off", "hard"]}
+    assert len(expand(read_space(make_grid(factors=factors)))) == 100
+    assert "102 cells are more than 100" in faults(make_grid, factors={"own": own(51), "text": ["off", "caption"]})
 
 
 def test_a_shipped_grid_is_found_by_name_and_others_are_guessed(tmp_path, monkeypatch):

@@ -8,17 +8,15 @@ from rich.console import Console
 
 from orchestrator.api import Sweep
 from orchestrator.cli.commands import sweep as command
-from orchestrator.grid.expand import MAX_CELLS
 from orchestrator.plan import cost as estimate
 from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
-from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, speeds_path
+from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
 from orchestrator.plan.preflight import preflight
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.training.trial_log import Status, write_status
-from sagasr.upsample.files import seconds_of
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
 
@@ -257,9 +255,10 @@ def test_a_plan_of_many_cells_lists_some_and_says_how_many_more(sweep):
     assert len(made.plan().tree["cells"]) == 300
 
 
-def test_more_cells_than_anybody_means_are_refused(sweep):
-    with pytest.raises(ConfigError, match=f"cells are more than {MAX_CELLS}"):
-        sweep(factors=many(MAX_CELLS // 2 + 1), seeds=[0]).plan()
+def test_more_cells_than_anybody_means_are_refused(sweep, monkeypatch):
+    monkeypatch.setattr("orchestrator.grid.space.MAX_CELLS", 100)
+    with pytest.raises(ConfigError, match="102 cells are more than 100"):
+        sweep(factors=many(51), seeds=[0]).plan()
 
 
 def test_counted_and_built_a_cell_is_the_same(sweep):

@@ -28,7 +28,7 @@ from sagasr.model.saga import build_model
 from sagasr.plugins.parts import load
 from sagasr.testing import check_codec, check_conditioner, check_embedder, check_metric, check_sampler
 from tests import own_parts
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 OWN = {
     "validation.metrics": ["own_parts.py:Loudness"],

@@ -26,8 +26,8 @@ from orchestrator.tracking.tracker import Tracker, connect, environment_tags
 from sagasr.io.files import dump_yaml
 from sagasr.training import train as training
 from sagasr.training.trial_log import History
-from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.journals import journal, runs_of
+from tests.small import BASE, GRID
 
 pytestmark = pytest.mark.slow
 

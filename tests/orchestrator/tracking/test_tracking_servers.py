@@ -3,7 +3,6 @@
 import contextlib
 import random
 import shutil
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from orchestrator.tracking.tracker import Tracker, curves
 from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.journals import curve, journal, runs_of
 from tests.orchestrator.tracking.servers import POSTGRES, Proxy, mlflow_server, postgres
+from tests.processes import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -127,10 +127,10 @@ def test_a_server_down_at_the_start_or_dying_later_loses_nothing(make_sweep, pro
     journal(plan, first, 2, checkpoint=2)
     tracker = Tracker(plan)
     tracker.start()
-    wait_for(lambda: tracker.problem)
+    wait_for(lambda: tracker.problem, "a problem")
     assert tracker.undelivered().replicates > 0
     proxy.set("ok")
-    wait_for(lambda: tracker.undelivered().replicates == 0)
+    wait_for(lambda: tracker.undelivered().replicates == 0, "the delivery")
     proxy.set(mode)
     journal(plan, first, 8, "done", checkpoint=8)
     for trial in others:
@@ -283,10 +283,3 @@ def test_a_replicate_that_the_server_refuses_holds_up_no_other(make_sweep, proxy
     for row in plan.replicates:
         if row.id != bad.id:
             assert max(step for step, *_ in curve(client, runs[row.id], "train/loss")) == 8
-
-
-def wait_for(condition, timeout_s=30.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,10 @@ from sagasr.data.rows import Split
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
 from sagasr.data.tasks import Outcome, Task, perform
+from sagasr.io import failpoints
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import fingerprint
+from tests.processes import forked
 
 SEGMENT = 16_384
 RATE = 44_100
@@ -377,19 +377,13 @@ def test_other_weights_are_another_store(sounds: Path, tmp_path: Path) -> None:
 def test_a_run_killed_between_shards_goes_on_and_ends_in_the_same_bytes(
     sounds: Path, calm: Path, tmp_path: Path, computed: list[str]
 ) -> None:
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from sagasr.config.settings import Config; from sagasr.data.encode import encode_store\n"
-        "encode_store(Config.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
-    )
-    schedule = json.dumps([{"point": "encode.shard", "visit": 2, "do": "kill"}])
     config = config_of(sounds)
-    killed = subprocess.run(
-        [sys.executable, "-c", code, config.model_dump_json(), str(tmp_path)],
-        env={**os.environ, "SAGASR_FAULTS": schedule},
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL
+
+    def killed() -> None:
+        failpoints.arm([{"point": "encode.shard", "visit": 2, "do": "kill"}])
+        encode_store(config, tmp_path)
+
+    assert forked(killed) == -signal.SIGKILL
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]  # nothing that a training would open
     again = encode_store(config, tmp_path)
     assert 0 < len(computed) < 27

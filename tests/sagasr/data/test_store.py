@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +34,7 @@ from sagasr.data.splits import read_manifest
 from sagasr.data.store import Store
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.metrics.score import score
+from tests.processes import forked
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
 SEGMENT = 16_384
@@ -346,16 +345,12 @@ def test_progress_counts_every_recording(corpus: Path, tmp_path: Path) -> None:
 def test_a_killed_encoding_leaves_nothing_visible_and_the_next_one_gives_the_same_bytes(
     corpus: Path, store: Store, tmp_path: Path
 ) -> None:
-    code = (
-        "import json, os, signal, sys; from pathlib import Path\n"
-        "from sagasr.config.settings import Config; from sagasr.data.encode import encode_store\n"
-        "def kill(done, total):\n"
-        "    if done == 7: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "encode_store(Config.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=kill)\n"
-    )
+    def kill(done: int, total: int) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     config = config_of(corpus)
-    killed = subprocess.run([sys.executable, "-c", code, config.model_dump_json(), str(tmp_path)], timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    assert forked(lambda: encode_store(config, tmp_path, progress=kill)) == -signal.SIGKILL
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
     for left in tmp_path.iterdir():
         os.utime(left, (0, 0))  # as if it had been left there long ago

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
 from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
@@ -34,28 +33,24 @@ from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule, parts_of
 from sagasr.training.train import train
 from sagasr.training.trial_log import History, read_status
+from tests.small import BASE, write_recordings
 
 STEPS, EVERY = 6, 3
-TREE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 1, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
+TREE = patch(
+    BASE,
+    {
+        "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
+        "validation": {"every": EVERY, "clips": 1},
+    },
+)
 RUNTIME = Runtime(checkpoint_every=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
-    for name in "abc":
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-    (folder / "m.csv").write_text("path,split,caption\na.flac,train,one\nb.flac,train,two\nc.flac,val,three\n")
-    return parse(Config, {**TREE, "data": {"train": str(folder / "m.csv"), "val": str(folder / "m.csv")}}, "test")
+    manifest = str(write_recordings(tmp_path_factory.mktemp("recordings")))
+    return parse(Config, {**TREE, "data": {"train": manifest, "val": manifest}}, "test")
 
 
 @pytest.fixture(scope="module")

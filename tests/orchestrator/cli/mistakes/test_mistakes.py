@@ -15,8 +15,8 @@ from orchestrator.cli.encode import main as encode
 from sagasr.cli.commands import train, upsample
 from sagasr.config.patching import patch
 from sagasr.io.files import dump_yaml, parse_yaml, read_yaml
-from tests.orchestrator.conftest import BASE
 from tests.orchestrator.run.nvidia import list_gpus, no_tool
+from tests.small import BASE
 
 MISTAKES: list[dict[str, Any]] = parse_yaml(Path(__file__).with_name("mistakes.yaml").read_text(), "mistakes.yaml")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
