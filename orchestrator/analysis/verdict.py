@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
-from statsmodels.stats.multitest import multipletests
 
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.variance import Estimate
@@ -20,11 +19,15 @@ def adjust(p: Sequence[float], family: str) -> list[float]:
     Comparisons without a p value (NaN) keep none and do not count.
     """
     values = np.asarray(p, dtype=float)
-    out = np.full(len(values), np.nan)
-    known = np.isfinite(values)
-    if known.any():
-        out[known] = multipletests(values[known], method="holm" if family in HOLM else "fdr_bh")[1]
-    return [float(value) for value in out]
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
+    ordered, count = values[order], len(order)
+    if family in HOLM:
+        corrected = np.maximum.accumulate(ordered * np.arange(count, 0, -1))
+    else:
+        corrected = np.minimum.accumulate((ordered / (np.arange(1, count + 1) / count))[::-1])[::-1]
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.minimum(corrected, 1.0)
+    return [float(value) for value in adjusted]
 
 
 def e_value(t: float, df: float, leverage: float, tau: float = 1.0) -> float:

@@ -42,7 +42,7 @@ LOST_SHOWN = 200
 CELLS_SHOWN = 200
 PANELS_SHOWN = 6
 CLIPS_SHOWN = 4  # best and worst of each contrast
-PACKAGES = ("sagasr", "numpy", "scipy", "pandas", "pyarrow", "statsmodels", "soundfile")
+PACKAGES = ("sagasr", "numpy", "scipy", "pandas", "pyarrow", "soundfile")
 
 
 def write_page(

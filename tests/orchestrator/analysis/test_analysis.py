@@ -11,15 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from orchestrator.analysis.controls import asha
 from orchestrator.analysis.crosscheck import bootstrap_interval, cross_check, sign_flip_p
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.group_sequential import Contrast, Look, Rule, boundaries, decide, sequential_p
 from orchestrator.analysis.interim import complete_seeds, first_blocks, look_at
 from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.power import detectable
-from orchestrator.analysis.simulate_clips import grid, scores
-from orchestrator.analysis.simulate_stopping import SCENARIOS, checks, curves, run
 from orchestrator.analysis.split_plot import codes_of, contrast, layout
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import e_value
@@ -27,6 +24,9 @@ from orchestrator.report.report import report
 from orchestrator.report.terminal import best_cell, worth
 from sagasr.io.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
+from tests.simulation.clips import grid, scores
+from tests.simulation.controls import asha
+from tests.simulation.stopping import SCENARIOS, checks, curves, run
 
 
 def two_levels(names: str, levels: str) -> dict[str, Sequence[str]]:
@@ -673,7 +673,7 @@ def test_trainings_on_unlike_devices_are_noted_once_each_and_alike_ones_not(tmp_
 
 def test_the_simulation_separates_sound_stopping_from_stopping_on_values() -> None:
     """A small run of the command; wider bands than its own at 1000 replicates."""
-    found = {check.what: check.measured for check in checks({"slow": run("slow", 120, 1)})}
+    found = {check.rate: check.measured for check in checks({"slow": run("slow", 120, 1)})}
     assert found["slow: pocock: epochs used, %"] == pytest.approx(58, abs=5)
     assert found["slow: pocock: power for text, %"] > 96
     assert found["slow: pocock: family-wise false positives, %"] < 12

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from orchestrator.analysis.bands import CELLS, FACTORS, Check
 from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout
 from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Response, errors, judge
+from tests.simulation.bands import CELLS, FACTORS, Check
 
 CLIPS = 60
 DRAWS = 200  # bootstrap draws of a control
