@@ -11,10 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.analysis.findings import Finding, findings
-from orchestrator.analysis.interim import Sequence, in_seeds, sequence_of
+from orchestrator.analysis.estimates import Finding, findings
+from orchestrator.analysis.group_sequential import e_value
+from orchestrator.analysis.interim import InterimAnalysis, in_seeds, interim_analysis
 from orchestrator.analysis.load import Sweep, decisive
-from orchestrator.analysis.verdict import adjust, e_value, verdict
+from orchestrator.analysis.verdict import adjust, verdict
 from sagasr.io.files import write_whole
 
 # fmt: off
@@ -38,18 +39,18 @@ def effects(sweep: Sweep) -> pd.DataFrame:
     main effects rest on the part that decided; those of what was promoted are a family of their own.
     """
     part = decisive(sweep)
-    sequence = sequence_of(part)
-    part, whole = (sequence.sweep, in_seeds(sweep, sequence.seeds)) if sequence else (part, sweep)
+    interim = interim_analysis(part)
+    part, whole = (interim.sweep, in_seeds(sweep, interim.seeds)) if interim else (part, sweep)
     found = [_in_family(sweep, finding) for finding in _findings(part, whole)]
     families = [(one.line.family, _second_stage(sweep, one)) for one in found]
-    adjusted = _adjusted(found, families, sequence)
+    adjusted = _adjusted(found, families, interim)
     sizes = Counter(
         family
         for one, family in zip(found, families, strict=True)
         if one.estimate is not None and np.isfinite(one.estimate.p())
     )
     rows = [
-        _row(part if _rests_on(part, one) else whole, one, p, sizes[family], sequence)
+        _row(part if _rests_on(part, one) else whole, one, p, sizes[family], interim)
         for one, p, family in zip(found, adjusted, families, strict=True)
     ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -95,11 +96,11 @@ def _in_family(sweep: Sweep, finding: Finding) -> Finding:
     return replace(finding, line=replace(finding.line, family="exploratory"))
 
 
-def _adjusted(found: list[Finding], families: list[tuple[str, bool]], sequence: Sequence | None) -> list[float]:
+def _adjusted(found: list[Finding], families: list[tuple[str, bool]], interim: InterimAnalysis | None) -> list[float]:
     p = np.array([one.estimate.p() if one.estimate else np.nan for one in found])
-    if sequence:
+    if interim:
         for place, one in enumerate(found):
-            p[place] = sequence.p(one.line.contrast) if sequence.decides(one.line) else p[place]
+            p[place] = interim.p(one.line.contrast) if interim.decides(one.line) else p[place]
     out = np.full(len(p), np.nan)
     for family in set(families):
         mine = np.array([one == family for one in families], dtype=bool)
@@ -107,7 +108,7 @@ def _adjusted(found: list[Finding], families: list[tuple[str, bool]], sequence: 
     return [float(value) for value in out]
 
 
-def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequence | None) -> dict[str, Any]:
+def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, interim: InterimAnalysis | None) -> dict[str, Any]:
     line, estimate, delta = one.line, one.estimate, one.metric.delta
     lost = [each.kind for each in sweep.lost if line.concerns(each)]
     row: dict[str, Any] = {
@@ -136,9 +137,9 @@ def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequ
     low, high = estimate.interval(0.95)
     low_runs, high_runs = estimate.interval_runs(0.95)
     word = verdict(estimate, adjusted, one.metric, tests, one.n_seeds)
-    if sequence and sequence.decides(line):
+    if interim and interim.decides(line):
         row["stopped"] = "repeated"
-        low, high, word = sequence.said(line.contrast, one.metric, word, estimate)
+        low, high, word = interim.judge(line.contrast, one.metric, word, estimate)
     t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")
     better = estimate.clips_up if one.metric.better == "higher" else estimate.clips_down
     return row | {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.analysis.contrasts import Line
-from orchestrator.analysis.findings import findings
+from orchestrator.analysis.estimates import findings
 from orchestrator.analysis.group_sequential import Contrast, Look, Outcome, Rule, decide, interval, sequential_p, spent
 from orchestrator.analysis.load import Sweep, decisive, read_sweep, restricted
 from orchestrator.analysis.metrics import Metric
@@ -29,7 +29,7 @@ from sagasr.io.errors import DataError
 
 
 @dataclass(frozen=True)
-class Sequence:
+class InterimAnalysis:
     """A sweep read look by look. ``sweep`` holds the complete blocks only; ``account`` is what looks.json is to say."""
 
     sweep: Sweep
@@ -51,7 +51,7 @@ class Sequence:
         """Return the p value of a primary contrast that the looks taken leave valid."""
         return sequential_p(self.looks, contrast, self.rule)
 
-    def said(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
+    def judge(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
         """Return the repeated 95 % interval around the estimate of ``now``, and the verdict of the looks.
 
         ``plain``, the verdict without looks, is used where the looks left it undecided. An effect that is there and too
@@ -73,7 +73,7 @@ class Sequence:
         return *interval(judged, fractions, last, self.rule.alpha, self.rule), word
 
 
-def resting_on(sweep: Sweep) -> list[str]:
+def incomplete_blocks(sweep: Sweep) -> list[str]:
     """Return a sentence where seeds have begun whose blocks are not complete: under `blocks` they enter no effect."""
     sweep = decisive(sweep)
     seeds = complete_seeds(sweep)
@@ -140,7 +140,7 @@ def rule_of(sweep: Sweep) -> Rule:
     return Rule(names, len(sweep.seeds), sweep.metric.delta, spending, basis=basis)
 
 
-def sequence_of(sweep: Sweep) -> Sequence | None:
+def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     """Return the sweep read look by look; None for other policies or before the second complete block.
 
     Looks that looks.json holds are not taken again; a look at which nothing can be estimated is refused by name.
@@ -178,7 +178,7 @@ def sequence_of(sweep: Sweep) -> Sequence | None:
         },
         stop=outcome.stop,
     )
-    return Sequence(first_blocks(sweep, complete), looks, rule, outcome, account)
+    return InterimAnalysis(first_blocks(sweep, complete), looks, rule, outcome, account)
 
 
 def take_looks(folder: Path) -> Account | None:
@@ -187,7 +187,7 @@ def take_looks(folder: Path) -> Account | None:
     Taking the same look again changes nothing: the file is written only when a look was added.
     """
     sweep = read_sweep(folder)
-    sequence, old = sequence_of(decisive(sweep)), sweep.looks.of(sweep.plan_hash)
+    sequence, old = interim_analysis(decisive(sweep)), sweep.looks.of(sweep.plan_hash)
     if sequence is None or sequence.account == old:
         return old
     write_looks(folder, read_looks(folder).put(sequence.account))

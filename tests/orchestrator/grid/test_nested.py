@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.findings import findings
+from orchestrator.analysis.estimates import findings
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.grid.space import Promote, expand, lay_out, read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
-from orchestrator.report.report import report, write_report
+from orchestrator.report.analyse import analyse
+from orchestrator.report.page import write_page
 from sagasr.config.settings import IDLE, Config, acting, leaves, parse, patch
 from sagasr.io.errors import ConfigError
 from tests.orchestrator.conftest import BASE
@@ -464,8 +465,8 @@ def test_blocks_decide_a_nested_factor_and_a_report_is_made(tmp_path):
     account = take_looks(folder)
     assert account is not None
     assert account.decisions["lfr_ratio: on - off"].word == "different"
-    found = report(folder)
-    assert write_report(found, folder).exists()
+    found = analyse(folder)
+    assert write_page(found, folder).exists()
 
 
 def test_what_improves_where_it_acts_is_promoted_with_the_levels_it_acts_beside():

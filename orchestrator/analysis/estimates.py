@@ -1,4 +1,8 @@
-"""Every comparison on every metric and domain, estimated: from the tables of a sweep to numbers with their errors."""
+"""Every comparison estimated, on every metric and domain: from the tables of a sweep to numbers with their errors.
+
+``effect_curves`` estimates each main effect anew from the validation values at every step that the runs share: with
+run-level intervals, one step at a time; exploratory. Its last step is not the verdict: that has its own scoring.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +15,13 @@ from scipy import special
 
 from orchestrator.analysis.contrasts import Line, lines
 from orchestrator.analysis.design_matrix import Array
-from orchestrator.analysis.load import QUESTION, Sweep
+from orchestrator.analysis.load import QUESTION, Sweep, decisive
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.split_plot import Layout, codes_of, layout, seeds_of
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
+MAX_STEPS = 40  # of an effect curve
 
 
 @dataclass(frozen=True)
@@ -175,3 +180,37 @@ def _response(means: Array, clips: Array) -> Response:
         return Response(_finite(means), None)
     values = np.where(usable, clips[:, shared].mean(axis=1), np.nan)
     return Response(values, clips[:, shared] if shared.sum() > 1 else None)
+
+
+@dataclass(frozen=True)
+class EffectCurve:
+    """One main effect over the training: estimate and 95 % interval for new seeds, [steps] each."""
+
+    factor: str
+    level: str
+    contrast: str
+    steps: Array
+    estimate: Array
+    low: Array
+    high: Array
+
+
+def effect_curves(sweep: Sweep) -> list[EffectCurve]:
+    """Return the curve of every main effect; none where runs share no validation curve."""
+    sweep = decisive(sweep)
+    if sweep.curves is None:
+        return []
+    kept = np.asarray(np.isfinite(sweep.curves.values).all(axis=1), dtype=bool).reshape(-1)
+    if kept.sum() < 2:
+        return []
+    plan = layout(sweep, *codes_of(sweep), kept)
+    places = np.unique(np.linspace(0, len(sweep.curves.steps) - 1, MAX_STEPS).round().astype(int))
+    responses = [shift(Response(sweep.curves.values[:, place], None), kept) for place in places]
+    pooled = [errors(plan, response) for response in responses]
+    curves = []
+    for line in lines(sweep, plan, primary_only=True):
+        if line.weights is not None:
+            judged = [judge(line.weights, response, error) for response, error in zip(responses, pooled, strict=True)]
+            values = np.array([(estimate.value, *estimate.interval_runs(0.95)) for estimate in judged])
+            curves.append(EffectCurve(line.factor, line.level, line.contrast, sweep.curves.steps[places], *values.T))
+    return curves
