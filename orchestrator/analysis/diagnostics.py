@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from orchestrator.analysis.contrasts import Line, lines
+from orchestrator.analysis.contrasts import Comparison, comparisons
 from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.estimates import responses, shift
 from orchestrator.analysis.load import Sweep, decisive
-from orchestrator.analysis.split_plot import Layout, codes_of, layout
+from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
 from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 from orchestrator.analysis.verdict import adjust
@@ -52,17 +52,17 @@ class FailureRate:
     p_adjusted: float
 
 
-def matched_differences(plan: Layout, values: Array, factor: int, level: int) -> Array:
+def matched_differences(layout: Layout, values: Array, factor: int, level: int) -> Array:
     """Return level - baseline of every matched pair: equal in all other factors and the seed.
 
     Pairs are of trainings (means over their variants), or of variants inside a training for a factor that varies there.
     """
-    if factor in plan.within_factors:
-        codes, block = plan.codes, plan.run
+    if factor in layout.within_factors:
+        codes, block = layout.codes, layout.run
     else:
-        first = np.unique(plan.run, return_index=True)[1][plan.whole]
-        codes, values = plan.codes[first][:, list(plan.between_factors)], plan.training_means(values)
-        block, factor = plan.between.blocks, plan.between_factors.index(factor)
+        first = np.unique(layout.run, return_index=True)[1][layout.whole]
+        codes, values = layout.codes[first][:, list(layout.between_factors)], layout.training_means(values)
+        block, factor = layout.between.blocks, layout.between_factors.index(factor)
     keys = np.column_stack([np.delete(codes, factor, axis=1), block])
     pair = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
     sums, counts = np.zeros((2, pair.max() + 1)), np.zeros((2, pair.max() + 1))
@@ -91,16 +91,16 @@ def sign_flip_p(differences: Array, flips: int = FLIPS) -> float:
     return float(((np.abs(signs @ differences) >= seen).sum() + 1) / (flips + 1))
 
 
-def bootstrap_interval(plan: Layout, weights: Array, clips: Array, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(layout: Layout, weights: Array, clips: Array, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval when trainings are redrawn within their cell and clips once for all.
 
     ``weights`` [replicates] must be equal within a cell (a balanced design); ``clips`` is [replicates, clips].
     """
     random = np.random.default_rng(SEED)
-    trainings = len(np.unique(plan.run))
+    trainings = len(np.unique(layout.run))
     each = np.zeros((trainings, clips.shape[1]))
-    np.add.at(each, plan.run, weights[:, None] * clips)
-    cell = _training_cells(plan)
+    np.add.at(each, layout.run, weights[:, None] * clips)
+    cell = _training_cells(layout)
     counts = np.zeros((DRAWS, trainings))
     for one in np.unique(cell):
         mine = np.flatnonzero(cell == one)
@@ -117,62 +117,65 @@ def cross_check(sweep: Sweep) -> list[str]:
     kept = np.isfinite(response.values)
     if not kept.any():
         return []
-    plan = layout(sweep, *codes_of(sweep), kept)
+    layout = layout_of(sweep, *codes_of(sweep), kept)
     response = shift(response, kept)
-    pooled = errors(plan, response)
+    pooled = errors(layout, response)
     found: list[str] = []
-    for line in lines(sweep, plan, primary_only=True):
-        if line.weights is not None and np.isfinite(judge(line.weights, response, pooled).p()):
-            found += _disagreements(sweep, plan, response, line, judge(line.weights, response, pooled))
-    return [*found, *_unequal_noise(sweep, plan, response)]
+    for comparison in comparisons(sweep, layout, primary_only=True):
+        if comparison.weights is not None and np.isfinite(judge(comparison.weights, response, pooled).p()):
+            found += _disagreements(sweep, layout, response, comparison, judge(comparison.weights, response, pooled))
+    return [*found, *_unequal_noise(sweep, layout, response)]
 
 
-def _disagreements(sweep: Sweep, plan: Layout, response: Response, line: Line, estimate: Estimate) -> Iterator[str]:
-    assert line.weights is not None
-    factor = [factor.name for factor in sweep.factors].index(line.factor)
-    level = sweep.factors[factor].levels.index(line.level)
-    pairs = matched_differences(plan, response.values, factor, level)
+def _disagreements(
+    sweep: Sweep, layout: Layout, response: Response, comparison: Comparison, estimate: Estimate
+) -> Iterator[str]:
+    assert comparison.weights is not None
+    contrast, weights = comparison.contrast, comparison.weights.rows
+    factor = [factor.name for factor in sweep.factors].index(comparison.factor)
+    level = sweep.factors[factor].levels.index(comparison.level)
+    pairs = matched_differences(layout, response.values, factor, level)
     p, flipped = estimate.p_runs(), sign_flip_p(pairs)
     if len(pairs) >= MIN_PAIRS and min(p, flipped) < 0.01 and max(p, flipped) > 0.1:
-        yield f"{line.contrast}: sign flips of {len(pairs)} matched pairs give p = {flipped:.3g}, the t test {p:.3g}"
-    if response.clips is None or estimate.variance <= response.floor**2 or not _balanced(plan, line.weights.rows):
+        yield f"{contrast}: sign flips of {len(pairs)} matched pairs give p = {flipped:.3g}, the t test {p:.3g}"
+    if response.clips is None or estimate.variance <= response.floor**2 or not _balanced(layout, weights):
         return  # of rounding alone no width can be compared
-    low, high = bootstrap_interval(plan, line.weights.rows, response.clips)
+    low, high = bootstrap_interval(layout, weights, response.clips)
     wide = estimate.interval(0.95)
     inflated = np.sqrt(1 + 2 * estimate.overlap / estimate.variance)  # it counts the residual three times (Owen 2007)
     ratio = (high - low) / (wide[1] - wide[0]) / inflated
     if not 1 / WIDTH_RATIO < ratio < WIDTH_RATIO:
-        yield f"{line.contrast}: the bootstrap interval ({low:+.3g} … {high:+.3g}) is {ratio:.2f} times as wide"
+        yield f"{contrast}: the bootstrap interval ({low:+.3g} … {high:+.3g}) is {ratio:.2f} times as wide"
 
 
-def _unequal_noise(sweep: Sweep, plan: Layout, response: Response) -> Iterator[str]:
+def _unequal_noise(sweep: Sweep, layout: Layout, response: Response) -> Iterator[str]:
     """Yield the factors whose levels differ in run noise (Brown-Forsythe), so that a pooled error fits neither."""
-    if plan.between.df < MIN_PAIRS:
+    if layout.between.df < MIN_PAIRS:
         return
-    rest = plan.between.residuals(plan.training_means(response.values))
+    rest = layout.between.residuals(layout.training_means(response.values))
     if np.abs(rest).max() <= response.floor:
         return  # all of it is rounding
-    first = np.unique(plan.run, return_index=True)[1][plan.whole]
-    for index in plan.between_factors:
-        factor, codes = sweep.factors[index], plan.codes[first, index]
+    first = np.unique(layout.run, return_index=True)[1][layout.whole]
+    for index in layout.between_factors:
+        factor, codes = sweep.factors[index], layout.codes[first, index]
         groups = [rest[codes == level] for level in range(len(factor.levels)) if (codes == level).sum() > 2]
         if len(groups) > 1 and stats.levene(*groups, center="median").pvalue < 0.01:
             spread = ", ".join(f"{name} {np.std(rest[codes == at]):.3g}" for at, name in enumerate(factor.levels))
             yield f"runs differ in noise between levels of {factor.name} ({spread}); the intervals pool it"
 
 
-def _training_cells(plan: Layout) -> NDArray[np.int64]:
+def _training_cells(layout: Layout) -> NDArray[np.int64]:
     """Return the cell of every training: its levels of the factors that do not vary inside trainings."""
-    first = np.unique(plan.run, return_index=True)[1]
-    codes = plan.codes[first][:, list(plan.between_factors)]
+    first = np.unique(layout.run, return_index=True)[1]
+    codes = layout.codes[first][:, list(layout.between_factors)]
     return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _balanced(plan: Layout, weights: Array) -> bool:
+def _balanced(layout: Layout, weights: Array) -> bool:
     """Return whether each cell has four trainings or more and weighs them alike, which the bootstrap needs."""
-    if np.bincount(_training_cells(plan)).min() < MIN_RUNS:
+    if np.bincount(_training_cells(layout)).min() < MIN_RUNS:
         return False
-    cell = np.unique(plan.codes, axis=0, return_inverse=True)[1].reshape(-1)
+    cell = np.unique(layout.codes, axis=0, return_inverse=True)[1].reshape(-1)
     mean = np.bincount(cell, weights) / np.bincount(cell)
     return bool(np.abs(weights - mean[cell]).max() < 1e-9)
 

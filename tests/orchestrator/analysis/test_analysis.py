@@ -17,7 +17,7 @@ from orchestrator.analysis.effects import effects
 from orchestrator.analysis.group_sequential import Contrast, Look, Rule, boundaries, decide, e_value, sequential_p
 from orchestrator.analysis.interim import complete_seeds, first_blocks, look_at
 from orchestrator.analysis.load import read_sweep
-from orchestrator.analysis.split_plot import codes_of, contrast, layout
+from orchestrator.analysis.split_plot import codes_of, contrast, layout_of
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import detectable
 from orchestrator.report.analyse import analyse
@@ -420,7 +420,7 @@ def test_few_runs_are_not_made_surer_by_their_clips(tmp_path: Path, levels: dict
     random = np.random.default_rng(1)
     rows = [{**row, "replicate": str(at)} for at, row in enumerate(noisy_grid(levels, seeds, {}))]
     sweep = read_sweep(write_sweep(tmp_path, rows, levels))
-    plan = layout(sweep, *codes_of(sweep), np.ones(len(rows), dtype=bool))
+    plan = layout_of(sweep, *codes_of(sweep), np.ones(len(rows), dtype=bool))
     weights, found = contrast(plan, {(0,): np.array([2.0])}), 0
     assert weights is not None
     for _ in range(1_000):

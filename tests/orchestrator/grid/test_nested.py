@@ -498,9 +498,9 @@ def test_trainings_with_unlike_variants_are_judged_with_the_error_they_have(tmp_
         under = {"target": {"rolloff": ["on", "more"]}}
         written = write_sweep(folder, rows, factors, eval_stage=("target",), under=under)
         for one in findings(read_sweep(written), primary_only=True):
-            if one.line.contrast in found:
+            if one.comparison.contrast in found:
                 assert one.estimate is not None
-                found[one.line.contrast].append((one.estimate.value, one.estimate.variance_run))
+                found[one.comparison.contrast].append((one.estimate.value, one.estimate.variance_run))
     for contrast, each in found.items():
         estimates, variances = np.array(each).T
         assert 0.65 < variances.mean() / estimates.var(ddof=1) < 1.5, contrast
