@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from orchestrator.analysis.load import Step, Sweep
+from orchestrator.analysis.load import Sweep
 from orchestrator.grid.factors import PAPER
+from orchestrator.sweep_folder.design import Step
 
 SAGA = ("text", "rolloff")
 REFERENCES = {"low": "low input", "shaped_noise": "low + shaped noise", "untrained": "untrained, best cell"}

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
-from orchestrator.analysis.load import Step, Sweep
+from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
-from orchestrator.analysis.tables import Factor, Lost
-from orchestrator.grid.factors import cell_name
+from orchestrator.analysis.tables import Lost
+from orchestrator.sweep_folder.design import Factor, Step
+from orchestrator.sweep_folder.names import cell_name
 
 MAX_ALIASES = 8
 

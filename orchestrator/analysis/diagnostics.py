@@ -23,9 +23,9 @@ from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.estimates import responses, shift
 from orchestrator.analysis.load import Sweep, decisive
 from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
-from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 from orchestrator.analysis.verdict import adjust
+from orchestrator.sweep_folder.design import Factor
 
 EXACT_PAIRS = 16  # up to here all 2^n sign patterns are enumerated
 FLIPS, DRAWS, SEED = 20_000, 2_000, 20_251_122

@@ -85,21 +85,6 @@ PAPER: Mapping[str, str] = {
     "time_sampler": "logit-normal",
 }
 
-# what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
-METRICS: dict[str, str] = {
-    "lsd": "lower",
-    "lsd_lf": "lower",
-    "lsd_hf": "lower",
-    "lsd_ssr": "lower",
-    "log_sispec": "higher",
-    "sispec": "higher",
-    "ssim": "higher",
-    "si_sdr": "higher",
-    "hf_ratio": "lower",
-    "rolloff_error": "lower",
-    "seam": "lower",
-}
-
 
 def level_name(value: object) -> str:
     """Return the text by which a level is known: 0.1 -> '0.1', 25.0 -> '25', True -> 'true', [0.9, 1] -> '0.9 1'."""
@@ -133,13 +118,3 @@ def pairs(text: str) -> list[tuple[str, str, str]]:
     """
     parts = [part.partition("=") for part in re.split(r",|\s+(?=[\w.]+\s*=)", text) if part.strip()]
     return [(name.strip(), equals, level.strip()) for name, equals, level in parts]
-
-
-def steps_column(factors: Iterable[str]) -> str:
-    """Return the results column of a training's steps: a factor called ``steps``, of the sampler, has that name."""
-    return "training_steps" if "steps" in factors else "steps"
-
-
-def cell_name(levels: Mapping[str, str]) -> str:
-    """Return the readable name of a cell: ``text=caption rolloff=on``."""
-    return " ".join(f"{factor}={level}" for factor, level in levels.items())

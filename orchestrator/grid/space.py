@@ -24,8 +24,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from orchestrator.grid.factors import METRICS, STANDARD, Patch, cell_name, find_level, level_name, pairs
+from orchestrator.grid.factors import STANDARD, Patch, find_level, level_name, pairs
 from orchestrator.grid.fractional import Fraction, fraction
+from orchestrator.sweep_folder.columns import RESERVED
+from orchestrator.sweep_folder.design import Promote, Step
+from orchestrator.sweep_folder.names import Levels, cell_name
 from sagasr.config.settings import (
     IDLE,
     SHIPPED_RECORDINGS,
@@ -44,35 +47,14 @@ from sagasr.config.settings import (
 )
 from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import read_yaml
+from sagasr.metrics.table import METRICS
 
 MAX_CELLS = 10_000
 MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out
 BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
-# columns of the results tables and keys of a ladder step, which no factor may be called
-RESERVED = frozenset(
-    {
-        "audio",
-        "clip",
-        "clips",
-        "cell",
-        "config",
-        "device",
-        "domain",
-        "fingerprint",
-        "fingerprints",
-        "gpu_seconds",
-        "metric",
-        "mlflow_run_id",
-        "n",
-    }
-    | {"reason", "replicate", "seed", "status", "step", "stopped_at_step", "subject", "sweep", "trial", "unit", "value"}
-    | {"remark", "variant", "versus", "wall_seconds", "config_fingerprint", "data_fingerprint", "trial_fingerprint"}
-    | set(METRICS)
-)
 
 T = TypeVar("T")
 Stage = Literal["train", "eval"]
-Levels = dict[str, str]
 
 
 # --------------------------------------------------------------------------------------------- what the file may say
@@ -197,30 +179,6 @@ class Rule(NamedTuple):
         return self.wanted is not None and holds(self.wanted, levels)
 
 
-class Step(NamedTuple):
-    """A named cell of the ladder and the step it is compared with (None: the first)."""
-
-    step: str
-    levels: Levels
-    versus: str | None
-
-
-class Promote(NamedTuple):
-    """Which cells wait until a factor is found to matter: those at ``target``; what happens at ``source`` decides."""
-
-    when: str
-    source: Levels
-    target: Levels
-
-    def waits(self, levels: Mapping[str, str]) -> bool:
-        """Return whether a cell runs only when promoted."""
-        return all(levels[factor] == level for factor, level in self.target.items())
-
-    def decides(self, levels: Mapping[str, str]) -> bool:
-        """Return whether a cell belongs to the part that decides."""
-        return all(levels[factor] == level for factor, level in self.source.items())
-
-
 @dataclass(frozen=True)
 class SearchSpace:
     """A grid file known to be sound. ``tree`` and ``base`` are the files as resolved: overrides, absolute paths."""
@@ -250,7 +208,7 @@ class SearchSpace:
     @cached_property
     def metrics(self) -> Mapping[str, str]:
         """Which way is good, by metric: ours and the user's own."""
-        return {**METRICS, **{one.name: one.better for one in own_metrics(self.base)}}
+        return {metric.name: metric.better for metric in (*METRICS.values(), *own_metrics(self.base))}
 
     @cached_property
     def fraction(self) -> Fraction | None:

@@ -42,7 +42,6 @@ LOSS_PASSES = 5  # of the network over each clip, for the validation loss
 STATES_SAVED = 4  # weights, average and two moments, of the five that training holds
 CHECKPOINTS_KEPT = 2
 LISTENING_CLIPS = 8
-SPEEDS = "speeds.json"  # beside the sweeps of a storage
 
 Basis = Literal["assumed", "measured", "ended"]
 BASES: tuple[Basis, ...] = ("assumed", "measured", "ended")  # from weak to strong
@@ -144,7 +143,7 @@ def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
         name: Predicted(seconds=it.seconds, gpu_hours=it.gpu_hours, disk_bytes=it.disk_bytes)
         for name, it in costs.items()
     }
-    begun = {trial.id for trial in plan.trials if plan.paths.status(trial.id).exists()}
+    begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
     price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
     write_prediction(plan.folder, found, begun, price)
 
@@ -294,7 +293,7 @@ def read_speeds(plan: Plan) -> Speeds:
 
 def speeds_path(plan: Plan) -> Path:
     """Return where a storage keeps what was measured."""
-    return plan.folder.parent / SPEEDS
+    return plan.paths.speeds
 
 
 def machine(gpu: bool) -> str:

@@ -13,9 +13,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.grid.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_out, own_metrics
+from orchestrator.grid.space import Cell, LeftOut, SearchSpace, holds, lay_out, own_metrics
 from orchestrator.storage.remote import is_uri, local_folder
+from orchestrator.sweep_folder.names import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
+from orchestrator.sweep_folder.plan_file import (
+    CellEntry,
+    DesignEntry,
+    FactorEntry,
+    MetricEntry,
+    PlanFile,
+    ReplicateEntry,
+    StepEntry,
+    TrialEntry,
+    VariantEntry,
+)
 from orchestrator.sweep_folder.redact import redact_tree
 from sagasr.config.settings import SIZES, Config, Data, Evaluation, Runtime, Strict, Words, score_stage, train_stage
 from sagasr.data.listing import Listing
@@ -417,69 +429,87 @@ def _allowed(plan: Plan) -> list[str]:
 
 
 def _tree(plan: Plan) -> dict[str, Any]:
-    space = plan.space
-    tree: dict[str, Any] = {
-        "name": space.name,
-        "question": space.question,
-        "metric": {"name": plan.metric, "better": space.metrics[plan.metric], "delta": space.early_stopping.delta},
-        "factors": {
-            name: {"baseline": factor.baseline, "levels": list(factor.levels), "stage": factor.stage}
-            for name, factor in space.factors.items()
-        },
-        "design": {"kind": space.design},
-        "ladder": [step._asdict() for step in space.ladder],
-        "seeds": list(space.seeds),
-        "early_stopping": space.early_stopping.model_dump(mode="json"),
-        "expected_replicates": len(plan.replicates),
-    }
-    under = {name: factor.under for name, factor in space.factors.items()}
-    for name, where in (under | {one.factor: one.under for one in plan.left_out}).items():
-        if where:
-            tree["factors"][name]["under"] = {other: sorted(levels) for other, levels in where.items()}
-    if plan.left_out:
-        tree["left_out"] = [str(one) for one in plan.left_out]
-    if space.fraction:
-        tree["design"] |= {
-            "resolution": space.resolution or 4,
-            "generators": {name: list(parents) for name, parents in space.fraction.generators.items()},
-            "relation": list(space.fraction.relation()),
-        }
-        tree["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
-    if own := own_metrics(space.base):
-        tree["metrics"] = [{"name": one.name, "better": one.better, "unit": one.unit} for one in own]
-    if space.promote:
-        tree["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
-    rows: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in plan.cells}
-    for row in plan.replicates:
-        rows[row.cell].append({"seed": row.seed, "replicate": row.id, "trial": row.trial, "variant": row.variant})
-    tree["cells"] = [{"cell": cell.name, "levels": cell.levels, "replicates": rows[cell.name]} for cell in plan.cells]
-    tree["trials"] = [_trial_tree(trial) for trial in plan.trials]
-    tree["plan_hash"] = fingerprint(
-        {
-            **{key: value for key, value in tree.items() if key not in ("question", "trials")},
-            "trials": {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials},
-        }
-    )
+    """Return the content of plan.json. The hash is of all that decides the results, not of how it is described."""
+    file = _plan_file(plan)
+    trainings = {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials}
+    later: dict[str, Any] = {"plan_hash": fingerprint({**file.tree("question", "trials"), "trials": trainings})}
     if plan.known_words:
-        tree["known_words"] = dict(plan.known_words)
-    tree["files"] = [listing.tree() for listing in plan.listings]
-    return tree
+        later["known_words"] = dict(plan.known_words)
+    return {**file.tree(), **later, "files": [listing.tree() for listing in plan.listings]}
 
 
-def _trial_tree(trial: Trial) -> dict[str, Any]:
-    return {
-        "trial": trial.id,
-        "fingerprint": trial.fingerprint,
-        "seed": trial.seed,
-        "levels": trial.levels,
-        "size": trial.size,
-        "config_fingerprint": fingerprint(identity(trial.config)),
-        "data_fingerprint": trial.data,
-        "version": trial.version,
-        "resources": trial.resources.model_dump(mode="json"),
-        "variants": [
-            {"variant": variant.id, "fingerprint": variant.fingerprint, "levels": variant.levels}
+def _plan_file(plan: Plan) -> PlanFile:
+    """Return plan.json without its hash and without what the recordings hold."""
+    space = plan.space
+    some: dict[str, Any] = {}  # keys that stand only in some plans
+    if plan.left_out:
+        some["left_out"] = [str(cells) for cells in plan.left_out]
+    if space.fraction:
+        some["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
+    if own := own_metrics(space.base):
+        some["metrics"] = [MetricEntry(name=metric.name, better=metric.better, unit=metric.unit) for metric in own]
+    if space.promote:
+        some["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
+    return PlanFile(
+        name=space.name,
+        question=space.question,
+        metric=MetricEntry(name=plan.metric, better=space.metrics[plan.metric], delta=space.early_stopping.delta),
+        factors=_factor_entries(plan),
+        design=_design_entry(space),
+        ladder=[StepEntry(**step._asdict()) for step in space.ladder],
+        seeds=list(space.seeds),
+        early_stopping=space.early_stopping.model_dump(mode="json"),
+        expected_replicates=len(plan.replicates),
+        cells=_cell_entries(plan),
+        trials=[_trial_entry(trial) for trial in plan.trials],
+        **some,
+    )
+
+
+def _factor_entries(plan: Plan) -> dict[str, FactorEntry]:
+    under = {name: factor.under for name, factor in plan.space.factors.items()}
+    under |= {cells.factor: cells.under for cells in plan.left_out}
+    entries = {}
+    for name, factor in plan.space.factors.items():
+        acts = {other: sorted(levels) for other, levels in under[name].items()}
+        nested = {"under": acts} if acts else {}
+        entries[name] = FactorEntry(baseline=factor.baseline, levels=list(factor.levels), stage=factor.stage, **nested)
+    return entries
+
+
+def _design_entry(space: SearchSpace) -> DesignEntry:
+    if not space.fraction:
+        return DesignEntry(kind=space.design)
+    return DesignEntry(
+        kind=space.design,
+        resolution=space.resolution or 4,
+        generators={name: list(parents) for name, parents in space.fraction.generators.items()},
+        relation=list(space.fraction.relation()),
+    )
+
+
+def _cell_entries(plan: Plan) -> list[CellEntry]:
+    rows: dict[str, list[ReplicateEntry]] = {cell.name: [] for cell in plan.cells}
+    for row in plan.replicates:
+        entry = ReplicateEntry(seed=row.seed, replicate=row.id, trial=row.trial, variant=row.variant)
+        rows[row.cell].append(entry)
+    return [CellEntry(cell=cell.name, levels=cell.levels, replicates=rows[cell.name]) for cell in plan.cells]
+
+
+def _trial_entry(trial: Trial) -> TrialEntry:
+    return TrialEntry(
+        trial=trial.id,
+        fingerprint=trial.fingerprint,
+        seed=trial.seed,
+        levels=trial.levels,
+        size=trial.size,
+        config_fingerprint=fingerprint(identity(trial.config)),
+        data_fingerprint=trial.data,
+        version=trial.version,
+        resources=trial.resources.model_dump(mode="json"),
+        variants=[
+            VariantEntry(variant=variant.id, fingerprint=variant.fingerprint, levels=variant.levels)
             for variant in trial.variants
         ],
-        "config": trial.config.model_dump(mode="json"),
-    }
+        config=trial.config.model_dump(mode="json"),
+    )

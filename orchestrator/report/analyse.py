@@ -10,6 +10,7 @@ from orchestrator.analysis.interim import incomplete_blocks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.preferences import gather, write_preferences
 from orchestrator.report.report import Report
+from orchestrator.sweep_folder.paths import SweepPaths
 
 
 def analyse(folder: Path, sheets: Sequence[Path] = ()) -> Report:
@@ -19,8 +20,8 @@ def analyse(folder: Path, sheets: Sequence[Path] = ()) -> Report:
     """
     sweep = read_sweep(folder)
     table = effects(sweep)
-    write_effects(table, folder / "results" / "effects.parquet")
+    write_effects(table, SweepPaths(folder).table("effects"))
     preferences, left_out = gather(sweep, folder, sheets)
-    write_preferences(preferences, folder / "results" / "preferences.parquet")
+    write_preferences(preferences, SweepPaths(folder).table("preferences"))
     checks = (incomplete_blocks(sweep), outlying_seeds(sweep), clips_left_out(sweep), cross_check(sweep), left_out)
     return Report(sweep, table, [note for notes in checks for note in notes], preferences)

@@ -10,10 +10,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.tables import HELD, UNNEEDED, training_steps
+from orchestrator.analysis.tables import training_steps
 from orchestrator.formats import duration, file_size, number
 from orchestrator.sweep_folder.estimate_file import Prediction, read_prediction
 from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.io.states import State
 
 CELLS_SHOWN = 200
 STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a configuration that decide its encoding
@@ -81,7 +82,7 @@ def _unneeded(table: pd.DataFrame, trainings: pd.DataFrame, levels: list[str]) -
 
     That is the mean of the trainings of their cell; where none ran, nothing is claimed.
     """
-    left = table[table["status"].isin((UNNEEDED, HELD)) & ~table["trial"].isin(set(trainings["trial"]))]
+    left = table[table["status"].isin((State.NOT_NEEDED, State.HELD)) & ~table["trial"].isin(set(trainings["trial"]))]
     left = left.drop_duplicates("trial")
     if left.empty:
         return []
@@ -110,7 +111,7 @@ def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) ->
 
     Disk is left out where checkpoints were deleted.
     """
-    ended = trainings["status"].eq("done") & trainings["predicted"].notna() & ~trainings["stopped_at_step"].gt(0)
+    ended = trainings["status"].eq(State.DONE) & trainings["predicted"].notna() & ~trainings["stopped_at_step"].gt(0)
     whole = trainings[ended]
     trials = [str(trial) for trial in whole["trial"]]
     predicted = [before.trials[trial] for trial in trials]
@@ -122,7 +123,7 @@ def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) ->
     ]
     if (price := before.price_per_gpu_hour) is not None:
         rows.append((f"money, at {price:g} per GPU-hour", number, hours_before * price, hours * price))
-    if all((paths.trial(trial) / "checkpoints").is_dir() for trial in trials):
+    if all(paths.of(trial).checkpoints.is_dir() for trial in trials):
         sizes = sum(_size(paths.trial(trial)) for trial in trials)
         rows.append(("disk", file_size, sum(trial.disk_bytes for trial in predicted), sizes))
     return [

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from orchestrator.report.charts import Axis, axis, band, dot, line, svg
 from orchestrator.report.report import Report
 from orchestrator.report.wording import kind_of, number, word_of
+from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.files import write_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def write_figure(report: Report, folder: Path) -> None:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "sagasr", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure(report).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(folder / "report" / "effects.svg", text.getvalue())
+    write_text(SweepPaths(folder).forest, text.getvalue())
 
 
 def _no_mathematics(text: str) -> str:

@@ -9,11 +9,10 @@ import pandas as pd
 
 from orchestrator.analysis.cells import best_cell
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.tables import level_of, word_of
-from orchestrator.grid.factors import cell_name
 from orchestrator.report.report import Report
+from orchestrator.sweep_folder.names import cell_name, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
-from orchestrator.sweep_folder.plan_file import cells_of
+from orchestrator.sweep_folder.plan_file import levels_of_cell
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,19 @@ class PageData:
     @cached_property
     def replicates(self) -> pd.DataFrame:
         """Replicate, trial, cell, seed and levels of all that the plan, or the results, know by id."""
-        factors = self.sweep.factors
         rows = []
-        for cell in cells_of(self.plan):
-            levels = {f"@{f.name}": level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in factors}
+        for cell in self.sweep.plan.cells if self.sweep.plan else ():
+            levels = {f"@{name}": level for name, level in levels_of_cell(cell.levels, self.sweep.factors).items()}
             rows += [
                 {
-                    "replicate": str(replicate["replicate"]),
-                    "trial": str(replicate.get("trial", "")),
-                    "cell": str(cell.get("cell", "")),
-                    "seed": word_of(replicate.get("seed", "")),
+                    "replicate": str(row.replicate),
+                    "trial": str(row.trial or ""),
+                    "cell": str(cell.cell or ""),
+                    "seed": word_of(row.seed),
                     **levels,
                 }
-                for replicate in cell.get("replicates") or []
-                if replicate.get("replicate")
+                for row in cell.replicates or ()
+                if row.replicate
             ]
         if rows:
             return pd.DataFrame(rows)

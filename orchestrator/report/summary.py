@@ -9,11 +9,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.metrics import is_distance
-from orchestrator.analysis.tables import HELD
 from orchestrator.analysis.verdict import ALPHA, smallest_found
 from orchestrator.formats import count
 from orchestrator.report.wording import VERDICTS, number, word_of
+from sagasr.io.states import State
+from sagasr.metrics.table import is_distance
 
 DB_PER_LSD = 10.0
 TEXT = "text"  # the factor that LSD alone never judges
@@ -139,7 +139,7 @@ def not_run(sweep: Sweep) -> list[str]:
     """Return, reason by reason, how many replicates were not run, or wait."""
     reasons = Counter((lost.kind, lost.reason or "decided before") for lost in sweep.unneeded)
     return [
-        f"{count} more {'wait' if kind == HELD else 'were not needed'} ({reason})"
+        f"{count} more {'wait' if kind == State.HELD else 'were not needed'} ({reason})"
         for (kind, reason), count in reasons.most_common()
     ]
 

@@ -18,14 +18,14 @@ from orchestrator.analysis.cells import (
 )
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.metrics import is_distance
 from orchestrator.analysis.preferences import Preference
 from orchestrator.analysis.verdict import ALPHA
 from orchestrator.formats import number, p_value
-from orchestrator.grid.factors import cell_name
 from orchestrator.report.report import Report
 from orchestrator.report.summary import answer, beside_text, dependences, not_run
 from orchestrator.report.wording import word_of
+from orchestrator.sweep_folder.names import cell_name
+from sagasr.metrics.table import is_distance
 
 WIDTH = 80
 STYLES = {

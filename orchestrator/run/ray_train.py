@@ -9,8 +9,9 @@ import ray
 from ray.exceptions import RayError
 
 from orchestrator.run.retries import Kind, Problem, lost, problem_of
-from orchestrator.run.watchdog import WORKER, catch_terminate
+from orchestrator.run.watchdog import catch_terminate
 from orchestrator.run.worker import Parameters, Task, train_one_of_several
+from orchestrator.sweep_folder.paths import SweptTrial
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json
 
@@ -96,6 +97,6 @@ def free_resources(folder: Path) -> None:
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     with contextlib.suppress(SagasrError, KeyError, TypeError, ValueError):
-        group = read_json(folder / WORKER)["placement_group"]
+        group = read_json(SweptTrial(folder).worker)["placement_group"]
         if group:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

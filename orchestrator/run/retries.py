@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from orchestrator.run.watchdog import Preempted, hang_of
+from orchestrator.run.watchdog import Preempted
 from orchestrator.sweep_folder.redact import redact
+from orchestrator.sweep_folder.trial_marks import hang_of
 from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError
 from sagasr.io.lease import Lost
+from sagasr.io.trial_folder import CHECKPOINT, TrialFolder
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 Kind = Literal["input", "bug", "lost", "storage", "memory", "gpu"]
@@ -119,8 +121,8 @@ class Retries:
 
 def reached(folder: Path) -> int:
     """Return the step of the newest committed checkpoint, -1 before the first."""
-    committed = (folder / "checkpoints").glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
+    committed = TrialFolder(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
+    return max((int(path.parent.name.removeprefix(CHECKPOINT)) for path in committed), default=-1)
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -140,7 +142,7 @@ def lost(error: BaseException, folder: Path) -> Problem:
 def note(folder: Path, text: str) -> None:
     """Add a text to the log of a trial."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
+    with TrialFolder(folder).log().open("a", encoding="utf-8") as handle:
         handle.write(redact(text))
 
 

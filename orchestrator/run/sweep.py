@@ -21,7 +21,7 @@ from rich.markup import escape
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.gpu_memory import check_memory
 from orchestrator.plan.gpus import in_cluster_file, labelled, smallest
-from orchestrator.plan.ledger import SETTLED, lost, one_writer, record, scan
+from orchestrator.plan.ledger import lost, one_writer, record, scan
 from orchestrator.plan.plan import Options, Plan, Trial, write_plan
 from orchestrator.plan.promotion import first_stage, promoted
 from orchestrator.run.progress import View, watching
@@ -29,12 +29,13 @@ from orchestrator.run.ray_session import connected
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.same_code import code_here
-from orchestrator.run.watchdog import LEASE, STOPPED, ask_to_halt, mark_stopped, stopped
+from orchestrator.run.watchdog import ask_to_halt
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Task, encode
 from orchestrator.storage.remote import check_folder
 from orchestrator.storage.sync import fetch_trials, send, stores_of, sweeping
 from orchestrator.sweep_folder.looks_file import Account, blocks
 from orchestrator.sweep_folder.redact import redact
+from orchestrator.sweep_folder.trial_marks import mark_stopped, stopped
 from orchestrator.tracking.tracker import Tracker, Undelivered, environment_tags
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import write_text
@@ -42,6 +43,7 @@ from sagasr.io.fingerprint import fingerprint, seed_of
 from sagasr.io.lease import wait_free
 from sagasr.io.machine import cpus_here
 from sagasr.io.signals import interrupting
+from sagasr.io.states import State
 from sagasr.io.trial_log import Status, read_status, write_status
 from sagasr.model.counts import Counts
 
@@ -90,7 +92,7 @@ def run(plan: Plan, options: Options, costs: Mapping[str, Cost], shapes: Mapping
         trial.id: entries[row.id].reason
         for trial in plan.selected
         for row in trial.replicates
-        if entries[row.id].state not in SETTLED and not (interrupted and entries[row.id].state != "failed")
+        if not entries[row.id].state.settled and not (interrupted and entries[row.id].state is not State.FAILED)
     }
     _tell(plan, failed, interrupted, undelivered, console)
     return Outcome(failed, interrupted, undelivered)
@@ -102,7 +104,7 @@ def tracked(plan: Plan) -> list[Trial]:
     kept = []
     for trial in plan.trials:
         rows = tuple(
-            row for row in trial.replicates if row.id in asked or plan.paths.scores(trial.id, row.variant).exists()
+            row for row in trial.replicates if row.id in asked or plan.paths.of(trial.id).scores(row.variant).exists()
         )
         if rows:
             kept.append(trial.model_copy(update={"replicates": rows}))
@@ -167,7 +169,7 @@ def _run_waiting(
 ) -> bool:
     """Run the trials; return whether a signal ended the run early."""
     launch = secrets.token_hex(8)
-    token, scratch = plan.paths.root.resolve() / ".launch", plan.paths.root.resolve() / ".ray"
+    token, scratch = plan.paths.launch.resolve(), plan.paths.ray.resolve()
     shutil.rmtree(scratch, ignore_errors=True)
     write_text(token, launch)  # from here on, what is left of an earlier run ends itself
     send(plan.uri, plan.folder, token.name)
@@ -186,7 +188,7 @@ def _run_waiting(
                 stores, broken = _encode(plan, waiting)
                 for name, reason in broken.items():
                     _record(plan, whole[name])
-                    _end(plan, name, "failed", reason)
+                    _end(plan, name, State.FAILED, reason)
                 view.phase = "starting trials"
                 for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
                     launched += batch
@@ -195,7 +197,7 @@ def _run_waiting(
                         _record(plan, whole[trial.id])
                     _fit(plan, batch, tasks, concurrent, scratch, early)
                     if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
-                        _settle(plan, batch, early, "failed", LOST)
+                        _settle(plan, batch, early, State.FAILED, LOST)
             except KeyboardInterrupt:  # held here, it keeps alive all that Tune holds
                 view.phase = "saving"
                 console.print("interrupted: running trainings save what they have; once more ends at once")
@@ -204,10 +206,10 @@ def _run_waiting(
                 _wait_for_halt(plan, launched, HALT_S)
                 raise
     except KeyboardInterrupt:
-        _settle(plan, launched, early, "interrupted", "interrupted; the same command goes on")
+        _settle(plan, launched, early, State.INTERRUPTED, "interrupted; the same command goes on")
         return True
     else:
-        _settle(plan, launched, early, "failed", LOST)
+        _settle(plan, launched, early, State.FAILED, LOST)
         return False
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -215,7 +217,7 @@ def _run_waiting(
 
 def _record(plan: Plan, trial: Trial) -> None:
     record(plan.paths, trial)
-    _send(plan, plan.paths.record(trial.id))
+    _send(plan, plan.paths.of(trial.id).record)
 
 
 def _send(plan: Plan, path: Path) -> None:
@@ -227,7 +229,7 @@ def _wait_for_halt(plan: Plan, trials: Sequence[Trial], wait_s: float) -> None:
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         states = {trial.id: status.state for trial in trials if (status := _status(plan, trial.id))}
-        if not any(state == "running" and not _let_go(plan, name, 0) for name, state in states.items()):
+        if not any(state is State.RUNNING and not _let_go(plan, name, 0) for name, state in states.items()):
             return
         time.sleep(0.2)
 
@@ -240,7 +242,7 @@ def _task(plan: Plan, trial: Trial, store: str, launch: str, scratch: Path) -> s
         folder=str(plan.paths.trial(trial.id).resolve()),
         scratch=str(scratch),
         store=store,
-        sweep=str(plan.paths.root.resolve() / ".launch"),
+        sweep=str(plan.paths.launch.resolve()),
         launch=launch,
         config=trial.config,
         variants={variant.id: variant.evaluation for variant in trial.variants},
@@ -338,7 +340,7 @@ def _fit(
     results = tuner.fit()
     for trial, result in zip(batch, results, strict=True):
         if result.error is not None:
-            _end(plan, trial.id, "failed", f"its driver was lost: {str(result.error).strip().splitlines()[-1]}")
+            _end(plan, trial.id, State.FAILED, f"its driver was lost: {str(result.error).strip().splitlines()[-1]}")
 
 
 def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
@@ -374,7 +376,7 @@ def _stop_watch(plan: Plan, early: dict[str, int]) -> Any:
             if not last.get("ended"):
                 step = int(last.get(TIME, 0))
                 mark_stopped(plan.paths.trial(name), f"asha: behind the others at step {step}", step)
-                _send(plan, plan.paths.trial(name) / STOPPED)
+                _send(plan, plan.paths.of(name).stopped)
                 early[name] = step
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -400,17 +402,17 @@ def _name(trial: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- ending
 
 
-def _settle(plan: Plan, trials: Sequence[Trial], early: dict[str, int], state: str, reason: str) -> None:
+def _settle(plan: Plan, trials: Sequence[Trial], early: dict[str, int], state: State, reason: str) -> None:
     """Give every trial that Ray left without an end the one it had, once its worker is gone."""
     fetch_trials(plan.uri, plan.folder, [trial.id for trial in trials])
     for name in list(early):
         _end_stopped(plan, name, early, wait_s=SETTLE_S)
     for trial in trials:
         status = _status(plan, trial.id)
-        if status is not None and status.state in ("running", "waiting"):
-            _let_go(plan, trial.id, CLOSE_S if state == "interrupted" else SETTLE_S)
+        if status is not None and status.state in (State.RUNNING, State.WAITING):
+            _let_go(plan, trial.id, CLOSE_S if state is State.INTERRUPTED else SETTLE_S)
             _end(plan, trial.id, state, reason)
-        elif status is None and state == "failed":
+        elif status is None and state is State.FAILED:
             _end(plan, trial.id, state, reason)
 
 
@@ -418,20 +420,20 @@ def _end_stopped(plan: Plan, trial: str, early: dict[str, int], wait_s: float) -
     """Record an early stop as soon as the trial's worker, which may live a few steps more, has let go of its folder."""
     if _let_go(plan, trial, wait_s) or wait_s:
         early.pop(trial)
-        _end(plan, trial, "stopped", stopped(plan.paths.trial(trial)) or "stopped early")
+        _end(plan, trial, State.STOPPED, stopped(plan.paths.trial(trial)) or "stopped early")
 
 
 def _let_go(plan: Plan, trial: str, wait_s: float) -> bool:
     """Return whether no worker holds the trial's folder (any more)."""
-    return wait_free(plan.paths.trial(trial) / LEASE, wait_s)
+    return wait_free(plan.paths.of(trial).lease, wait_s)
 
 
-def _end(plan: Plan, trial: str, state: str, reason: str) -> None:
-    status = _status(plan, trial) or Status(state="waiting")
-    if status.state != "done":
+def _end(plan: Plan, trial: str, state: State, reason: str) -> None:
+    status = _status(plan, trial) or Status(state=State.WAITING)
+    if status.state is not State.DONE:
         end = {"state": state, "reason": reason, "updated": time.time()}
         write_status(plan.paths.trial(trial), Status.model_validate(status.model_dump() | end))
-        _send(plan, plan.paths.status(trial))
+        _send(plan, plan.paths.of(trial).status)
 
 
 def _status(plan: Plan, trial: str) -> Status | None:
@@ -442,7 +444,7 @@ def _status(plan: Plan, trial: str) -> Status | None:
 
 def _tell(plan: Plan, failed: Mapping[str, str], interrupted: bool, undelivered: Undelivered, console: Console) -> None:
     for trial, reason in failed.items():
-        log = plan.paths.trial(trial) / "log.txt"
+        log = plan.paths.of(trial).log()
         _print(console, f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else ""))
     if undelivered.replicates:
         _print(

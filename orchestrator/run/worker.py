@@ -26,6 +26,7 @@ from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_wit
 from orchestrator.storage.sync import mirrored, send_store, shared_store
 from sagasr.config.settings import Config, Evaluation, Runtime, Strict, Text
 from sagasr.io.errors import DataError, SagasrError
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.model.counts import CONTEXT
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers
@@ -108,7 +109,7 @@ def train_trial(parameters: Parameters, rank: int = 0) -> None:
 def _work(task: Task, parameters: Parameters, rank: int) -> None:
     folder, runtime = Path(task.folder), task.runtime
     folder.mkdir(parents=True, exist_ok=True)
-    with logged_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt")):
+    with logged_to(TrialFolder(folder).log(rank)):
         # The others wait in silence while the first validates alone. When one of them hangs, the first waits for it.
         hang_s = math.inf if rank else runtime.hang_seconds
         guard = Guard(folder, Path(task.sweep), task.launch, hang_s, runtime.notice_seconds)

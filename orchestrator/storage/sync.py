@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from orchestrator.run.watchdog import HUNG, LEASE, STOPPED, WORKER
 from orchestrator.storage.remote import (
     Object,
     Remote,
@@ -27,6 +26,7 @@ from orchestrator.storage.remote import (
     open_storage,
 )
 from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.trial_marks import HUNG, LEASE, NAMES, STOPPED, WORKER
 from sagasr.io.errors import ConfigError, DataError, SagasrError, StorageError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import fingerprint, short
@@ -35,7 +35,8 @@ from sagasr.io.lease import Lost, me, wait_free
 EVERY_S = 2.0  # between two looks at what a training has committed, or at what the storage holds
 ABANDONED_S = 86_400.0  # the folder in which a process works is touched every EVERY_S
 PATIENCE_S = 600.0  # how long a finished training waits for a storage that is away
-STATUS, MANIFEST, LAUNCH, TRACKING = "status.json", "manifest.json", ".launch", ".tracking.json"
+STATUS, MANIFEST = NAMES.status.name, "manifest.json"
+LAUNCH, TRACKING = SweepPaths(Path()).launch.name, SweepPaths(Path()).tracking.name
 WRITER = ".writer"  # whose place it is: the token of the process that may write
 SHARED = frozenset({LEASE, WORKER, HUNG})  # hidden files of a trial that concern other machines
 

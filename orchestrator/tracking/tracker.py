@@ -31,6 +31,8 @@ from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import short
 from sagasr.io.machine import cpus_here
+from sagasr.io.states import State
+from sagasr.io.trial_folder import CHECKPOINT, TrialFolder
 from sagasr.io.trial_log import History, Status, read_status
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,12 @@ SAVE_EVERY_S = 1.0  # between two writes of what was sent
 NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6_000, 8_000  # characters, MLflow's limits
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 PASSING = (401, 403, 408, 425, 429)  # answers that say nothing of the request; others of 400 to 499 refuse this one
-STATES = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "interrupted": "KILLED"}
-FINAL = frozenset({"done", "failed", "stopped"})
+STATES = {
+    State.DONE: "FINISHED",
+    State.FAILED: "FAILED",
+    State.STOPPED: "KILLED",
+    State.INTERRUPTED: "KILLED",
+}
 
 
 class Point(NamedTuple):
@@ -112,7 +118,7 @@ class Tracker:
                 for row in trial.replicates:
                     sent = self._offsets.of(row)
                     new = unsent(curves(final, row.variant, status), sent.get("sent", {}))
-                    waiting += bool(new) or (status.state in FINAL and sent.get("state") != status.state)
+                    waiting += bool(new) or (status.state.final and sent.get("state") != status.state)
         return Undelivered(waiting, self.problem)
 
     def sync(self) -> None:
@@ -292,7 +298,7 @@ class Tracker:
         sent |= last_of(points)
         self._doubtful.discard(row.id)
         self._offsets.set(row, {**before, "run": run, "sent": sent, "params": True})
-        if status.state in FINAL:
+        if status.state.final:
             try:
                 self._finish(trial, row, run, status)
             except Exception as error:
@@ -313,11 +319,11 @@ class Tracker:
             redact_tree(trial.config.model_dump(mode="json") | {"evaluation": _evaluation(trial, row)}),
             "config.json",
         )
-        for audio in sorted(self.plan.paths.trial_audio(trial.id, row.variant).glob("*.flac")):
+        for audio in sorted(self.plan.paths.of(trial.id).audio(row.variant).glob("*.flac")):
             self._client.log_artifact(run, str(audio), "audio")
             self._send_picture(trial, run, audio)
-        if (folder / "log.txt").exists():
-            self._client.log_artifact(run, str(folder / "log.txt"))
+        if (log := TrialFolder(folder).log()).exists():
+            self._client.log_artifact(run, str(log))
         if status.devices:
             devices = "; ".join(f"attempt {one.attempt}: {one}" for one in status.devices)
             self._client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
@@ -329,7 +335,7 @@ class Tracker:
         """Send the spectrograms of low input, answer and high side by side, where all three can be read."""
         from orchestrator.report.spectrogram import triptych
 
-        low, high = (self.plan.paths.trial_audio(trial.id, kind) / audio.name for kind in ("low", "high"))
+        low, high = (self.plan.paths.of(trial.id).audio(kind) / audio.name for kind in ("low", "high"))
         try:
             picture = triptych(low, audio, high)
         except (SagasrError, OSError) as error:
@@ -348,7 +354,7 @@ class Offsets:
     """
 
     def __init__(self, paths: SweepPaths, uri: str) -> None:
-        self.path, self.uri = paths.root / ".tracking.json", redact(uri)
+        self.path, self.uri = paths.tracking, redact(uri)
         self.runs: dict[str, dict[str, Any]] = {}
         self._saved, self._changed = 0.0, False
         try:
@@ -383,9 +389,12 @@ class Offsets:
 
 def committed(records: Sequence[Mapping[str, Any]], status: Status, folder: Path) -> list[Mapping[str, Any]]:
     """Return the records that no resume will drop: those up to the newest checkpoint, all once the trial has ended."""
-    if status.state in FINAL:
+    if status.state.final:
         return list(records)
-    steps = [int(path.parent.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*/manifest.json")]
+    steps = [
+        int(path.parent.name.removeprefix(CHECKPOINT))
+        for path in TrialFolder(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
+    ]
     newest = max(steps, default=0)
     return [record for record in records if record["step"] <= newest] if newest else []
 
@@ -401,7 +410,7 @@ def points_of(records: Sequence[Mapping[str, Any]], variant: str) -> Iterator[Po
 def curves(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
     """Return all points of one replicate, each name and step once: of two, as after a repair, the first."""
     points = [*points_of(records, variant)]
-    if status.state == "done":
+    if status.state is State.DONE:
         points += final_points(records, variant, status)
     return list({(point.name, point.step): point for point in reversed(points)}.values())[::-1]
 

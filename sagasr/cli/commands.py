@@ -14,6 +14,7 @@ from sagasr.io import lease
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, read_yaml, write_json
 from sagasr.io.machine import cpus_here
+from sagasr.io.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
     from sagasr.upsample.upsampler import Written
@@ -124,6 +125,7 @@ def _train(options: argparse.Namespace) -> int:
     from sagasr.evaluation.evaluate import summary
     from sagasr.evaluation.scores import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
+    from sagasr.io.states import State
     from sagasr.io.trial_log import read_status
     from sagasr.model.saga import missing_weights
     from sagasr.training.train import Harness
@@ -132,7 +134,7 @@ def _train(options: argparse.Namespace) -> int:
     if absent := missing_weights(config):
         raise SagasrError("\n".join(absent))
     runtime = Runtime(checkpoint_every=options.checkpoint_every)
-    with lease.held(out / ".worker.lease") as held:
+    with lease.held(TrialFolder(out).lease) as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
         write_json(out / DATA, {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()})
@@ -150,9 +152,9 @@ def _train(options: argparse.Namespace) -> int:
     print(
         f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
     )
-    if result.state == "interrupted":
+    if result.state is State.INTERRUPTED:
         raise KeyboardInterrupt
-    if result.state != "done":
+    if result.state is not State.DONE:
         return cli.SOME_FAILED
     distances = read_distances(out, "default")
     for subject, scores in read_scores(out, "default").items():
@@ -162,7 +164,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _refuse_another(config: Config, out: Path) -> None:
     """Raise ConfigError where ``out`` holds a training of another configuration, which this one cannot go on with."""
-    path = out / "config.yaml"
+    path = TrialFolder(out).config
     if not path.exists():
         return
     paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # what they hold counts, not where it lies

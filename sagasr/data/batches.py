@@ -24,9 +24,10 @@ from sagasr.data.measures import STEP
 from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts
 from sagasr.io.fingerprint import seed_of
-from sagasr.metrics import Reference, Scores, score_many
 from sagasr.metrics.distance import Distance, Distances
 from sagasr.metrics.embedders import build_embedder
+from sagasr.metrics.registry import Scores
+from sagasr.metrics.score import Reference, score_many
 from sagasr.model.conditions import ConditionInputs, seeded
 from sagasr.model.flow import time_of
 from sagasr.model.text import build_text_encoder

@@ -17,8 +17,8 @@ from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
 from sagasr.config.settings import NYQUIST, Evaluation, sampling_of
 from sagasr.data.batches import Validation
-from sagasr.metrics import Scores
 from sagasr.metrics.distance import ALL, Distance
+from sagasr.metrics.registry import Scores
 from sagasr.model.conditions import ConditionInputs
 from sagasr.model.ema import Ema
 from sagasr.model.flow import interpolate, velocity

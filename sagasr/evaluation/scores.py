@@ -18,23 +18,20 @@ from sagasr.audio.files import write_flac
 from sagasr.data.batches import Validation
 from sagasr.evaluation.evaluate import Prediction, judge
 from sagasr.io.files import write_whole
-from sagasr.metrics import METRICS, Scores
+from sagasr.io.trial_folder import DISTANCES, SCORE_KEYS, TrialFolder, distances_of
 from sagasr.metrics.distance import Distance
+from sagasr.metrics.registry import Scores
+from sagasr.metrics.table import METRICS
 
 LISTENING_CLIPS = 8
-ROW_KEYS = ("clip", "domain", "subject", "remark")
-DISTANCES = pa.schema(
-    [(name, pa.string()) for name in ("subject", "domain", "metric")]
-    + [("value", pa.float64()), ("n", pa.int64()), ("clips", pa.int64()), ("reason", pa.string())]
-)
 
 
 class ScoreFile:
     """Scores and listening set of one variant in a trial folder; there once complete."""
 
     def __init__(self, trial: Path, variant: str) -> None:
-        self.path = trial / "scores" / f"{variant}.parquet"
-        self.audio = trial / "audio" / variant
+        self.path = TrialFolder(trial).scores(variant)
+        self.audio = TrialFolder(trial).audio(variant)
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -43,7 +40,7 @@ class ScoreFile:
         """Write audio first, scores last: scores that exist are complete."""
         for index in listening_set(clips):
             _write_heard(self.audio, clips, index, prediction.audio)
-        _write_distances(distances_path(self.path), distance_rows(prediction.distances, "model"))
+        _write_distances(distances_of(self.path), distance_rows(prediction.distances, "model"))
         write_rows(self.path, score_rows(clips, prediction, "model"))
 
 
@@ -51,14 +48,14 @@ def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Pre
     """Write, per variant, the scores of low, shaped noise and the untrained model, and the high and low audio."""
     trivial = {"low": judge(clips, clips.low), "shaped_noise": judge(clips, clips.shaped_noise())}
     for variant, prediction in untrained.items():
-        path = trial / "scores" / f"references-{variant}.parquet"
+        path = TrialFolder(trial).references(variant)
         answers = {**trivial, "untrained": prediction}.items()
         distances = [row for subject, answer in answers for row in distance_rows(answer.distances, subject)]
-        _write_distances(distances_path(path), distances)
+        _write_distances(distances_of(path), distances)
         write_rows(path, [row for subject, answer in answers for row in score_rows(clips, answer, subject)])
     for index in listening_set(clips):
         for kind, audio in (("high", clips.high), ("low", clips.low)):
-            _write_heard(trial / "audio" / kind, clips, index, audio)
+            _write_heard(TrialFolder(trial).audio(kind), clips, index, audio)
 
 
 def _write_heard(folder: Path, clips: Validation, index: int, audio: Tensor) -> None:
@@ -92,29 +89,26 @@ def distance_rows(distances: Iterable[Distance], subject: str) -> list[dict[str,
     return [{"subject": subject, **distance._asdict()} for distance in distances]
 
 
-def distances_path(scores: Path) -> Path:
-    """Return where the distances lie that belong to a file of scores."""
-    return scores.with_name(f"distances-{scores.name}")
-
-
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write score rows as Parquet, whole."""
-    texts = [(name, pa.string()) for name in ROW_KEYS]
-    own = dict.fromkeys(name for row in rows for name in row if name not in (*ROW_KEYS, *METRICS))
+    texts = [(name, pa.string()) for name in SCORE_KEYS]
+    own = dict.fromkeys(name for row in rows for name in row if name not in (*SCORE_KEYS, *METRICS))
     schema = pa.schema(texts + [(name, pa.float64()) for name in (*METRICS, *own)])
     write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, schema), temporary))
 
 
 def _write_distances(path: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
-        write_whole(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, DISTANCES), temporary))
+        table = pa.Table.from_pylist(rows, pa.schema(list(DISTANCES.items())))
+        write_whole(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def read_distances(trial: Path, variant: str) -> dict[str, list[Distance]]:
     """Return the distribution distances of each subject, as ``read_scores``; nothing where none were taken."""
     found: dict[str, list[Distance]] = {}
-    for name in (variant, f"references-{variant}"):
-        path = distances_path(trial / "scores" / f"{name}.parquet")
+    files = TrialFolder(trial)
+    for scores in (files.scores(variant), files.references(variant)):
+        path = distances_of(scores)
         for row in pq.read_table(path).to_pylist() if path.exists() else []:
             found.setdefault(row.pop("subject"), []).append(Distance(**row))
     return found
@@ -123,7 +117,8 @@ def read_distances(trial: Path, variant: str) -> dict[str, list[Distance]]:
 def read_scores(trial: Path, variant: str) -> dict[str, list[Scores]]:
     """Return the per-clip metrics of each subject: model, untrained, low and shaped_noise."""
     found: dict[str, list[Scores]] = {}
-    for name in (variant, f"references-{variant}"):
-        for row in pq.read_table(trial / "scores" / f"{name}.parquet").to_pylist():
-            found.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in ROW_KEYS})
+    files = TrialFolder(trial)
+    for scores in (files.scores(variant), files.references(variant)):
+        for row in pq.read_table(scores).to_pylist():
+            found.setdefault(row["subject"], []).append({key: row[key] for key in row if key not in SCORE_KEYS})
     return found

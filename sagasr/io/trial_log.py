@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -13,8 +13,8 @@ from sagasr.config.settings import Strict, parse
 from sagasr.io.errors import StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, read_json, write_json, write_text
-
-State = Literal["waiting", "running", "done", "failed", "stopped", "interrupted"]
+from sagasr.io.states import State
+from sagasr.io.trial_folder import TrialFolder
 
 
 class Device(Strict):
@@ -40,7 +40,7 @@ class Device(Strict):
 class Status(Strict):
     """What a trial is doing, or how it ended. ``updated`` (seconds since 1970) is its heartbeat."""
 
-    state: State
+    state: State = Field(strict=False)
     reason: str = ""
     step: int = 0
     steps: int = 0
@@ -65,13 +65,13 @@ class Status(Strict):
 
 def read_status(folder: Path) -> Status | None:
     """Return the status of a trial folder, or None when it never started."""
-    path = folder / "status.json"
+    path = TrialFolder(folder).status
     return parse(Status, read_json(path), str(path)) if path.exists() else None
 
 
 def write_status(folder: Path, status: Status) -> None:
     """Replace the status of a trial folder, whole."""
-    write_json(folder / "status.json", status.model_dump(mode="json"))
+    write_json(TrialFolder(folder).status, status.model_dump(mode="json"))
 
 
 class History:
@@ -81,7 +81,7 @@ class History:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "history.jsonl"
+        self.path = TrialFolder(folder).history
 
     def append(self, step: int, metrics: Mapping[str, float], variant: str | None = None) -> None:
         """Add one record and flush it; metrics that are not finite are left out, never turned into numbers."""

@@ -29,7 +29,9 @@ from sagasr.evaluation.scores import ScoreFile, write_references
 from sagasr.io.failpoints import point
 from sagasr.io.files import dump_yaml, remove_litter, write_text
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, State, Status, read_status, write_status
+from sagasr.io.states import State
+from sagasr.io.trial_folder import TrialFolder
+from sagasr.io.trial_log import History, Status, read_status, write_status
 from sagasr.model.pretrained import load_pretrained
 from sagasr.model.saga import build_model
 from sagasr.training import checkpoint
@@ -125,7 +127,7 @@ def train(
     if _is_rank_zero():
         harness.fence()
         remove_litter(out)
-        write_text(out / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+        write_text(TrialFolder(out).config, dump_yaml(config.model_dump(mode="json")))
         write_facts(out, encoded, config)
     clips = Validation.of(encoded, config)
     module = _initial(config, encoded, harness.micro_batches)
@@ -162,10 +164,10 @@ def train(
             trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
         watch.finish(trainer, encoded)
     except Diverged as outcome:
-        return watch.end("failed", str(outcome))
+        return watch.end(State.FAILED, str(outcome))
     except Interrupted as outcome:
-        return watch.end("interrupted", str(outcome))
-    return watch.end("done", "")
+        return watch.end(State.INTERRUPTED, str(outcome))
+    return watch.end(State.DONE, "")
 
 
 def _initial(config: Config, store: Store, micro_batches: int = 1) -> SagaModule:
@@ -208,7 +210,7 @@ class _Watch(pl.Callback):
         self.config, self.out, self.variants, self.runtime, self.harness = config, out, variants, runtime, harness
         self.clips, self.codec = clips, codec
         self.history = History(out)
-        self.checkpoints = out / "checkpoints"
+        self.checkpoints = TrialFolder(out).checkpoints
         self.low_lsd = means(clips.score(clips.low))["lsd"]
         self.losses: list[float] = []
         self.bad_checks = 0
@@ -220,7 +222,7 @@ class _Watch(pl.Callback):
         before = read_status(out)
         self.started = time.monotonic()
         self.status = Status(
-            state="running",
+            state=State.RUNNING,
             step=0,
             steps=config.training.steps,
             attempt=harness.attempt,
@@ -445,11 +447,11 @@ class _Watch(pl.Callback):
         now = time.monotonic()
         if _is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
             self._beaten = now
-            self._write("running", "", step)
+            self._write(State.RUNNING, "", step)
 
     def end(self, state: State, reason: str) -> TrainResult:
         """Record how the training ended."""
-        step = self.status.steps if state == "done" else self._step  # one that was only scored took no step
+        step = self.status.steps if state is State.DONE else self._step  # one that was only scored took no step
         if _is_rank_zero():
             self._write(state, reason, step)
         return TrainResult(state, reason, step)

@@ -77,12 +77,12 @@ def finish(plan: Plan) -> None:
     status, _ = chaos.forked(lambda: train(plan))  # so that this process stays without torch
     assert status == 0
     variant = first.variants[0].id
-    scores = pq.read_table(plan.paths.scores(first.id, variant))
+    scores = pq.read_table(plan.paths.of(first.id).scores(variant))
     place = scores.column_names.index("lsd")
     for number, trial in enumerate(others):
         shutil.copytree(plan.paths.trial(first.id), plan.paths.trial(trial.id), copy_function=os.link)
         own = scores.set_column(place, "lsd", pa.array([1 + (number * 37 % 100) / 1_000] * len(scores)))
-        write_whole(plan.paths.scores(trial.id, variant), lambda path, own=own: pq.write_table(own, path))
+        write_whole(plan.paths.of(trial.id).scores(variant), lambda path, own=own: pq.write_table(own, path))
         record(plan.paths, trial)
 
 

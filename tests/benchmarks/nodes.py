@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
 from orchestrator.run.worker import DRIVER
+from orchestrator.sweep_folder.columns import VOLATILE
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.io.trial_log import History, read_status
 from tests.orchestrator.run import chaos

@@ -118,7 +118,7 @@ def first_steps(grid: Path, storage: Path) -> tuple[list[float], list[float]]:
         status = read_status(folder)
         assert status is not None
         by_process[process].append((first, status.updated))
-        recorded.append(plan.paths.record(trial.id).stat().st_mtime)
+        recorded.append(plan.paths.of(trial.id).record.stat().st_mtime)
     began = max(recorded)  # all are recorded before the first one starts
     cold, warm = [], []
     for spans in by_process.values():

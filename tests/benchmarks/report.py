@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from orchestrator.grid.factors import METRICS
 from sagasr.io.files import write_json
+from sagasr.metrics.table import METRICS
 
 RATE = 44_100
 STAGES = {"lfr": "eval"}

@@ -13,8 +13,8 @@ from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout_of
-from orchestrator.analysis.tables import Factor
 from orchestrator.analysis.variance import Response, errors, judge
+from orchestrator.sweep_folder.design import Factor
 from tests.simulation.bands import CELLS, FACTORS, Check
 
 CLIPS = 60

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.grid.factors import cell_name
-from orchestrator.plan.promotion import read_decisions
+from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.promotion_file import read_decisions
 from orchestrator.report import forest, summary
 from orchestrator.report.page_data import PageData, records, rows_of
 

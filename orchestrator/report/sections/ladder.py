@@ -3,7 +3,7 @@
 from typing import Any
 
 from orchestrator.analysis.cells import runs_of, step_change
-from orchestrator.grid.factors import cell_name
+from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.page_data import PageData, records
 
 

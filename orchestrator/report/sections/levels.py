@@ -3,7 +3,7 @@
 from typing import Any
 
 from orchestrator.analysis.cells import REFERENCES, baseline_cell, paper_cell, reference_rows, runs_of
-from orchestrator.grid.factors import cell_name
+from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.page_data import PageData
 
 CELLS_SHOWN = 200

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.cells import baseline_cell
-from orchestrator.grid.factors import cell_name
+from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.listening import ListeningSet, Version, listening_set
 from orchestrator.report.page_data import PageData, records
 from orchestrator.report.wording import number

@@ -118,7 +118,7 @@ def test_trainings_that_have_ended_correct_those_like_them(sweep):
     first, *others = planned.plan.trials
     took = 3 * planned.costs[first.id].seconds
     write_status(planned.plan.paths.trial(first.id), Status(state="done", wall_seconds=took))
-    scores = planned.plan.paths.scores(first.id, first.variants[0].id)
+    scores = planned.plan.paths.of(first.id).scores(first.variants[0].id)
     scores.parent.mkdir()
     scores.touch()
     after = made.plan().costs

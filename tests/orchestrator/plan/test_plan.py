@@ -12,6 +12,7 @@ from orchestrator.grid.space import parse_only, read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
+from orchestrator.sweep_folder.plan_file import PlanFile
 from sagasr.audio import files as audio
 from sagasr.config.settings import Config, parse
 from sagasr.io.errors import ConfigError, DataError
@@ -235,3 +236,8 @@ def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid
     plan = plan_of(grid, settings={"data.policy": "quarantine"})
     assert len(asked) == len(set(asked)) > 1
     assert "1 recordings that are named are not there" in plan.listings[0].told
+
+
+def test_plan_json_has_the_form_that_its_model_names(make_grid):
+    tree = plan_of(make_grid()).tree
+    assert PlanFile.model_validate(tree).tree() == tree

@@ -16,7 +16,7 @@ from orchestrator.grid.space import Promote, expand, read_space
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
-from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted, read_decisions
+from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted
 from orchestrator.plan.show import promotion_lines, show_summary
 from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
@@ -24,6 +24,7 @@ from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.results import collect
 from orchestrator.run.sweep import schedule
+from orchestrator.sweep_folder.promotion_file import read_decisions
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
 from sagasr.io.trial_log import Status, write_status
@@ -131,7 +132,7 @@ def finish(plan: Plan, batch) -> None:
             gain = (trial.levels["text"] != "off") * (1 + wide) + 0.5 * wide + 2 * (variant.levels["lfr"] != "off")
             value = 5 - gain + noise + rng.normal(0, 0.002)
             rows = [{"clip": c, "domain": "speech", "subject": "model", "lsd": value} for c in "ab"]
-            path = plan.paths.scores(trial.id, variant.id)
+            path = plan.paths.of(trial.id).scores(variant.id)
             write_whole(path, lambda temporary, rows=rows: pq.write_table(pa.Table.from_pylist(rows), temporary))
         write_status(plan.paths.trial(trial.id), Status(state="done", step=4, steps=4, updated=5.0, gpu_seconds=36.0))
 

@@ -98,8 +98,8 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
 
     from orchestrator.grid.space import read_space
     from orchestrator.plan.plan import make_plan
-    from orchestrator.run.results import VOLATILE
-    from orchestrator.run.watchdog import LEASE, WORKER
+    from orchestrator.sweep_folder.columns import VOLATILE
+    from orchestrator.sweep_folder.trial_marks import LEASE, WORKER
     from sagasr.io.trial_log import History, read_status
 
     plan = make_plan(read_space(grid, storage=str(storage)))

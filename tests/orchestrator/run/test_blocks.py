@@ -238,7 +238,7 @@ def finish(plan: Plan, seed: int, state: str = "done") -> None:
                 {"clip": clip, "domain": "speech", "subject": "model", "lsd": 3.0 - helps + rng.normal(0, 0.01)}
                 for clip in "ab"
             ]
-            path = plan.paths.scores(trial.id, variant.id)
+            path = plan.paths.of(trial.id).scores(variant.id)
             write_whole(path, lambda temporary, rows=rows: pq.write_table(pa.Table.from_pylist(rows), temporary))
         write_status(plan.paths.trial(trial.id), Status(state=state, step=4, steps=4, updated=5.0, reason="why"))
 
@@ -373,7 +373,7 @@ def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> 
     assert account.stop
     after = account.decided_after
     assert after in (2, 3)
-    ran = {trial.seed for trial in plan.trials if plan.paths.status(trial.id).exists()}
+    ran = {trial.seed for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
     assert ran == set(range(after))
     assert f"not needed (decided after block {after})" in " ".join(done.stdout.split())
     before = (plan.folder / "looks.json").read_bytes()

@@ -15,7 +15,7 @@ import soundfile
 
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
+from orchestrator.sweep_folder.columns import VOLATILE
 from orchestrator.tracking.tracker import connect
 from sagasr.io.files import dump_yaml, read_json
 from sagasr.io.trial_log import History, read_status

@@ -16,9 +16,9 @@ import pytest
 
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
 from orchestrator.run.sweep import collect, record
 from orchestrator.storage.remote import open_storage
+from orchestrator.sweep_folder.columns import VOLATILE
 from sagasr.io.trial_log import History, read_status
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher
 from tests.orchestrator.run.lab import missing as lab_lacks

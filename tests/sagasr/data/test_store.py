@@ -33,7 +33,7 @@ from sagasr.data.manifest import Row, read_manifest
 from sagasr.data.shards import SCHEMAS, read_records
 from sagasr.data.store import Store
 from sagasr.io.errors import ConfigError, DataError
-from sagasr.metrics import score
+from sagasr.metrics.score import score
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
 SEGMENT = 16_384

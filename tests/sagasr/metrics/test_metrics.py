@@ -20,7 +20,8 @@ from sagasr.audio.files import read_audio
 from sagasr.audio.low_band import replace_low_band
 from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, cutoff_bin, rolloff_hz, stft
 from sagasr.config.settings import SAMPLE_RATE
-from sagasr.metrics import METRICS, Reference, score, score_many
+from sagasr.metrics.score import Reference, score, score_many
+from sagasr.metrics.table import METRICS
 
 CUTOFF_HZ = 4_000.0
 LONG = 10 * SAMPLE_RATE  # enough noise for the third decimal
