@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.sweep_folder.names import cell_name
-from orchestrator.sweep_folder.promotion_file import read_decisions
 from orchestrator.report import forest, summary
 from orchestrator.report.page_data import PageData, records, rows_of
+from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.promotion_file import read_decisions
 
 
 def effects_section(data: PageData) -> dict[str, Any]:

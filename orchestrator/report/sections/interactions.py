@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from orchestrator.analysis.cells import run_spread
-from orchestrator.sweep_folder.design import Factor
 from orchestrator.report.charts import NUM_SERIES, Axis, Plot, axis, dot, grid, line, path, polylines, svg
 from orchestrator.report.page_data import PageData
+from orchestrator.sweep_folder.design import Factor
 
 PANELS_SHOWN = 6
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from orchestrator.analysis.cells import runs_of, step_change
-from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.page_data import PageData, records
+from orchestrator.sweep_folder.names import cell_name
 
 
 def ladder_section(data: PageData) -> dict[str, Any]:

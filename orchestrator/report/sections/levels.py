@@ -3,8 +3,8 @@
 from typing import Any
 
 from orchestrator.analysis.cells import REFERENCES, baseline_cell, paper_cell, reference_rows, runs_of
-from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.page_data import PageData
+from orchestrator.sweep_folder.names import cell_name
 
 CELLS_SHOWN = 200
 

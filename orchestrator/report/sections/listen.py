@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis.cells import baseline_cell
-from orchestrator.sweep_folder.names import cell_name
 from orchestrator.report.listening import ListeningSet, Version, listening_set
 from orchestrator.report.page_data import PageData, records
 from orchestrator.report.wording import number
+from orchestrator.sweep_folder.names import cell_name
 
 PLAIN = re.compile(r"\w[\w-]*")  # names of folders: a plan cannot name a path outside audio/
 
