@@ -145,19 +145,19 @@ class Answer:
         """The answer as plain JSON values."""
         from orchestrator.report.report import summary
 
-        return summary(*self.report)
+        return summary(self.report)
 
     def show(self, console: "Console") -> None:
         """Print the tables that end a sweep."""
         from orchestrator.report.terminal import print_report
 
-        print_report(self.report.sweep, self.report.effects, console, self.report.notes, self.report.preferences)
+        print_report(self.report, console)
 
     def forest(self) -> "Figure":
         """Return the forest plot: each factor's effect on the metric that decides, with its 95 % intervals."""
-        from orchestrator.report.forest import forest
+        from orchestrator.report.forest import figure
 
-        return forest(self.report.sweep, self.effects)
+        return figure(self.report)
 
     def __repr__(self) -> str:
         return f"<Answer {self.report.sweep.name}: {len(self.report.effects)} contrasts, {self.page}>"
@@ -289,19 +289,23 @@ class Sweep:
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
-        from orchestrator.report.report import report, write_report
+        from orchestrator.report.analyse import analyse
+        from orchestrator.report.forest import write_figure
+        from orchestrator.report.page import write_page
 
-        found = report(self.folder)
-        return Answer(found, write_report(found, self.folder))
+        report = analyse(self.folder)
+        page = write_page(report, self.folder)
+        write_figure(report, self.folder)
+        return Answer(report, page)
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
-        from orchestrator.report.terminal import best_cell, paper_cell
+        from orchestrator.analysis.cells import best_cell, paper_cell
         from orchestrator.storage.sync import publish_results
         from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
-        best = best_cell(sweep) if len(sweep.runs) else {}
+        best = best_cell(sweep)
         cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         links = publish(self._plan, answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one]))
         try:

@@ -90,7 +90,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _answer(sweep: "Sweep", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
-    from orchestrator.report.terminal import best_trial
+    from orchestrator.analysis.cells import best_trial
     from orchestrator.sweep_folder.redact import redact
 
     if not (sweep.folder / "results" / "replicates.parquet").exists():
@@ -114,7 +114,10 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from orchestrator.analysis.preferences import read_sheet
-    from orchestrator.report import report as answer
+    from orchestrator.report.analyse import analyse
+    from orchestrator.report.forest import write_figure
+    from orchestrator.report.page import write_page
+    from orchestrator.report.report import exit_code, summary
     from orchestrator.report.terminal import print_report
 
     folder = options.sweep_dir
@@ -125,16 +128,17 @@ def _report(options: argparse.Namespace) -> int:
     for written in (folder / "results" / "effects.parquet", folder / "report" / "index.html"):
         if folder.is_dir():
             check_writable(written)
-    found = answer.report(folder, options.preferences)
+    answer = analyse(folder, options.preferences)
     if options.json:
-        print(json.dumps(answer.summary(*found), indent=2, allow_nan=False), flush=True)
+        print(json.dumps(summary(answer), indent=2, allow_nan=False), flush=True)
     elif not options.quiet:  # the answer first: to draw the page takes as long again
-        print_report(found.sweep, found.effects, notes=found.notes, preferences=found.preferences)
+        print_report(answer)
         print(flush=True)
-    page = answer.write_report(found, folder)
+    page = write_page(answer, folder)
+    write_figure(answer, folder)
     if not options.json and not options.quiet:
         print(f"report: {page}")
-    return answer.exit_code(found.sweep)
+    return exit_code(answer.sweep)
 
 
 def _report_parser() -> argparse.ArgumentParser:

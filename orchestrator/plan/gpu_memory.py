@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from orchestrator.formats import gigabytes
 from orchestrator.plan.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.config.runtime import Runtime
@@ -23,12 +24,12 @@ class Need(NamedTuple):
     @property
     def needed(self) -> str:
         """What one worker holds at most."""
-        return _gigabytes(self.shape.memory_bytes(self.runtime))
+        return gigabytes(self.shape.memory_bytes(self.runtime))
 
     @property
     def allowed(self) -> str:
         """What one worker may hold."""
-        return _gigabytes(_allowed(self.gpu, self.runtime))
+        return gigabytes(_allowed(self.gpu, self.runtime))
 
 
 def planned_gpu(trials: Sequence[Trial], on_cluster: bool = False) -> Gpu | None:
@@ -103,7 +104,7 @@ def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None
     if gpu is None:
         unknown = f"GPU memory: not compared; no GPU is known here or from a {CLUSTER} here"
         return [unknown] if _on_gpus(trials) else []
-    lines = [f"GPU memory: {gpu.name}, {_gigabytes(gpu.memory)} ({gpu.where})"]
+    lines = [f"GPU memory: {gpu.name}, {gigabytes(gpu.memory)} ({gpu.where})"]
     for need in needs(trials, shapes, gpu):
         share, workers = need.runtime.gpus_per_worker, need.runtime.workers
         part = f" ({share:g} of it)" if share < 1 else f" on each of {workers}" if workers > 1 else ""
@@ -136,7 +137,3 @@ def _written(changes: Mapping[str, Any], runtime: Runtime) -> str:
     """Return the changes as a grid writes them; what stays is left out."""
     changed = [(key, value) for key, value in changes.items() if getattr(runtime, key) != value]
     return ", ".join(f"{key}: {'true' if value is True else f'{value:g}'}" for key, value in changed)
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.formats import count, estimated_duration, with_prefix
 from orchestrator.plan.cost import Cost, elapsed, total
 from orchestrator.plan.explain import GONE
 from orchestrator.plan.gpu_memory import shown
@@ -80,10 +81,10 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     trainings, replicates = len(plan.trials), len(plan.replicates)
     saved = replicates - trainings
     folded = f"; {saved} more are read from the same trainings" if saved else ""
-    cells, seeds = _count(len(plan.cells), "cell"), _count(len(plan.seeds), "seed")
-    console.print(f"{cells} x {seeds} = {_count(replicates, 'replicate')}")
+    cells, seeds = count(len(plan.cells), "cell"), count(len(plan.seeds), "seed")
+    console.print(f"{cells} x {seeds} = {count(replicates, 'replicate')}")
     most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
-    console.print(f"{most}{_count(trainings, 'training')}{folded}{until}")
+    console.print(f"{most}{count(trainings, 'training')}{folded}{until}")
     console.print(escape(_state(ledger)))
     if sum(len(trial.replicates) for trial in plan.selected) < replicates:
         console.print(
@@ -117,13 +118,16 @@ def show_cost(
     options = options or Options()
     here = None if options.address else elapsed(plan, todo, costs, options.max_concurrent)
     most = "at most " if stops_early(plan) else ""
-    parts = [f"{_time(here)} on this machine" if here is not None else "", f"{_time(sum_.seconds)} one after another"]
+    parts = [
+        f"{estimated_duration(here)} on this machine" if here is not None else "",
+        f"{estimated_duration(sum_.seconds)} one after another",
+    ]
     if sum_.gpu_hours:
         price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
         money = f" ({sum_.gpu_hours * price:.3g} at {price:g} each)" if price is not None else ""
         parts.append(f"{sum_.gpu_hours:.3g} GPU-hours{money}")
-    parts.append(f"{_number(sum_.disk_bytes)}B on disk")
-    console.print(f"To do: {most}{_count(len(todo), 'training')}: {', '.join(filter(None, parts))}.")
+    parts.append(f"{with_prefix(sum_.disk_bytes)}B on disk")
+    console.print(f"To do: {most}{count(len(todo), 'training')}: {', '.join(filter(None, parts))}.")
     console.print(f"  {BASIS[sum_.basis]}")
     if not options.address and not sum_.gpu_hours and gpus_here():
         console.print("  No training uses this machine's GPU; add 'resources: {default: {gpus_per_worker: 1}}'.")
@@ -144,7 +148,7 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
     limited = plan.space.grid.budget is not None and plan.space.grid.budget.max_gpu_hours is not None
     budget = "; never more than the budget allows" if limited else ""
     return [
-        f"promote: {_count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {_count(len(trials), 'training')}"
+        f"promote: {count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {count(len(trials), 'training')}"
         f"{hours}. Once {cell_name(rule.source)} is decided, each factor that {rule.when} there runs at "
         f"{cell_name(rule.target)}, alone and with the others, and nothing else does{budget}."
     ]
@@ -178,8 +182,8 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
             *(escape(cell.levels[name]) for name in names),
             "x".join(map(str, shape.latents)),
             "x".join(map(str, shape.tokens[1:])),
-            _number(shape.parameters),
-            _number(shape.memory_bytes(resources[cell.name])) + "B",
+            with_prefix(shape.parameters),
+            with_prefix(shape.memory_bytes(resources[cell.name])) + "B",
             f"{done}/{len(rows[cell.name])}",
         )
     more = len(plan.cells) - CELLS_SHOWN
@@ -219,7 +223,7 @@ def _state(ledger: Ledger) -> str:
     states = Counter(entry.state for entry in ledger.entries.values())
     ranked = sorted(states, key=lambda state: (order.index(state) if state in order else len(order), state))
     parts = [f"{state.mark} {states[state]} {_word(state)}" for state in ranked]
-    gone = [f"{GONE} {_count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
+    gone = [f"{GONE} {count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
     return "  ".join([*parts, *gone])
 
 
@@ -238,22 +242,3 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(escape(column), overflow="fold", header_style="bold")
     return table
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _number(value: float) -> str:
-    """Return e.g. ``44.1M``."""
-    for unit in ("", "k", "M", "G", "T"):
-        if value < 1_000:
-            return f"{value:.3g}{unit}"
-        value /= 1_000
-    return f"{value:.3g}P"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 3_600:
-        return f"{max(seconds / 60, 1):.0f} min"
-    return f"{seconds / 3_600:.3g} h"

@@ -7,7 +7,6 @@ import base64
 import io
 import logging
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
@@ -210,17 +210,13 @@ def decibel(spectrum: NDArray) -> NDArray[np.float64]:
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return rows of shades [H, W] as a PNG with a palette."""
-    height, width = pixels.shape
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1).tobytes()
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 3, 0, 0, 0])
-    stops, at = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
-    palette = np.stack([np.interp(at, range(len(STOPS)), stops[:, one]) for one in range(3)], axis=1)
-    chunks = ((b"IHDR", header), (b"PLTE", palette.round().astype(np.uint8).tobytes()),
-              (b"IDAT", zlib.compress(raw, 4)), (b"IEND", b""))  # fmt: skip
-    body = b"".join(
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
+    stops, places = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
+    palette = np.stack([np.interp(places, range(len(STOPS)), channel) for channel in stops.T], axis=1)
+    picture = Image.fromarray(pixels)
+    picture.putpalette(palette.round().astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
 
 
 def _text(data: bytes) -> str:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.formats import clock_duration, number
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
@@ -74,13 +75,13 @@ class View:
         parts = [f"{count[name]} {name}" for name in SHOWN_STATES if count[name]]
         left = self.seconds_left(statuses)
         parts.append(
-            f"about {_span(left)} left"
+            f"about {clock_duration(left)} left"
             if left is not None and count[State.RUNNING]
             else self.phase
             if not count[State.RUNNING]
             else ""
         )
-        return f"{self.plan.name}  {_span(time.monotonic() - self.started)}  " + ", ".join(
+        return f"{self.plan.name}  {clock_duration(time.monotonic() - self.started)}  " + ", ".join(
             part for part in parts if part
         )
 
@@ -112,8 +113,8 @@ class View:
             table.add_row(
                 escape(name_of(trial)),
                 f"{status.step}/{status.steps}" if status else "",
-                _number(status.loss if status else None),
-                _number(status.val_lsd if status else None),
+                number(status.loss if status else None, ".3f", missing=""),
+                number(status.val_lsd if status else None, ".3f", missing=""),
                 Text(state, style=state.colour),
             )
         rest = len(self.trials) - SHOWN
@@ -160,13 +161,3 @@ def name_of(trial: Trial) -> str:
 
 def _share(status: Status | None) -> float:
     return min(1.0, status.step / status.steps) if status and status.steps else 0.0
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

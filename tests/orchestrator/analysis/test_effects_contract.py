@@ -15,7 +15,7 @@ import pytest
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
 from orchestrator.cli.commands import report as main
-from orchestrator.report.report import report
+from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
@@ -143,7 +143,7 @@ def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
         table.astype({"domain": "category"} if "domain" in table else {}).to_parquet(
             tmp_path / "results" / "clips.parquet"
         )
-        return report(tmp_path).notes + list(read_sweep(tmp_path).notes)
+        return analyse(tmp_path).notes + list(read_sweep(tmp_path).notes)
 
     assert notes(clips) == []
     assert notes([{**clips[0], "lsd": None}, *clips[1:]]) == [
@@ -296,7 +296,8 @@ def test_json_has_the_same_rows_without_nan(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_answer_needs_neither_torch_nor_ray_nor_mlflow() -> None:
-    code = "import sys, orchestrator.report.report; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    modules = "orchestrator.report.analyse, orchestrator.report.page"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

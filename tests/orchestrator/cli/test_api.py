@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import Sweep
 from orchestrator.api import Answer
-from orchestrator.report.report import report
+from orchestrator.report.analyse import analyse
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
@@ -134,4 +134,6 @@ def test_a_plan_and_an_answer_are_short_where_they_are_printed(make_grid, tmp_pa
     folder = write_sweep(
         tmp_path / "case", noisy_grid({"text": ["off", "caption"]}, 2, {}), {"text": ["off", "caption"]}
     )
-    assert repr(Answer(report(folder), folder / "index.html")) == f"<Answer case: 1 contrasts, {folder / 'index.html'}>"
+    assert (
+        repr(Answer(analyse(folder), folder / "index.html")) == f"<Answer case: 1 contrasts, {folder / 'index.html'}>"
+    )

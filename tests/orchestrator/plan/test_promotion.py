@@ -19,8 +19,9 @@ from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted
 from orchestrator.plan.show import promotion_lines, show_summary
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import exit_code, report
+from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.results import collect
 from orchestrator.run.sweep import schedule
@@ -195,13 +196,13 @@ def test_main_effects_rest_on_the_part_that_decided(make, capsys) -> None:
     assert not sweep.lost
     assert exit_code(sweep) == 0
     console = Console(width=80, record=True)
-    console.print(render(sweep, table))
+    console.print(render(Report(sweep, table)))
     text = " ".join(console.export_text().split())
     assert "text, lfr improve at width=narrow" in text
     assert "not promoted" in text
-    page = write_page(sweep, table, [], plan.folder).read_text()
+    page = write_page(Report(sweep, table), plan.folder).read_text()
     assert "Promotion" in page
-    assert report(plan.folder).effects.equals(table)
+    assert analyse(plan.folder).effects.equals(table)
 
 
 def test_a_budget_that_is_raised_later_promotes_more(make) -> None:

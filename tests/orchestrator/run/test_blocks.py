@@ -13,15 +13,14 @@ from rich.console import Console
 from scipy.optimize import brentq
 
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.group_sequential import Contrast, Look, Rule, anytime_interval, decide, sequential_p
+from orchestrator.analysis.group_sequential import Contrast, Look, Rule, anytime_interval, decide, e_value, sequential_p
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
-from orchestrator.analysis.verdict import e_value
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.plan.show import show_summary
-from orchestrator.report.report import exit_code
+from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.results import collect
 from orchestrator.run.sweep import schedule
@@ -299,7 +298,7 @@ def test_seeds_not_needed_are_said_to_be_so_everywhere(plan: Plan) -> None:
     table = effects(sweep)
     row = primary(table, "text")
     assert (row["stopped"], row["verdict"], row["n_seeds"], row["n_missing"]) == ("repeated", "improves", 2, 0)
-    text = shown(render(sweep, table))
+    text = shown(render(Report(sweep, table)))
     assert "all 8 of 8 replicates, 2 seeds. 8 more were not needed (decided after block 2)." in text
     assert "missing" not in text
 

@@ -16,8 +16,8 @@ import soundfile
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import make_plan, write_plan
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import report
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.worker import encode
@@ -146,8 +146,8 @@ def test_no_secret_and_no_hostile_name_gets_through(
     alive.start()
     assert alive.close(timeout_s=60).replicates == 0
     collect(plan, alive.run_ids)
-    answer = report(plan.folder)
-    page = write_page(answer.sweep, answer.effects, answer.notes, plan.folder)
+    answer = analyse(plan.folder)
+    page = write_page(answer, plan.folder)
 
     searched = [path for folder in ("sweeps", "tracked") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert {path.suffix for path in searched} >= {".db", ".json", ".yaml", ".parquet", ".html", ".flac", ".jsonl"}

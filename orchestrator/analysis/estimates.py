@@ -1,4 +1,8 @@
-"""Every comparison on every metric and domain, estimated: from the tables of a sweep to numbers with their errors."""
+"""Every comparison estimated, on every metric and domain: from the tables of a sweep to numbers with their errors.
+
+``effect_curves`` estimates each main effect anew from the validation values at every step that the runs share: with
+run-level intervals, one step at a time; exploratory. Its last step is not the verdict: that has its own scoring.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,21 +13,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from orchestrator.analysis.contrasts import Line, lines
+from orchestrator.analysis.contrasts import Comparison, comparisons
 from orchestrator.analysis.design_matrix import Array
-from orchestrator.analysis.load import QUESTION, Sweep
+from orchestrator.analysis.load import QUESTION, Sweep, decisive
 from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.split_plot import Layout, codes_of, layout, seeds_of
+from orchestrator.analysis.split_plot import Layout, codes_of, layout_of, seeds_of
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
+MAX_STEPS = 40  # of an effect curve
 
 
 @dataclass(frozen=True)
 class Finding:
     """One comparison on one metric and domain, before its family is corrected."""
 
-    line: Line
+    comparison: Comparison
     metric: Metric
     domain: str
     estimate: Estimate | None
@@ -66,7 +71,7 @@ def clips_left_out(sweep: Sweep) -> list[str]:
 def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
     """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
     codes, sizes = codes_of(sweep)
-    plans: dict[bytes, tuple[Layout, list[Line]]] = {}
+    plans: dict[bytes, tuple[Layout, list[Comparison]]] = {}
     for metric, domain, response in responses(sweep):
         if primary_only and not (metric is sweep.metric and domain == "all"):
             break
@@ -74,13 +79,13 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
         if not kept.any() and not (metric is sweep.metric and domain == "all"):
             continue
         if kept.tobytes() not in plans:
-            plan = layout(sweep, codes, sizes, kept)
-            plans[kept.tobytes()] = plan, lines(sweep, plan, primary_only)
-        plan, found = plans[kept.tobytes()]
+            layout = layout_of(sweep, codes, sizes, kept)
+            plans[kept.tobytes()] = layout, comparisons(sweep, layout, primary_only)
+        layout, found = plans[kept.tobytes()]
         shifted = shift(response, kept)
-        pooled = errors(plan, shifted)
-        for line in found:
-            yield _finding(sweep, plan, line, metric, domain, shifted, pooled)
+        pooled = errors(layout, shifted)
+        for comparison in found:
+            yield _finding(sweep, layout, comparison, metric, domain, shifted, pooled)
 
 
 def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
@@ -93,40 +98,46 @@ def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
 
 
 def _finding(
-    sweep: Sweep, plan: Layout, line: Line, metric: Metric, domain: str, response: Response, pooled: Errors
+    sweep: Sweep,
+    layout: Layout,
+    comparison: Comparison,
+    metric: Metric,
+    domain: str,
+    response: Response,
+    pooled: Errors,
 ) -> Finding:
-    searched = sweep.early_stopping.get("policy") == "asha" and any(one.kind == "stopped" for one in sweep.lost)
-    mixed = _other_question(sweep, line, plan)
-    if line.weights is None or searched or mixed:
-        return Finding(line, metric, domain, None, SEARCH if searched else mixed or line.reason, {}, 0, 0)
-    weighed = np.abs(line.weights.rows) > 1e-12
-    estimate = judge(line.weights, response, pooled)
-    anova = _anova(plan, line, response, pooled) if line.term and not sweep.nested else {}  # no line for half a factor
-    return Finding(
-        line, metric, domain, estimate, "", anova, len(np.unique(plan.run[weighed])), seeds_of(plan, line.weights.rows)
-    )
+    weights = comparison.weights
+    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
+    reason = SEARCH if searched else _other_question(sweep, comparison, layout) or comparison.reason
+    if weights is None or reason:
+        return Finding(comparison, metric, domain, None, reason, {}, 0, 0)
+    judged = comparison.term and not sweep.nested  # the term of a factor that acts in part has no ANOVA line
+    anova = _anova(layout, comparison, response, pooled) if judged else {}
+    num_runs = len(np.unique(layout.run[np.abs(weights.rows) > 1e-12]))
+    estimate = judge(weights, response, pooled)
+    return Finding(comparison, metric, domain, estimate, "", anova, num_runs, seeds_of(layout, weights.rows))
 
 
-def _other_question(sweep: Sweep, line: Line, plan: Layout) -> str:
+def _other_question(sweep: Sweep, comparison: Comparison, layout: Layout) -> str:
     """Return why a comparison is none: its sides were scored on different things; nothing where they were not."""
-    if line.weights is None or QUESTION not in sweep.runs:
+    if comparison.weights is None or QUESTION not in sweep.runs:
         return ""
-    asked = pd.Series(line.weights.rows).groupby(sweep.runs[QUESTION].to_numpy()[plan.kept]).sum()
+    asked = pd.Series(comparison.weights.rows).groupby(sweep.runs[QUESTION].to_numpy()[layout.kept]).sum()
     if np.abs(asked).max() < 1e-9:
         return ""
     return f"not comparable: scored on different things ({'; '.join(sorted(asked.index))})"
 
 
-def _anova(plan: Layout, line: Line, response: Response, pooled: Errors) -> dict[str, float]:
+def _anova(layout: Layout, comparison: Comparison, response: Response, pooled: Errors) -> dict[str, float]:
     """Return the ANOVA line of the comparison's term with the error of its stratum."""
-    assert line.term is not None
-    if set(line.term) & set(plan.within_factors):
-        assert plan.within is not None
-        ss, df = plan.within.sum_of_squares(line.term, plan.inner_values(response.values))
+    assert comparison.term is not None
+    if set(comparison.term) & set(layout.within_factors):
+        assert layout.within is not None
+        ss, df = layout.within.sum_of_squares(comparison.term, layout.inner_values(response.values))
         error, df_error = pooled.within, pooled.within_df
     else:
-        variants = plan.num_variants  # published sums of squares count every scored variant
-        ss, df = plan.between.sum_of_squares(line.term, plan.training_means(response.values))
+        variants = layout.num_variants  # published sums of squares count every scored variant
+        ss, df = layout.between.sum_of_squares(comparison.term, layout.training_means(response.values))
         ss, error, df_error = ss * variants, pooled.between * variants, pooled.between_df
     if not df:
         return {"df_error": df_error}
@@ -175,3 +186,38 @@ def _response(means: Array, clips: Array) -> Response:
         return Response(_finite(means), None)
     values = np.where(usable, clips[:, shared].mean(axis=1), np.nan)
     return Response(values, clips[:, shared] if shared.sum() > 1 else None)
+
+
+@dataclass(frozen=True)
+class EffectCurve:
+    """One main effect over the training: estimate and 95 % interval for new seeds, [steps] each."""
+
+    factor: str
+    level: str
+    contrast: str
+    steps: Array
+    estimate: Array
+    low: Array
+    high: Array
+
+
+def effect_curves(sweep: Sweep) -> list[EffectCurve]:
+    """Return the curve of every main effect; none where runs share no validation curve."""
+    sweep = decisive(sweep)
+    if sweep.curves is None:
+        return []
+    kept = np.asarray(np.isfinite(sweep.curves.values).all(axis=1), dtype=bool).reshape(-1)
+    if kept.sum() < 2:
+        return []
+    layout = layout_of(sweep, *codes_of(sweep), kept)
+    places = np.unique(np.linspace(0, len(sweep.curves.steps) - 1, MAX_STEPS).round().astype(int))
+    responses = [shift(Response(sweep.curves.values[:, place], None), kept) for place in places]
+    pooled = [errors(layout, response) for response in responses]
+    curves = []
+    for comparison in comparisons(sweep, layout, primary_only=True):
+        if comparison.weights is not None:
+            estimates = [judge(comparison.weights, *pair) for pair in zip(responses, pooled, strict=True)]
+            values = np.array([(estimate.value, *estimate.interval_runs(0.95)) for estimate in estimates])
+            names = (comparison.factor, comparison.level, comparison.contrast)
+            curves.append(EffectCurve(*names, sweep.curves.steps[places], *values.T))
+    return curves

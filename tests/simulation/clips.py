@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from orchestrator.analysis.bands import CELLS, FACTORS, Check
 from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout
+from orchestrator.analysis.split_plot import Layout, codes_of, contrast, layout_of
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.sweep_folder.design import Factor
+from tests.simulation.bands import CELLS, FACTORS, Check
 
 CLIPS = 60
 DRAWS = 200  # bootstrap draws of a control
@@ -30,7 +30,7 @@ def grid(seeds: int) -> Layout:
     frame = pd.DataFrame(rows)
     sweep = Sweep("grid", "", factors, metrics, (), tuple(map(str, range(seeds))), {}, "", len(rows), frame, ())
     codes, sizes = codes_of(sweep)
-    return layout(sweep, codes, sizes, np.ones(len(rows), dtype=bool))
+    return layout_of(sweep, codes, sizes, np.ones(len(rows), dtype=bool))
 
 
 def scores(plan: Layout, random: np.random.Generator, clip_effect: float = 0.08) -> tuple[Array, float]:

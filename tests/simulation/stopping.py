@@ -12,12 +12,11 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from orchestrator.analysis.bands import CELLS, FACTORS, Check
-from orchestrator.analysis.controls import asha, plateau_values
 from orchestrator.analysis.design_matrix import Array, Fit, fit, pairs
-from orchestrator.analysis.group_sequential import Contrast, Look, Rule, decide
-from orchestrator.analysis.verdict import e_value
+from orchestrator.analysis.group_sequential import Contrast, Look, Rule, decide, e_value
 from orchestrator.sweep_folder.looks_file import Spending
+from tests.simulation.bands import CELLS, FACTORS, Check
+from tests.simulation.controls import asha, plateau_values
 
 SEEDS, STEPS, DELTA, ALPHA = 6, 27, 0.03, 0.05
 RUNGS = (3, 9)

@@ -13,7 +13,7 @@ CELLS = np.array(list(itertools.product((0, 1), repeat=len(FACTORS))))
 class Check:
     """One measured rate beside its band."""
 
-    what: str
+    rate: str
     measured: float
     low: float
     high: float

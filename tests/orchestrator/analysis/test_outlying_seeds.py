@@ -4,31 +4,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orchestrator.analysis.diagnostics import outlying, outlying_seeds
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.analysis.outlying_seeds import far_out, outlying
-from orchestrator.report.report import report
+from orchestrator.report.analyse import analyse
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, write_sweep
 
 
 def told(folder, rows, factors=TWO, **plan) -> list[str]:
     rows = [{**row, "replicate": f"r{place}"} for place, row in enumerate(rows)]
-    return far_out(read_sweep(write_sweep(folder, rows, factors, **plan)))
+    return outlying_seeds(read_sweep(write_sweep(folder, rows, factors, **plan)))
 
 
-def test_one_training_far_out_is_named_with_the_others_range(tmp_path):
+def test_one_training_outlying_seeds_is_named_with_the_others_range(tmp_path):
     rows = noisy_grid(TWO, 5, {"text": -0.2}, random=1)
     rows[19]["lsd"] += 1.0  # seed 2: text=off rolloff=on size=full
     (line,) = told(tmp_path, rows)
     assert line.startswith("seed 2 lies far from the other seeds (text=off rolloff=on size=full, replicate r19: lsd 2.")
     assert "others 1." in line
     assert "; and" not in line
-    found = report(tmp_path)
+    found = analyse(tmp_path)
     assert line in found.notes
     assert effects(found.sweep)["verdict"].tolist() == found.effects["verdict"].tolist()
 
 
-def test_a_whole_seed_far_out_is_named_with_some_of_its_replicates(tmp_path):
+def test_a_whole_seed_outlying_seeds_is_named_with_some_of_its_replicates(tmp_path):
     rows = [{**row, "lsd": row["lsd"] + (row["seed"] == 3)} for row in noisy_grid(TWO, 6, {"text": -0.2}, random=2)]
     (line,) = told(tmp_path, rows)
     assert line.startswith("seed 3 lies far")
@@ -94,5 +94,5 @@ def test_normal_samples_are_seldom_marked_and_a_far_value_mostly_is(cells, seeds
 
 def test_a_report_without_any_far_seed_says_nothing(tmp_path):
     folder = write_sweep(tmp_path, noisy_grid(TWO, 5, {"text": -0.2}), TWO)
-    assert not any("far from" in note for note in report(folder).notes)
-    assert isinstance(report(folder).effects, pd.DataFrame)
+    assert not any("far from" in note for note in analyse(folder).notes)
+    assert isinstance(analyse(folder).effects, pd.DataFrame)

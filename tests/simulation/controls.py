@@ -1,4 +1,4 @@
-"""What must be seen to fail beside the product: plain ASHA, as a small event loop, and plateau stopping."""
+"""Controls that must fail beside the product: plain ASHA, as a small event loop, and stopping at a plateau."""
 
 import bisect
 import heapq
@@ -21,7 +21,7 @@ def asha(
     stops = (*rungs, steps)
     last = curves[..., -1].copy()
     finished = np.ones((replicates, runs), dtype=bool)
-    for one in range(replicates):
+    for replicate in range(replicates):
         pace = np.exp(random.normal(0, JITTER, (runs, steps))) * np.where(large, SLOW_SIZE, 1.0)[:, None]
         due = np.cumsum(pace, axis=1)[:, [stop - 1 for stop in stops]]
         recorded: list[list[float]] = [[] for _ in rungs]
@@ -32,9 +32,9 @@ def asha(
             now, run, rung, start = heapq.heappop(events)
             ends = rung == len(rungs)
             if not ends:
-                value = float(curves[one, run, rungs[rung] - 1])
+                value = float(curves[replicate, run, rungs[rung] - 1])
                 if _stopped(value, recorded[rung]):
-                    last[one, run], finished[one, run], ends = value, False, True
+                    last[replicate, run], finished[replicate, run], ends = value, False, True
                 bisect.insort(recorded[rung], value)
             if not ends:
                 heapq.heappush(events, (start + due[run, rung + 1], run, rung + 1, start))
