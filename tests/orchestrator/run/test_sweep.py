@@ -16,7 +16,7 @@ import soundfile
 from orchestrator.grid.space import read_space
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.run.results import VOLATILE
-from orchestrator.tracking.tracker import connect
+from orchestrator.tracking.client import connect
 from sagasr.io.files import dump_yaml, read_json
 from sagasr.io.trial_log import History, read_status
 from tests.orchestrator.tracking.servers import free_port
