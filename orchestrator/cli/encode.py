@@ -45,7 +45,7 @@ exit codes: 0 the store is there, 2 bad input (every fault is listed, nothing wa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-encode`` and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     return cli.run(lambda: _run(options), interrupted="interrupted; the same command goes on where it was")
 
 
@@ -347,7 +347,7 @@ def _tell(store: Path, config: Config) -> None:
         print(f"note: … and {len(meta['notes']) - SHOWN} more in {store / 'meta.json'}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         "sagasr-encode", "Check recordings, describe them, and encode them once for all trainings.", EXAMPLES
     )

@@ -31,7 +31,7 @@ from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.io.trial_log import History, read_status
 from tests.orchestrator.run import chaos
 
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"]
 STORE_BYTES = 150_000_000
 # A busy machine may need more than the 30 s that a node gives its own processes to come up.
 NODE = {"object_store_memory": STORE_BYTES, "env_vars": {"RAY_agent_register_timeout_ms": "300000"}}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import report, sweep
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.space import expand, parse_only, read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import scan

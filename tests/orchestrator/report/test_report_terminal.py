@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.commands import report as main
+from orchestrator.cli.report import report as main
 from orchestrator.report.report import report
 from orchestrator.report.terminal import p_text, print_report
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, write_sweep

@@ -30,7 +30,7 @@ PAIR: dict[str, Any] = {  # one training, by two workers
     "factors": {"lfr": ["off", "hard"]},
     "resources": {"default": {**ALONE["resources"]["default"], "workers": 2}},
 }
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"]
 LIMIT_S = 600.0  # of a machine that is busy with other things
 
 

@@ -365,7 +365,7 @@ def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> 
         "early_stopping": {"metric": "val/lsd_lf", "delta": 0.05},
     }
     (tmp_path / "grid.yaml").write_text(dump_yaml(grid))
-    code = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
+    code = "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"
     command = [sys.executable, "-c", code, str(tmp_path / "grid.yaml"), "--storage", str(tmp_path / "sweeps")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -282,7 +282,7 @@ def test_a_cluster_whose_gpus_are_too_small_is_told_when_it_is_joined(make_grid,
     sweep = [
         sys.executable,
         "-c",
-        "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())",
+        "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())",
         str(grid),
     ]
     sweep += ["--address", f"127.0.0.1:{port}", "--set", f"training.batch_size={2**18}", "--quiet"]

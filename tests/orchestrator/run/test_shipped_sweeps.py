@@ -17,7 +17,7 @@ from tests.sagasr.training.trainings import few_recordings
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SPACES = Path(sagasr.__file__).parents[1] / "search_spaces"
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"]
 WIDTHS = {"embed_dim": 64, "num_heads": 2, "cond_dim": 64}
 SETTINGS = ["audio.segment=8192", "validation.segment=8192", "training.steps=2", "evaluation.sampler.steps=2"]
 

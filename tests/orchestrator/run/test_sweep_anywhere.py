@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
 LIMIT_S = 900.0  # of a machine that is busy with other things
 
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"]
 
 
 def plan_of(grid: Path, storage: str) -> Plan:
@@ -163,7 +163,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         assert token not in done.stdout + done.stderr
 
         script = tmp_path / "sweep.py"
-        script.write_text("import sys\nfrom orchestrator.cli.commands import sweep\nsys.exit(sweep())\n")
+        script.write_text("import sys\nfrom orchestrator.cli.sweep import sweep\nsys.exit(sweep())\n")
         ray = str(Path(sys.executable).parent / "ray")
         words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
         with (tmp_path / "out.txt").open("w") as out:

@@ -339,7 +339,7 @@ def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config
     longer = {**config.model_dump(mode="json"), "training": {**TREE["training"], "steps": 5_000}}
     longer["validation"] = {**TREE["validation"], "every": 5_000}
     path.write_text(dump_yaml(longer))
-    command = [sys.executable, "-c", "import sys; from sagasr.cli.commands import train; sys.exit(train())", str(path)]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())", str(path)]
     training = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
     try:
         while not ((status := read_status(out) if out.exists() else None) and status.step > 3):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sagasr.cli.commands import train as command
+from sagasr.cli.train import train as command
 from sagasr.config.settings import Config, Evaluation, InverseLR, Runtime, parse, patch
 from sagasr.data.batches import Batch, Validation
 from sagasr.data.encode import encode_store
