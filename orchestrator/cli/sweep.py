@@ -33,7 +33,7 @@ def sweep(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-sweep`` and return its exit code."""
     options = _parser().parse(arguments)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end is an interruption too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM interrupts like Ctrl-C
     return cli.run(lambda: _sweep(options))
 
 
@@ -53,15 +53,12 @@ def _sweep(options: argparse.Namespace) -> int:
         for line in sweep.why(options.why):
             print(line)
         return DONE
-    if options.json:
-        planned = sweep.plan(address=options.address)
-        print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
-        planned.check_tracking()
-        planned.check_memory()
-        return DONE
-    if options.plan:
-        planned = sweep.plan(calibrate=options.calibrate, address=options.address)
-        planned.show(console)
+    if options.json or options.plan:
+        planned = sweep.plan(calibrate=options.calibrate and not options.json, address=options.address)
+        if options.json:
+            print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
+        else:
+            planned.show(console)
         planned.check_tracking()
         planned.check_memory()
         return DONE

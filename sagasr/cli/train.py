@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sagasr.cli import common as cli
 from sagasr.config.settings import Config, Runtime, differences, leaves, located, parse, patch
+from sagasr.data.manifest import SPLITS, Split, manifest_fingerprint, usable_rows
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, read_yaml, write_json
@@ -50,27 +51,14 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from sagasr.data.manifest import manifest_fingerprint, usable_rows
-
     config, out = read(options.config, options.set), options.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file is there; name a folder")
-    _refuse_another(config, out)
-    found = {"train": usable_rows(config.data, "train"), "val": usable_rows(config.data, "val")}
-    if problems := [problem for _, reasons in found.values() for problem in reasons]:
-        raise SagasrError("\n".join(dict.fromkeys(problems)))
-    began = read_json(out / DATA) if (out / DATA).exists() else {}
-    changed = [split for split, then in began.items() if then != manifest_fingerprint(found[split][0])]
-    if changed:
-        raise ConfigError(
-            f"--out {out}: the {' and '.join(changed)} recordings, or what is said of them, changed since this "
-            "training began; name another folder"
-        )
+    _check_same_training(config, out)
+    recordings = _fingerprints(config, out)
 
     from sagasr.data.encode import encode_store
     from sagasr.data.folders import list_stored
-    from sagasr.evaluation.evaluate import summary
-    from sagasr.evaluation.scores import read_distances, read_scores
     from sagasr.io.signals import halting, interrupting
     from sagasr.io.trial_log import read_status
     from sagasr.model.saga import missing_weights
@@ -83,7 +71,7 @@ def _train(options: argparse.Namespace) -> int:
     with lease.held(out / ".worker.lease") as held:
         with interrupting():  # shards that are encoded stay, and the next run goes on from them
             store = encode_store(config, out / "encoded")
-        write_json(out / DATA, {split: manifest_fingerprint(rows) for split, (rows, _) in found.items()})
+        write_json(out / DATA, recordings)
         for line in list_stored(config, read_json(store / "meta.json")):
             print(line, flush=True)
         with halting() as halt:
@@ -91,37 +79,64 @@ def _train(options: argparse.Namespace) -> int:
             harness = Harness(
                 halt=halt,
                 fence=held.check,
-                report=lambda metrics: _tell(metrics, config.training.steps),
+                report=lambda metrics: _print_validation(metrics, config.training.steps),
                 attempt=before.attempt + 1 if before else 1,
             )
             result = train_model(config, out, store, runtime=runtime, harness=harness)
-    print(
-        f"{result.state} at step {result.step}{': ' + result.reason if result.reason else ''}; everything is in {out}"
-    )
+    reason = f": {result.reason}" if result.reason else ""
+    print(f"{result.state} at step {result.step}{reason}; everything is in {out}")
     if result.state == "interrupted":
         raise KeyboardInterrupt
     if result.state != "done":
         return cli.SOME_FAILED
-    distances = read_distances(out, "default")
-    for subject, scores in read_scores(out, "default").items():
-        print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
+    _print_scores(out)
     return cli.DONE
 
 
-def _refuse_another(config: Config, out: Path) -> None:
+def _check_same_training(config: Config, out: Path) -> None:
     """Raise ConfigError where ``out`` holds a training of another configuration, which this one cannot go on with."""
     path = out / "config.yaml"
     if not path.exists():
         return
-    paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # what they hold counts, not where it lies
-    both = parse(Config, read_yaml(path), str(path)), config
-    before, now = (leaves(one.model_dump(mode="json", exclude=paths)) for one in both)
+    paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # their recordings count, not where they lie
+    before, now = (
+        leaves(tree.model_dump(mode="json", exclude=paths))
+        for tree in (parse(Config, read_yaml(path), str(path)), config)
+    )
     if changed := differences(before, now):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")
 
 
-def _tell(metrics: Mapping[str, float], steps: int) -> None:
+def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
+    """Return the fingerprint of each split's recordings.
+
+    Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
+    in ``out`` began.
+    """
+    usable = {split: usable_rows(config.data, split) for split in SPLITS}
+    if problems := [problem for _, reasons in usable.values() for problem in reasons]:
+        raise SagasrError("\n".join(dict.fromkeys(problems)))
+    fingerprints = {split: manifest_fingerprint(rows) for split, (rows, _) in usable.items()}
+    began = read_json(out / DATA) if (out / DATA).exists() else {}
+    if changed := [split for split in SPLITS if began.get(split, fingerprints[split]) != fingerprints[split]]:
+        raise ConfigError(
+            f"--out {out}: the {' and '.join(changed)} recordings, or what is said of them, changed since this "
+            "training began; name another folder"
+        )
+    return fingerprints
+
+
+def _print_scores(out: Path) -> None:
+    from sagasr.evaluation.evaluate import summary
+    from sagasr.evaluation.scores import read_distances, read_scores
+
+    distances = read_distances(out, "default")
+    for subject, scores in read_scores(out, "default").items():
+        print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
+
+
+def _print_validation(metrics: Mapping[str, float], steps: int) -> None:
     """Print a line after a validation."""
     lsd = metrics.get("val/lsd", math.nan)
     print(f"step {metrics['step']:,} of {steps:,}  val loss {metrics['val/loss']:.4f}  val LSD {lsd:.3f}", flush=True)

@@ -98,21 +98,21 @@ def _upsample(options: argparse.Namespace) -> int:
             upsampler,
             settings,
             on_progress=lambda seconds: progress.advance(task, seconds),
-            on_file=lambda written: print(_told(written, options.output)),
+            on_file=lambda written: print(_line_on(written, options.output)),
         )
     return cli.DONE
 
 
-def _told(written: "Written", named: Path) -> str:
-    """Return the line on a recording that was upsampled: its file, length, and what of it was found or lost."""
+def _line_on(written: "Written", named: Path) -> str:
+    """Return the line on a recording that was upsampled: its file, length, cutoff and clipping."""
     ends = [f"{cutoff_hz:,.0f} Hz" if cutoff_hz else "none (silent)" for cutoff_hz in written.cutoffs_hz]
     cutoff = ends[0] if len(set(ends)) == 1 else f"left {ends[0]}, right {ends[1]}"
-    told = [f"{cli.shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
+    parts = [f"{cli.shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
     if written.path.suffix == ".wav" and written.path != named:
-        told.append("a WAV file, since the recording passes full scale by far")
+        parts.append("a WAV file, since the recording passes full scale by far")
     if written.clipped:
-        told.append(f"{written.clipped:,} samples clipped at full scale; a .wav file would hold them")
-    return "  ".join(told)
+        parts.append(f"{written.clipped:,} samples clipped at full scale; a .wav file would hold them")
+    return "  ".join(parts)
 
 
 def _target(text: str) -> float | str:
