@@ -270,7 +270,7 @@ class Sweep:
         from orchestrator.plan.preflight import ready
         from orchestrator.plan.show import show_cost, show_summary
         from orchestrator.run.sweep import narrowed, run
-        from orchestrator.tracking.tracker import check_server
+        from orchestrator.tracking.client import check_server
 
         console = console or Console(quiet=quiet, highlight=False, emoji=False)
         planned = self._planned(build=True, calibrating=calibrate)

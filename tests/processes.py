@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"]
 # Variables of a sweep whose trainings pause at every step: time to be struck in, which costs no processor any.
 SLOWLY = {"SAGASR_FAULTS": '[{"point":"train.step","visit":0,"do":"pause"}]'}
 LIMIT_S = 600.0  # of a machine that is busy with other things; what fails is told sooner

@@ -36,7 +36,8 @@ from orchestrator.storage.sync import fetch_trials, send, stores_of, sweeping
 from orchestrator.sweep_folder.looks_file import Account, blocks
 from orchestrator.sweep_folder.redact import redact
 from orchestrator.sweep_folder.trial_marks import mark_stopped, stopped
-from orchestrator.tracking.tracker import Tracker, Undelivered, environment_tags
+from orchestrator.tracking.runs import environment_tags
+from orchestrator.tracking.tracker import Tracker, Undelivered
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import write_text
 from sagasr.io.fingerprint import fingerprint, seed_of

@@ -36,7 +36,7 @@ DECIDED = "Nothing is left to do."
 COMMAND = f"""
 import sys, time
 from rich.console import Console
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 say = Console.print
 def told(console, *words, **options):
     if words == ({DECIDED!r},):

@@ -36,14 +36,14 @@ NOTHING = {
     "validation": {"every": 1, "clips": 1, "segment": 8192},
     "evaluation": {"sampler": {"steps": 1}},
 }
-SWEEP = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
-TRAIN = "import sys; from sagasr.cli.commands import train; sys.exit(train())"
+SWEEP = "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"
+TRAIN = "import sys; from sagasr.cli.train import train; sys.exit(train())"
 PEER = """\
 import sys
 from pathlib import Path
 import ray
 from ray import tune
-from sagasr.cli.commands import read
+from sagasr.cli.train import read
 from sagasr.data.encode import encode_store
 
 base, out, cells = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.cli.commands import report as main
+from orchestrator.cli.report import report as main
 from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import MAX_YAML_BYTES, parse_yaml
@@ -217,10 +217,10 @@ def test_more_gpu_hours_than_the_budget_are_refused_unless_agreed(make_grid, mon
     ("command", "example"), [("sweep", "sagasr-sweep demo.yaml"), ("report", "sagasr-report sweeps/demo")]
 )
 def test_help_loads_nothing_heavy_and_shows_an_example(command: str, example: str):
-    program = f"from orchestrator.cli.commands import {command}; {command}(['--help'])"
+    program = f"from orchestrator.cli.{command} import {command}; {command}(['--help'])"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert example in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "orchestrator.cli.commands" in loaded
+    assert f"orchestrator.cli.{command}" in loaded
     assert not loaded & {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic"}

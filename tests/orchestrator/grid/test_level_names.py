@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import report, sweep
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.expand import expand
 from orchestrator.grid.levels import parse_only
 from orchestrator.grid.read import read_space

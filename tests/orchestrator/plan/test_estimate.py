@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.api import Sweep
-from orchestrator.cli.commands import sweep as command
+from orchestrator.cli.sweep import sweep as command
 from orchestrator.plan import cost as estimate
 from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
@@ -237,7 +237,7 @@ def many(count: int) -> dict:
 
 def test_a_plan_needs_no_torch(make_grid, tmp_path):
     code = (
-        "import sys; from orchestrator.cli.commands import sweep; code = sweep();"
+        "import sys; from orchestrator.cli.sweep import sweep; code = sweep();"
         "sys.exit(code or bool({'torch', 'ray', 'mlflow', 'lightning', 'scipy'} & set(sys.modules)))"
     )
     words = [sys.executable, "-c", code, str(make_grid()), "--plan", "--storage", str(tmp_path / "sweeps")]

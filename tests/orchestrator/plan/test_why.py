@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import Entry, record, refused, scan

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.commands import report as main
+from orchestrator.cli.report import report as main
 from orchestrator.formats import p_value
 from orchestrator.report.analyse import analyse
 from orchestrator.report.terminal import print_report

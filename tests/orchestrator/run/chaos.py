@@ -118,7 +118,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
 
 def _runs(plan: Any) -> dict[str, Any]:
     """Return, by replicate, the metric points in MLflow; a second run of one or a point twice shows as a difference."""
-    from orchestrator.tracking.tracker import connect
+    from orchestrator.tracking.client import connect
 
     client = connect(plan.tracking_uri)
     experiment = client.get_experiment_by_name(plan.name).experiment_id
@@ -184,7 +184,7 @@ class Toy:
 
     def _prepare_database(self) -> None:
         def work() -> None:
-            from orchestrator.tracking.tracker import connect
+            from orchestrator.tracking.client import connect
 
             connect(f"sqlite:///{self.template / 'mlflow.db'}").search_experiments()
 

@@ -346,7 +346,7 @@ def tracked_faults(here: Lab) -> list[str]:
     """Return what MLflow has twice or not at all, compared with the tables."""
     import pyarrow.parquet as pq
 
-    from orchestrator.tracking.tracker import connect
+    from orchestrator.tracking.client import connect
 
     client = connect(here.uri)
     experiment = client.get_experiment_by_name("chaos").experiment_id

@@ -10,12 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from orchestrator.cli.commands import sweep
 from orchestrator.cli.encode import main as encode
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
-from sagasr.cli.commands import read, train, upsample
+from sagasr.cli.train import read, train
+from sagasr.cli.upsample import upsample
 from sagasr.codec.codec import build_codec
 from sagasr.config.patching import patch
 from sagasr.config.settings import Patched, Pqmf, Wavelet, downsampling_ratio, latent_channels

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.plan.plan import Plan
-from orchestrator.tracking.tracker import connect
+from orchestrator.tracking.client import connect
 from sagasr.io.files import read_json
 from sagasr.training.trial_log import History, read_status
 from tests import small
@@ -114,7 +114,7 @@ def test_the_same_command_again_does_nothing(calm):
 
 LOADED = """
 import sys
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 code = sweep()
 print("loaded:", *sorted({"ray", "torch"} & sys.modules.keys()))
 sys.exit(code)
@@ -170,9 +170,9 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
 
 def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_path):
     script = (
-        "import os, sys; from orchestrator.cli import commands; from orchestrator.run import sweep as execute\n"
+        "import os, sys; from orchestrator.cli.sweep import sweep; from orchestrator.run import sweep as execute\n"
         "def killed(*task): os.kill(os.getpid(), 9)\n"  # as one that took too much memory is
-        "execute.encode = killed; sys.exit(commands.sweep())"
+        "execute.encode = killed; sys.exit(sweep())"
     )
     grid = write_grid(tmp_path)
     command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]

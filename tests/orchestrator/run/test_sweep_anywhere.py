@@ -140,7 +140,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         assert token not in done.stdout + done.stderr
 
         script = tmp_path / "sweep.py"
-        script.write_text("import sys\nfrom orchestrator.cli.commands import sweep\nsys.exit(sweep())\n")
+        script.write_text("import sys\nfrom orchestrator.cli.sweep import sweep\nsys.exit(sweep())\n")
         ray = str(Path(sys.executable).parent / "ray")
         words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
         with (tmp_path / "out.txt").open("w") as out:

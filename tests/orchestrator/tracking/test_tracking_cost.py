@@ -21,8 +21,10 @@ from orchestrator.report.page import write_page
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.worker import encode
-from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.tracker import Tracker, connect, environment_tags
+from orchestrator.tracking import client as mlflow_client
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.runs import environment_tags
+from orchestrator.tracking.tracker import Tracker
 from sagasr.io.files import dump_yaml
 from sagasr.training import train as training
 from sagasr.training.trial_log import History
@@ -107,7 +109,7 @@ def test_a_server_that_hangs_takes_nothing_from_a_training(tmp_path: Path, monke
         plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps"), settings={"tracking.uri": uri}))
         write_plan(plan)
         monkeypatch.setattr(socket.socket, "connect", connecting)
-        monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
+        monkeypatch.setattr(mlflow_client, "TIMEOUT_S", 1)
         tracker = Tracker(plan)
         tracker.start()
         began = time.perf_counter()

@@ -61,7 +61,7 @@ def test_a_bug_keeps_its_traceback(bug) -> None:
     "program",
     [
         "import sys; from sagasr.cli import common as cli; sys.exit(cli.run(lambda: print('Größe') or 0))",
-        "from sagasr.cli import common as cli; cli.Parser('Größe', '', '').parse_args(['--version'])",
+        "from sagasr.cli import common as cli; cli.Parser('Größe', '', '').parse(['--version'])",
     ],
 )
 def test_a_terminal_without_a_sign_gets_the_rest(program: str) -> None:

@@ -100,7 +100,7 @@ def test_paths_and_the_eval_stage_do_not_enter_the_identity_of_a_training() -> N
 
 def test_a_configuration_loads_without_torch() -> None:
     modules = (
-        "sagasr.config.settings, sagasr.config.stages, sagasr.io.files, sagasr.training.trial_log, sagasr.cli.commands"
+        "sagasr.config.settings, sagasr.config.stages, sagasr.io.files, sagasr.training.trial_log, sagasr.cli.train"
     )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.plan.plan import identity
-from sagasr.cli import commands
+from sagasr.cli.train import train
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.parsing import parse
 from sagasr.config.settings import SIZES, Config
@@ -355,12 +355,12 @@ def test_a_training_starts_from_the_checkpoint_and_an_absent_one_starts_nothing(
     (tmp_path / "config.yaml").write_text(dump_yaml(tree))
     command = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
     absent = ["--set", f"model.checkpoint={tmp_path / 'absent.ckpt'}"]
-    assert commands.train([*command, *absent]) == 2
+    assert train([*command, *absent]) == 2
     assert not (tmp_path / "run").exists()
     [line] = capsys.readouterr().err.splitlines()
     assert "absent.ckpt" in line
     assert "stabilityai/stable-audio-open-1.0" in line
-    assert commands.train(command) == 0
+    assert train(command) == 0
     captured = capsys.readouterr()
     assert "transformer: " in captured.err
     assert "autoencoder: " in captured.err

@@ -337,7 +337,7 @@ def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config
     longer = {**config.model_dump(mode="json"), "training": {**TREE["training"], "steps": 5_000}}
     longer["validation"] = {**TREE["validation"], "every": 5_000}
     path.write_text(dump_yaml(longer))
-    command = [sys.executable, "-c", "import sys; from sagasr.cli.commands import train; sys.exit(train())", str(path)]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())", str(path)]
     training = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
     try:
         while not ((status := read_status(out) if out.exists() else None) and status.step > 3):
@@ -362,7 +362,7 @@ def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_every
 ) -> None:
     write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "import sys; from sagasr.cli import commands; sys.exit(commands.train())"]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())"]
     command += [str(tmp_path / "config.yaml"), "--out", str(out)]
 
     def interrupted_at(*points: str) -> None:

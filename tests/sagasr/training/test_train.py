@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sagasr.cli.commands import train as command
+from sagasr.cli.train import train as command
 from sagasr.config.parsing import parse
 from sagasr.config.patching import patch
 from sagasr.config.runtime import Runtime

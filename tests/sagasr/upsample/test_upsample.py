@@ -19,7 +19,8 @@ from sagasr.audio.files import read_audio
 from sagasr.audio.low_band import Kind
 from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
 from sagasr.audio.stream import array_source
-from sagasr.cli import commands
+from sagasr.cli.train import train
+from sagasr.cli.upsample import upsample
 from sagasr.codec.codec import build_codec
 from sagasr.codec.latents import LatentNorm
 from sagasr.config.parsing import parse
@@ -63,7 +64,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (ROOT / "search_spaces/tiny.yaml").read_text(encoding="utf-8")
     write_text(folder / "config.yaml", text)
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert commands.train([str(folder / "config.yaml"), "--out", str(folder / "trial"), *changes]) == 0
+    assert train([str(folder / "config.yaml"), "--out", str(folder / "trial"), *changes]) == 0
     shutil.rmtree(folder / "trial" / "encoded")  # what follows needs the trial alone
     return folder / "trial"
 
@@ -394,7 +395,7 @@ def test_a_folder_becomes_a_folder_of_flac_files(
     soundfile.write(tmp_path / "in/deep/b.flac", noise(9_000)[0], SAMPLE_RATE)
     (tmp_path / "in/notes.txt").write_text("not a recording")
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial), "--steps", "2"]
-    assert commands.upsample([*arguments, "--rolloff-target", "0.8", "--guidance", "1.2,1.0"]) == 0
+    assert upsample([*arguments, "--rolloff-target", "0.8", "--guidance", "1.2,1.0"]) == 0
     assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
         "a.flac",
         "deep/b.flac",
@@ -418,7 +419,7 @@ def upsample_loudly(
     low = noise(60_000)[0]
     soundfile.write(tmp_path / "in/loud.wav", 3 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "in/plain.wav", low, SAMPLE_RATE, subtype="FLOAT")
-    code = commands.upsample([str(tmp_path / source), str(tmp_path / target), "--checkpoint", str(trial), "--steps=2"])
+    code = upsample([str(tmp_path / source), str(tmp_path / target), "--checkpoint", str(trial), "--steps=2"])
     return code, *capsys.readouterr()
 
 
@@ -464,7 +465,7 @@ def test_loud_compressed_recordings_become_flac(
     for results in ("a.flac", "out"):
         given = source if results == "a.flac" else source.parent
         arguments = [str(given), str(tmp_path / results), "--checkpoint", str(trial), "--steps=1"]
-        assert commands.upsample(arguments) == 0
+        assert upsample(arguments) == 0
         assert re.search(r"a\.flac .*  [\d,]+ samples clipped at full scale", capsys.readouterr().out)
 
 
@@ -495,7 +496,7 @@ def test_the_line_says_how_many_samples_a_flac_file_has_clipped(
     soundfile.write(tmp_path / "a.wav", 0.9999 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
     for name in ("a.flac", "b.wav"):
         arguments = [str(tmp_path / "a.wav"), str(tmp_path / name), "--checkpoint", str(trial), "--lfr=off"]
-        assert commands.upsample([*arguments, "--steps=1", "--guidance=4,1"]) == 0
+        assert upsample([*arguments, "--steps=1", "--guidance=4,1"]) == 0
     clipped = int(np.sum(np.abs(read_audio(tmp_path / "b.wav", None)) > 1))
     assert clipped
     assert f"  {clipped:,} samples clipped at full scale" in capsys.readouterr().out.splitlines()[0]
@@ -517,7 +518,7 @@ def test_names_of_files_are_kept_and_shown_harmlessly(
     for name in names:
         shutil.copy(tmp_path / "plain.wav", os.fsencode(tmp_path / "in") + b"/" + name + b".wav")
     command = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial), "--steps", "1"]
-    assert commands.upsample(command) == 0
+    assert upsample(command) == 0
     assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == sorted(
         name + b".flac" for name in names
     )
@@ -531,7 +532,7 @@ def test_one_checkpoint_is_as_good_as_its_folder(trial: Path, tmp_path: Path) ->
     (folder,) = (trial / "checkpoints").iterdir()
     for checkpoint, name in ((trial, "x.flac"), (folder, "y.flac")):
         command = [str(tmp_path / "a.wav"), str(tmp_path / name), "--checkpoint", str(checkpoint), "--steps", "1"]
-        assert commands.upsample(command) == 0
+        assert upsample(command) == 0
     assert (tmp_path / "x.flac").read_bytes() == (tmp_path / "y.flac").read_bytes()
 
 
@@ -542,7 +543,7 @@ def test_all_unreadable_files_are_named_before_anything_is_written(
     soundfile.write(tmp_path / "in/good.wav", noise(9_000)[0], SAMPLE_RATE)
     (tmp_path / "in/empty.wav").touch()
     (tmp_path / "in/text.mp3").write_text("no music")
-    assert commands.upsample([str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial)]) == 2
+    assert upsample([str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [re.search(r"in/(\w+)\.", line)[1] for line in lines] == ["empty", "text"]  # type: ignore[index]
     assert not (tmp_path / "out").exists()
@@ -620,7 +621,7 @@ def test_the_command_refuses_in_one_line_with_code_2(
     soundfile.write(tmp_path / "a.wav", noise(9_000)[0], SAMPLE_RATE)
     command = [str(tmp_path / "a.wav"), str(tmp_path / "x.flac"), "--checkpoint", str(trial), *arguments]
     try:
-        code: object = commands.upsample(command)
+        code: object = upsample(command)
     except SystemExit as end:  # what the parser itself refuses
         code = end.code
     assert code == 2

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cli.commands import report, sweep
-from orchestrator.cli.encode import main as encode
-from sagasr.cli.commands import train, upsample
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
+from orchestrator.cluster import main as encode
+from sagasr.cli.train import train
+from sagasr.cli.upsample import upsample
 from sagasr.config.patching import patch
 from sagasr.io.files import dump_yaml, parse_yaml, read_yaml
 from tests.orchestrator.run.nvidia import list_gpus, no_tool

@@ -1,4 +1,4 @@
-"""The commands ``sagasr-sweep`` and ``sagasr-report``. What is heavy is imported when it is needed."""
+"""``sagasr-sweep``. What is heavy is imported when it is needed."""
 
 import argparse
 import json
@@ -6,13 +6,10 @@ import shlex
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagasr.cli import common as cli
 from sagasr.cli.common import DONE, INTERRUPTED, SOME_FAILED
-from sagasr.io.errors import ConfigError
-from sagasr.io.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,16 +31,10 @@ exit codes: 0 all there, 1 some replicates failed, 2 bad input (nothing started)
 
 def sweep(arguments: Sequence[str] | None = None) -> int:
     """Run ``sagasr-sweep`` and return its exit code."""
-    options = _sweep_parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end is an interruption too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM interrupts like Ctrl-C
     return cli.run(lambda: _sweep(options))
-
-
-def report(arguments: Sequence[str] | None = None) -> int:
-    """Run ``sagasr-report`` and return its exit code: 1 when replicates failed or lack, 2 for no sweep's folder."""
-    options = _report_parser().parse_args(arguments)
-    return cli.run(lambda: _report(options))
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -62,15 +53,12 @@ def _sweep(options: argparse.Namespace) -> int:
         for line in sweep.why(options.why):
             print(line)
         return DONE
-    if options.json:
-        planned = sweep.plan(address=options.address)
-        print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
-        planned.check_tracking()
-        planned.check_memory()
-        return DONE
-    if options.plan:
-        planned = sweep.plan(calibrate=options.calibrate, address=options.address)
-        planned.show(console)
+    if options.json or options.plan:
+        planned = sweep.plan(calibrate=options.calibrate and not options.json, address=options.address)
+        if options.json:
+            print(json.dumps(redact_tree(planned.tree, keys=False), indent=2, allow_nan=False))
+        else:
+            planned.show(console)
         planned.check_tracking()
         planned.check_memory()
         return DONE
@@ -82,13 +70,13 @@ def _sweep(options: argparse.Namespace) -> int:
         calibrate=options.calibrate,
         console=console,
     )
-    _answer(sweep, console)
+    print_answer(sweep, console)
     if outcome.interrupted:
         return INTERRUPTED
     return SOME_FAILED if outcome.failed else DONE
 
 
-def _answer(sweep: "Sweep", console: "Console") -> None:
+def print_answer(sweep: "Sweep", console: "Console") -> None:
     """Print the results tables, and once, at the end, where everything is."""
     from orchestrator.analysis.cells import best_trial
     from orchestrator.sweep_folder.redact import redact
@@ -112,57 +100,7 @@ def _answer(sweep: "Sweep", console: "Console") -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _report(options: argparse.Namespace) -> int:
-    from orchestrator.analysis.preferences import read_sheet
-    from orchestrator.report.analyse import analyse
-    from orchestrator.report.forest import write_figure
-    from orchestrator.report.page import write_page
-    from orchestrator.report.report import exit_code, summary
-    from orchestrator.report.terminal import print_report
-
-    folder = options.sweep_dir
-    if folder.is_file():
-        raise ConfigError(f"{folder}: a file; name the sweep's folder, such as sweeps/demo")
-    for file in options.preferences:
-        read_sheet(file)  # before anything is written
-    for written in (folder / "results" / "effects.parquet", folder / "report" / "index.html"):
-        if folder.is_dir():
-            check_writable(written)
-    answer = analyse(folder, options.preferences)
-    if options.json:
-        print(json.dumps(summary(answer), indent=2, allow_nan=False), flush=True)
-    elif not options.quiet:  # the answer first: to draw the page takes as long again
-        print_report(answer)
-        print(flush=True)
-    page = write_page(answer, folder)
-    write_figure(answer, folder)
-    if not options.json and not options.quiet:
-        print(f"report: {page}")
-    return exit_code(answer.sweep)
-
-
-def _report_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        "sagasr-report",
-        "Say which factors matter: verdicts, the ladder and failures of a finished or partial sweep.",
-        "example: sagasr-report sweeps/demo",
-    )
-    add = parser.add_argument
-    add("sweep_dir", type=Path, help="folder with plan.json and results/")
-    add(
-        "--preferences",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
-    )
-    add("--json", action="store_true", help="print the effects as JSON instead of tables")
-    add("--quiet", action="store_true", help="print errors only")
-    return parser
-
-
-def _sweep_parser() -> argparse.ArgumentParser:
+def _parser() -> cli.Parser:
     parser = cli.Parser(
         "sagasr-sweep",
         "Which design choices really matter? Plan, run and resume an ablation sweep from one grid file.",
@@ -199,7 +137,7 @@ def _sweep_parser() -> argparse.ArgumentParser:
         "--allow",
         action="append",
         default=[],
-        choices=("data", "code", "versions"),
+        **cli.one_of("data", "code", "versions"),
         help="go on although recordings, the code of results or libraries changed (kept in plan.json)",
     )
     add("--yes", action="store_true", help="go on without asking, whatever the budget")
