@@ -305,7 +305,7 @@ def test_as_many_cells_as_are_allowed_expand_and_more_are_refused(make_grid, mon
         return {"baseline": "1", "levels": {str(n): {"training.steps": n} for n in range(1, count + 1)}}
 
     assert MAX_CELLS == 10_000
-    monkeypatch.setattr("orchestrator.grid.space.MAX_CELLS", 100)
+    monkeypatch.setattr("orchestrator.grid.expand.MAX_CELLS", 100)
     factors = {"own": own(25), "text": ["off", "caption"], "lfr": ["off", "hard"]}
     assert len(expand(read_space(make_grid(factors=factors)))) == 100
     assert "102 cells are more than 100" in faults(make_grid, factors={"own": own(51), "text": ["off", "caption"]})

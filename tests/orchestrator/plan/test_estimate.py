@@ -256,7 +256,7 @@ def test_a_plan_of_many_cells_lists_some_and_says_how_many_more(sweep):
 
 
 def test_more_cells_than_anybody_means_are_refused(sweep, monkeypatch):
-    monkeypatch.setattr("orchestrator.grid.space.MAX_CELLS", 100)
+    monkeypatch.setattr("orchestrator.grid.expand.MAX_CELLS", 100)
     with pytest.raises(ConfigError, match="102 cells are more than 100"):
         sweep(factors=many(51), seeds=[0]).plan()
 
