@@ -18,7 +18,7 @@ from orchestrator.grid.expand import lay_out
 from orchestrator.grid.levels import holds
 from orchestrator.grid.space import Cell, SearchSpace, own_metrics
 from orchestrator.storage.remote import is_uri, local_folder
-from orchestrator.sweep_folder.names import Levels
+from orchestrator.sweep_folder.design import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
 from orchestrator.sweep_folder.plan_file import (
     CellEntry,
