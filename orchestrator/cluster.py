@@ -15,12 +15,13 @@ import secrets
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sagasr.io.errors import ConfigError, SagasrError
-from sagasr.io.files import read_yaml
+from sagasr.io.files import LITTER, read_yaml
 
 USAGE = """\
 usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]
@@ -108,17 +109,22 @@ def token_file() -> Path:
 
 
 def make_token() -> Path:
-    """Return the file of the token, made if it is absent, and never readable by others.
+    """Return the file of the token, made whole if it is absent, and never readable by others.
 
     `ray get-auth-token --generate` leaves it readable by all. Raises ConfigError as ``check_token`` does.
     """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    token = secrets.token_hex(32)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor, name = tempfile.mkstemp(prefix=LITTER, dir=path.parent)  # readable by its owner alone
+    try:
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(token)
+            handle.write(secrets.token_hex(32))
+            handle.flush()
+            os.fsync(descriptor)
+        with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
     return check_token(path)
 
 

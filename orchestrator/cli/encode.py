@@ -14,7 +14,6 @@ from sagasr.config.parsing import parse
 from sagasr.config.patching import located, patch
 from sagasr.config.settings import Config
 from sagasr.data.rows import SPLITS
-from sagasr.data.splits import rows_of
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import check_writable, read_json, read_yaml
 
@@ -88,6 +87,7 @@ def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractC
     """Return what performs the tasks: this process, where Ray is not worth its start, or Ray."""
     from orchestrator.run.encode import ray_runner
     from sagasr.data.encode import in_process
+    from sagasr.data.splits import rows_of
 
     are_few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     workers = options.workers or (1 if are_few else None)
@@ -98,6 +98,8 @@ def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractC
 
 def _check_texts(config: Config) -> None:
     """Raise ConfigError where the configuration's text source has no text at all: all would be trained without one."""
+    from sagasr.data.splits import rows_of
+
     source = config.conditions.text.source
     for split in SPLITS:
         if source != "off" and not any(row.text(source) for row in rows_of(config.data, split)):

@@ -40,10 +40,7 @@ class SweepRuns:
             self._runs[replicate] = run.info.run_id
             if not offsets.agrees(replicate, run):
                 offsets.set(replicate, {"run": run.info.run_id})
-        parents = search_runs(self.client, self.experiment, "sweep")
-        parent = (
-            self._only(parents) if parents else self._create("sweep", plan.name, {"mlflow.note.content": plan.question})
-        )
+        parent = self._find_parent()
         self.parent = str(parent.info.run_id)
         self._plan_sent = parent.data.tags.get("sagasr.plan", "")
 
@@ -84,14 +81,25 @@ class SweepRuns:
             self.client.set_tag(self.parent, "sagasr.plan", known)
             self._plan_sent = known
 
+    def _find_parent(self) -> Any:
+        """Return the run of the sweep, found or created: running, with the question, code and machine of today."""
+        tags = {"mlflow.note.content": self.plan.question}
+        if not (parents := search_runs(self.client, self.experiment, "sweep")):
+            return self._create("sweep", self.plan.name, tags)
+        parent = self._only(parents)
+        for key, value in self._tags("sweep", tags).items():
+            if parent.data.tags.get(key) != value:
+                self.client.set_tag(parent.info.run_id, key, value)
+        self.client.update_run(parent.info.run_id, status="RUNNING")
+        return parent
+
     def _create(self, kind: str, name: str, tags: Mapping[str, str], **settings: Any) -> Any:
+        tags = self._tags(kind, tags)
+        return self.client.create_run(self.experiment, tags=tags, run_name=plain(name, NAME_LENGTH), **settings)
+
+    def _tags(self, kind: str, tags: Mapping[str, str]) -> dict[str, str]:
         tags = {"sagasr.kind": kind, "sagasr.sweep": self.plan.name, **tags, **self.tags}
-        return self.client.create_run(
-            self.experiment,
-            tags={plain(key, NAME_LENGTH): plain(value, TAG_LENGTH) for key, value in tags.items()},
-            run_name=plain(name, NAME_LENGTH),
-            **settings,
-        )
+        return {plain(key, NAME_LENGTH): plain(value, TAG_LENGTH) for key, value in tags.items()}
 
     def _only(self, runs: Sequence[Any], known: str | None = None) -> Any:
         """Return the run that was written to, or else the oldest, and delete the others."""

@@ -11,9 +11,7 @@ from sagasr.config.parsing import parse
 from sagasr.config.patching import differences, leaves, located, patch
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
-from sagasr.data.contents import manifest_fingerprint
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.splits import usable_rows
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, read_yaml, write_json
@@ -121,6 +119,9 @@ def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
     Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
     in ``out`` began.
     """
+    from sagasr.data.contents import manifest_fingerprint
+    from sagasr.data.splits import usable_rows
+
     usable = {split: usable_rows(config.data, split) for split in SPLITS}
     if problems := [problem for _, reasons in usable.values() for problem in reasons]:
         raise SagasrError("\n".join(dict.fromkeys(problems)))

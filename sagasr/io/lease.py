@@ -129,6 +129,11 @@ def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> in
             now = _read(path)
         except FileNotFoundError:
             continue
+        except OSError:  # a network file system may be away for a moment
+            if time.monotonic() > end + EXPIRES_S:
+                raise
+            time.sleep(0.2)
+            continue
         owner = now.owner
         if now != seen:
             beats = owner is not None and seen is not None and seen.owner == owner
@@ -193,8 +198,7 @@ def is_alive(owner: Owner) -> bool | None:
 
     A machine of the same name but another boot may be this one before a restart, or another: host names are not unique.
     """
-    boot = _boot()
-    if boot and (owner.host, owner.boot) == (socket.gethostname(), boot):
+    if (owner.host, owner.boot) == (socket.gethostname(), _boot()):
         return _ticks(owner.pid) == owner.ticks
     return None
 
@@ -244,7 +248,7 @@ def _remove(path: Path, stale: _Seen) -> bool:
     try:
         if unchanged := _read(path) == stale:
             path.unlink()
-    except FileNotFoundError:
+    except OSError:
         return False
     finally:
         guard.unlink(missing_ok=True)
@@ -264,9 +268,23 @@ def _boot() -> str:
 
 
 def _ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when it is gone, or a zombie."""
+    """Return when a process started, in clock ticks since boot; None when it is gone, or a zombie.
+
+    Returns 0 for any process that is there where the system has no /proc, as on macOS.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return None if Path("/proc/self/stat").exists() else _signalled(pid)
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _signalled(pid: int) -> int | None:
+    """Return 0 if a process is there, else None."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return 0

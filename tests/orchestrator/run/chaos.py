@@ -233,6 +233,8 @@ def at_every_point(toy: Toy, kind: str = "kill") -> dict[str, Any]:
     """Strike at every point that the calm sweep passes, in turn; go on and compare.
 
     A file is renamed right after it was written: of the two, every other time the one and every other time the other.
+    Signs of life are written by the clock, so a sweep may end a few points before the calm one did: nothing is struck
+    beyond its end.
     """
     struck: Counter[str] = Counter()
     passed: Counter[str] = Counter()
@@ -244,7 +246,9 @@ def at_every_point(toy: Toy, kind: str = "kill") -> dict[str, Any]:
             continue
         storage = toy.fresh("struck")
         code = toy.attempt(storage, [{"point": "*", "visit": visit, "do": kind}])
-        assert code != 0, f"{kind} at visit {visit} ({name}) did not end the sweep"
+        if code == 0:
+            assert visit > 0.9 * len(toy.points), f"{kind} at visit {visit} ({name}) did not end the sweep"
+            continue
         struck[name] += 1
         differs, seconds = toy.finished(storage)
         if differs:

@@ -53,7 +53,6 @@ def test_a_trial_killed_at_every_point_in_turn_ends_as_if_nothing_had_happened(c
     assert passed | {"file.written", "file.renamed", "lease.acquired"} <= set(found["points"])
     assert found["strikes"] == sum(found["points"].values()) > 80
     assert min(found["points"]["file.written"], found["points"]["file.renamed"]) > 15
-    assert found["slowest_resume_s"] < 30
 
 
 def test_the_table_of_strikes_shows_which_were_not_survived() -> None:
