@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.config.settings import downsampling_ratio, latent_channels
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError

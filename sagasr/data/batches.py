@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sagasr.codec.latents import LatentNorm
-from sagasr.config import settings as settings
 from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
 from sagasr.data.measures import STEP

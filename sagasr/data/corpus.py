@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sagasr.audio.files import problem_of
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.config.settings import Config
 from sagasr.data.contents import hash_or_problem
 from sagasr.data.rows import SPLITS, Row, Split

@@ -14,7 +14,7 @@ import torch
 from sagasr.audio.degrade import Draw, degrade, draw_degradation, frozen_degradation
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.codec.codec import Codec
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.config.settings import Config
 from sagasr.data.measures import STEP, gain_of, latent_moments, mean_power, measure_crops, rms_of, rolloff_features
 from sagasr.data.quality import Usable, usable

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.data.shards import read_records, views, write_arrow
 from sagasr.data.store import Store
 from sagasr.io.errors import DataError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sagasr.audio.spectrum import HOP, cutoff_bin
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.config.settings import Config
 from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.data.store import Store

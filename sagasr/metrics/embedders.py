@@ -10,7 +10,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.metrics.spectra import POWER_FLOOR
 from sagasr.plugins.parts import load

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.model.sharding import divided_like, whole
 from sagasr.torch_internals import lerp_
 

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor, nn
 
-from sagasr.config import settings as settings
+from sagasr.config import settings
 from sagasr.model.words import words_of
 from sagasr.published.hugging_face import Published, problem_of, remedy_for
 
