@@ -16,15 +16,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.plan.capacity import workers_beside
 from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds, speeds_path
 from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT
 from sagasr.config.settings import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import write_json, write_text
-from sagasr.io.machine import cpus_here
 from sagasr.model.guidance import guidance_branches
 
 STEPS = 12
@@ -59,16 +58,10 @@ def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
         if first.resources.gpus_per_worker and not gpus_here():
             _say(f"size {first.size} trains on a GPU and this machine has none: not timed, its cost stays assumed")
             continue
-        beside = min(_beside(first.resources), len(alike) * first.resources.workers)
+        beside = min(workers_beside(first.resources), len(alike) * first.resources.workers)
         _say(f"timing a few steps of size {first.size} ({beside} at once)")
         known[kind] = _mean(_time(first, beside))
         write_json(speeds_path(plan), Speeds(kinds=known).model_dump(mode="json"))
-
-
-def _beside(runtime: Runtime) -> int:
-    """Return how many workers of this kind fit beside each other on the same CPUs or the same GPU."""
-    room, share = (1.0, runtime.gpus_per_worker) if runtime.gpus_per_worker else (cpus_here(), runtime.cpus_per_worker)
-    return max(1, int(room / share + 1e-9))
 
 
 def _mean(speeds: Sequence[Speed]) -> Speed:
@@ -80,7 +73,7 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, int(trial.resources.cpus_per_worker))),
-        "PYTHONPATH": os.pathsep.join(search_path()),
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
     }
     with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
         processes = [

@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import HELD, standing
-from orchestrator.run.watchdog import stopped
 from orchestrator.sweep_folder.looks_file import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.config.settings import Config, differences, leaves, parse
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
@@ -60,9 +60,9 @@ class Ledger(NamedTuple):
         """Return whether a trial waits for what the others say (`promote`)."""
         return any(self.entries[row.id].state == HELD for row in trial.replicates)
 
-    def ahead(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials of which something remains to be done, and those that wait for what the others say."""
-        return [trial for trial in trials if not self.finished(trial) or self.held(trial)]
+    def ahead(self, trials: Iterable[Trial], *, held: bool = True) -> list[Trial]:
+        """Return the trials of which something remains to be done, and those that are ``held`` back."""
+        return [trial for trial in trials if not self.finished(trial) or (held and self.held(trial))]
 
 
 def scan(plan: Plan) -> Ledger:
@@ -76,7 +76,6 @@ def scan(plan: Plan) -> Ledger:
     own = {record["id"]: record for record in records if record["id"] in known}
     before = {(record["seed"], _key(record["levels"])): record for record in others}
     entries: dict[str, Entry] = {}
-    spared, why = _spared(plan)
     waiting = standing(plan)
     replaced: set[str] = set()
     trained: set[str] = set()
@@ -97,13 +96,21 @@ def scan(plan: Plan) -> Ledger:
                 entries[row.id] = _entry(status, scored)
                 if entries[row.id] == UNSCORED and (rescored := rescoring(own.get(trial.id), trial, row.variant)):
                     entries[row.id] = Entry("stale", f"trained; to be scored again: {'; '.join(rescored)}")
-            if trial.seed in spared and entries[row.id].state not in FINISHED:
-                entries[row.id] = Entry("not needed", why)
-            elif row.id in waiting and entries[row.id].state not in FINISHED:
+            if row.id in waiting and entries[row.id].state not in FINISHED:
                 state, because = waiting[row.id]
                 entries[row.id] = Entry("held" if state == HELD else "not needed", because)
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
-    return Ledger(entries, left, frozenset(trained))
+    return with_spared(plan, Ledger(entries, left, frozenset(trained)))
+
+
+def with_spared(plan: Plan, ledger: Ledger) -> Ledger:
+    """Return the ledger with the replicates of seeds that the looks have made unnecessary, as looks.json stands now."""
+    spared, why = _spared(plan)
+    entries = dict(ledger.entries)
+    for row in plan.replicates if spared else ():
+        if row.seed in spared and entries[row.id].state not in FINISHED:
+            entries[row.id] = Entry("not needed", why)
+    return ledger._replace(entries=entries)
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:
@@ -211,7 +218,7 @@ def _status(paths: SweepPaths, trial: str) -> tuple[Status | None, str]:
         status = read_status(paths.trial(trial))
     except SagasrError as error:
         return None, str(error)
-    if status and status.state not in ("done", "stopped") and (why := stopped(paths.trial(trial))) is not None:
+    if status and status.state not in ("done", "stopped") and (why := stop_reason(paths.trial(trial))) is not None:
         status = status.model_copy(update={"state": "stopped", "reason": why})  # decided, and then the sweep died
     return status, ""
 

@@ -84,10 +84,9 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
     console.print(f"{most}{count(trainings, 'training')}{folded}{until}")
     console.print(escape(_state(ledger)))
-    if sum(len(trial.replicates) for trial in plan.selected) < replicates:
-        console.print(
-            f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
-        )
+    if plan.is_narrowed:
+        selected = sum(len(trial.replicates) for trial in plan.selected)
+        console.print(f"selected now: {selected} of {replicates} replicates")
     for note in plan.text_notes:
         console.print(f"note: {note}", highlight=False)
     for source, share in plan.known_words.items():
@@ -108,7 +107,7 @@ def show_cost(
     plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options | None = None
 ) -> None:
     """Print what remains, what it is predicted to take, and what that rests on."""
-    todo = [trial for trial in plan.selected if not ledger.finished(trial)]
+    todo = ledger.ahead(plan.selected, held=False)
     if not todo:
         console.print("Nothing is left to do.")
         return

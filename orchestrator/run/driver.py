@@ -20,9 +20,9 @@ from ray.exceptions import RayError
 from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, none_left, too_few
 from orchestrator.run.ray_train import free_resources, train_by_several
 from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
-from orchestrator.run.watchdog import LEASE, START_S, end_with_parent, hung
+from orchestrator.run.watchdog import START_S, end_with_parent
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
-from orchestrator.storage.sync import following, send
+from orchestrator.sweep_folder.trial_marks import LEASE, hang_of
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
 from sagasr.io.trial_log import History, Status, read_status, write_status
@@ -128,7 +128,7 @@ class Training(threading.Thread):
 
     def _train(self, micro_batches: int) -> Problem | None:
         """Start the workers once and wait for them; return what went wrong."""
-        with following(self.task.uri, self.folder.parents[1], self.task.trial):
+        with self.task.sweep_folder.following(self.task.trial):
             status = read_status(self.folder)
             attempt = status.attempt + 1 if status else 1
             self._beats.begin(self.folder, attempt)
@@ -145,7 +145,7 @@ class Training(threading.Thread):
     def end_if_frozen(self) -> None:
         """End the workers if they have not moved for too long, not even to end themselves."""
         if self._beats.frozen(self.folder):
-            note(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            note(self.folder, f"{hang_of(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
             self._end_workers()
 
     def leave(self) -> None:
@@ -325,4 +325,4 @@ def _fail(task: Task, reason: str) -> None:
     status = read_status(folder) or Status(state="failed")
     if status.state not in ("done", "stopped"):
         write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
-        send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")
+        task.sweep_folder.send(folder / "status.json")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.grid.factors import METRICS, steps_column
-from orchestrator.plan.ledger import scan
+from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Replicate, Trial
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import link_or_copy, write_whole
@@ -29,8 +29,11 @@ ROW = pa.schema([(name, pa.string()) for name in ("clip", "domain", "subject", "
 Rows = list[dict[str, Any]]
 
 
-def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
-    """Write the results tables and gather the listening set of all that the plan's trial folders hold."""
+def collect(plan: Plan, ledger: Ledger, run_ids: Mapping[str, str] | None = None) -> None:
+    """Write the results tables and gather the listening set of all that the plan's trial folders hold.
+
+    ``ledger``: where each replicate stands. ``run_ids``: the MLflow run by replicate.
+    """
     scores = {(trial.id, row.variant): _rows(plan.paths.scores(trial.id, row.variant)) for trial, row in _pairs(plan)}
     keys = _key_schema(plan)
     distances = list(_distances(plan))
@@ -45,7 +48,7 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
         [(name, pa.string()) for name in ("replicate", "metric")] + [("step", pa.int64()), ("value", pa.float64())]
     )
     per_clip = [*keys, *ROW.remove(2), *metrics]
-    replicates = _replicates(plan, scores, overall, run_ids or {})
+    replicates = _replicates(plan, ledger, scores, overall, run_ids or {})
     steps = steps_column(plan.space.factors)
     _write(plan, "replicates", replicates, _replicate_schema(keys, steps, pa.schema([*metrics, *of_runs])))
     _write(plan, "clips", _clips(plan, scores), pa.schema(per_clip))
@@ -92,14 +95,14 @@ def _overall(distances: Rows) -> dict[str, dict[str, float]]:
 
 def _replicates(
     plan: Plan,
+    ledger: Ledger,
     scores: Mapping[tuple[str, str], Rows],
     overall: Mapping[str, Mapping[str, float]],
     run_ids: Mapping[str, str],
 ) -> Rows:
-    entries = scan(plan).entries
     rows: Rows = []
     for trial, row in _pairs(plan):
-        entry, status = entries[row.id], _status(plan, trial)
+        entry, status = ledger.entries[row.id], _status(plan, trial)
         finished = entry.state in ("done", "stopped")
         rows.append(
             {

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from orchestrator.run.watchdog import Preempted, hang_of
+from orchestrator.run.watchdog import Preempted
 from orchestrator.sweep_folder.redact import redact
-from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError
+from orchestrator.sweep_folder.trial_marks import hang_reason
+from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError, first_line
 from sagasr.io.lease import Lost
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
@@ -131,7 +132,7 @@ def problem_of(error: BaseException) -> Problem:
 def lost(error: BaseException, folder: Path) -> Problem:
     """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
     note(folder, f"{type(error).__name__}: {error}\n")
-    if (hang := hang_of(folder)) is not None:
+    if (hang := hang_reason(folder)) is not None:
         return Problem("lost", hang)
     kind: Kind = "memory" if kind_of(error) == "memory" else "lost"
     return Problem(kind, f"its process or node was lost: {one_line(error)}")
@@ -163,7 +164,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line, without secrets."""
-    text = redact(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
+    text = redact(first_line(error)) if str(error).strip() else ""
     if isinstance(error, (SagasrError, BrokenGpu)) and text:
         return text
     return f"{type(error).__name__}: {text}".removesuffix(": ")

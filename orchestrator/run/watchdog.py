@@ -6,7 +6,6 @@ by ``HALT`` it means save and end, and any other launch means that another sweep
 
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import sys
@@ -16,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestrator.sweep_folder.trial_marks import HUNG, LEASE, STOPPED, WORKER, mark_hung
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
-from sagasr.io.files import read_json, write_json, write_text
+from sagasr.io.files import write_json, write_text
 
 HALT = "\nhalt"
 EVERY_S = 1.0
 START_S = 300.0  # before its first sign of life a worker imports, and reads what it trains on
-LEASE, WORKER, HUNG, STOPPED = ".worker.lease", ".worker.json", ".hung.json", "stopped.json"
 
 _terminated_at: list[float] = []  # when this process was told to end (monotonic)
 
@@ -105,13 +104,8 @@ class Guard:
             if still > self.hang_s:
                 faulthandler.dump_traceback(sys.stderr)
                 with contextlib.suppress(SagasrError, OSError):
-                    write_json(self.folder / HUNG, {"reason": hung(self.hang_s)})
+                    mark_hung(self.folder, self.hang_s)
                 os._exit(1)
-
-
-def hung(seconds: float) -> str:
-    """Return how a hang is told; where it hung stands in the log."""
-    return f"no sign of life for {seconds:g} s"
 
 
 @contextlib.contextmanager
@@ -127,27 +121,3 @@ def only_writer(folder: Path, wait_s: float, facts: dict[str, Any]) -> Iterator[
         write_json(folder / WORKER, {"pid": os.getpid(), **facts})
         (folder / HUNG).unlink(missing_ok=True)
         yield held
-
-
-def mark_stopped(folder: Path, reason: str, step: int) -> None:
-    """Keep the decision to stop a training early, at once: whoever dies next, no resume takes it back."""
-    write_json(folder / STOPPED, {"reason": reason, "step": step})
-
-
-def stopped(folder: Path) -> str | None:
-    """Return why a training was stopped early, or None."""
-    return _reason(folder / STOPPED)
-
-
-def hang_of(folder: Path) -> str | None:
-    """Return how the last worker of a trial hung, or None."""
-    return _reason(folder / HUNG)
-
-
-def _reason(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    try:
-        return str(read_json(path)["reason"])
-    except (SagasrError, KeyError, TypeError, json.JSONDecodeError):
-        return ""

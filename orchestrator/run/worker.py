@@ -23,7 +23,8 @@ from orchestrator.run.broken_gpus import Gpu
 from orchestrator.run.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from orchestrator.run.same_code import Code, check_same, code_here
 from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
-from orchestrator.storage.sync import mirrored, send_store, shared_store
+from orchestrator.storage.folder import SweepFolder
+from orchestrator.storage.mirror import mirrored, send_store, shared_store
 from sagasr.config.settings import Config, Evaluation, Runtime, Strict, Text
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.model.counts import CONTEXT
@@ -53,6 +54,11 @@ class Task(Strict):
     margin: float = 0.5
     patience: int = 3
     code: Code | None = None  # what the sweep runs, and every worker must
+
+    @property
+    def sweep_folder(self) -> SweepFolder:
+        """The folder of the sweep, on the machine of the trial's driver."""
+        return SweepFolder(Path(self.folder).parents[1], self.uri)
 
 
 class Worker:

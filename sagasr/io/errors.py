@@ -34,6 +34,11 @@ class StorageError(DataError):
     """A disk is full, read-only or away: what failed now may work later."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something, or else the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'rolloff'?``, or the list of what would have been accepted."""
     known = sorted(map(str, known))

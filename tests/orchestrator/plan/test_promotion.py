@@ -21,8 +21,8 @@ from orchestrator.plan.show import promotion_lines, show_summary
 from orchestrator.report.page import write_page
 from orchestrator.report.report import exit_code, report
 from orchestrator.report.terminal import render
+from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
-from orchestrator.run.sweep import schedule
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
 from sagasr.io.trial_log import Status, write_status
@@ -143,7 +143,7 @@ def run(plan: Plan) -> list[list[dict[str, str]]]:
     for batch in schedule(plan, waiting):
         finish(plan, batch)
         batches.append([trial.levels for trial in batch])
-    collect(plan)
+    collect(plan, scan(plan))
     return batches
 
 

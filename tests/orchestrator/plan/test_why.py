@@ -11,7 +11,7 @@ from orchestrator.grid.space import read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import Entry, record, refused, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
-from orchestrator.run.watchdog import mark_stopped
+from orchestrator.sweep_folder.trial_marks import mark_stopped
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.trial_log import Status, write_status

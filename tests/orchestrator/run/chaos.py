@@ -89,7 +89,7 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
                     train(trial.config, folder, store, variants, trial.resources, harness)
             if tracker:
                 tracker.sync()
-        collect(plan, tracker.run_ids if tracker else {})
+        collect(plan, scan(plan), tracker.run_ids if tracker else {})
 
 
 def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     from orchestrator.grid.space import read_space
     from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import VOLATILE
-    from orchestrator.run.watchdog import LEASE, WORKER
+    from orchestrator.sweep_folder.trial_marks import LEASE, WORKER
     from sagasr.io.trial_log import History, read_status
 
     plan = make_plan(read_space(grid, storage=str(storage)))

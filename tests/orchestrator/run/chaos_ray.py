@@ -295,7 +295,7 @@ def calm_state(folder: Path, workers: int) -> dict[str, Any]:
 def train_by_two(grid: Path, storage: Path) -> None:
     """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
     from orchestrator.grid.space import read_space
-    from orchestrator.plan.ledger import record
+    from orchestrator.plan.ledger import record, scan
     from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import collect
     from orchestrator.run.worker import encode
@@ -313,7 +313,7 @@ def train_by_two(grid: Path, storage: Path) -> None:
     train(trial.config, plan.paths.trial(trial.id), Path(store), variants, trial.resources, harness)
     if rank:
         os._exit(0)
-    collect(plan)
+    collect(plan, scan(plan))
 
 
 def state(grid: Path, storage: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import cluster
 from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
-from orchestrator.run.ray_session import LOCAL_SETTINGS
+from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from sagasr.io.errors import ConfigError
 from tests.orchestrator.tracking.servers import free_port
 

@@ -18,7 +18,7 @@ from orchestrator.plan.gpu_memory import check_memory, needs, planned_gpu, remed
 from orchestrator.plan.gpus import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan.plan import Options
 from orchestrator.plan.preflight import ready
-from orchestrator.run.ray_session import LOCAL_SETTINGS
+from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from orchestrator.run.worker import DRIVER as DRIVERS
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml, parse_yaml

@@ -13,6 +13,7 @@ from orchestrator.run.driver import Beats, validations
 from orchestrator.run.ray_train import problem_of_several, settings_of_several
 from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
 from orchestrator.run.worker import Task
+from orchestrator.sweep_folder import trial_marks
 from sagasr.config.settings import Config, Evaluation, Runtime, parse
 from sagasr.io.errors import DataError, SagasrError, StorageError
 from sagasr.io.files import write_json
@@ -272,7 +273,7 @@ def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: 
     assert not after(0, beat=3)
     beats.begin(tmp_path, attempt=2)
     assert not after(600, beat=3)  # left by the attempt before, while the next one waits for its turn
-    write_json(tmp_path / guard.LEASE, me().model_dump())
+    write_json(tmp_path / trial_marks.LEASE, me().model_dump())
     assert not after(0, beat=3)
     assert not after(300, beat=3)  # it has its turn, and starts
     assert after(61, beat=3)
@@ -318,10 +319,10 @@ def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:
 
 
 def test_a_stop_that_was_decided_is_kept_with_its_reason(tmp_path: Path) -> None:
-    assert guard.stopped(tmp_path) is None
-    guard.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
-    assert guard.stopped(tmp_path) == "asha: behind the others at step 30"
-    assert json.loads((tmp_path / guard.STOPPED).read_text())["step"] == 30
+    assert trial_marks.stop_reason(tmp_path) is None
+    trial_marks.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
+    assert trial_marks.stop_reason(tmp_path) == "asha: behind the others at step 30"
+    assert json.loads((tmp_path / trial_marks.STOPPED).read_text())["step"] == 30
 
 
 SILENT = """
@@ -350,7 +351,7 @@ def test_only_the_first_worker_hangs_when_it_is_silent_as_the_others_wait_for_it
     command = [sys.executable, "-c", SILENT, task.model_dump_json()]
     waiting = subprocess.run([*command, "1"])
     assert waiting.returncode == 0
-    assert guard.hang_of(tmp_path / "t") is None
+    assert trial_marks.hang_reason(tmp_path / "t") is None
     silent = subprocess.run([*command, "0"])
     assert silent.returncode == 1
-    assert guard.hang_of(tmp_path / "t") == guard.hung(0.2)
+    assert trial_marks.hang_reason(tmp_path / "t") == trial_marks.hang_of(0.2)

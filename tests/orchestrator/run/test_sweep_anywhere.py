@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.grid.space import read_space
+from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
-from orchestrator.run.sweep import collect, record
+from orchestrator.run.results import VOLATILE, collect
 from orchestrator.storage.remote import open_storage
 from sagasr.io.trial_log import History, read_status
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher
@@ -69,7 +69,7 @@ def calm(grid: Path) -> dict[str, list[dict]]:
         store = encode_store(trial.config, plan.folder.parent / "encoded")
         variants = {variant.id: variant.evaluation for variant in trial.variants}
         train(trial.config, plan.paths.trial(trial.id), store, variants, trial.resources)
-    collect(plan)
+    collect(plan, scan(plan))
     return tables(plan)
 
 
@@ -82,7 +82,7 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         storage = f"s3://{BUCKET}/lab"
         plan = plan_of(grid, storage)
         first, second = (f"trials/{trial.id}" for trial in plan.trials)
-        bucket = open_storage(plan.uri)
+        bucket = open_storage(plan.storage.uri)
         command = [*SWEEP, str(grid), "--storage", storage, "--max-concurrent", "1"]
 
         victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
