@@ -244,7 +244,7 @@ class Sweep:
         cells = {row.cell for trial in todo for row in trial.replicates}
         shapes = preflight(plan.cells, str(self.space.source), build=cells if build else ())
         if calibrating:
-            from orchestrator.plan.calibrate import calibrate
+            from orchestrator.run.calibrate import calibrate
 
             calibrate(plan, ledger.ahead(plan.selected, held=False))
         return Planned(plan, ledger, shapes, costs_of(plan, shapes, ledger))

@@ -1,7 +1,7 @@
 """What trainings will cost: seconds, GPU-hours, bytes and money. Loads neither torch nor ray.
 
 A training is so many steps, validations and checkpoints; how long each takes on a machine is its ``Speed``. That is
-measured there (``orchestrator.plan.calibrate``) or, where it was not, assumed from operations. Trainings of the sweep
+measured there (``orchestrator.run.calibrate``) or, where it was not, assumed from operations. Trainings of the sweep
 that have ended correct it for those like them.
 """
 

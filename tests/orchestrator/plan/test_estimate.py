@@ -11,9 +11,9 @@ from orchestrator.cli.commands import sweep as command
 from orchestrator.grid.space import MAX_CELLS
 from orchestrator.plan import capacity
 from orchestrator.plan import cost as estimate
-from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
 from orchestrator.plan.preflight import preflight
+from orchestrator.run.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
@@ -278,7 +278,7 @@ def test_counted_and_built_a_cell_is_the_same(sweep):
 
 def test_parts_are_told_apart_by_the_signs_of_life(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("orchestrator.plan.calibrate._now", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.run.calibrate._now", lambda: clock[0])
     life = Timeline()
 
     def after(seconds: float, act) -> None:
@@ -310,7 +310,7 @@ def test_parts_are_told_apart_by_the_signs_of_life(monkeypatch):
 
 
 def test_a_gpu_that_is_not_here_is_not_timed(sweep, monkeypatch, capsys):
-    monkeypatch.setattr("orchestrator.plan.calibrate.gpus_here", lambda: 0)
+    monkeypatch.setattr("orchestrator.run.calibrate.gpus_here", lambda: 0)
     made = sweep(resources={"default": {"gpus_per_worker": 1}})
     assert {cost.basis for cost in made.plan(calibrate=True).costs.values()} == {"assumed"}
     assert capsys.readouterr().err.count("trains on a GPU and this machine has none: not timed") == 1

@@ -20,6 +20,7 @@ from orchestrator.plan.capacity import workers_beside
 from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds, speeds_path
 from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
+from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT
 from sagasr.config.settings import Config, Data, Evaluation, Runtime, Strict, sampling_of
 from sagasr.io.errors import DataError, SagasrError
@@ -73,12 +74,12 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(max(1, int(trial.resources.cpus_per_worker))),
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "PYTHONPATH": os.pathsep.join(search_path()),
     }
     with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-P", "-m", "orchestrator.plan.calibrate", _task(trial, Path(name) / str(copy))],
+                [sys.executable, "-P", "-m", "orchestrator.run.calibrate", _task(trial, Path(name) / str(copy))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
