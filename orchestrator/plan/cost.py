@@ -141,13 +141,13 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
     """Write what the plan's trials are predicted to take, for the report; of those that have begun that stands."""
-    found = {
-        name: Predicted(seconds=it.seconds, gpu_hours=it.gpu_hours, disk_bytes=it.disk_bytes)
-        for name, it in costs.items()
+    predicted = {
+        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
+        for trial, cost in costs.items()
     }
     begun = {trial.id for trial in plan.trials if plan.paths.status(trial.id).exists()}
     price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
-    write_prediction(plan.folder, found, begun, price)
+    write_prediction(plan.folder, predicted, begun, price)
 
 
 # ------------------------------------------------------------------------------------------------------- one training

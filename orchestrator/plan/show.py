@@ -48,8 +48,8 @@ def show_plan(
     show_summary(plan, ledger, console)
     console.print(_factors(plan))
     console.print(_cells(plan, ledger, shapes))
-    for one in plan.left_out:
-        console.print(escape(str(one)), soft_wrap=True)
+    for cell in plan.left_out:
+        console.print(escape(str(cell)), soft_wrap=True)
     if plan.space.ladder:
         console.print(_ladder(plan))
     _show_differences(plan, ledger, console)

@@ -66,7 +66,7 @@ def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
 
 
 def _mean(speeds: Sequence[Speed]) -> Speed:
-    return Speed(**{name: statistics.fmean(getattr(one, name) for one in speeds) for name in Speed.model_fields})
+    return Speed(**{name: statistics.fmean(getattr(speed, name) for speed in speeds) for name in Speed.model_fields})
 
 
 def _time(trial: Trial, beside: int) -> list[Speed]:
@@ -216,7 +216,7 @@ def _speed(
 ) -> dict[str, float]:
     """Return what the parts of a training took, from its signs of life. ``branches``: of each sampling, in order.
 
-    The first validation and the first step find much for the first time; what they take longer is paid once.
+    Warm-up of the first step and the first validation is counted once.
     """
     steps, (_, first), (pulses, last) = life.steps, life.validated[0], life.validated[-1]
     step = (steps[-1] - steps[0]) / (len(steps) - 1)

@@ -11,8 +11,8 @@ from sagasr.io.lease import Lost
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 Kind = Literal["input", "bug", "lost", "storage", "memory", "gpu"]
-# What CUDA, its libraries, NCCL and gloo say, in small letters, and what it means; the first that fits counts. What is
-# not here is a bug: also an illegal access or a failed assertion on the device, which are faults of a program.
+# Messages of CUDA, its libraries, NCCL and gloo, in small letters, by their meaning; the first match counts. All others
+# are bugs, such as an illegal access or a failed assertion on the device.
 PHRASES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (
         "memory",
@@ -79,9 +79,9 @@ class BrokenGpu(RuntimeError):
 class Retries:
     """Decides how often a trial is started again. As long as checkpoints advance there is no limit: it will end.
 
-    Without a new checkpoint: a lost process, node or disk gets ``WAITS_S`` more starts, an exception one (the same
-    again is a bug), a broken GPU one (the same on another GPU is the training's own fault). Running out of memory gets
-    one with twice the parts of a batch, until a part is one row. Unusable input gets none.
+    Without a new checkpoint, a lost process, node or disk is retried after each of ``WAITS_S``; an exception once (the
+    same again is a bug); a broken GPU once (the same on another GPU is the training's own fault). After running out of
+    memory, a batch is taken in twice as many parts, until a part is one row. Unusable input is not retried.
     """
 
     def __init__(self, rows: int, micro_batches: int = 1) -> None:
@@ -116,12 +116,6 @@ class Retries:
             self.reason += f" ({self._tries + 1} times without a new checkpoint)"
             return None
         return WAITS_S[self._tries]
-
-
-def reached(folder: Path) -> int:
-    """Return the step of the newest committed checkpoint, -1 before the first."""
-    committed = (folder / "checkpoints").glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
 
 
 def problem_of(error: BaseException) -> Problem:

@@ -1,6 +1,6 @@
-"""What runs in the processes that train: the trainer in a trial's folder, with that folder's log, lease and watchdog.
+"""Runs the trainer in a trial's folder, with that folder's log, lease and watchdog: the code of the worker processes.
 
-The same for a training of one worker, whose process is kept for the next, and of several, started by Ray Train.
+A process that trains alone is kept for the next training; processes that train together are started by Ray Train.
 """
 
 import contextlib
@@ -74,20 +74,20 @@ class Worker:
 
     def train(self, parameters: Parameters) -> Problem | None:
         """Train a trial; return what went wrong. The exception stays here, as only this process knows its type."""
-        found: list[Problem] = []
+        problems: list[Problem] = []
 
         def work() -> None:
             try:
                 train_trial(parameters)
             except Exception as error:  # noqa: BLE001 - the driver decides what follows
-                found.append(problem_of(error))
+                problems.append(problem_of(error))
 
         # In a thread of its own, the main thread's signals and a thread's settings in torch are left as they are.
         thread = threading.Thread(target=work, name="training")
         thread.start()
         thread.join()
         forget()
-        return found[0] if found else None
+        return problems[0] if problems else None
 
 
 def train_one_of_several(parameters: Parameters) -> None:

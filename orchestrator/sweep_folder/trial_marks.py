@@ -46,6 +46,12 @@ def placement_group(folder: Path) -> str | None:
         return None
 
 
+def committed_step(folder: Path) -> int:
+    """Return the step of the newest committed checkpoint, -1 before the first."""
+    committed = (folder / "checkpoints").glob("step-*/manifest.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
+
+
 def _reason(path: Path) -> str | None:
     if not path.exists():
         return None

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.run import watchdog as guard
 from orchestrator.run.driver import Beats, validations
 from orchestrator.run.ray_train import problem_of_several, settings_of_several
-from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
+from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of
 from orchestrator.run.worker import Task
 from orchestrator.sweep_folder import trial_marks
 from sagasr.config.settings import Config, Evaluation, Runtime, parse
@@ -300,11 +300,11 @@ def config() -> Config:
 
 
 def test_the_newest_committed_checkpoint_counts_as_progress(tmp_path: Path) -> None:
-    assert reached(tmp_path) == -1
+    assert trial_marks.committed_step(tmp_path) == -1
     for step in (100, 200):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000100" / "manifest.json").write_text("{}")
-    assert reached(tmp_path) == 100  # the other has no manifest, so it does not exist
+    assert trial_marks.committed_step(tmp_path) == 100  # the other has no manifest, so it does not exist
 
 
 def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:
