@@ -290,8 +290,8 @@ def write_plan(plan: Plan) -> None:
     write_text(plan.paths.grid, dump_yaml(redact_tree(plan.space.tree, keys=False)))
     before = read_json(plan.paths.recordings) if plan.paths.recordings.exists() else {}
     write_json(plan.paths.recordings, before | dict(plan.recordings))
-    allowed = {"allowed": _allowed(plan)} if _allowed(plan) else {}
-    write_json(plan.paths.plan, redact_tree(plan.tree, keys=False) | allowed)
+    allowed = _allowed(plan)
+    write_json(plan.paths.plan, redact_tree(plan.tree, keys=False) | ({"allowed": allowed} if allowed else {}))
 
 
 def _allowed(plan: Plan) -> list[str]:
