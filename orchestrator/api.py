@@ -21,7 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.grid.space import SearchSpace, find_grid, parse_only, parse_space, read_space
+from orchestrator.grid.files import find_grid
+from orchestrator.grid.levels import parse_only
+from orchestrator.grid.read import parse_space, read_space
+from orchestrator.grid.space import SearchSpace
 from orchestrator.plan.ledger import Ledger, lost, refused, scan
 from orchestrator.plan.plan import Options, Plan, make_plan, tracking_uri
 from orchestrator.storage.folder import SweepFolder
@@ -142,19 +145,19 @@ class Answer:
         """The answer as plain JSON values."""
         from orchestrator.report.report import summary
 
-        return summary(*self.report)
+        return summary(self.report)
 
     def show(self, console: "Console") -> None:
         """Print the tables that end a sweep."""
         from orchestrator.report.terminal import print_report
 
-        print_report(self.report.sweep, self.report.effects, console, self.report.notes, self.report.preferences)
+        print_report(self.report, console)
 
     def forest(self) -> "Figure":
         """Return the forest plot: each factor's effect on the metric that decides, with its 95 % intervals."""
-        from orchestrator.report.forest import forest
+        from orchestrator.report.forest import figure
 
-        return forest(self.report.sweep, self.effects)
+        return figure(self.report)
 
     def __repr__(self) -> str:
         return f"<Answer {self.report.sweep.name}: {len(self.report.effects)} contrasts, {self.page}>"
@@ -209,7 +212,7 @@ class Sweep:
 
     @property
     def _storage(self) -> SweepFolder:
-        return SweepFolder.of(self.space.storage, self.space.name)
+        return SweepFolder.of(self.space.grid.storage, self.space.grid.name)
 
     def _fetched(self) -> SweepFolder:
         """Return the folder, brought up to date when it is first needed."""
@@ -280,7 +283,7 @@ class Sweep:
         from orchestrator.plan.preflight import ready
         from orchestrator.plan.show import show_cost, show_summary
         from orchestrator.run.sweep import run
-        from orchestrator.tracking.tracker import check_server
+        from orchestrator.tracking.client import check_server
 
         console = console or Console(quiet=quiet, highlight=False, emoji=False)
         planned = self._planned(build=True, calibrating=calibrate)
@@ -299,19 +302,23 @@ class Sweep:
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
-        from orchestrator.report.report import report, write_report
+        from orchestrator.report.analyse import analyse
+        from orchestrator.report.forest import write_figure
+        from orchestrator.report.page import write_page
 
         folder = self._fetched().path
-        found = report(folder)
-        return Answer(found, write_report(found, folder))
+        report = analyse(folder)
+        page = write_page(report, folder)
+        write_figure(report, folder)
+        return Answer(report, page)
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
-        from orchestrator.report.terminal import best_cell, paper_cell
+        from orchestrator.analysis.cells import best_cell, paper_cell
         from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
-        best = best_cell(sweep) if len(sweep.runs) else {}
+        best = best_cell(sweep)
         cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         links = publish(
             self._resolved(), answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one])
@@ -364,7 +371,7 @@ def _plain(value: Any) -> Any:
 
 def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
     """Ask, or refuse where nobody can be asked, before more is spent than the grid allows. Raises ConfigError."""
-    limit = space.budget.max_gpu_hours if space.budget else None
+    limit = space.grid.budget.max_gpu_hours if space.grid.budget else None
     if limit is None or needed <= limit or agreed:
         return
     question = f"This may take {needed:.3g} GPU-hours; the grid's budget is {limit:g}. Go on? [y/N] "

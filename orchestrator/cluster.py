@@ -1,8 +1,10 @@
-"""Ray clusters that only their owner can use: the token, what a cluster file may not open, and `ray up` with both.
+"""`python -m orchestrator.cluster`: Ray's cluster launcher with a token, and which clusters a sweep may join.
 
 Whoever reaches the ports of a Ray cluster without a token runs code on it. So the token is made before the first
-cluster, readable by its owner alone; a cluster file is read before anything starts; and a sweep joins no cluster that
-asks for no token, unless told.
+cluster, readable only by its owner; a cluster file that opens ports is refused; and a sweep joins no cluster without a
+token, unless the user allows it.
+
+Private API of Ray, checked against 2.60.0: ``_read_environment_anew``, ``resolve`` and ``admits``.
 """
 
 import contextlib
@@ -13,13 +15,12 @@ import secrets
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sagasr.io.errors import ConfigError, SagasrError
-from sagasr.io.files import LITTER, read_yaml
+from sagasr.io.files import read_yaml
 
 USAGE = """\
 usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]
@@ -51,12 +52,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SagasrError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if verb == "down" and _is_local(cluster):  # Ray stops the head alone
-        subprocess.run([*_ray(), "exec", file, _stop_workers(cluster)], env=_environment(), check=False)
-    return subprocess.run([*_ray(), verb, file, *rest], env=_environment(), check=False).returncode
+    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
+    environment = {**os.environ, MODE: os.environ.get(MODE, "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+    if verb == "down" and (cluster.get("provider") or {}).get("type") == "local":  # Ray stops only the head
+        subprocess.run([*ray, "exec", file, _stop_workers(cluster)], env=environment, check=False)
+    return subprocess.run([*ray, verb, file, *rest], env=environment, check=False).returncode
 
 
-# ------------------------------------------------------------------------------------------------------------ the token
+def problems_of(cluster: Mapping[str, Any]) -> list[str]:
+    """Return what a cluster file leaves open to strangers by mistake, one line each."""
+    provider, setup = cluster.get("provider") or {}, "\n".join(cluster.get("setup_commands") or [])
+    group = provider.get("security_group") or {}
+    problems = []
+    if provider.get("type") == "aws" and not group:
+        problems.append("provider.security_group: name the ports that are open, of which there is one: 22")
+    for rule in group.get("IpPermissions") or []:
+        ports = rule.get("FromPort"), rule.get("ToPort")
+        if ports != (SSH, SSH):
+            problems.append(f"provider.security_group: ports {ports[0]} to {ports[1]} are open; open 22 (SSH) alone")
+    for key in cluster:
+        for command in (cluster[key] or []) if key.endswith("commands") else []:
+            problems += [f"{key}: {problem}" for problem in _open_services(command)]
+    if "~/.ray/auth_token" not in (cluster.get("file_mounts") or {}):
+        problems.append('file_mounts: no token goes to the nodes; add "~/.ray/auth_token": "~/.ray/auth_token"')
+    if f"{MODE}=token" not in setup:
+        remedy = f"add one that puts `export {MODE}=token` into ~/.bashrc"
+        problems.append(f"setup_commands: Ray would not ask for the token; {remedy}")
+    if "chmod 600 ~/.ray/auth_token" not in setup:
+        problems.append("setup_commands: others on a node could read the token; add `chmod 600 ~/.ray/auth_token`")
+    return problems
+
+
+def _open_services(command: str) -> Iterator[str]:
+    if EVERYWHERE.search(command):
+        yield f"listens on every address ({command.strip()[:60]} …); name 127.0.0.1"
+    if "ray start --head" in command and "--dashboard-host=127.0.0.1" not in command:
+        yield "the dashboard runs code for its visitors; add --dashboard-host=127.0.0.1 to `ray start`"
+    if re.search(r"mlflow\s+(server|ui)", command) and "--host 127.0.0.1" not in command:
+        yield "the tracking server has no password; add --host 127.0.0.1"
+
+
+def _stop_workers(cluster: Mapping[str, Any]) -> str:
+    """Return the command by which the head stops Ray on the workers of a list of machines."""
+    user = cluster["auth"]["ssh_user"]
+    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 -o LogLevel=ERROR"
+    login = f"ssh {options} -i ~/ray_bootstrap_key.pem {user}@"
+    stop = "bash --login -i -c '\"'\"'ray stop'\"'\"' >/dev/null 2>&1"
+    hosts = " ".join(str(host) for host in cluster["provider"]["worker_ips"])
+    return f"for host in {hosts}; do {login}$host '{stop}' & done; wait"
 
 
 def token_file() -> Path:
@@ -65,38 +108,33 @@ def token_file() -> Path:
 
 
 def make_token() -> Path:
-    """Return the file of the token, made whole if it is absent, and never readable by others.
+    """Return the file of the token, made if it is absent, and never readable by others.
 
-    Ray would write it readable by all. Raises ConfigError for a file that is not ours, or holds no token.
+    `ray get-auth-token --generate` leaves it readable by all. Raises ConfigError as ``check_token`` does.
     """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(prefix=LITTER, dir=path.parent)  # readable by its owner alone
-    try:
+    token = secrets.token_hex(32)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-            handle.flush()
-            os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
+            handle.write(token)
     return check_token(path)
 
 
 def check_token(path: Path) -> Path:
     """Return a token's file, closed to others if it was open to them. Raises ConfigError where it cannot be trusted."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise ConfigError(
             f"{path}: no token of a Ray cluster; copy the file from its head, or name it in RAY_AUTH_TOKEN_PATH"
         ) from error
-    if found.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():
         raise ConfigError(f"{path}: the token of the Ray cluster belongs to another user; remove it")
-    if not found.st_size:
+    if not status.st_size:
         raise ConfigError(f"{path}: the token of the Ray cluster is empty; remove the file, and `up` makes another")
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(status.st_mode) & 0o077:
         path.chmod(0o600)
     return path
 
@@ -123,7 +161,7 @@ def credentials(address: str | None) -> Iterator[None]:
 
 
 def _read_environment_anew() -> None:
-    """Let Ray forget the mode and the token that it read when something in this process imported or started it."""
+    """Let Ray forget the mode and the token that it read when this process imported or started it before."""
     import ray
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -136,7 +174,7 @@ def _read_environment_anew() -> None:
 def check_joinable(address: str) -> None:
     """Raise ConfigError, before anything is written, for a cluster that this process cannot or should not join.
 
-    One that asks for no token is joined on this machine, and elsewhere if RAY_AUTH_MODE=disabled says so.
+    A cluster without a token may be joined on this machine, and elsewhere where RAY_AUTH_MODE=disabled allows it.
     """
     if address.startswith("ray://"):
         raise ConfigError(f"--address {address}: start the sweep on the cluster, with `ray exec` and --address auto")
@@ -144,10 +182,10 @@ def check_joinable(address: str) -> None:
         raise ConfigError(f"--address {address}: name the head as HOST:6379, or auto")
     open_to_all = os.environ.get(MODE) == "disabled"
     token = "" if open_to_all else os.environ.get(TOKEN) or check_token(token_file()).read_text().strip()
-    if (found := resolve(address)) is None:
+    if (head := resolve(address)) is None:
         raise ConfigError(f"--address {address}: no Ray cluster runs on this machine; leave it out to start one")
     try:
-        anyone, ours = admits(found, ""), bool(token) and admits(found, token)
+        anyone, ours = admits(head, ""), bool(token) and admits(head, token)
     except ConnectionError as error:
         raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from error
     if not anyone:
@@ -155,7 +193,7 @@ def check_joinable(address: str) -> None:
             raise ConfigError(f"--address {address}: the cluster asks for a token; unset {MODE}=disabled")
         if not ours:
             raise ConfigError(f"--address {address}: the cluster has another token; copy {token_file()} from its head")
-    elif not open_to_all and not on_loopback(found):
+    elif not open_to_all and not on_loopback(head):
         raise ConfigError(
             f"--address {address}: the cluster asks for no token, so whoever reaches it runs code on it; "
             f"start it with {MODE}=token, or set {MODE}=disabled here if you trust all who reach it"
@@ -193,72 +231,6 @@ def admits(address: str, token: str) -> bool:
             return False
         raise ConnectionError(error.code().name) from error
     return True
-
-
-# ----------------------------------------------------------------------------------------------------- the cluster file
-
-
-def problems_of(cluster: Mapping[str, Any]) -> list[str]:
-    """Return what a cluster file leaves open to strangers, one line each."""
-    return [*_open_ports(cluster), *_open_commands(cluster), *_no_token(cluster)]
-
-
-def _open_ports(cluster: Mapping[str, Any]) -> Iterator[str]:
-    provider = cluster.get("provider") or {}
-    if provider.get("type") == "aws" and not provider.get("security_group"):
-        yield "provider.security_group: name the ports that are open, of which there is one: 22"
-    for rule in (provider.get("security_group") or {}).get("IpPermissions") or []:
-        ports = rule.get("FromPort"), rule.get("ToPort")
-        if ports != (SSH, SSH):
-            yield f"provider.security_group: ports {ports[0]} to {ports[1]} are open; open 22 (SSH) alone"
-
-
-def _open_commands(cluster: Mapping[str, Any]) -> Iterator[str]:
-    for key, commands in cluster.items():
-        if not key.endswith("commands"):
-            continue
-        for command in commands or []:
-            if EVERYWHERE.search(command):
-                yield f"{key}: listens on every address ({command.strip()[:60]} …); name 127.0.0.1"
-            if "ray start --head" in command and "--dashboard-host=127.0.0.1" not in command:
-                yield f"{key}: the dashboard runs code for its visitors; add --dashboard-host=127.0.0.1 to `ray start`"
-            if re.search(r"mlflow\s+(server|ui)", command) and "--host 127.0.0.1" not in command:
-                yield f"{key}: the tracking server has no password; add --host 127.0.0.1"
-
-
-def _no_token(cluster: Mapping[str, Any]) -> Iterator[str]:
-    if "~/.ray/auth_token" not in (cluster.get("file_mounts") or {}):
-        yield 'file_mounts: no token goes to the nodes; add "~/.ray/auth_token": "~/.ray/auth_token"'
-    setup = "\n".join(cluster.get("setup_commands") or [])
-    if f"{MODE}=token" not in setup:
-        yield f"setup_commands: Ray would not ask for the token; add one that puts `export {MODE}=token` into ~/.bashrc"
-    if "chmod 600 ~/.ray/auth_token" not in setup:
-        yield "setup_commands: others on a node could read the token; add `chmod 600 ~/.ray/auth_token`"
-
-
-# --------------------------------------------------------------------------------------------------------- the launcher
-
-
-def _ray() -> list[str]:
-    return [sys.executable, "-P", "-m", "ray.scripts.scripts"]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, MODE: os.environ.get(MODE, "token"), "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-def _is_local(cluster: Mapping[str, Any]) -> bool:
-    return (cluster.get("provider") or {}).get("type") == "local"
-
-
-def _stop_workers(cluster: Mapping[str, Any]) -> str:
-    """Return the command by which the head stops Ray on the workers of a list of machines."""
-    user = cluster["auth"]["ssh_user"]
-    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 -o LogLevel=ERROR"
-    login = f"ssh {options} -i ~/ray_bootstrap_key.pem {user}@"
-    stop = "bash --login -i -c '\"'\"'ray stop'\"'\"' >/dev/null 2>&1"
-    hosts = " ".join(str(host) for host in cluster["provider"]["worker_ips"])
-    return f"for host in {hosts}; do {login}$host '{stop}' & done; wait"
 
 
 if __name__ == "__main__":

@@ -19,15 +19,17 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import sagasr
 from sagasr.config.settings import Config, downsampling_ratio, latent_channels
 from sagasr.data.batches import Batch
 from sagasr.model import flow
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import build_model
 from sagasr.model.text import T5Encoder
 from sagasr.plugins.fake_device import DEVICE, fake_cuda, replaced
 from sagasr.training.module import SagaModule
 
+PACKAGE = sagasr.__path__[0]
 BLOCK = 512  # bytes: the allocator's unit
 SYNCS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal"}  # some are seen in inference mode alone
 COPIES = {"_to_copy", "copy_", "to"}
@@ -181,7 +183,7 @@ def _devices(tree: Any) -> set[str]:
 
 def _line() -> str:
     """Return the innermost line of sagasr that is running."""
-    frames = [frame for frame in traceback.extract_stack() if "/sagasr/" in frame.filename]
+    frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
     return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "a test"
 
 

@@ -22,17 +22,20 @@ from hypothesis import strategies as st
 
 from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.preferences import read_sheet
-from orchestrator.grid.space import expand, parse_space, read_space
+from orchestrator.grid.expand import expand
+from orchestrator.grid.read import parse_space, read_space
 from orchestrator.plan.plan import make_plan
-from sagasr.audio.files import decode, header_problem
+from sagasr.audio.files import decode, problem_of
 from sagasr.audio.stream import file_source
-from sagasr.config.settings import Config, located, parse
-from sagasr.data.manifest import read_manifest
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located
+from sagasr.config.settings import Config
+from sagasr.data.splits import read_manifest
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import dump_yaml
 from tests.encoded import encoded, piped
-from tests.orchestrator.conftest import BASE, GRID
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
+from tests.small import BASE, GRID
 
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
 FULL_GRID: dict[str, Any] = GRID | {
@@ -254,7 +257,7 @@ class Readers:
     def recording(self, data: bytes) -> None:
         path = self.folder / "torn.wav"
         path.write_bytes(data)
-        header_problem(path)
+        problem_of(path, whole=False)
         source = file_source(path)
         audio = np.concatenate(list(source.blocks()), axis=1)
         assert np.isfinite(audio).all()

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import sagasr
-from orchestrator.cli.commands import report, sweep
 from orchestrator.cli.encode import main as encode
-from sagasr.cli.commands import train, upsample
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
+from sagasr.cli.train import train
+from sagasr.cli.upsample import upsample
 from tests.licences import COPYLEFT, direct, licence_of
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,6 @@
-"""What is compared: a line for every level of every factor, every pair of factors, every context, every ladder step.
+"""What is compared: every level of every factor, every pair of factors, every context, every ladder step.
 
-Each line carries its weights (or the reason why there are none), independent of the metric.
+Each comparison carries its weights (or the reason why there are none), independent of the metric.
 """
 
 import itertools
@@ -10,48 +10,47 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
-from orchestrator.analysis.load import Step, Sweep
+from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
-from orchestrator.analysis.tables import Factor, Lost
-from orchestrator.grid.factors import cell_name
+from orchestrator.analysis.tables import Lost
+from orchestrator.sweep_folder.design import Factor, Step
+from orchestrator.sweep_folder.names import cell_name
 
 MAX_ALIASES = 8
 
 
 @dataclass(frozen=True)
-class Line:
-    """One comparison. ``term`` is its ANOVA line (None for ladder steps); ``involved`` the cells it is about."""
+class Comparison:
+    """What is compared. ``term`` is its ANOVA line (None for ladder steps); ``cells`` are those it is about."""
 
     family: str
     contrast: str
     factor: str
     level: str
     baseline: str
-    context: str | None
-    term: Term | None
-    involved: tuple[dict[str, tuple[str, ...]], ...]
+    cells: tuple[dict[str, tuple[str, ...]], ...]
     weights: Weights | None
+    context: str | None = None
+    term: Term | None = None
     reason: str = ""
     confounded: str = ""
 
     def concerns(self, lost: Lost) -> bool:
         """Return whether a replicate without a value would have entered this comparison."""
-        return any(all(lost.levels.get(name) in levels for name, levels in cell.items()) for cell in self.involved)
+        return any(all(lost.levels.get(name) in levels for name, levels in cell.items()) for cell in self.cells)
 
 
-def lines(sweep: Sweep, plan: Layout, primary_only: bool = False) -> list[Line]:
+def comparisons(sweep: Sweep, layout: Layout, primary_only: bool = False) -> list[Comparison]:
     """Return every comparison of the sweep, primary ones first."""
     if primary_only:
-        return list(_mains(sweep, plan))
-    found = [*_mains(sweep, plan), *_ladder(sweep, plan)]
+        return list(_mains(sweep, layout))
+    table = [*_mains(sweep, layout), *_ladder(sweep, layout)]
     for second in range(len(sweep.factors)):
         for first in range(second):
-            found += _interactions(sweep, plan, first, second)
-    for factor in range(len(sweep.factors)):
-        for other in range(len(sweep.factors)):
-            if other != factor:
-                found += _simples(sweep, plan, factor, other)
-    return found
+            table += _interactions(sweep, layout, first, second)
+    for factor, other in itertools.permutations(range(len(sweep.factors)), 2):
+        table += _simples(sweep, layout, factor, other)
+    return table
 
 
 def _ends(factor: Factor, level: int) -> Array:
@@ -60,77 +59,71 @@ def _ends(factor: Factor, level: int) -> Array:
     return weights
 
 
-def _mains(sweep: Sweep, plan: Layout) -> Iterator[Line]:
+def _change(factor: Factor, level: str) -> str:
+    return f"{factor.name}: {level} - {factor.baseline}"
+
+
+def _mains(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
     for index, factor in enumerate(sweep.factors):
-        for level in range(1, len(factor.levels)):
-            coefficients: dict[Term, Array] = {(index,): difference((index,), plan.sizes, [_ends(factor, level)])}
-            line = Line(
-                "primary",
-                f"{factor.name}: {factor.levels[level]} - {factor.baseline}",
-                factor.name,
-                factor.levels[level],
-                factor.baseline,
-                None,
-                (index,),
-                ({factor.name: (factor.baseline, factor.levels[level])},),
-                _weights(sweep, plan, [(index, level)], coefficients),
+        for place, level in enumerate(factor.levels[1:], 1):
+            term: Term = (index,)
+            coefficients = {term: difference(term, layout.sizes, [_ends(factor, place)])}
+            weights = _weights(sweep, layout, [(index, place)], coefficients)
+            cells: tuple[dict[str, tuple[str, ...]], ...] = ({factor.name: (factor.baseline, level)},)
+            comparison = Comparison(
+                "primary", _change(factor, level), factor.name, level, factor.baseline, cells, weights, term=term
             )
-            yield _explained(sweep, plan, line, [(index,)])
+            yield _explained(sweep, layout, comparison, [term])
 
 
-def _interactions(sweep: Sweep, plan: Layout, first: int, second: int) -> Iterator[Line]:
-    one, two = sweep.factors[first], sweep.factors[second]
+def _interactions(sweep: Sweep, layout: Layout, first: int, second: int) -> Iterator[Comparison]:
+    factor, other = sweep.factors[first], sweep.factors[second]
     term: Term = (first, second)
-    for low in range(1, len(one.levels)):
-        for high in range(1, len(two.levels)):
-            coefficients: dict[Term, Array] = {term: difference(term, plan.sizes, [_ends(one, low), _ends(two, high)])}
-            weights = _weights(sweep, plan, [(first, low), (second, high)], coefficients)
-            if weights is None and not sweep.nested:
-                weights = _after_alias(plan, term, coefficients)
-            line = Line(
-                "interaction",
-                f"({one.name}: {one.levels[low]} - {one.baseline}) at {two.name}={two.levels[high]} "
-                f"minus at {two.name}={two.baseline}",
-                one.name,
-                f"{one.levels[low]}:{two.levels[high]}",
-                f"{one.baseline}:{two.baseline}",
-                two.name,
-                term,
-                ({one.name: (one.baseline, one.levels[low]), two.name: (two.baseline, two.levels[high])},),
-                weights,
-            )
-            yield _explained(sweep, plan, line, [term])
+    for low, high in itertools.product(range(1, len(factor.levels)), range(1, len(other.levels))):
+        level, at = factor.levels[low], other.levels[high]
+        coefficients = {term: difference(term, layout.sizes, [_ends(factor, low), _ends(other, high)])}
+        weights = _weights(sweep, layout, [(first, low), (second, high)], coefficients)
+        if weights is None and not sweep.nested:
+            weights = _after_alias(layout, term, coefficients)
+        comparison = Comparison(
+            "interaction",
+            f"({_change(factor, level)}) at {other.name}={at} minus at {other.name}={other.baseline}",
+            factor.name,
+            f"{level}:{at}",
+            f"{factor.baseline}:{other.baseline}",
+            ({factor.name: (factor.baseline, level), other.name: (other.baseline, at)},),
+            weights,
+            context=other.name,
+            term=term,
+        )
+        yield _explained(sweep, layout, comparison, [term])
 
 
-def _simples(sweep: Sweep, plan: Layout, factor: int, other: int) -> Iterator[Line]:
-    one, two = sweep.factors[factor], sweep.factors[other]
-    term = (min(factor, other), max(factor, other))
-    for level in range(1, len(one.levels)):
-        main: dict[Term, Array] = {(factor,): difference((factor,), plan.sizes, [_ends(one, level)])}
-        for at in range(len(two.levels)):
-            ends = {factor: _ends(one, level), other: np.eye(len(two.levels))[at]}
-            both: dict[Term, Array] = main | {term: difference(term, plan.sizes, [ends[term[0]], ends[term[1]]])}
-            weights = _weights(sweep, plan, [(factor, level)], both, [(other, at)])
-            if weights is None:
-                continue  # the interaction's own line says why
-            context = f"{two.name}={two.levels[at]}"
-            line = Line(
-                "simple",
-                f"{one.name}: {one.levels[level]} - {one.baseline} at {context}",
-                one.name,
-                one.levels[level],
-                one.baseline,
-                context,
-                None,
-                ({one.name: (one.baseline, one.levels[level]), two.name: (two.levels[at],)},),
-                weights,
-            )
-            yield _explained(sweep, plan, line, [(factor,), term, (other,)])
+def _simples(sweep: Sweep, layout: Layout, index: int, other_index: int) -> Iterator[Comparison]:
+    """Yield the effects of a factor at each level of another one."""
+    factor, other = sweep.factors[index], sweep.factors[other_index]
+    term = (min(index, other_index), max(index, other_index))
+    for (low, level), (place, at) in itertools.product(enumerate(factor.levels), enumerate(other.levels)):
+        ends = {index: _ends(factor, low), other_index: np.eye(len(other.levels))[place]}
+        coefficients = {
+            (index,): difference((index,), layout.sizes, [ends[index]]),
+            term: difference(term, layout.sizes, [ends[term[0]], ends[term[1]]]),
+        }
+        weights = _weights(sweep, layout, [(index, low)], coefficients, [(other_index, place)]) if low else None
+        if weights is None:
+            continue  # the baseline itself; of others the interaction says why
+        context = f"{other.name}={at}"
+        cells = ({factor.name: (factor.baseline, level), other.name: (at,)},)
+        contrast = f"{_change(factor, level)} at {context}"
+        comparison = Comparison(
+            "simple", contrast, factor.name, level, factor.baseline, cells, weights, context=context
+        )
+        yield _explained(sweep, layout, comparison, [(index,), term, (other_index,)])
 
 
 def _weights(
     sweep: Sweep,
-    plan: Layout,
+    layout: Layout,
     ends: list[tuple[int, int]],
     coefficients: dict[Term, Array],
     fixed: Sequence[tuple[int, int]] = (),
@@ -139,127 +132,111 @@ def _weights(
 
     Of a factor that acts only beside some levels, and of what it lies under, no model says what is not there.
     """
-    found = matched(plan, ends, fixed) if sweep.by_pairs else None
-    return found if found or sweep.nested else contrast(plan, coefficients)
+    weights = matched(layout, ends, fixed) if sweep.by_pairs else None
+    return weights if weights or sweep.nested else contrast(layout, coefficients)
 
 
-def _ladder(sweep: Sweep, plan: Layout) -> Iterator[Line]:
+def _ladder(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
     """Yield each step against the one it names: the mean difference of the two cells over the seeds that both have."""
     steps = {step.step: step for step in sweep.ladder}
     for step in sweep.ladder:
         if step.versus is None:
             continue
-        before = steps.get(step.versus)
         title = f"step {step.step} - step {step.versus}"
+        before = steps.get(step.versus)
         if before is None:
-            yield Line(
-                "ladder",
-                title,
-                "ladder",
-                step.step,
-                step.versus,
-                None,
-                None,
-                (),
-                None,
-                f"the ladder has no step {step.versus}",
-            )
+            reason = f"the ladder has no step {step.versus}"
+            yield Comparison("ladder", title, "ladder", step.step, step.versus, (), None, reason=reason)
             continue
         changed = [name for name, level in step.levels.items() if before.levels[name] != level]
-        what = ", ".join(f"{name}: {step.levels[name]} - {before.levels[name]}" for name in changed)
-        weights, reason = _matched(sweep, plan, step, before)
-        cells: tuple[dict[str, tuple[str, ...]], ...] = tuple(
-            {name: (level,) for name, level in one.levels.items()} for one in (step, before)
-        )
-        yield Line(
+        changes = ", ".join(f"{name}: {step.levels[name]} - {before.levels[name]}" for name in changed)
+        weights, reason = _matched_steps(sweep, layout, step, before)
+        yield Comparison(
             "ladder",
-            f"{title} ({what})",
+            f"{title} ({changes})",
             "ladder",
             step.step,
             step.versus,
-            None,
-            None,
-            cells,
+            tuple({name: (level,) for name, level in cell.levels.items()} for cell in (step, before)),
             weights,
-            reason,
-            f"{' + '.join(changed)} together" if len(changed) > 1 else "",
+            reason=reason,
+            confounded=f"{' + '.join(changed)} together" if len(changed) > 1 else "",
         )
 
 
-def _matched(sweep: Sweep, plan: Layout, step: Step, before: Step) -> tuple[Weights | None, str]:
+def _matched_steps(sweep: Sweep, layout: Layout, step: Step, before: Step) -> tuple[Weights | None, str]:
     rows, seeds = [], []
-    for one in (step, before):
-        names = [(index, factor, one.levels[factor.name]) for index, factor in enumerate(sweep.factors)]
-        levels = [(index, factor.levels.index(name) if name in factor.levels else -1) for index, factor, name in names]
-        rows.append(members(plan.codes, levels))
-        seeds.append(set(plan.seed[rows[-1]]))
+    for cell in (step, before):
+        places = [
+            (index, factor.levels.index(level) if (level := cell.levels[factor.name]) in factor.levels else -1)
+            for index, factor in enumerate(sweep.factors)
+        ]
+        rows.append(members(layout.codes, places))
+        seeds.append(set(layout.seed[rows[-1]]))
         if not seeds[-1]:
-            return None, f"no finished run of step {one.step} ({cell_name(one.levels)})"
-    if plan.blocked:
+            return None, f"no finished run of step {cell.step} ({cell_name(cell.levels)})"
+    if layout.blocked:
         shared = seeds[0] & seeds[1]
         if not shared:
             return None, f"steps {step.step} and {before.step} share no finished seed"
-        rows = [mask & np.isin(plan.seed, list(shared)) for mask in rows]
-    split = plan.split(rows[0] / rows[0].sum() - rows[1] / rows[1].sum())
+        rows = [mask & np.isin(layout.seed, list(shared)) for mask in rows]
+    split = layout.split(rows[0] / rows[0].sum() - rows[1] / rows[1].sum())
     return split, "" if split else "a training of these steps lacks scored variants that the others have"
 
 
-def _after_alias(plan: Layout, term: Term, coefficients: dict[Term, Array]) -> Weights | None:
+def _after_alias(layout: Layout, term: Term, coefficients: dict[Term, Array]) -> Weights | None:
     """Return the weights of an interaction that shares its columns with another one, were that other absent."""
-    if set(term) & set(plan.within_factors):
-        return contrast(plan, coefficients, (plan.between, refit(plan, term, "within"))) if plan.within else None
-    return contrast(plan, coefficients, (refit(plan, term, "between"), plan.within))
+    between, within = layout.between, layout.within
+    if not set(term) & set(layout.within_factors):
+        between = refit(layout, term, "between")
+    elif within:
+        within = refit(layout, term, "within")
+    return contrast(layout, coefficients, (between, within))
 
 
-def _explained(sweep: Sweep, plan: Layout, line: Line, own: list[Term]) -> Line:
-    """Return the line with its aliases, or with the reason why it cannot be estimated."""
-    if line.weights is None:
-        return replace(line, reason=_why_not(sweep, plan, line))
-    nested = {index for index, factor in enumerate(sweep.factors) if factor.under or _is_parent(sweep, factor)}
-    found = [
+def _explained(sweep: Sweep, layout: Layout, comparison: Comparison, own: list[Term]) -> Comparison:
+    """Return the comparison with its aliases, or with the reason why it cannot be estimated."""
+    if comparison.weights is None:
+        return replace(comparison, reason=_why_not(sweep, layout, comparison))
+    parents = {name for factor in sweep.factors for name in factor.under}
+    nested = {index for index, factor in enumerate(sweep.factors) if factor.under or factor.name in parents}
+    names = [
         ":".join(sweep.factors[index].name for index in term)
-        for term in aliases(line.weights.rows, plan.codes, plan.sizes, own)
+        for term in aliases(comparison.weights.rows, layout.codes, layout.sizes, own)
         if not nested & set(term)  # where a factor does nothing there is no other effect to be taken for it
     ]
-    shown = found[:MAX_ALIASES] + ([f"{len(found) - MAX_ALIASES} more"] if len(found) > MAX_ALIASES else [])
-    return replace(line, confounded=", ".join(shown))
+    shown = names[:MAX_ALIASES] + ([f"{len(names) - MAX_ALIASES} more"] if len(names) > MAX_ALIASES else [])
+    return replace(comparison, confounded=", ".join(shown))
 
 
-def _is_parent(sweep: Sweep, factor: Factor) -> bool:
-    return any(factor.name in one.under for one in sweep.factors)
-
-
-def _why_not(sweep: Sweep, plan: Layout, line: Line) -> str:
-    names = [factor.name for factor in sweep.factors]
-    assert line.term is not None
-    for index in line.term:
-        factor = sweep.factors[index]
-        for level in line.involved[0][factor.name]:
-            if not (plan.codes[:, index] == factor.levels.index(level)).any():
+def _why_not(sweep: Sweep, layout: Layout, comparison: Comparison) -> str:
+    assert comparison.term is not None
+    (levels,) = comparison.cells
+    factors = [sweep.factors[index] for index in comparison.term]
+    for index, factor in zip(comparison.term, factors, strict=True):
+        for level in levels[factor.name]:
+            if not (layout.codes[:, index] == factor.levels.index(level)).any():
                 return f"no finished run with {factor.name}={level}"
-    if len(line.term) == 2:
-        for one, other in itertools.permutations(sweep.factors[index] for index in line.term):
-            if other.name in one.under and not set(line.involved[0][other.name]) <= set(one.under[other.name]):
-                return f"{one.name} acts only where {one.where}"
-        at = [[sweep.factors[i].levels.index(level) for level in line.involved[0][names[i]]] for i in line.term]
-        for pair in itertools.product(*at):
-            cell = list(zip(line.term, pair, strict=True))
-            if not members(plan.codes, cell).any():
-                return "no finished run with " + cell_name(
-                    {names[index]: sweep.factors[index].levels[level] for index, level in cell}
-                )
-    return "it changes only together with " + _companion(sweep, plan, line.term)
+    for factor, other in itertools.permutations(factors, 2):
+        if other.name in factor.under and not set(levels[other.name]) <= set(factor.under[other.name]):
+            return f"{factor.name} acts only where {factor.where}"
+    for cell in itertools.product(*(levels[factor.name] for factor in factors)) if len(factors) == 2 else ():
+        places = [factor.levels.index(level) for factor, level in zip(factors, cell, strict=True)]
+        if not members(layout.codes, list(zip(comparison.term, places, strict=True))).any():
+            names = {factor.name: level for factor, level in zip(factors, cell, strict=True)}
+            return "no finished run with " + cell_name(names)
+    return "it changes only together with " + _companion(sweep, layout, comparison.term)
 
 
-def _companion(sweep: Sweep, plan: Layout, term: Term) -> str:
+def _companion(sweep: Sweep, layout: Layout, term: Term) -> str:
     """Return what the term cannot be told from: another effect whose columns span its own, or the seeds."""
-    own = columns(term, plan.codes, plan.sizes)
-    for other in [*((i,) for i in range(len(plan.sizes))), *(t for t in plan.between.places if len(t) == 2)]:
+    own = columns(term, layout.codes, layout.sizes)
+    for other in [*((i,) for i in range(len(layout.sizes))), *(t for t in layout.between.places if len(t) == 2)]:
         if other == term:
             continue
-        theirs = columns(other, plan.codes, plan.sizes)
+        theirs = columns(other, layout.codes, layout.sizes)
         theirs = np.column_stack([theirs, np.ones(len(theirs))])
         left = own - theirs @ np.linalg.lstsq(theirs, own, rcond=None)[0]
         if np.abs(left).max() < 1e-8:
             return ":".join(sweep.factors[index].name for index in other)
-    return "the seeds or other factors" if plan.blocked else "other factors"
+    return "the seeds or other factors" if layout.blocked else "other factors"

@@ -11,10 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.analysis.findings import Finding, findings
-from orchestrator.analysis.interim import Sequence, in_seeds, sequence_of
+from orchestrator.analysis.estimates import Finding, findings
+from orchestrator.analysis.group_sequential import e_value
+from orchestrator.analysis.interim import InterimAnalysis, in_seeds, interim_analysis
 from orchestrator.analysis.load import Sweep, decisive
-from orchestrator.analysis.verdict import adjust, e_value, verdict
+from orchestrator.analysis.verdict import adjust, verdict
 from sagasr.io.files import write_whole
 
 # fmt: off
@@ -38,23 +39,23 @@ def effects(sweep: Sweep) -> pd.DataFrame:
     main effects rest on the part that decided; those of what was promoted are a family of their own.
     """
     part = decisive(sweep)
-    sequence = sequence_of(part)
-    part, whole = (sequence.sweep, in_seeds(sweep, sequence.seeds)) if sequence else (part, sweep)
-    found = [_in_family(sweep, finding) for finding in _findings(part, whole)]
-    families = [(one.line.family, _second_stage(sweep, one)) for one in found]
-    adjusted = _adjusted(found, families, sequence)
+    interim = interim_analysis(part)
+    part, whole = (interim.sweep, in_seeds(sweep, interim.seeds)) if interim else (part, sweep)
+    table = [_in_family(sweep, finding) for finding in _findings(part, whole)]
+    families = [(finding.comparison.family, _second_stage(sweep, finding)) for finding in table]
+    adjusted = _adjusted(table, families, interim)
     sizes = Counter(
         family
-        for one, family in zip(found, families, strict=True)
-        if one.estimate is not None and np.isfinite(one.estimate.p())
+        for finding, family in zip(table, families, strict=True)
+        if finding.estimate is not None and np.isfinite(finding.estimate.p())
     )
-    rows = [
-        _row(part if _rests_on(part, one) else whole, one, p, sizes[family], sequence)
-        for one, p, family in zip(found, adjusted, families, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    rows = []
+    for finding, family, p in zip(table, families, adjusted, strict=True):
+        row = _row(part if _rests_on(part, finding) else whole, finding)
+        rows.append(row | _judged(finding, p, sizes[family], interim))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = [name for name in COLUMNS if name not in WORDS]
-    return table.assign(**{name: pd.to_numeric(table[name]).astype(float) for name in numbers})
+    return frame.assign(**{name: pd.to_numeric(frame[name]).astype(float) for name in numbers})
 
 
 def write_effects(table: pd.DataFrame, path: Path) -> None:
@@ -69,90 +70,93 @@ def _findings(part: Sweep, whole: Sweep) -> Iterator[Finding]:
     if part.factors == whole.factors:
         yield from findings(whole)
         return
-    mains = [one for one in findings(part) if _is_main(one)]
-    names = {one.name for one in part.factors}
-    others = [one for one in findings(whole) if not (_is_main(one) and one.line.factor in names)]
-    yield from sorted([*mains, *others], key=lambda one: not _is_main(one))
+    mains = [finding for finding in findings(part) if _is_main(finding)]
+    others = [finding for finding in findings(whole) if not _rests_on(part, finding)]
+    yield from sorted([*mains, *others], key=lambda finding: not _is_main(finding))
 
 
-def _second_stage(sweep: Sweep, one: Finding) -> bool:
+def _second_stage(sweep: Sweep, finding: Finding) -> bool:
     """Return whether this is a main effect that only promoted runs can show: it came after the others were decided."""
-    return sweep.promote is not None and one.line.family == "primary" and one.line.factor in sweep.promote.target
+    comparison = finding.comparison
+    return sweep.promote is not None and comparison.family == "primary" and comparison.factor in sweep.promote.target
 
 
-def _is_main(one: Finding) -> bool:
-    return one.line.term is not None and len(one.line.term) == 1
+def _is_main(finding: Finding) -> bool:
+    return finding.comparison.term is not None and len(finding.comparison.term) == 1
 
 
-def _rests_on(part: Sweep, one: Finding) -> bool:
-    return _is_main(one) and any(factor.name == one.line.factor for factor in part.factors)
+def _rests_on(part: Sweep, finding: Finding) -> bool:
+    return _is_main(finding) and any(factor.name == finding.comparison.factor for factor in part.factors)
 
 
 def _in_family(sweep: Sweep, finding: Finding) -> Finding:
     """Return the finding in its family of tests: only the plan's metric over all clips is confirmatory."""
     if finding.metric == sweep.metric and finding.domain == "all":
         return finding
-    return replace(finding, line=replace(finding.line, family="exploratory"))
+    return replace(finding, comparison=replace(finding.comparison, family="exploratory"))
 
 
-def _adjusted(found: list[Finding], families: list[tuple[str, bool]], sequence: Sequence | None) -> list[float]:
-    p = np.array([one.estimate.p() if one.estimate else np.nan for one in found])
-    if sequence:
-        for place, one in enumerate(found):
-            p[place] = sequence.p(one.line.contrast) if sequence.decides(one.line) else p[place]
-    out = np.full(len(p), np.nan)
+def _adjusted(table: list[Finding], families: list[tuple[str, bool]], interim: InterimAnalysis | None) -> list[float]:
+    """Return the p values, those of the looks where these decide, corrected within each family."""
+    p = np.array([finding.estimate.p() if finding.estimate else np.nan for finding in table])
+    for place, finding in enumerate(table):
+        if interim and interim.decides(finding.comparison):
+            p[place] = interim.p(finding.comparison.contrast)
+    adjusted = np.full(len(p), np.nan)
     for family in set(families):
-        mine = np.array([one == family for one in families], dtype=bool)
-        out[mine] = adjust(list(p[mine]), family[0])
-    return [float(value) for value in out]
+        members = np.array([other == family for other in families], dtype=bool)
+        adjusted[members] = adjust(list(p[members]), family[0])
+    return [float(value) for value in adjusted]
 
 
-def _row(sweep: Sweep, one: Finding, adjusted: float, tests: int, sequence: Sequence | None) -> dict[str, Any]:
-    line, estimate, delta = one.line, one.estimate, one.metric.delta
-    lost = [each.kind for each in sweep.lost if line.concerns(each)]
-    row: dict[str, Any] = {
-        "family": line.family,
-        "contrast": line.contrast,
-        "factor": line.factor,
-        "level": line.level,
-        "baseline": line.baseline,
-        "with": line.context,
-        "metric": one.metric.name,
-        "domain": one.domain,
-        "unit": one.metric.unit,
-        "delta": delta,
-        "n_runs": one.n_runs,
-        "n_seeds": one.n_seeds,
-        "n_clips": None if sweep.clips is None or estimate is None else estimate.num_clips,
+def _row(sweep: Sweep, finding: Finding) -> dict[str, Any]:
+    """Return what is compared, and on how many runs, seeds and clips."""
+    comparison, metric = finding.comparison, finding.metric
+    lost = [lost.kind for lost in sweep.lost if comparison.concerns(lost)]
+    return {
+        "family": comparison.family,
+        "contrast": comparison.contrast,
+        "factor": comparison.factor,
+        "level": comparison.level,
+        "baseline": comparison.baseline,
+        "with": comparison.context,
+        "metric": metric.name,
+        "domain": finding.domain,
+        "unit": metric.unit,
+        "delta": metric.delta,
+        "n_runs": finding.n_runs,
+        "n_seeds": finding.n_seeds,
+        "n_clips": None if sweep.clips is None or finding.estimate is None else finding.estimate.num_clips,
         "n_failed": lost.count("failed"),
         "n_missing": len(lost) - lost.count("failed"),
-        "confounded_with": line.confounded or None,
+        "confounded_with": comparison.confounded or None,
         "stopped": "plain",
         "plan_hash": sweep.plan_hash,
-        **one.anova,
+        **finding.anova,
     }
+
+
+def _judged(finding: Finding, adjusted: float, tests: int, interim: InterimAnalysis | None) -> dict[str, Any]:
+    """Return the estimate with its errors and verdict. ``tests`` is the size of the family of tests."""
+    estimate, metric = finding.estimate, finding.metric
     if estimate is None:
-        return row | {"verdict": f"not estimable ({one.reason})"}
-    low, high = estimate.interval(0.95)
-    low_runs, high_runs = estimate.interval_runs(0.95)
-    word = verdict(estimate, adjusted, one.metric, tests, one.n_seeds)
-    if sequence and sequence.decides(line):
-        row["stopped"] = "repeated"
-        low, high, word = sequence.said(line.contrast, one.metric, word, estimate)
-    t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")
-    better = estimate.clips_up if one.metric.better == "higher" else estimate.clips_down
-    return row | {
+        return {"verdict": f"not estimable ({finding.reason})"}
+    row: dict[str, Any] = {
         "estimate": estimate.value,
         "se_run": estimate.se_run,
         "se_total": estimate.se,
         "df": estimate.df,
-        "low": low,
-        "high": high,
-        "low_runs": low_runs,
-        "high_runs": high_runs,
         "p": estimate.p(),
         "p_adjusted": adjusted,
-        "e_value": e_value(t, estimate.df_run, estimate.leverage),
-        "share_clips_better": better,
-        "verdict": word,
+        "share_clips_better": estimate.clips_up if metric.better == "higher" else estimate.clips_down,
+        "verdict": verdict(estimate, adjusted, metric, tests, finding.n_seeds),
     }
+    t = estimate.value / estimate.se_run if estimate.variance_run > 0 else float("nan")
+    row["e_value"] = e_value(t, estimate.df_run, estimate.leverage)
+    row["low"], row["high"] = estimate.interval(0.95)
+    row["low_runs"], row["high_runs"] = estimate.interval_runs(0.95)
+    if interim and interim.decides(finding.comparison):
+        row["stopped"] = "repeated"
+        contrast, plain = finding.comparison.contrast, row["verdict"]
+        row["low"], row["high"], row["verdict"] = interim.judge(contrast, metric, plain, estimate)
+    return row

@@ -16,7 +16,6 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from orchestrator.analysis.design_matrix import Array
-from orchestrator.analysis.verdict import e_value
 from orchestrator.sweep_folder.looks_file import MIN_SEEDS, Basis, Spending, Word
 from sagasr.io.errors import DataError
 
@@ -167,6 +166,19 @@ def anytime_interval(contrast: Contrast, alpha: float) -> tuple[float, float]:
         if q > share:  # e = sqrt(share) ((1 + share x) / (1 + x))^(-(df + 1) / 2) with x = t^2 / df, solved for x
             half = float(np.sqrt((1 - q) / (q - share) * contrast.df)) * contrast.se
     return contrast.value - half, contrast.value + half
+
+
+def e_value(t: float, df: float, leverage: float, tau: float = 1.0) -> float:
+    """Return the evidence against no effect, valid however often one looks (Lindon et al., arXiv 2210.08589).
+
+    ``leverage`` is the estimate's variance in units of the error variance (4 / n for an on-off contrast of n runs).
+    Above 20 it rejects at 5 %, whatever was done before. NaN without an error estimate.
+    """
+    if not (np.isfinite(t) and df > 0 and leverage > 0):
+        return float("nan")
+    share = leverage / (leverage + tau**2)
+    ratio = np.log1p(share * t**2 / df) - np.log1p(t**2 / df)
+    return float(np.exp(np.clip(0.5 * np.log(share) - (df + 1) / 2 * ratio, -700, 700)))
 
 
 def sequential_p(looks: Sequence[Look], name: str, rule: Rule) -> float:

@@ -3,14 +3,15 @@
 A look depends on nothing but the finished replicates of its blocks. Those taken are kept in looks.json and stand.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from orchestrator.analysis.contrasts import Line
-from orchestrator.analysis.findings import findings
+from orchestrator.analysis.contrasts import Comparison
+from orchestrator.analysis.estimates import findings
 from orchestrator.analysis.group_sequential import Contrast, Look, Outcome, Rule, decide, interval, sequential_p, spent
 from orchestrator.analysis.load import Sweep, decisive, read_sweep, restricted
 from orchestrator.analysis.metrics import Metric
@@ -29,7 +30,7 @@ from sagasr.io.errors import DataError
 
 
 @dataclass(frozen=True)
-class Sequence:
+class InterimAnalysis:
     """A sweep read look by look. ``sweep`` holds the complete blocks only; ``account`` is what looks.json is to say."""
 
     sweep: Sweep
@@ -43,37 +44,39 @@ class Sequence:
         """The complete blocks."""
         return complete_seeds(self.sweep)
 
-    def decides(self, line: Line) -> bool:
+    def decides(self, comparison: Comparison) -> bool:
         """Return whether the looks, not a plain test, decide this comparison."""
-        return line.family == "primary" and line.contrast in self.rule.names
+        return comparison.family == "primary" and comparison.contrast in self.rule.names
 
     def p(self, contrast: str) -> float:
         """Return the p value of a primary contrast that the looks taken leave valid."""
         return sequential_p(self.looks, contrast, self.rule)
 
-    def said(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
+    def judge(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
         """Return the repeated 95 % interval around the estimate of ``now``, and the verdict of the looks.
 
         ``plain``, the verdict without looks, is used where the looks left it undecided. An effect that is there and too
         small to matter (its repeated 90 % interval lies within +-delta) is no relevant effect, as without looks.
         """
         decision = self.outcome.decisions[contrast]
-        word = plain if plain.startswith(("undecided", "not estimable")) else "undecided (the looks have not decided)"
+        verdict = (
+            plain if plain.startswith(("undecided", "not estimable")) else "undecided (the looks have not decided)"
+        )
         if decision.word == "nil":
-            word = "no relevant effect"
+            verdict = "no relevant effect"
         elif decision.word == "different":
-            word = "improves" if decision.value * metric.sign > 0 else "harms"
+            verdict = "improves" if decision.value * metric.sign > 0 else "harms"
         if not self.looks:
-            return float("nan"), float("nan"), word
+            return float("nan"), float("nan"), verdict
         judged = Contrast(now.value, now.se, now.df, now.leverage)
         last, fractions = len(self.looks) - 1, fractions_of(self.looks, self.rule)
         low, high = interval(judged, fractions, last, 2 * self.rule.alpha, self.rule)
         if decision.word == "different" and self.rule.delta is not None and max(-low, high) < self.rule.delta:
-            word = "no relevant effect"
-        return *interval(judged, fractions, last, self.rule.alpha, self.rule), word
+            verdict = "no relevant effect"
+        return *interval(judged, fractions, last, self.rule.alpha, self.rule), verdict
 
 
-def resting_on(sweep: Sweep) -> list[str]:
+def incomplete_blocks(sweep: Sweep) -> list[str]:
     """Return a sentence where seeds have begun whose blocks are not complete: under `blocks` they enter no effect."""
     sweep = decisive(sweep)
     seeds = complete_seeds(sweep)
@@ -88,15 +91,10 @@ def complete_seeds(sweep: Sweep) -> tuple[str, ...]:
 
     A failed replicate is an outcome; one that is missing, still running or not needed leaves its block open.
     """
-    open_ = {one.seed for one in sweep.lost if one.kind in ("missing", "stopped")}
-    open_ |= {one.seed for one in sweep.unneeded}
-    started = set(sweep.runs["seed"]) | {one.seed for one in sweep.lost}
-    found: list[str] = []
-    for seed in sweep.seeds:
-        if seed in open_ or seed not in started:
-            break
-        found.append(seed)
-    return tuple(found)
+    unfinished = {lost.seed for lost in sweep.lost if lost.kind in ("missing", "stopped")}
+    unfinished |= {lost.seed for lost in sweep.unneeded}
+    started = set(sweep.runs["seed"]) | {lost.seed for lost in sweep.lost}
+    return tuple(itertools.takewhile(lambda seed: seed in started - unfinished, sweep.seeds))
 
 
 def first_blocks(sweep: Sweep, count: int) -> Sweep:
@@ -110,22 +108,21 @@ def first_blocks(sweep: Sweep, count: int) -> Sweep:
 def in_seeds(sweep: Sweep, seeds: tuple[str, ...]) -> Sweep:
     """Return the sweep with these seeds only; what was not needed keeps its names."""
     kept = sweep.runs["seed"].isin(seeds).to_numpy()
-    part = restricted(sweep, kept, lambda one: one.seed in seeds)
+    part = restricted(sweep, kept, lambda lost: lost.seed in seeds)
     return replace(part, unneeded=sweep.unneeded)
 
 
-def look_at(sweep: Sweep, count: int) -> tuple[Look, tuple[Line, ...]]:
+def look_at(sweep: Sweep, count: int) -> tuple[Look, tuple[Comparison, ...]]:
     """Return what the first ``count`` blocks say of every primary contrast, and all primary contrasts."""
     contrasts: dict[str, Contrast] = {}
-    lines = []
-    for one in findings(first_blocks(sweep, count), primary_only=True):
-        if one.line.family == "primary":
-            lines.append(one.line)
-            if one.estimate is not None and np.isfinite(one.estimate.p()) and one.n_seeds >= MIN_SEEDS:
-                contrasts[one.line.contrast] = Contrast(
-                    one.estimate.value, one.estimate.se, one.estimate.df, one.estimate.leverage
-                )
-    return Look(count, contrasts), tuple(lines)
+    comparisons = []
+    for finding in findings(first_blocks(sweep, count), primary_only=True):
+        comparisons.append(finding.comparison)
+        estimate = finding.estimate
+        if estimate is not None and np.isfinite(estimate.p()) and finding.n_seeds >= MIN_SEEDS:
+            contrast = Contrast(estimate.value, estimate.se, estimate.df, estimate.leverage)
+            contrasts[finding.comparison.contrast] = contrast
+    return Look(count, contrasts), tuple(comparisons)
 
 
 def rule_of(sweep: Sweep) -> Rule:
@@ -140,7 +137,7 @@ def rule_of(sweep: Sweep) -> Rule:
     return Rule(names, len(sweep.seeds), sweep.metric.delta, spending, basis=basis)
 
 
-def sequence_of(sweep: Sweep) -> Sequence | None:
+def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     """Return the sweep read look by look; None for other policies or before the second complete block.
 
     Looks that looks.json holds are not taken again; a look at which nothing can be estimated is refused by name.
@@ -156,10 +153,11 @@ def sequence_of(sweep: Sweep) -> Sequence | None:
         if look.contrasts:
             taken.append(_taken(sweep, look, rule))
             continue
-        line = f"no look after block {count}: no primary contrast can be estimated from {MIN_SEEDS} seeds"
-        refused += [] if line in refused else [line]
+        refusal = f"no look after block {count}: no primary contrast can be estimated from {MIN_SEEDS} seeds"
+        refused += [] if refusal in refused else [refusal]
     looks = tuple(
-        Look(len(one.seeds), {name: _contrast(estimated) for name, estimated in one.contrasts.items()}) for one in taken
+        Look(len(look.seeds), {name: _contrast(estimated) for name, estimated in look.contrasts.items()})
+        for look in taken
     )
     outcome = decide(looks, rule)
     account = Account(
@@ -173,12 +171,14 @@ def sequence_of(sweep: Sweep) -> Sequence | None:
         looks=tuple(taken),
         refused=tuple(refused),
         decisions={
-            name: Decided(word=one.word, after=one.at_seeds, low=_finite(one.low), high=_finite(one.high))
-            for name, one in outcome.decisions.items()
+            name: Decided(
+                word=decision.word, after=decision.at_seeds, low=_finite(decision.low), high=_finite(decision.high)
+            )
+            for name, decision in outcome.decisions.items()
         },
         stop=outcome.stop,
     )
-    return Sequence(first_blocks(sweep, complete), looks, rule, outcome, account)
+    return InterimAnalysis(first_blocks(sweep, complete), looks, rule, outcome, account)
 
 
 def take_looks(folder: Path) -> Account | None:
@@ -187,11 +187,11 @@ def take_looks(folder: Path) -> Account | None:
     Taking the same look again changes nothing: the file is written only when a look was added.
     """
     sweep = read_sweep(folder)
-    sequence, old = sequence_of(decisive(sweep)), sweep.looks.of(sweep.plan_hash)
-    if sequence is None or sequence.account == old:
+    interim, old = interim_analysis(decisive(sweep)), sweep.looks.of(sweep.plan_hash)
+    if interim is None or interim.account == old:
         return old
-    write_looks(folder, read_looks(folder).put(sequence.account))
-    return sequence.account
+    write_looks(folder, read_looks(folder).put(interim.account))
+    return interim.account
 
 
 def fractions_of(looks: tuple[Look, ...], rule: Rule) -> tuple[float, ...]:
@@ -205,17 +205,18 @@ def _taken(sweep: Sweep, look: Look, rule: Rule) -> Taken:
     return Taken(
         seeds=sweep.seeds[: look.seeds],
         trials=tuple(sorted(_trials(seen))),
-        failed=tuple(f"{one.cell} seed={one.seed}" for one in seen.lost if one.kind == "failed"),
+        failed=tuple(f"{lost.cell} seed={lost.seed}" for lost in seen.lost if lost.kind == "failed"),
         spent=spent(fraction, rule.alpha, rule.spending) if rule.basis == "spending" else None,
         contrasts={
-            name: Estimated(value=one.value, se=one.se, df=one.df, leverage=_finite(one.leverage))
-            for name, one in look.contrasts.items()
+            name: Estimated(value=contrast.value, se=contrast.se, df=contrast.df, leverage=_finite(contrast.leverage))
+            for name, contrast in look.contrasts.items()
         },
     )
 
 
-def _contrast(one: Estimated) -> Contrast:
-    return Contrast(one.value, one.se, one.df, float("nan") if one.leverage is None else one.leverage)
+def _contrast(estimated: Estimated) -> Contrast:
+    leverage = float("nan") if estimated.leverage is None else estimated.leverage
+    return Contrast(estimated.value, estimated.se, estimated.df, leverage)
 
 
 def _trials(sweep: Sweep) -> frozenset[str]:

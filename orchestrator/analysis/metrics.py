@@ -1,29 +1,13 @@
-"""Which columns are metrics, in which unit, and which direction is better, when the plan does not say."""
+"""What a sweep is judged by: what its plan states of a metric, and what the table of metrics says where it does not."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-from orchestrator.grid.factors import METRICS
+from sagasr.metrics.table import Better, find_metric
 
-Better = Literal["lower", "higher"]
-
-# One unit of LSD is a log10 of power, so 1 LSD = 10 dB; it is never labelled "dB".
-UNITS = {
-    "lsd": "LSD",
-    "lsd_hf": "LSD",
-    "lsd_lf": "LSD",
-    "lsd_ssr": "LSD",
-    "log_sispec": "dB",
-    "sispec": "dB",
-    "si_sdr": "dB",
-    "hf_ratio": "dB",
-    "rolloff_error": "Hz",
-    "seam": "dB",
-}
-
-
-DISTANCE = "fd_"  # metrics whose name begins so are distances between distributions: a property of a run, not of a clip
+if TYPE_CHECKING:
+    from orchestrator.sweep_folder.plan_file import PlanRead
 
 
 @dataclass(frozen=True)
@@ -34,6 +18,7 @@ class Metric:
     better: Better
     unit: str
     delta: float | None = None
+    definition: str = ""
 
     @property
     def sign(self) -> int:
@@ -41,54 +26,27 @@ class Metric:
         return 1 if self.better == "higher" else -1
 
 
-def is_distance(name: str) -> bool:
-    return name.startswith(DISTANCE)
-
-
-def column_of(name: str) -> str:
-    """Return the results column of a logged metric name: ``val/lsd`` is stored as ``lsd``."""
-    return str(name).rsplit("/", 1)[-1]
-
-
-def metrics_of(plan: Mapping[str, Any], columns: Iterable[str]) -> tuple[Metric, ...]:
+def metrics_of(plan: "PlanRead", columns: Iterable[str]) -> tuple[Metric, ...]:
     """Return the plan's metric first, then every other metric that ``columns`` holds."""
-    declared = _declared(plan)
-    main = plan["metric"] if isinstance(plan["metric"], Mapping) else {"name": plan["metric"]}
-    first = column_of(main["name"])
-    known = {first: _metric(first, {**declared.get(first, {}), **main})}
-    for name in columns:
-        if name not in known:
-            known[name] = _metric(name, declared.get(name, {}))
-    return tuple(known.values())
+    return tuple(_metric(plan, name) for name in dict.fromkeys((plan.metric.column, *columns)))
 
 
-def names_declared(plan: Mapping[str, Any]) -> set[str]:
-    """Return the metric columns that the plan or the project knows by name."""
-    return set(_declared(plan)) | set(METRICS)
+def is_known(plan: "PlanRead", name: str) -> bool:
+    """Return whether a column is a metric by its name: the plan names it, or the table of metrics."""
+    return name in plan.metric_columns() or find_metric(name) is not None
 
 
-def _declared(plan: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    listed = plan.get("metrics") or {}
-    if isinstance(listed, Mapping):
-        return {column_of(name): spec if isinstance(spec, Mapping) else {} for name, spec in listed.items()}
-    specs = [{"name": spec} if isinstance(spec, str) else spec for spec in listed]
-    return {column_of(spec["name"]): spec for spec in specs}
-
-
-def knows_direction(plan: Mapping[str, Any], name: str) -> bool:
+def knows_direction(plan: "PlanRead", name: str) -> bool:
     """Return whether it is stated, or known, which way a metric is good."""
-    main = plan["metric"] if isinstance(plan["metric"], Mapping) else {}
-    stated = {**_declared(plan).get(name, {}), **(main if column_of(main.get("name", "")) == name else {})}
-    return bool(stated.get("better")) or name in METRICS or is_distance(name)
+    return plan.stated(name).better is not None or find_metric(name) is not None
 
 
-def _metric(name: str, spec: Mapping[str, Any]) -> Metric:
-    delta = spec.get("delta")
-    stated = spec.get("better") or METRICS.get(name, "lower")
-    direction: Better = "higher" if stated == "higher" else "lower"
+def _metric(plan: "PlanRead", name: str) -> Metric:
+    stated, known = plan.stated(name), find_metric(name)
     return Metric(
         name,
-        direction,
-        str(spec.get("unit") or UNITS.get(name, "FD" if is_distance(name) else "")),
-        None if delta is None else float(delta),
+        stated.better or (known.better if known else "lower"),
+        str(stated.unit or (known.unit if known else "")),
+        stated.delta,
+        known.definition if known else "",
     )

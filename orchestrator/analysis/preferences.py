@@ -15,7 +15,8 @@ from pydantic import Field, StringConstraints
 from scipy import stats
 
 from orchestrator.analysis.load import Sweep
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import read_json, write_whole
 

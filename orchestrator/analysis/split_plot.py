@@ -7,6 +7,7 @@ by differences between trainings. A contrast is a weight per replicate, in two p
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, lil_array
 
 from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, block_means, columns, fit, pairs
-from orchestrator.analysis.load import Sweep
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.load import Sweep
 
 Index = NDArray[np.int64]
 
@@ -73,14 +76,14 @@ class Layout:
         return Weights(rows, between, rows - self.spread(between))
 
 
-def codes_of(sweep: Sweep) -> tuple[Codes, tuple[int, ...]]:
+def codes_of(sweep: "Sweep") -> tuple[Codes, tuple[int, ...]]:
     """Return the level index of every finished replicate [replicates, factors], and each factor's number of levels."""
     sizes = tuple(len(factor.levels) for factor in sweep.factors)
     found = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
     return np.asarray(found, dtype=np.int64).reshape(len(sizes), -1).T, sizes
 
 
-def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
+def layout_of(sweep: "Sweep", codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
     """Return the arrangement of the replicates marked in ``kept`` (they have a value of the metric)."""
     codes = codes[kept]
     frame = sweep.runs[kept]
@@ -112,25 +115,25 @@ def layout(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.
     )
 
 
-def refit(plan: Layout, term: Term, stratum: str) -> Fit:
+def refit(layout: Layout, term: Term, stratum: str) -> Fit:
     """Return the stratum's fit with ``term`` put first among the interactions, for one that an alias had pushed out."""
-    first = _first(plan.run)[plan.whole]
+    first = _first(layout.run)[layout.whole]
     if stratum == "between":
-        mains = [(one,) for one in plan.between_factors]
-        return fit(plan.codes[first], plan.sizes, plan.between.blocks, mains, [term])
-    assert plan.within is not None
-    mains = [(one,) for one in plan.within_factors]
-    return fit(plan.codes[plan.inner], plan.sizes, plan.within.blocks, mains, [term])
+        mains = [(one,) for one in layout.between_factors]
+        return fit(layout.codes[first], layout.sizes, layout.between.blocks, mains, [term])
+    assert layout.within is not None
+    mains = [(one,) for one in layout.within_factors]
+    return fit(layout.codes[layout.inner], layout.sizes, layout.within.blocks, mains, [term])
 
 
 def contrast(
-    plan: Layout, coefficients: Mapping[Term, Array], fits: tuple[Fit, Fit | None] | None = None
+    layout: Layout, coefficients: Mapping[Term, Array], fits: tuple[Fit, Fit | None] | None = None
 ) -> Weights | None:
     """Return the weights of a combination of effects; None when these data do not determine it."""
-    between_fit, within_fit = fits or (plan.between, plan.within)
-    inside = {term: values for term, values in coefficients.items() if set(term) & set(plan.within_factors)}
+    between_fit, within_fit = fits or (layout.between, layout.within)
+    inside = {term: values for term, values in coefficients.items() if set(term) & set(layout.within_factors)}
     outside = {term: values for term, values in coefficients.items() if term not in inside}
-    between, within = np.zeros(len(plan.whole)), np.zeros(len(plan.run))
+    between, within = np.zeros(len(layout.whole)), np.zeros(len(layout.run))
     if outside:
         if not between_fit.estimable(outside):
             return None
@@ -138,25 +141,25 @@ def contrast(
     if inside:
         if within_fit is None or not within_fit.estimable(inside):
             return None
-        within[plan.inner] = within_fit.weights(inside)
-    return Weights(plan.spread(between) + within, between, within)
+        within[layout.inner] = within_fit.weights(inside)
+    return Weights(layout.spread(between) + within, between, within)
 
 
-def matched(plan: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tuple[int, int]] = ()) -> Weights | None:
+def matched(layout: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tuple[int, int]] = ()) -> Weights | None:
     """Return the weights of a difference of cells that differ in nothing else; None where there are none.
 
     ``ends``: factors that go from baseline to a level; of two, the difference of differences. ``fixed``: levels of
     others that must hold. Every place in the design (the other levels, the seed) that has all its cells counts alike.
     """
     own = [factor for factor, _ in ends]
-    place = np.delete(plan.codes, own, axis=1)
-    if plan.blocked:
-        place = np.column_stack([place, plan.seed])
+    place = np.delete(layout.codes, own, axis=1)
+    if layout.blocked:
+        place = np.column_stack([place, layout.seed])
     place = np.unique(place, axis=0, return_inverse=True)[1].reshape(-1)
-    held: NDArray[np.bool_] = members(plan.codes, fixed)
+    held: NDArray[np.bool_] = members(layout.codes, fixed)
     corners = list(itertools.product((0, 1), repeat=len(ends)))
     rows = [
-        held & members(plan.codes, [(factor, level * at) for (factor, level), at in zip(ends, corner, strict=True)])
+        held & members(layout.codes, [(factor, level * at) for (factor, level), at in zip(ends, corner, strict=True)])
         for corner in corners
     ]
     counts = np.array([np.bincount(place[mask], minlength=place.max(initial=0) + 1) for mask in rows])
@@ -167,7 +170,7 @@ def matched(plan: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tuple
     for corner, mask, count in zip(corners, rows, counts, strict=True):
         used = mask & whole[place]
         weights[used] = (-1) ** (len(ends) - sum(corner)) / count[place[used]] / whole.sum()
-    return plan.split(weights)
+    return layout.split(weights)
 
 
 def _varies_inside(codes: Index, run: Index) -> bool:
@@ -235,9 +238,9 @@ def _mean_columns(fitted: Fit, codes: Codes, sizes: tuple[int, ...]) -> Array:
     return np.asarray(np.pad(found, (0, fitted.design.shape[1] - len(found))), dtype=float)
 
 
-def seeds_of(plan: Layout, weights: Array) -> int:
+def seeds_of(layout: Layout, weights: Array) -> int:
     """Return how many seeds carry weight."""
-    return len(np.unique(plan.seed[np.abs(weights) > 1e-12]))
+    return len(np.unique(layout.seed[np.abs(weights) > 1e-12]))
 
 
 def members(codes: Codes, wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -1,69 +1,29 @@
 """Rows of results/*.parquet made comparable: levels as words, one row per replicate, clips tied to theirs."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.metrics import Metric, column_of, is_distance, names_declared
-from orchestrator.grid.factors import cell_name, steps_column
-from orchestrator.sweep_folder.plan_file import cells_of
+from orchestrator.analysis.metrics import Metric, is_known
+from orchestrator.sweep_folder.columns import NO_METRIC, steps_column
+from orchestrator.sweep_folder.design import Factor
+from orchestrator.sweep_folder.names import cell_name, levels_of, word_of
+from orchestrator.sweep_folder.plan_file import PlanRead, levels_of_cell
 from sagasr.io.errors import DataError
+from sagasr.io.states import State
 
-DONE = {"done", "finished", "completed", "complete", "ok", "success", "terminated"}  # the last is Ray Tune's
-FAILED = {"failed", "fail", "error", "diverged", "crashed", "killed", "nan"}
-STOPPED = {"stopped", "pruned", "truncated", "early_stopped"}
-UNNEEDED = "not needed"  # never launched, because the looks had decided before, or because it was not promoted
-HELD = "held"  # not launched until a factor matters elsewhere (`promote`)
-SAME = (("True", "true", "on"), ("False", "false", "off"), ("None", "null", "nan", "<NA>"))  # words of one level
-KEYS = {
-    "sweep",
-    "cell",
-    "trial",
-    "variant",
-    "seed",
-    "status",
-    "reason",
-    "steps",
-    "training_steps",
-    "device",
-    "gpu_seconds",
-    "wall_seconds",
-    "replicate",
-    "stopped_at_step",
-    "mlflow_run_id",
-    "clip",
-    "domain",
-    "subject",
-    "order",
-    "block",
-    "attempt",
-    "parameters",
+ENDS = {
+    **{state.value: state for state in (State.DONE, State.FAILED, State.STOPPED, State.NOT_NEEDED, State.HELD)},
+    # the words of others; "terminated" is Ray Tune's
+    **dict.fromkeys(("finished", "completed", "complete", "ok", "success", "terminated"), State.DONE),
+    **dict.fromkeys(("fail", "error", "diverged", "crashed", "killed", "nan"), State.FAILED),
+    **dict.fromkeys(("pruned", "truncated", "early_stopped"), State.STOPPED),
 }
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One design choice: its levels as words, the baseline first."""
-
-    name: str
-    levels: tuple[str, ...]
-    stage: str
-    under: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # levels of others beside which alone it acts
-
-    @property
-    def baseline(self) -> str:
-        return self.levels[0]
-
-    @property
-    def where(self) -> str:
-        """The levels of others beside which it acts, in words."""
-        return cell_name({name: "|".join(levels) for name, levels in self.under.items()})
+NO_VALUE = "no value"  # what is said of a finished run without one
 
 
 @dataclass(frozen=True)
@@ -77,48 +37,15 @@ class Lost:
     reason: str
 
 
-def word_of(value: object) -> str:
-    """Return a level as a word: 0.10 -> 0.1, 100.0 -> 100; ``level_of`` finds the plan's own word for it."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def level_of(value: object, levels: tuple[str, ...]) -> str:
-    """Return the level that ``value`` means, or its own word when it is none of them."""
-    word = word_of(value)
-    same: tuple[str, ...] = next((words for words in SAME if word in words), ())
-    for one in (str(value), word, *same):
-        if one in levels:
-            return one
-    number = _number(word)
-    return next((level for level in levels if math.isclose(_number(level), number, rel_tol=1e-6)), word)
-
-
-def _levels(values: Iterable[object], factor: Factor) -> list[str]:
-    """Return the level that each value means, working out each distinct value once."""
-    values = list(values)
-    meaning = {value: level_of(value, factor.levels) for value in set(values)}
-    return [meaning[value] for value in values]
-
-
-def _number(word: str) -> float:
-    """Return the number that a word means (a float32 of it is as near as 1e-7); NaN where it means none."""
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan
-
-
 def with_levels(
-    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], path: Path
+    table: pd.DataFrame, plan: PlanRead, factors: tuple[Factor, ...], path: Path
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return the table with a word column ``@factor`` for each factor and a seed word, without rows of other plans."""
     table = table.copy()
     if "seed" not in table:
         raise DataError(f"{path}: no column 'seed'; every replicate is a cell with a seed")
     table["seed"] = [word_of(seed) for seed in table["seed"]]
-    planned = {str(cell["cell"]): cell["levels"] for cell in cells_of(plan) if cell.get("cell") is not None}
+    planned = {str(cell.cell): cell.levels for cell in plan.cells if cell.cell is not None}
     by_cell = planned if "cell" in table and set(map(str, table["cell"])) <= set(planned) else {}
     for factor in factors:
         if by_cell:  # a factor may share its name with a results column (`steps`); the cell is never ambiguous
@@ -127,7 +54,7 @@ def with_levels(
             values = list(table[factor.name])
         else:
             raise DataError(f"{path}: no column {factor.name!r} for the factor of that name in plan.json")
-        table["@" + factor.name] = _levels(values, factor)
+        table["@" + factor.name] = levels_of(values, factor.levels)
     kept = pd.Series(True, index=table.index)
     for factor in factors:
         kept &= table["@" + factor.name].isin(factor.levels)
@@ -143,24 +70,18 @@ def training_steps(table: pd.DataFrame, factors: Iterable[str]) -> "pd.Series[fl
     return pd.to_numeric(table.get(steps_column(factors), pd.Series(np.nan, index=table.index)), errors="coerce")
 
 
-def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[str]:
-    """Return done, failed, stopped, not needed, held or missing for every row.
+def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[State]:
+    """Return done, failed, stopped, not needed or held for every row; missing for any other word.
 
     One stopped before its budget is stopped, whatever it says.
     """
     words = table["status"].astype(str).str.lower() if "status" in table else pd.Series("done", index=table.index)
-    kinds = []
-    stopped_at = table.get("stopped_at_step", pd.Series(float("nan"), index=table.index))
-    budget = training_steps(table, factors)
-    for word, stop, steps in zip(words, pd.to_numeric(stopped_at, errors="coerce"), budget, strict=True):
-        cut = pd.notna(stop) and not (pd.notna(steps) and stop >= steps)
-        if word in FAILED:
-            kinds.append("failed")
-        elif word in STOPPED or (word in DONE and cut):
-            kinds.append("stopped")
-        else:
-            kinds.append("done" if word in DONE else word if word in (UNNEEDED, HELD) else "missing")
-    return kinds
+    stopped_at = pd.to_numeric(table.get("stopped_at_step", pd.Series(np.nan, index=table.index)), errors="coerce")
+    cut = stopped_at.notna() & ~(stopped_at >= training_steps(table, factors))
+    states = [ENDS.get(word, State.MISSING) for word in words]
+    return [
+        State.STOPPED if is_cut and state is State.DONE else state for state, is_cut in zip(states, cut, strict=True)
+    ]
 
 
 def _counted(count: int, what: str) -> str:
@@ -184,7 +105,7 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.D
     notes = []
     if count := int(copies.sum()):
         notes.append(f"{_counted(count, 'row')} of replicates.parquet {_are(count)} written twice and count once")
-    done = table["status"] == "done"
+    done = table["status"] == State.DONE
     finished = pd.MultiIndex.from_frame(table.loc[done, keys])
     again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)
     twice = ~done & table.duplicated(keys, keep="last")
@@ -210,28 +131,26 @@ def unlike_devices(table: pd.DataFrame) -> tuple[str, ...]:
     return (f"trainings ran on unlike devices ({told}): what they differ by is not told apart from the seeds",)
 
 
-def lost_replicates(
-    table: pd.DataFrame, plan: Mapping[str, Any], factors: tuple[Factor, ...], metric: str
-) -> tuple[Lost, ...]:
+def lost_replicates(table: pd.DataFrame, plan: PlanRead, factors: tuple[Factor, ...], metric: str) -> tuple[Lost, ...]:
     """Return every replicate without a final value, by name where the plan lets one name it."""
     rows = _outcomes(table, factors)
-    lost = [one for one in rows if one.kind not in ("done", UNNEEDED, HELD)]
-    empty = (table["status"] == "done") & ~np.isfinite(table[metric].to_numpy(dtype=float, na_value=np.nan))
+    lost = [row for row in rows if not (row.kind is State.DONE or State(row.kind).unneeded)]
+    empty = (table["status"] == State.DONE) & ~np.isfinite(table[metric].to_numpy(dtype=float, na_value=np.nan))
     why = f"{metric} is empty or not finite"
-    lost += [replace(one, kind="no value", reason=why) for one, none in zip(rows, empty, strict=True) if none]
+    lost += [replace(one, kind=NO_VALUE, reason=why) for one, none in zip(rows, empty, strict=True) if none]
     seen = {(tuple(one.levels.values()), one.seed) for one in rows}
-    blocks = (plan.get("early_stopping") or {}).get("policy") == "blocks"
+    blocks = (plan.early_stopping or {}).get("policy") == "blocks"
     started = set(table["seed"])
     for name, levels, seed in _planned(plan, factors):
         unlaunched = blocks and seed not in started  # `blocks` stops launching seeds once the answer is in
         if (tuple(levels.values()), seed) not in seen and not unlaunched:
-            lost.append(Lost(name, levels, seed, "missing", "no result yet"))
+            lost.append(Lost(name, levels, seed, State.MISSING, "no result yet"))
     return tuple(lost)
 
 
 def unneeded_replicates(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[Lost, ...]:
     """Return every replicate that was not run because the answer was in, or that waits for one."""
-    return tuple(one for one in _outcomes(table[table["status"].isin((UNNEEDED, HELD))], factors))
+    return tuple(one for one in _outcomes(table[table["status"].isin((State.NOT_NEEDED, State.HELD))], factors))
 
 
 def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:
@@ -243,30 +162,28 @@ def _outcomes(table: pd.DataFrame, factors: tuple[Factor, ...]) -> list[Lost]:
         levels = dict(zip((factor.name for factor in factors), map(str, row), strict=True))
         cell = cell_name(levels) if pd.isna(names[index]) else str(names[index])
         reason = "" if pd.isna(reasons[index]) else str(reasons[index])
-        found.append(Lost(cell, levels, str(table.at[index, "seed"]), str(table.at[index, "status"]), reason))
+        found.append(Lost(cell, levels, str(table.at[index, "seed"]), State(str(table.at[index, "status"])), reason))
     return found
 
 
-def _planned(plan: Mapping[str, Any], factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:
+def _planned(plan: PlanRead, factors: tuple[Factor, ...]) -> list[tuple[str, dict[str, str], str]]:
     """Return (cell, levels, seed) of every planned replicate that can be named; [] when only the number is known."""
-    if cells := cells_of(plan):
-        found = []
-        for cell in cells:
-            levels = {f.name: level_of(cell["levels"].get(f.name, f.baseline), f.levels) for f in factors}
-            seeds = [word_of(one["seed"]) for one in cell.get("replicates") or []] or [
-                word_of(s) for s in plan.get("seeds", [])
-            ]
-            found += [(str(cell.get("cell") or cell_name(levels)), levels, seed) for seed in seeds]
-        return found
-    seeds = [word_of(seed) for seed in plan.get("seeds") or []]
+    all_seeds = [word_of(seed) for seed in plan.seeds or ()]
+    if plan.cells:
+        planned = []
+        for cell in plan.cells:
+            levels = levels_of_cell(cell.levels, factors)
+            seeds = [word_of(replicate.seed) for replicate in cell.replicates or ()] or all_seeds
+            planned += [(str(cell.cell or cell_name(levels)), levels, seed) for seed in seeds]
+        return planned
     grid = list(itertools.product(*(factor.levels for factor in factors)))
-    if len(grid) * len(seeds) != plan.get("expected_replicates"):
+    if len(grid) * len(all_seeds) != plan.expected_replicates:
         return []
     named = [dict(zip((factor.name for factor in factors), levels, strict=True)) for levels in grid]
-    return [(cell_name(levels), levels, seed) for levels in named for seed in seeds]
+    return [(cell_name(levels), levels, seed) for levels in named for seed in all_seeds]
 
 
-def lacks_combinations(plan: Mapping[str, Any], table: pd.DataFrame, factors: tuple[Factor, ...]) -> bool:
+def lacks_combinations(plan: PlanRead, table: pd.DataFrame, factors: tuple[Factor, ...]) -> bool:
     """Return whether two levels of two factors stand together in no cell of the design, though each is somewhere."""
     planned = [[levels[one.name] for one in factors] for _, levels, _ in _planned(plan, factors)]
     cells = planned or table[["@" + one.name for one in factors]].to_numpy().tolist()
@@ -278,19 +195,16 @@ def lacks_combinations(plan: Mapping[str, Any], table: pd.DataFrame, factors: tu
 
 
 def metric_columns(
-    plan: Mapping[str, Any], table: pd.DataFrame, clips: pd.DataFrame | None, factors: tuple[Factor, ...]
+    plan: PlanRead, table: pd.DataFrame, clips: pd.DataFrame | None, factors: tuple[Factor, ...]
 ) -> list[str]:
     """Return the metric columns of the results: known by name, or numbers that both tables hold."""
-    taken = KEYS | {factor.name for factor in factors}
-    known = names_declared(plan) | {
-        column_of(plan["metric"]["name"] if isinstance(plan["metric"], Mapping) else plan["metric"])
-    }
-    scored = set(clips.select_dtypes("number").columns) - taken if clips is not None else set()
+    taken = NO_METRIC | {factor.name for factor in factors}
+    scored = set(clips.select_dtypes("number").columns) if clips is not None else set()
     numbers = list(table.select_dtypes("number").columns)
     return [
         name
         for name in numbers
-        if not name.startswith("@") and name not in taken and (name in known or name in scored or is_distance(name))
+        if not name.startswith("@") and name not in taken and (name in scored or is_known(plan, name))
     ]
 
 
@@ -300,7 +214,7 @@ def linked_clips(
     """Return the clip rows of finished replicates with their ``row`` in ``runs``; None if they cannot be tied."""
     if clips is None or clips.empty or "clip" not in clips or runs.empty:
         return None
-    named = {"@" + one.name: _levels(clips[one.name], one) for one in factors if one.name in clips}
+    named = {"@" + one.name: levels_of(clips[one.name], one.levels) for one in factors if one.name in clips}
     clips = clips.assign(**named)
     for keys in (["replicate"], ["cell", "seed"], ["trial", "variant"], [*("@" + one.name for one in factors), "seed"]):
         if set(keys) <= set(clips) and set(keys) <= set(runs) and not runs.duplicated(keys).any():

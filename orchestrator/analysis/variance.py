@@ -93,20 +93,20 @@ def interval(value: float, se: float, df: float, level: float) -> tuple[float, f
     return value - half, value + half
 
 
-def errors(plan: Layout, response: Response) -> Errors:
+def errors(layout: Layout, response: Response) -> Errors:
     """Return the pooled errors of both strata: residual mean squares after factors, two-way interactions and blocks."""
-    means = plan.training_means(response.values)
-    between, df = _mean_square(plan.between.residuals(means), plan.between.df, response.floor)
+    means = layout.training_means(response.values)
+    between, df = _mean_square(layout.between.residuals(means), layout.between.df, response.floor)
     within, within_df = NAN, 0
-    if plan.within is not None:
+    if layout.within is not None:
         within, within_df = _mean_square(
-            plan.within.residuals(response.values[plan.inner]), plan.within.df, response.floor
+            layout.within.residuals(response.values[layout.inner]), layout.within.df, response.floor
         )
     clip_between = clip_within = 0.0
     if response.clips is not None:
-        clip_between = _clip_residual(plan.between.residuals(plan.training_means(response.clips)), df)
-        if plan.within is not None:
-            clip_within = _clip_residual(plan.within.residuals(response.clips[plan.inner]), within_df)
+        clip_between = _clip_residual(layout.between.residuals(layout.training_means(response.clips)), df)
+        if layout.within is not None:
+            clip_within = _clip_residual(layout.within.residuals(response.clips[layout.inner]), within_df)
     return Errors(between, df, within, within_df, clip_between, clip_within)
 
 

@@ -1,10 +1,11 @@
-"""From an estimate to a word: families of tests, equivalence, e-values and the five verdicts."""
+"""From an estimate to a verdict: families of tests, equivalence, the five verdicts, and what more seeds would show."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
-from statsmodels.stats.multitest import multipletests
+import pandas as pd
+from scipy import special, stats
+from scipy.optimize import brentq
 
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.variance import Estimate
@@ -20,24 +21,15 @@ def adjust(p: Sequence[float], family: str) -> list[float]:
     Comparisons without a p value (NaN) keep none and do not count.
     """
     values = np.asarray(p, dtype=float)
-    out = np.full(len(values), np.nan)
-    known = np.isfinite(values)
-    if known.any():
-        out[known] = multipletests(values[known], method="holm" if family in HOLM else "fdr_bh")[1]
-    return [float(value) for value in out]
-
-
-def e_value(t: float, df: float, leverage: float, tau: float = 1.0) -> float:
-    """Return the evidence against no effect, valid however often one looks (Lindon et al., arXiv 2210.08589).
-
-    ``leverage`` is the estimate's variance in units of the error variance (4 / n for an on-off contrast of n runs).
-    Above 20 it rejects at 5 %, whatever was done before. NaN without an error estimate.
-    """
-    if not (np.isfinite(t) and df > 0 and leverage > 0):
-        return float("nan")
-    share = leverage / (leverage + tau**2)
-    ratio = np.log1p(share * t**2 / df) - np.log1p(t**2 / df)
-    return float(np.exp(np.clip(0.5 * np.log(share) - (df + 1) / 2 * ratio, -700, 700)))
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
+    ordered, count = values[order], len(order)
+    if family in HOLM:
+        corrected = np.maximum.accumulate(ordered * np.arange(count, 0, -1))
+    else:
+        corrected = np.minimum.accumulate((ordered / (np.arange(1, count + 1) / count))[::-1])[::-1]
+    adjusted = np.full(len(values), np.nan)
+    adjusted[order] = np.minimum(corrected, 1.0)
+    return [float(value) for value in adjusted]
 
 
 def inside(estimate: Estimate, delta: float | None) -> bool:
@@ -86,3 +78,28 @@ def _remedy(seeds: int | None, have: int, estimate: Estimate) -> str:
         clips = " and more clips" if estimate.variance > 2 * estimate.variance_run else ""
         return f"over {MORE_SEEDS_SHOWN} more seeds{clips}"
     return f"about {seeds - have} more seed{'s' if seeds - have > 1 else ''}"
+
+
+def detectable(se: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the effect that a two-sided t test at ``alpha`` finds with ``power`` when its standard error is ``se``.
+
+    Infinity where that is too far away to say, which is so with one degree of freedom and a small ``alpha``.
+    """
+    critical = float(stats.t.ppf(1 - alpha / 2, df))
+
+    def lacking(shift: float) -> float:
+        missed = stats.nct.cdf(critical, df, shift) - np.nan_to_num(stats.nct.cdf(-critical, df, shift))
+        return float(1 - missed - power)  # the lower tail underflows to NaN for large shifts; it is nothing there
+
+    far = critical + 20
+    return float(brentq(lacking, 1e-6, far)) * se if lacking(far) > 0 else float("inf")
+
+
+def smallest_found(effects: pd.DataFrame) -> float | None:
+    """Return the least size at which every main effect would be found; None where one has no error to be judged by."""
+    rows = effects[effects["family"] == "primary"]
+    errors = rows["se_total"].fillna(rows["se_run"])
+    if rows.empty or not (errors.gt(0) & rows["df"].gt(0)).all():
+        return None
+    size = max(detectable(se, df, ALPHA / len(rows)) for se, df in zip(errors, rows["df"], strict=True))
+    return size if np.isfinite(size) else None

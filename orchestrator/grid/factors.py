@@ -3,10 +3,7 @@
 Every level, the baseline too, states its value, so that a cell means the same whatever the base file says.
 """
 
-import math
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sagasr.config.settings import SIZES
@@ -84,62 +81,3 @@ PAPER: Mapping[str, str] = {
     "null_latent": "minus5",
     "time_sampler": "logit-normal",
 }
-
-# what a run is judged by (columns of results/*.parquet) and which way is good; sagasr.metrics defines them
-METRICS: dict[str, str] = {
-    "lsd": "lower",
-    "lsd_lf": "lower",
-    "lsd_hf": "lower",
-    "lsd_ssr": "lower",
-    "log_sispec": "higher",
-    "sispec": "higher",
-    "ssim": "higher",
-    "si_sdr": "higher",
-    "hf_ratio": "lower",
-    "rolloff_error": "lower",
-    "seam": "lower",
-}
-
-
-def level_name(value: object) -> str:
-    """Return the text by which a level is known: 0.1 -> '0.1', 25.0 -> '25', True -> 'true', [0.9, 1] -> '0.9 1'."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return " ".join(map(level_name, value)) or "[]"
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return unicodedata.normalize("NFC", text)  # an accent is one sign or two, and looks the same
-
-
-def find_level(value: object, levels: Iterable[str]) -> str | None:
-    """Return the level that a value names, by its text or by its number (1e-3 names '0.001'); None where none does."""
-    name, levels = level_name(value), list(levels)
-    return name if name in levels else next((level for level in levels if _number(level) == _number(name)), None)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # equal to nothing
-
-
-def pairs(text: str) -> list[tuple[str, str, str]]:
-    """Return the parts of ``text=caption, size=very large`` as name, '=' and level; a part without '=' has no level.
-
-    Parts are separated by commas, or by a blank where ``NAME=`` follows: a level may hold blanks, as cells' names do.
-    """
-    parts = [part.partition("=") for part in re.split(r",|\s+(?=[\w.]+\s*=)", text) if part.strip()]
-    return [(name.strip(), equals, level.strip()) for name, equals, level in parts]
-
-
-def steps_column(factors: Iterable[str]) -> str:
-    """Return the results column of a training's steps: a factor called ``steps``, of the sampler, has that name."""
-    return "training_steps" if "steps" in factors else "steps"
-
-
-def cell_name(levels: Mapping[str, str]) -> str:
-    """Return the readable name of a cell: ``text=caption rolloff=on``."""
-    return " ".join(f"{factor}={level}" for factor, level in levels.items())

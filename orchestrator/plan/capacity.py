@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from orchestrator.plan.gpus import gpus_here
-from sagasr.config.settings import Runtime
+from sagasr.config.runtime import Runtime
 from sagasr.io.machine import cpus_here
 
 ROUNDING = 1e-9  # shares such as 0.1 do not add up to 1 exactly

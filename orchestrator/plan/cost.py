@@ -22,13 +22,17 @@ from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
 from orchestrator.sweep_folder.looks_file import blocks
-from sagasr.config.settings import T5, Config, Evaluation, Strict, downsampling_ratio, parse, sampling_of
+from sagasr.config.parsing import parse
+from sagasr.config.settings import T5, Config, Evaluation, downsampling_ratio
+from sagasr.config.stages import sampling_of
+from sagasr.config.strict import Strict
+from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
-from sagasr.io.trial_log import read_status
 from sagasr.model.counts import Counts
 from sagasr.model.guidance import guidance_branches
+from sagasr.training.trial_log import read_status
 
 # what is assumed where nothing was measured: peak operations per second, and the share of them that is reached
 GPU_PEAK = {"bf16-mixed": 989e12, "32-true": 67e12}  # of an H100
@@ -41,9 +45,6 @@ DISK_BYTES = 500e6  # written per second, of checkpoints
 
 LOSS_PASSES = 5  # of the network over each clip, for the validation loss
 STATES_SAVED = 4  # weights, average and two moments, of the five that training holds
-CHECKPOINTS_KEPT = 2
-LISTENING_CLIPS = 8
-SPEEDS = "speeds.json"  # beside the sweeps of a storage
 
 Basis = Literal["assumed", "measured", "ended"]
 BASES: tuple[Basis, ...] = ("assumed", "measured", "ended")  # from weak to strong
@@ -145,8 +146,8 @@ def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
         trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
         for trial, cost in costs.items()
     }
-    begun = {trial.id for trial in plan.trials if plan.paths.status(trial.id).exists()}
-    price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+    begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
+    price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
     write_prediction(plan.folder, predicted, begun, price)
 
 
@@ -247,7 +248,7 @@ def elapsed(
 
 def _batches(plan: Plan, todo: Sequence[Trial]) -> list[list[Trial]]:
     """Return the trials in the batches that end before the next begins: by ``blocks``, the first seeds, then each."""
-    if plan.space.early_stopping.policy != "blocks":
+    if plan.space.grid.early_stopping.policy != "blocks":
         return [list(todo)]
     return [[trial for trial in todo if trial.seed in block] for block in blocks(plan.seeds)]
 
@@ -289,7 +290,7 @@ def read_speeds(plan: Plan) -> Speeds:
 
 def speeds_path(plan: Plan) -> Path:
     """Return where a storage keeps what was measured."""
-    return plan.folder.parent / SPEEDS
+    return plan.paths.speeds
 
 
 def machine(gpu: bool) -> str:

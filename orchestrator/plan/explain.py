@@ -1,26 +1,18 @@
 """Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
 
-from orchestrator.grid.factors import cell_name, find_level, pairs
+from orchestrator.grid.levels import find_level, pairs
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Plan, Replicate
+from orchestrator.sweep_folder.names import cell_name
 from sagasr.io.errors import ConfigError, did_you_mean
+from sagasr.io.states import State
 
-MARKS = {
-    "done": "=",
-    "stopped": "=",
-    "not needed": "=",
-    "held": "=",
-    "missing": "+",
-    "stale": "~",
-    "failed": "!",
-    "interrupted": ">",
-}
 GONE = "-"
 
 
 def word_of(entry: Entry) -> str:
     """Return the state as a person says it: what is missing and was never begun is new."""
-    return "new" if entry == Entry("missing") else entry.state
+    return "new" if entry == Entry(State.MISSING) else entry.state
 
 
 def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
@@ -57,7 +49,7 @@ def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
 def _line(row: Replicate, entry: Entry) -> str:
     reason = f": {entry.reason}" if entry.reason else ""
     where = f"(replicate {row.id}, trial {row.trial})"
-    return f"{MARKS[entry.state]} {row.cell} seed={row.seed} {where}  {word_of(entry)}{reason}"
+    return f"{entry.state.mark} {row.cell} seed={row.seed} {where}  {word_of(entry)}{reason}"
 
 
 def _gone(left: Left) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from orchestrator.formats import gigabytes
 from orchestrator.plan.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan.plan import Plan, Trial
-from sagasr.config.settings import Runtime
+from sagasr.config.runtime import Runtime
 from sagasr.io.errors import ConfigError
 from sagasr.model.counts import Counts
 
@@ -65,7 +65,7 @@ def check_memory(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Count
         if need.misfits:
             more = f" and {need.misfits - 1} more" if need.misfits > 1 else ""
             share = need.runtime.gpus_per_worker
-            key = f"resources.{need.size if need.size in plan.space.resources else 'default'}"
+            key = f"resources.{need.size if need.size in plan.space.grid.resources else 'default'}"
             lines.append(
                 f"{plan.space.source}: cell '{need.cell}'{more}: {need.needed} needed, "
                 f"{f'{share:g} of ' if share < 1 else ''}{need.gpu.name} ({need.gpu.where}) has {need.allowed}; "

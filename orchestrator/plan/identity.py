@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.settings import Config, train_stage
+from sagasr.config.settings import Config
+from sagasr.config.stages import train_stage
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import content_of, fingerprint
 

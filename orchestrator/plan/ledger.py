@@ -10,23 +10,22 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.plan.promotion import HELD, standing
+from orchestrator.plan.promotion import standing
 from orchestrator.sweep_folder.looks_file import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.trial_marks import stop_reason
-from sagasr.config.settings import Config, differences, leaves, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import differences, leaves
+from sagasr.config.settings import Config
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, remove_litter, write_json
 from sagasr.io.fingerprint import RESULT_VERSION
-from sagasr.io.trial_log import Status, read_status
-
-State = Literal["done", "stopped", "missing", "stale", "failed", "interrupted", "not needed", "held"]
-FINISHED = ("done", "stopped")
-SETTLED = (*FINISHED, "not needed", HELD)  # nothing remains to be done (held: unless it is promoted)
+from sagasr.io.states import State
+from sagasr.training.trial_log import Status, read_status
 
 
 class Entry(NamedTuple):
@@ -36,7 +35,7 @@ class Entry(NamedTuple):
     reason: str = ""
 
 
-UNSCORED = Entry("missing", "trained, not yet scored")
+UNSCORED = Entry(State.MISSING, "trained, not yet scored")
 
 
 class Left(NamedTuple):
@@ -54,11 +53,11 @@ class Ledger(NamedTuple):
 
     def finished(self, trial: Trial) -> bool:
         """Return whether nothing of a trial remains to be done."""
-        return all(self.entries[row.id].state in SETTLED for row in trial.replicates)
+        return all(self.entries[row.id].state.settled for row in trial.replicates)
 
     def held(self, trial: Trial) -> bool:
         """Return whether a trial waits for what the others say (`promote`)."""
-        return any(self.entries[row.id].state == HELD for row in trial.replicates)
+        return any(self.entries[row.id].state is State.HELD for row in trial.replicates)
 
     def ahead(self, trials: Iterable[Trial], *, held: bool = True) -> list[Trial]:
         """Return the trials of which something remains to be done, and those that are ``held`` back."""
@@ -81,24 +80,23 @@ def scan(plan: Plan) -> Ledger:
     trained: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
-        if status is not None and status.state == "done":
+        if status is not None and status.state is State.DONE:
             trained.add(trial.id)
         old = before.get((trial.seed, _key(trial.levels))) if status is None and not reason else None
         if old:
             replaced.add(old["id"])
         for row in trial.replicates:
             if reason:
-                entries[row.id] = Entry("failed", reason)
+                entries[row.id] = Entry(State.FAILED, reason)
             elif old:
-                entries[row.id] = Entry("stale", "; ".join(changes(old, trial)))
+                entries[row.id] = Entry(State.STALE, "; ".join(changes(old, trial)))
             else:
-                scored = paths.scores(trial.id, row.variant).exists()
+                scored = paths.of(trial.id).scores(row.variant).exists()
                 entries[row.id] = _entry(status, scored)
                 if entries[row.id] == UNSCORED and (rescored := rescoring(own.get(trial.id), trial, row.variant)):
-                    entries[row.id] = Entry("stale", f"trained; to be scored again: {'; '.join(rescored)}")
-            if row.id in waiting and entries[row.id].state not in FINISHED:
-                state, because = waiting[row.id]
-                entries[row.id] = Entry("held" if state == HELD else "not needed", because)
+                    entries[row.id] = Entry(State.STALE, f"trained; to be scored again: {'; '.join(rescored)}")
+            if row.id in waiting and not entries[row.id].state.finished:
+                entries[row.id] = Entry(*waiting[row.id])
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
     return with_spared(plan, Ledger(entries, left, frozenset(trained)))
 
@@ -108,14 +106,14 @@ def with_spared(plan: Plan, ledger: Ledger) -> Ledger:
     spared, why = _spared(plan)
     entries = dict(ledger.entries)
     for row in plan.replicates if spared else ():
-        if row.seed in spared and entries[row.id].state not in FINISHED:
-            entries[row.id] = Entry("not needed", why)
+        if row.seed in spared and not entries[row.id].state.finished:
+            entries[row.id] = Entry(State.NOT_NEEDED, why)
     return ledger._replace(entries=entries)
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:
     """Write what a trial is into its folder, before it starts."""
-    write_json(paths.record(trial.id), {**trial.model_dump(mode="json"), "versions": versions()})
+    write_json(paths.of(trial.id).record, {**trial.model_dump(mode="json"), "versions": versions()})
 
 
 def versions() -> dict[str, str]:
@@ -139,13 +137,13 @@ def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
     known = {trial.id for trial in plan.trials}
     others = {int(record.get("version", RESULT_VERSION)) for name, record in old.items() if name not in known}
     others -= {RESULT_VERSION}
-    if others and any(entry.state == "stale" for entry in ledger.entries.values()):
+    if others and any(entry.state is State.STALE for entry in ledger.entries.values()):
         found["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
     now = versions()
     for trial in plan.trials:
         then = old.get(trial.id, {}).get("versions", {})
         differs = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
-        if differs and any(ledger.entries[row.id].state == "interrupted" for row in trial.replicates):
+        if differs and any(ledger.entries[row.id].state is State.INTERRUPTED for row in trial.replicates):
             found.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(differs)}")
     return found
 
@@ -185,7 +183,7 @@ def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _spared(plan: Plan) -> tuple[frozenset[int], str]:
     """Return the seeds that are not needed, because the looks had decided before them, and since when."""
-    account = read_looks(plan.folder).of(plan.hash) if plan.space.early_stopping.policy == "blocks" else None
+    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
     if account is None or not account.stop:
         return frozenset(), ""
     return frozenset(plan.seeds[account.seen :]), account.words
@@ -218,25 +216,19 @@ def _status(paths: SweepPaths, trial: str) -> tuple[Status | None, str]:
         status = read_status(paths.trial(trial))
     except SagasrError as error:
         return None, str(error)
-    if status and status.state not in ("done", "stopped") and (why := stop_reason(paths.trial(trial))) is not None:
-        status = status.model_copy(update={"state": "stopped", "reason": why})  # decided, and then the sweep died
+    if status and not status.state.finished and (why := stop_reason(paths.trial(trial))) is not None:
+        status = status.model_copy(update={"state": State.STOPPED, "reason": why})  # decided, and then the sweep died
     return status, ""
 
 
 def _entry(status: Status | None, scored: bool) -> Entry:
-    if status is None or status.state == "waiting":
-        return Entry("missing")
-    match status.state:
-        case "done" | "stopped" if scored:
-            return Entry(status.state, status.reason)
-        case "stopped":
-            return Entry("stopped", status.reason)
-        case "done":
-            return UNSCORED
-        case "failed":
-            return Entry("failed", status.reason)
-        case _:
-            return Entry("interrupted", status.reason or f"at step {status.step} of {status.steps}")
+    if status is None or status.state is State.WAITING:
+        return Entry(State.MISSING)
+    if status.state is State.DONE:
+        return Entry(State.DONE, status.reason) if scored else UNSCORED
+    if status.state.final:
+        return Entry(status.state, status.reason)
+    return Entry(State.INTERRUPTED, status.reason or f"at step {status.step} of {status.steps}")
 
 
 def _records(paths: SweepPaths) -> Iterator[dict[str, Any]]:

@@ -13,13 +13,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.space import Cell, LeftOut, Levels, SearchSpace, holds, lay_out, own_metrics
+from orchestrator.grid.equal_cells import LeftOut
+from orchestrator.grid.expand import lay_out
+from orchestrator.grid.levels import holds
+from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.plan.contents import Contents, check_scored, known_words, read_contents, without_texts
 from orchestrator.plan.identity import identity
+from orchestrator.plan.plan_json import tree_of
 from orchestrator.storage.folder import SweepFolder
+from orchestrator.sweep_folder.names import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
 from orchestrator.sweep_folder.redact import redact_tree
-from sagasr.config.settings import SIZES, Config, Evaluation, Runtime, Strict, score_stage
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import SIZES, Config, Evaluation
+from sagasr.config.stages import score_stage
+from sagasr.config.strict import Strict
 from sagasr.data.listing import Listing
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import dump_yaml, read_json, write_json, write_text
@@ -92,25 +100,25 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return self.space.name
+        return self.space.grid.name
 
     @property
     def question(self) -> str:
-        return self.space.question
+        return self.space.grid.question
 
     @property
     def tracking_named(self) -> str:
         """What names the tracking URI: grid or option, else a variable of MLflow's; nothing for the default."""
-        return "tracking.uri" if self.space.tracking else TRACKING_URI if os.environ.get(TRACKING_URI) else ""
+        return "tracking.uri" if self.space.grid.tracking else TRACKING_URI if os.environ.get(TRACKING_URI) else ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return self.space.seeds
+        return self.space.grid.seeds
 
     @property
     def metric(self) -> str:
         """The metric that decides, as results columns call it."""
-        return self.space.early_stopping.metric.removeprefix("val/")
+        return self.space.grid.early_stopping.metric.removeprefix("val/")
 
     @property
     def folder(self) -> Path:
@@ -133,7 +141,7 @@ class Plan:
     @cached_property
     def tree(self) -> dict[str, Any]:
         """The content of plan.json."""
-        return _tree(self)
+        return tree_of(self)
 
     @property
     def hash(self) -> str:
@@ -169,7 +177,7 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     if not selected:
         known = "\n".join([*(f"  {cell.name}" for cell in cells[:8]), *map(str, left_out)])
         raise ConfigError(f"--only: no cell of the grid is selected; its cells begin with\n{known}")
-    storage = SweepFolder.of(space.storage, space.name)
+    storage = SweepFolder.of(space.grid.storage, space.grid.name)
     return Plan(
         space,
         cells,
@@ -187,7 +195,7 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
 
 def tracking_uri(space: SearchSpace, storage: SweepFolder) -> str:
     """Return where MLflow keeps the runs of a sweep: as grid or environment say, else in a file beside the sweep."""
-    named = space.tracking.uri if space.tracking else os.environ.get(TRACKING_URI)
+    named = space.grid.tracking.uri if space.grid.tracking else os.environ.get(TRACKING_URI)
     return named or sqlite_uri(storage.path.parent / "mlflow.db")
 
 
@@ -198,7 +206,7 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
     variants = [_variant(cell, stages, data) for cell in cells]
     trials: dict[str, Trial] = {}
     cell_of: dict[str, str] = {}  # by the fingerprint of a replicate
-    for seed in space.seeds:
+    for seed in space.grid.seeds:
         for cell, train, variant in zip(cells, identities, variants, strict=True):
             trained_on = data.train[cell.config.data]
             digest = fingerprint({"config": {**train, "seed": seed}, "data": trained_on, "version": RESULT_VERSION})
@@ -208,7 +216,7 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
                     f"{space.source}: cells '{other}' and '{cell.name}' are the same training and evaluation; "
                     "remove one of the two levels"
                 )
-            if seed == space.seeds[0]:
+            if seed == space.grid.seeds[0]:
                 cell_of[row.fingerprint] = cell.name
             trial = trials.get(digest)
             trials[digest] = (
@@ -248,7 +256,7 @@ def _trial(
         seed=row.seed,
         levels={name: level for name, level in cell.levels.items() if stages[name] == "train"},
         size=size,
-        resources=space.resources.get(size) or space.resources.get("default") or Runtime(),
+        resources=space.grid.resources.get(size) or space.grid.resources.get("default") or Runtime(),
         config=cell.config.model_copy(update={"seed": row.seed}),
         data=data,
         variants=(variant,),
@@ -300,72 +308,3 @@ def _allowed(plan: Plan) -> list[str]:
     with contextlib.suppress(SagasrError, AttributeError):
         before = read_json(plan.paths.plan).get("allowed", []) if plan.paths.plan.exists() else []
     return list(dict.fromkeys([*before, *plan.allowed]))
-
-
-def _tree(plan: Plan) -> dict[str, Any]:
-    space = plan.space
-    tree: dict[str, Any] = {
-        "name": space.name,
-        "question": space.question,
-        "metric": {"name": plan.metric, "better": space.metrics[plan.metric], "delta": space.early_stopping.delta},
-        "factors": {
-            name: {"baseline": factor.baseline, "levels": list(factor.levels), "stage": factor.stage}
-            for name, factor in space.factors.items()
-        },
-        "design": {"kind": space.design},
-        "ladder": [step._asdict() for step in space.ladder],
-        "seeds": list(space.seeds),
-        "early_stopping": space.early_stopping.model_dump(mode="json"),
-        "expected_replicates": len(plan.replicates),
-    }
-    under = {name: factor.under for name, factor in space.factors.items()}
-    for name, where in (under | {one.factor: one.under for one in plan.left_out}).items():
-        if where:
-            tree["factors"][name]["under"] = {other: sorted(levels) for other, levels in where.items()}
-    if plan.left_out:
-        tree["left_out"] = [str(one) for one in plan.left_out]
-    if space.fraction:
-        tree["design"] |= {
-            "resolution": space.resolution or 4,
-            "generators": {name: list(parents) for name, parents in space.fraction.generators.items()},
-            "relation": list(space.fraction.relation()),
-        }
-        tree["confounded_with"] = {name: list(others) for name, others in space.fraction.confounded_with().items()}
-    if own := own_metrics(space.base):
-        tree["metrics"] = [{"name": one.name, "better": one.better, "unit": one.unit} for one in own]
-    if space.promote:
-        tree["promote"] = {"when": space.promote.when, "from": space.promote.source, "to": space.promote.target}
-    rows: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in plan.cells}
-    for row in plan.replicates:
-        rows[row.cell].append({"seed": row.seed, "replicate": row.id, "trial": row.trial, "variant": row.variant})
-    tree["cells"] = [{"cell": cell.name, "levels": cell.levels, "replicates": rows[cell.name]} for cell in plan.cells]
-    tree["trials"] = [_trial_tree(trial) for trial in plan.trials]
-    tree["plan_hash"] = fingerprint(
-        {
-            **{key: value for key, value in tree.items() if key not in ("question", "trials")},
-            "trials": {trial.fingerprint: sorted(row.fingerprint for row in trial.replicates) for trial in plan.trials},
-        }
-    )
-    if plan.known_words:
-        tree["known_words"] = dict(plan.known_words)
-    tree["files"] = [listing.tree() for listing in plan.listings]
-    return tree
-
-
-def _trial_tree(trial: Trial) -> dict[str, Any]:
-    return {
-        "trial": trial.id,
-        "fingerprint": trial.fingerprint,
-        "seed": trial.seed,
-        "levels": trial.levels,
-        "size": trial.size,
-        "config_fingerprint": fingerprint(identity(trial.config)),
-        "data_fingerprint": trial.data,
-        "version": trial.version,
-        "resources": trial.resources.model_dump(mode="json"),
-        "variants": [
-            {"variant": variant.id, "fingerprint": variant.fingerprint, "levels": variant.levels}
-            for variant in trial.variants
-        ],
-        "config": trial.config.model_dump(mode="json"),
-    }

@@ -21,7 +21,8 @@ from orchestrator.plan.gpus import Gpu, here, smallest, why_none
 from orchestrator.plan.plan import Options, Plan, Trial
 from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
-from sagasr.config.settings import Config, Data, Words, trained_parts
+from sagasr.config.settings import Config, Data, Words
+from sagasr.config.stages import trained_parts
 from sagasr.io.errors import ConfigError, SagasrError, first_line, nearest
 from sagasr.io.machine import memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
@@ -236,7 +237,7 @@ def _texts(config: Config) -> Texts:
 
 def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
     """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.manifest import rows_of
+    from sagasr.data.splits import rows_of
 
     if source == "off" or not learned:
         return 0
@@ -280,7 +281,8 @@ def _relevant(config: Config) -> Config:
 
 def _measure(config: Config, words: int) -> Counts | str:
     """Return the counts of one training step on the meta device, or why it cannot be taken."""
-    from sagasr.model.saga import missing_weights, shapes
+    from sagasr.model.meta_step import shapes
+    from sagasr.training.preflight import missing_weights
 
     try:
         if absent := missing_weights(config):

@@ -8,21 +8,17 @@ same. Loads neither torch nor Ray.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.grid.factors import cell_name
-from orchestrator.grid.space import Levels, Promote
 from orchestrator.plan.plan import Plan, Trial
+from orchestrator.sweep_folder.design import Promote
 from orchestrator.sweep_folder.estimate_file import read_prediction
-from orchestrator.sweep_folder.json_files import read_kept
-from sagasr.config.settings import Strict
-from sagasr.io.files import write_json
-from sagasr.io.trial_log import read_status
+from orchestrator.sweep_folder.names import Levels, cell_name
+from orchestrator.sweep_folder.promotion_file import Decision, Decisions, Judged, read_decisions, write_decisions
+from sagasr.io.states import State
+from sagasr.training.trial_log import read_status
 
-FILE = "promotion.json"
 MIN_SEEDS = 2  # fewer leave no error to judge a promoted factor by
-HELD = "held"
 
 
 class Effect(NamedTuple):
@@ -41,48 +37,6 @@ class Waiting(NamedTuple):
     levels: Levels
     seed: int
     trial: str
-
-
-class Judged(Strict):
-    """One level of one factor, whether it goes on, and why."""
-
-    factor: str
-    level: str
-    verdict: str
-    estimate: float | None
-    promoted: bool
-
-
-class Decision(Strict):
-    """What a plan promotes. ``gpu_hours`` is what that may cost, ``left`` what the budget still allowed (None: any)."""
-
-    plan_hash: str
-    source: Levels
-    target: Levels
-    judged: tuple[Judged, ...]
-    cells: tuple[Levels, ...]
-    seeds: tuple[int, ...]
-    replicates: tuple[str, ...]
-    gpu_hours: float
-    budget: float | None
-    left: float | None
-    reason: str
-
-    @property
-    def factors(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one.factor for one in self.judged if one.promoted))
-
-
-class Decisions(Strict):
-    """All of promotion.json: a decision per plan."""
-
-    plans: tuple[Decision, ...] = ()
-
-    def of(self, plan_hash: str) -> Decision | None:
-        return next((one for one in self.plans if one.plan_hash == plan_hash), None)
-
-    def put(self, decision: Decision) -> "Decisions":
-        return Decisions(plans=(*(one for one in self.plans if one.plan_hash != decision.plan_hash), decision))
 
 
 # ------------------------------------------------------------------------------------------------------------ deciding
@@ -174,11 +128,6 @@ def _reason(
 # ------------------------------------------------------------------------------------------------- in a sweep folder
 
 
-def read_decisions(folder: Path) -> Decisions:
-    """Return what was decided in a sweep folder. Raises DataError for a file that cannot be read."""
-    return read_kept(Decisions, folder / FILE, "says what was promoted; remove it, and that is decided again")
-
-
 def candidates(plan: Plan) -> list[Waiting]:
     """Return every replicate of a plan that runs only when promoted."""
     rule = plan.space.promote
@@ -186,22 +135,22 @@ def candidates(plan: Plan) -> list[Waiting]:
     return [Waiting(row.id, row.levels, row.seed, row.trial) for row in rows if rule and rule.waits(row.levels)]
 
 
-def standing(plan: Plan) -> dict[str, tuple[str, str]]:
+def standing(plan: Plan) -> dict[str, tuple[State, str]]:
     """Return (state, reason) of the candidates that are not to run, by replicate: held, or not needed."""
     waiting = candidates(plan)
     if not waiting or plan.space.promote is None:
         return {}
     decision = _standing(read_decisions(plan.folder), plan)
     if decision is None:
-        state = HELD, f"runs if a factor {plan.space.promote.when} at {cell_name(plan.space.promote.source)}"
+        state = State.HELD, f"runs if a factor {plan.space.promote.when} at {cell_name(plan.space.promote.source)}"
     else:
-        state = "not needed", f"not promoted: {decision.reason}"
+        state = State.NOT_NEEDED, f"not promoted: {decision.reason}"
     going = set(decision.replicates) if decision else set()
     return {one.replicate: state for one in waiting if one.replicate not in going}
 
 
 def _budget(plan: Plan) -> float | None:
-    return plan.space.budget.max_gpu_hours if plan.space.budget else None
+    return plan.space.grid.budget.max_gpu_hours if plan.space.grid.budget else None
 
 
 def _standing(decisions: Decisions, plan: Plan) -> Decision | None:
@@ -240,7 +189,7 @@ def settle(plan: Plan) -> Decision | None:
     from orchestrator.sweep_folder.looks_file import read_looks
 
     seeds = plan.seeds
-    if plan.space.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
+    if plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
         account = read_looks(plan.folder).of(plan.hash)
         if account is None or not account.stop:
             return None
@@ -260,13 +209,13 @@ def settle(plan: Plan) -> Decision | None:
     costs = {trial: value * ratio for trial, value in hours.items()}
     under = {name: spec.get("under", {}) for name, spec in plan.tree["factors"].items()}
     decision = decide(rule, plan.space.baseline, found, candidates(plan), seeds, costs, left, budget, plan.hash, under)
-    write_json(plan.folder / FILE, before.put(decision).model_dump(mode="json"))
+    write_decisions(plan.folder, before.put(decision))
     return decision
 
 
 def _open(plan: Plan, trial: str) -> bool:
     status = read_status(plan.paths.trial(trial))
-    return status is None or status.state not in ("done", "failed", "stopped")
+    return status is None or not status.state.final
 
 
 def _spent(plan: Plan, hours: Mapping[str, float]) -> tuple[float, float]:
@@ -276,5 +225,5 @@ def _spent(plan: Plan, hours: Mapping[str, float]) -> tuple[float, float]:
         status = read_status(plan.paths.trial(trial.id))
         if status is not None:
             used += status.gpu_seconds / 3_600
-            expected += hours.get(trial.id, 0.0) if status.state == "done" else 0.0
+            expected += hours.get(trial.id, 0.0) if status.state is State.DONE else 0.0
     return used, used / expected if used > 0 and expected > 0 else 1.0

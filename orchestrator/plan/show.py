@@ -8,18 +8,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.analysis.metrics import UNITS
 from orchestrator.formats import count, estimated_duration, with_prefix
-from orchestrator.grid.factors import cell_name
 from orchestrator.plan.cost import Cost, elapsed, total
-from orchestrator.plan.explain import GONE, MARKS
+from orchestrator.plan.explain import GONE
 from orchestrator.plan.gpu_memory import shown
 from orchestrator.plan.gpus import Gpu, gpus_here
-from orchestrator.plan.ledger import FINISHED, Entry, Ledger, Left
+from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Options, Plan, Trial
-from orchestrator.plan.promotion import read_decisions
 from orchestrator.sweep_folder.looks_file import MIN_SEEDS
+from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.promotion_file import read_decisions
 from orchestrator.sweep_folder.redact import redact
+from sagasr.io.states import State
+from sagasr.metrics.table import find_metric
 from sagasr.model.counts import Counts
 from sagasr.model.words import said_of_known
 
@@ -68,12 +69,13 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print what is asked, how much of it there is, and where it stands."""
     space = plan.space
     console.print(f"[bold]{escape(plan.name)}[/bold]  {escape(plan.question)}")
-    stopping, unit = space.early_stopping, UNITS.get(plan.metric, "")
+    stopping, known = space.grid.early_stopping, find_metric(plan.metric)
+    unit = known.unit if known else ""
     matters = (
         "no delta says what matters" if stopping.delta is None else f"{stopping.delta:g} {unit}".rstrip() + " matters"
     )
     console.print(
-        f"design {space.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
+        f"design {space.grid.design}, judged by {plan.metric} ({plan.space.metrics[plan.metric]} is better, "
         f"{matters}), early stopping: {stopping.policy}"
     )
     trainings, replicates = len(plan.trials), len(plan.replicates)
@@ -120,7 +122,7 @@ def show_cost(
         f"{estimated_duration(sum_.seconds)} one after another",
     ]
     if sum_.gpu_hours:
-        price = plan.space.budget.price_per_gpu_hour if plan.space.budget else None
+        price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
         money = f" ({sum_.gpu_hours * price:.3g} at {price:g} each)" if price is not None else ""
         parts.append(f"{sum_.gpu_hours:.3g} GPU-hours{money}")
     parts.append(f"{with_prefix(sum_.disk_bytes)}B on disk")
@@ -142,7 +144,7 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
     most = total(costs[trial.id] for trial in trials)
     hours = f" ({most.gpu_hours:.3g} GPU-hours)" if most.gpu_hours else ""
     cells = len({row.cell for trial in trials for row in trial.replicates})
-    limited = plan.space.budget is not None and plan.space.budget.max_gpu_hours is not None
+    limited = plan.space.grid.budget is not None and plan.space.grid.budget.max_gpu_hours is not None
     budget = "; never more than the budget allows" if limited else ""
     return [
         f"promote: {count(cells, 'cell')} at {cell_name(rule.target)} wait, at most {count(len(trials), 'training')}"
@@ -153,7 +155,7 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
 
 def stops_early(plan: Plan) -> bool:
     """Return whether looks between the blocks may make the later ones unnecessary."""
-    return plan.space.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
+    return plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
 
 
 def _factors(plan: Plan) -> Table:
@@ -174,7 +176,7 @@ def _cells(plan: Plan, ledger: Ledger, shapes: Mapping[str, Counts]) -> Table:
         rows.setdefault(row.cell, []).append(ledger.entries[row.id])
     for cell in plan.cells[:CELLS_SHOWN]:
         shape = shapes[cell.name]
-        done = sum(entry.state in FINISHED for entry in rows[cell.name])
+        done = sum(entry.state.finished for entry in rows[cell.name])
         table.add_row(
             *(escape(cell.levels[name]) for name in names),
             "x".join(map(str, shape.latents)),
@@ -202,27 +204,30 @@ def _ladder(plan: Plan) -> Table:
 
 def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
     """Print, once per reason, which trainings are neither done nor simply missing, and what the grid no longer has."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for trial in plan.trials:
         for entry in {entry for row in trial.replicates if (entry := ledger.entries[row.id]).reason}:
-            found.setdefault((entry.state, entry.reason), []).append(_label(trial))
+            found.setdefault((entry.state.mark, _word(entry.state), entry.reason), []).append(_label(trial))
     for left in ledger.left:
-        found.setdefault(("no longer in the grid", "kept"), []).append(_label(left))
-    for (state, reason), labels in found.items():
+        found.setdefault((GONE, "no longer in the grid", "kept"), []).append(_label(left))
+    for (mark, word, reason), labels in found.items():
         more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        word = "new" if state == "missing" else state
-        line = f"{MARKS.get(state, GONE)} {word} ({reason}): {'; '.join(labels[:3])}{more}"
+        line = f"{mark} {word} ({reason}): {'; '.join(labels[:3])}{more}"
         console.print(escape(line), soft_wrap=True)
 
 
 def _state(ledger: Ledger) -> str:
     """Return how many replicates stand where, each state behind its mark, e.g. ``+ 4 new  = 8 done  ~ 2 stale``."""
-    order = ["missing", "done", "stale"]
+    order = [State.MISSING, State.DONE, State.STALE]
     states = Counter(entry.state for entry in ledger.entries.values())
     ranked = sorted(states, key=lambda state: (order.index(state) if state in order else len(order), state))
-    parts = [f"{MARKS[state]} {states[state]} {'new' if state == 'missing' else state}" for state in ranked]
+    parts = [f"{state.mark} {states[state]} {_word(state)}" for state in ranked]
     gone = [f"{GONE} {count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
     return "  ".join([*parts, *gone])
+
+
+def _word(state: State) -> str:
+    return "new" if state is State.MISSING else state
 
 
 def _label(trial: Trial | Left) -> str:

@@ -1,7 +1,7 @@
 """What the answer cost and what was saved: by sharing trainings, by stopping, by promoting only what mattered."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.tables import training_steps
+from orchestrator.formats import duration, file_size, number
 from orchestrator.sweep_folder.estimate_file import Prediction, read_prediction
 from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.io.states import State
 
 CELLS_SHOWN = 200
 STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a configuration that decide its encoding
@@ -21,111 +23,112 @@ STORE = ("data", "audio", "codec", "degradation", "validation")  # sections of a
 def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[str, Any]:
     """Return hours per cell, in all, as predicted before, and what was saved; ``rows`` is empty without times."""
     table = pq.read_table(paths.table("replicates")).to_pandas()
-    if "wall_seconds" not in table:
-        return {"rows": []}
-    factors = [one for one in sweep.factors if one.stage != "eval" and one.name in table]
-    key = "trial" if "trial" in table else None
     table["status"] = table.get("status", pd.Series("done", index=table.index)).astype(str)
-    ran = table[pd.to_numeric(table["wall_seconds"], errors="coerce").gt(0)]
-    if ran.empty:
-        return {"rows": []}
-    trials = ran.drop_duplicates(key) if key else ran
-    served = ran.groupby(key).size() if key else pd.Series(1, index=ran.index)
-    names = ("wall_seconds", "gpu_seconds", "stopped_at_step")
-    found = {
-        name: pd.to_numeric(trials.get(name, pd.Series(np.nan, index=trials.index)), errors="coerce") for name in names
-    }
-    seconds = {name: found[name] for name in names[:2]}
-    serves = trials[key].map(served) if key else served
-    stopped = found["stopped_at_step"]
-    budget = training_steps(trials, [one.name for one in sweep.factors])
-    spared = (seconds["wall_seconds"] * (budget / stopped - 1)).where(stopped > 0).sum()
     before = read_prediction(paths.root)
-    told = {trial: one.seconds for trial, one in before.trials.items()}
-    guess = trials[key].astype(str).map(told).astype(float) if key else pd.Series(np.nan, index=trials.index)
-    levels = [one.name for one in factors] or ["seed"]
-    groups = trials.assign(**seconds, _served=serves, _guess=guess).groupby(levels, sort=False)
-    rows = [
-        {
-            "levels": tuple(map(str, name if isinstance(name, tuple) else (name,))),
-            "trainings": len(part),
-            "served": int(part["_served"].sum()),
-            "wall": part["wall_seconds"].mean(),
-            "gpu_hours": part["gpu_seconds"].sum() / 3_600,
-            "predicted": part["_guess"].mean(),
-        }
-        for name, part in groups
-    ]
-    wall, gpu = float(seconds["wall_seconds"].sum()), float(seconds["gpu_seconds"].sum())
-    whole = trials.assign(**seconds)[trials["status"].eq("done") & guess.notna() & ~stopped.gt(0)]
+    trainings = _trainings(table, sweep, before)
+    if trainings.empty:
+        return {"rows": []}
+    levels = [factor.name for factor in sweep.factors if factor.stage != "eval" and factor.name in table] or ["seed"]
+    rows = _per_cell(trainings, levels)
+    wall, stopped = trainings["wall_seconds"], trainings["stopped_at_step"]
+    named = "trial" in table
     return {
         "rows": rows[:CELLS_SHOWN],
         "left": max(0, len(rows) - CELLS_SHOWN),
         "names": levels,
-        "trainings": len(trials),
-        "replicates": len(ran),
-        "wall": duration(wall),
-        "gpu": duration(gpu),
-        "folded": duration(float((seconds["wall_seconds"] * (serves - 1)).sum())),
-        "stopped": duration(float(spared)),
+        "trainings": len(trainings),
+        "replicates": int(trainings["served"].sum()),
+        "wall": duration(float(wall.sum())),
+        "gpu": duration(float(trainings["gpu_seconds"].sum())),
+        "folded": duration(float((wall * (trainings["served"] - 1)).sum())),
+        "stopped": duration(float((wall * (trainings["budget"] / stopped - 1)).where(stopped > 0).sum())),
         "stops": int((stopped > 0).sum()),
-        "compared": _compared(whole, before, paths) if key else [],
-        "unneeded": _unneeded(table, trials, seconds["wall_seconds"], levels, key),
+        "compared": _compared(trainings, before, paths) if named else [],
+        "unneeded": _unneeded(table, trainings, levels) if named else [],
         "stores": _stores(plan),
     }
 
 
-def _unneeded(
-    table: pd.DataFrame, trials: pd.DataFrame, wall: "pd.Series[float]", levels: list[str], key: str | None
-) -> list[dict[str, Any]]:
+def _trainings(table: pd.DataFrame, sweep: Sweep, before: Prediction) -> pd.DataFrame:
+    """Return a row for each training that took time; ``served``: its replicates, ``predicted``: seconds, ``budget``."""
+    ran = table[_numbers(table, "wall_seconds").gt(0)]
+    served = pd.Series(1, index=ran.index)
+    predicted = pd.Series(np.nan, index=ran.index)
+    if "trial" in ran:
+        served = ran.groupby("trial")["trial"].transform("size")
+        predicted = ran["trial"].astype(str).map({trial: one.seconds for trial, one in before.trials.items()})
+    numbers = {name: _numbers(ran, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step")}
+    budget = training_steps(ran, [factor.name for factor in sweep.factors])
+    ran = ran.assign(**numbers, budget=budget, served=served, predicted=predicted.astype(float))
+    return ran.drop_duplicates("trial") if "trial" in ran else ran
+
+
+def _per_cell(trainings: pd.DataFrame, levels: list[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "levels": tuple(map(str, name if isinstance(name, tuple) else (name,))),
+            "trainings": len(part),
+            "served": int(part["served"].sum()),
+            "wall": part["wall_seconds"].mean(),
+            "gpu_hours": part["gpu_seconds"].sum() / 3_600,
+            "predicted": part["predicted"].mean(),
+        }
+        for name, part in trainings.groupby(levels, sort=False)
+    ]
+
+
+def _unneeded(table: pd.DataFrame, trainings: pd.DataFrame, levels: list[str]) -> list[dict[str, Any]]:
     """Return, by reason, how many trainings were never started and about how long they would have taken.
 
     That is the mean of the trainings of their cell; where none ran, nothing is claimed.
     """
-    left = table[table["status"].isin(("not needed", "held"))]
-    if left.empty or key is None:
+    left = table[table["status"].isin((State.NOT_NEEDED, State.HELD)) & ~table["trial"].isin(set(trainings["trial"]))]
+    left = left.drop_duplicates("trial")
+    if left.empty:
         return []
-    left = left[~left[key].isin(set(trials[key]))].drop_duplicates(key)
-    means = trials.assign(_wall=wall).groupby(levels)["_wall"].mean()
+    means = trainings.groupby(levels)["wall_seconds"].mean()
     index = pd.MultiIndex.from_frame(left[levels]) if len(levels) > 1 else pd.Index(left[levels[0]])
-    times = means.reindex(index).to_numpy()
-    out = []
-    for reason, part in left.assign(_wall=times).groupby(left["reason"].fillna("").astype(str), sort=False):
-        known = float(part["_wall"].sum())
-        timed = duration(known) if part["_wall"].notna().any() else None
-        out.append({"reason": str(reason), "trainings": len(part), "saved": timed})
-    return out
+    left = left.assign(expected=means.reindex(index).to_numpy(), reason=left["reason"].fillna("").astype(str))
+    return [
+        {
+            "reason": str(reason),
+            "trainings": len(part),
+            "saved": duration(float(part["expected"].sum())) if part["expected"].notna().any() else None,
+        }
+        for reason, part in left.groupby("reason", sort=False)
+    ]
 
 
 def _stores(plan: Mapping[str, Any]) -> int | None:
     """Return how many encodings of the recordings the plan's trainings read, or None where it does not say."""
-    configs = [one["config"] for one in plan.get("trials") or [] if isinstance(one.get("config"), Mapping)]
-    if not configs:
-        return None
-    return len({json.dumps([one.get(name) for name in STORE], sort_keys=True) for one in configs})
+    configs = [trial["config"] for trial in plan.get("trials") or [] if isinstance(trial.get("config"), Mapping)]
+    encodings = {json.dumps([config.get(section) for section in STORE], sort_keys=True) for config in configs}
+    return len(encodings) or None
 
 
-def _compared(whole: pd.DataFrame, before: Prediction, paths: SweepPaths) -> list[dict[str, str]]:
+def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) -> list[dict[str, str]]:
     """Return what was predicted of the trainings that ran to their end, beside what they took; without that, nothing.
 
-    ``whole``: one row per such training. What is not there any more (checkpoints may be deleted) is not compared.
+    Disk is left out where checkpoints were deleted.
     """
-    trials = [str(trial) for trial in whole["trial"]] if len(whole) else []
-    said = [before.trials[trial] for trial in trials]
-    hours, hours_before = float(whole["gpu_seconds"].sum()) / 3_600, sum(one.gpu_hours for one in said)
+    ended = trainings["status"].eq(State.DONE) & trainings["predicted"].notna() & ~trainings["stopped_at_step"].gt(0)
+    whole = trainings[ended]
+    trials = [str(trial) for trial in whole["trial"]]
+    predicted = [before.trials[trial] for trial in trials]
+    seconds, hours = float(whole["wall_seconds"].sum()), float(whole["gpu_seconds"].sum()) / 3_600
+    hours_before = sum(trial.gpu_hours for trial in predicted)
     rows: list[tuple[str, Callable[[float], str], float, float]] = [
-        ("training time", duration, sum(one.seconds for one in said), float(whole["wall_seconds"].sum()))
+        ("training time", duration, sum(trial.seconds for trial in predicted), seconds),
+        ("GPU-hours", number, hours_before, hours),
     ]
-    if hours_before > 0:
-        rows.append(("GPU-hours", _plain, hours_before, hours))
-        if before.price_per_gpu_hour is not None:
-            price = before.price_per_gpu_hour
-            rows.append((f"money, at {price:g} per GPU-hour", _plain, hours_before * price, hours * price))
-    if all((paths.trial(trial) / "checkpoints").is_dir() for trial in trials):
-        rows.append(("disk", _bytes, sum(one.disk_bytes for one in said), sum(map(_size, map(paths.trial, trials)))))
+    if (price := before.price_per_gpu_hour) is not None:
+        rows.append((f"money, at {price:g} per GPU-hour", number, hours_before * price, hours * price))
+    if all(paths.of(trial).checkpoints.is_dir() for trial in trials):
+        sizes = sum(_size(paths.trial(trial)) for trial in trials)
+        rows.append(("disk", file_size, sum(trial.disk_bytes for trial in predicted), sizes))
     return [
-        {"what": what, "predicted": shown(then), "took": shown(now), "ratio": f"{now / then:.2f}"}
-        for what, shown, then, now in rows
+        {"what": title, "predicted": shown(then), "took": shown(now), "ratio": f"{now / then:.2f}"}
+        for title, shown, then, now in rows
         if then > 0
     ]
 
@@ -135,16 +138,16 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _plain(value: float) -> str:
-    return f"{value:.3g}"
+def hours_per_step(table: pd.DataFrame, factors: Sequence[str]) -> dict[str, float]:
+    """Return the hours that one step of each replicate's training took: of GPUs, or of the clock where it had none."""
+    if not {"replicate", "wall_seconds"} <= set(table):
+        return {}
+    wall, gpu, stopped = (_numbers(table, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step"))
+    steps = stopped.where(stopped.gt(0), training_steps(table, factors))
+    hours = (gpu if gpu.gt(0).any() else wall) / 3_600 / steps
+    return {str(name): float(value) for name, value in zip(table["replicate"], hours, strict=True) if value > 0}
 
 
-def _bytes(value: float) -> str:
-    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: 49 s, 12.5 min, 3.2 h."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7_200 else f"{seconds / 3_600:.3g} h"
+def _numbers(table: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """Return a column of numbers; NaN where it says none, or is not there."""
+    return pd.to_numeric(table.get(name, pd.Series(np.nan, index=table.index)), errors="coerce")

@@ -7,7 +7,6 @@ import base64
 import io
 import logging
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +14,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.fft import rfft
 
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE
+from sagasr.constants import N_FFT, NYQUIST, ROLLOFF_SHARE, SAMPLE_RATE
 from sagasr.io.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 CORE = 4  # versions that every clip should have: low, high, baseline, best
 MAX_BYTES = 12_000_000  # of audio and images in base64; the page may weigh 15 MB
-N_FFT = 2_048
 WINDOW = np.hanning(N_FFT).astype(np.float32)
-ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2), as sagasr.audio.spectrum
 PEAK = 0.89  # -1 dBFS: the loudest take of a clip
 WIDTH, HEIGHT, ZOOM = 168, 112, 40  # pixels of a spectrogram and of the enlarged band beneath it
 ZOOM_BAND = (0.6, 1.4)  # of the roll-off of the low input
@@ -212,17 +210,13 @@ def decibel(spectrum: NDArray) -> NDArray[np.float64]:
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return rows of shades [H, W] as a PNG with a palette."""
-    height, width = pixels.shape
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1).tobytes()
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 3, 0, 0, 0])
-    stops, at = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
-    palette = np.stack([np.interp(at, range(len(STOPS)), stops[:, one]) for one in range(3)], axis=1)
-    chunks = ((b"IHDR", header), (b"PLTE", palette.round().astype(np.uint8).tobytes()),
-              (b"IDAT", zlib.compress(raw, 4)), (b"IEND", b""))  # fmt: skip
-    body = b"".join(
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
+    stops, places = np.array(STOPS, float), np.linspace(0, len(STOPS) - 1, SHADES)
+    palette = np.stack([np.interp(places, range(len(STOPS)), channel) for channel in stops.T], axis=1)
+    picture = Image.fromarray(pixels)
+    picture.putpalette(palette.round().astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
 
 
 def _text(data: bytes) -> str:

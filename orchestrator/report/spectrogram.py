@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.report.listening import HEIGHT, SHADES, Audio, decibel, png, power, rolloff_hz, shades
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import NYQUIST
+from sagasr.constants import NYQUIST
 
 GAP, ENLARGED = 4, 2  # pixels
 

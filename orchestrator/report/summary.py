@@ -9,31 +9,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.metrics import is_distance
-from orchestrator.analysis.power import detectable
-from orchestrator.analysis.tables import HELD
-from orchestrator.analysis.verdict import ALPHA
-from orchestrator.report.charts import minus
+from orchestrator.analysis.verdict import ALPHA, smallest_found
+from orchestrator.formats import count
+from orchestrator.report.wording import VERDICTS, number, word_of
+from sagasr.io.states import State
+from sagasr.metrics.table import is_distance
 
-VERDICTS = ("improves", "harms", "no relevant effect", "undecided", "not estimable")
-KINDS = ("better", "worse", "same", "open", "none")  # classes in page.css, in the order of VERDICTS
 DB_PER_LSD = 10.0
-TEXT = "text"  # the factor whose verdict is never told by LSD alone
-
-
-def word_of(verdict: object) -> str:
-    """Return the verdict without its explanation."""
-    return next((word for word in VERDICTS if str(verdict).startswith(word)), VERDICTS[-1])
-
-
-def kind_of(verdict: object) -> str:
-    return KINDS[VERDICTS.index(word_of(verdict))]
-
-
-def remark_of(verdict: object) -> str:
-    """Return what stands in brackets behind the verdict."""
-    text = str(verdict)
-    return text[text.index("(") + 1 : -1] if "(" in text and text.endswith(")") else ""
+TEXT = "text"  # the factor that LSD alone never judges
 
 
 def name(text: object) -> Markup:
@@ -41,70 +24,74 @@ def name(text: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(str(text))
 
 
-def number(value: object, form: str = ".3g") -> str:
-    """Return the number for reading; a dash for a missing one."""
-    if value is None or value is pd.NA or not math.isfinite(float(value)):  # type: ignore[arg-type]
-        return "–"
-    return minus(format(float(value), form))  # type: ignore[arg-type]
-
-
-def answer(
-    sweep: Sweep, effects: pd.DataFrame, best: Mapping[str, str], levels: Mapping[str, float], expected: int
-) -> list[Markup]:
+def answer(sweep: Sweep, effects: pd.DataFrame, best: Mapping[str, str], means: Mapping[str, float]) -> list[Markup]:
     """Return two sentences: which factors matter, and what the best cell reaches beside trivial answers."""
+    expected = sweep.expected - len(sweep.unneeded)
     done = f"{len(sweep.runs)} of {expected} replicates"
     if not len(sweep.runs):
         return [Markup("There is no answer yet."), Markup("{} have finished; failures stand below.").format(done)]
     if not best:
         return [Markup("There is no answer."), Markup("Of {}, none has a value of {}.").format(done, sweep.metric.name)]
-    return [_which(sweep, effects), _reached(sweep, best, levels, f"{len(sweep.valued)} of {expected} replicates")]
+    return [_which_matter(sweep, effects), _best_reaches(sweep, best, means, expected)]
 
 
-def _which(sweep: Sweep, effects: pd.DataFrame) -> Markup:
+def _which_matter(sweep: Sweep, effects: pd.DataFrame) -> Markup:
     if sweep.early_stopping.get("policy") == "asha":
         return Markup("This sweep was made to pick a cell (asha), not to compare factors, so it names no effects.")
-    rows = effects[effects["family"] == "primary"]
     groups: dict[str, list[Markup]] = {}
-    for _, row in rows.iterrows():
-        told = [name(row["factor"]), Markup(" = "), name(row["level"])]
-        if word_of(row["verdict"]) in ("improves", "harms"):
-            size = f"{number(row['estimate'], '+.3g')} {row['unit'] or ''}".rstrip()
-            small = sweep.metric.delta is not None and abs(row["estimate"]) < sweep.metric.delta
-            told.append(Markup(" ({}{})").format(size, ", less than matters" if small else ""))
-        if row["factor"] == TEXT:
-            told += [
-                Markup(" [{} {}, {}]").format(one["metric"], number(one["estimate"], "+.3g"), word_of(one["verdict"]))
-                for one in beside_text(effects)
-                if one["level"] == row["level"] and is_distance(str(one["metric"]))
-            ]
-            if (share := sweep.known_words.get(str(row["level"]))) is not None:
-                told.append(Markup(" [{} of the validation words known]").format(f"{share:.0%}"))
-        groups.setdefault(word_of(row["verdict"]), []).append(Markup("").join(told))
-    band = f" (within ±{sweep.metric.delta:g} {sweep.metric.unit})" if sweep.metric.delta is not None else ""
-    metric = name(sweep.metric.name)
+    for _, row in effects[effects["family"] == "primary"].iterrows():
+        groups.setdefault(word_of(row["verdict"]), []).append(_level(sweep, effects, row))
+    metric, delta = sweep.metric, sweep.metric.delta
+    within = f" (within ±{delta:g} {metric.unit})" if delta is not None else ""
     forms = {
-        "improves": lambda one, s: Markup("{} improve{} {}").format(one, s, metric),
-        "harms": lambda one, s: Markup("{} harm{} {}").format(one, s, metric),
-        "no relevant effect": lambda one, s: Markup("{} make{} no relevant difference{}").format(one, s, band),
-        "undecided": lambda one, s: Markup("{} remain{} undecided").format(one, s),
-        "not estimable": lambda one, s: Markup("{} cannot be estimated").format(one),
+        "improves": Markup("{} improve{s} {metric}"),
+        "harms": Markup("{} harm{s} {metric}"),
+        "no relevant effect": Markup("{} make{s} no relevant difference{within}"),
+        "undecided": Markup("{} remain{s} undecided"),
+        "not estimable": Markup("{} cannot be estimated"),
     }
-    told = [
-        forms[word](_joined(groups[word]), "s" if len(groups[word]) == 1 else "") for word in VERDICTS if word in groups
+    parts = [
+        forms[word].format(_joined(levels), s="s" if len(levels) == 1 else "", metric=name(metric.name), within=within)
+        for word, levels in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0]))
     ]
-    return Markup("; ").join(told) + Markup(".")
+    return Markup("; ").join(parts) + Markup(".")
 
 
-def _reached(sweep: Sweep, best: Mapping[str, str], levels: Mapping[str, float], done: str) -> Markup:
+def _level(sweep: Sweep, effects: pd.DataFrame, row: "pd.Series[Any]") -> Markup:
+    """Return a level with the size of its effect; of ``text`` also what distances say, and how many words are known."""
+    text = name(row["factor"]) + Markup(" = ") + name(row["level"])
+    delta = sweep.metric.delta
+    if word_of(row["verdict"]) in ("improves", "harms"):
+        size = f"{number(row['estimate'], '+.3g')} {row['unit'] or ''}".rstrip()
+        small = ", less than matters" if delta is not None and abs(row["estimate"]) < delta else ""
+        text += Markup(" ({}{})").format(size, small)
+    if row["factor"] != TEXT:
+        return text
+    for other in beside_text(effects):
+        if other["level"] == row["level"] and is_distance(str(other["metric"])):
+            change = number(other["estimate"], "+.3g")
+            text += Markup(" [{} {}, {}]").format(other["metric"], change, word_of(other["verdict"]))
+    if (share := sweep.known_words.get(str(row["level"]))) is not None:
+        text += Markup(" [{} of the validation words known]").format(f"{share:.0%}")
+    return text
+
+
+def _best_reaches(sweep: Sweep, best: Mapping[str, str], means: Mapping[str, float], expected: int) -> Markup:
     cell = Markup(" ").join(Markup("{}={}").format(name(key), name(level)) for key, level in best.items())
-    beside = [f"{number(levels[key], '.4g')} {words}" for key, words in
-              (("baseline", "for the baseline cell"), ("untrained", "untrained"), ("low", "for the input as it came"))
-              if key in levels and math.isfinite(levels[key])]  # fmt: skip
-    form = Markup("The best cell, {}, reaches {} {}{}; this rests on {} over {}.")
+    titles = {"baseline": "for the baseline cell", "untrained": "untrained", "low": "for the input as it came"}
+    known = [key for key in titles if math.isfinite(means.get(key, math.nan))]
+    beside = [f"{number(means[key], '.4g')} {titles[key]}" for key in known]
     seeds = sweep.valued["seed"].nunique()
-    against = (" against " + ", ".join(beside)) if beside else ""
-    worth = number(levels.get("best"), ".4g")
-    return form.format(cell, worth, sweep.metric.unit, against, done, f"{seeds} seed{'s' if seeds != 1 else ''}")
+    return Markup("The best cell, {}, reaches {} {}{}; this rests on {} of {} replicates over {} seed{}.").format(
+        cell,
+        number(means.get("best"), ".4g"),
+        sweep.metric.unit,
+        " against " + ", ".join(beside) if beside else "",
+        len(sweep.valued),
+        expected,
+        seeds,
+        "s" if seeds != 1 else "",
+    )
 
 
 def _joined(parts: Sequence[Markup]) -> Markup:
@@ -120,9 +107,8 @@ def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
     distributions may. Empty without a factor ``text``.
     """
     rows = effects[(effects["factor"] == TEXT) & effects["with"].isna() & (effects["domain"] == "all")]
-    main = rows["family"] == "primary"
-    rows = rows[main | rows["metric"].map(lambda one: is_distance(str(one))).astype(bool)]
-    rows = rows.sort_values(["level", "family"], key=lambda one: one.map(lambda word: word != "primary"), kind="stable")
+    rows = rows[(rows["family"] == "primary") | rows["metric"].map(str).map(is_distance).astype(bool)]
+    rows = rows.sort_values(["level", "family"], key=lambda column: column != "primary", kind="stable")
     keys = ["level", "baseline", "metric", "unit", "estimate", "low", "high", "p_adjusted", "verdict"]
     return [dict(zip(keys, row, strict=True)) for row in rows[keys].astype(object).to_numpy().tolist()]
 
@@ -130,87 +116,97 @@ def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
 def dependences(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each effect that depends on another factor, with its size in each context (``rows``)."""
     on_metric = effects[(effects["metric"] == sweep.metric.name) & (effects["domain"] == "all")]
-    found = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
-    found = found[found["verdict"].map(word_of) != "no relevant effect"]
+    sure = on_metric[(on_metric["family"] == "interaction") & (on_metric["p_adjusted"] <= ALPHA)]
+    sure = sure[sure["verdict"].map(word_of) != "no relevant effect"]
     simple = on_metric[on_metric["family"] == "simple"]
-    levels = {one.name: one.levels for one in sweep.factors}
-    out: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for _, row in found.iterrows():
-        at, baseline = str(row["with"]), levels[row["factor"]][0]
-        level = next(one for one in levels[row["factor"]] if row["level"] in [f"{one}:{other}" for other in levels[at]])
-        rows = simple[(simple["factor"] == row["factor"]) & (simple["level"] == level)]
-        rows = rows[rows["with"].str.startswith(f"{at}=")]
-        shown = rows[["with", "estimate"]].astype(object).to_dict("records")
-        out[row["factor"], level, at] = {"factor": row["factor"], "baseline": baseline, "level": level, "rows": shown}
-    return list(out.values())
+    levels = {factor.name: factor.levels for factor in sweep.factors}
+    effects_in_context: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for _, row in sure.iterrows():
+        factor, other = str(row["factor"]), str(row["with"])
+        level = next(level for level in levels[factor] if row["level"] in [f"{level}:{at}" for at in levels[other]])
+        rows = simple[(simple["factor"] == factor) & (simple["level"] == level)]
+        rows = rows[rows["with"].str.startswith(f"{other}=")]
+        effects_in_context[factor, level, other] = {
+            "factor": factor,
+            "baseline": levels[factor][0],
+            "level": level,
+            "rows": rows[["with", "estimate"]].astype(object).to_dict("records"),
+        }
+    return list(effects_in_context.values())
 
 
-def spared(sweep: Sweep) -> list[str]:
+def not_run(sweep: Sweep) -> list[str]:
     """Return, reason by reason, how many replicates were not run, or wait."""
-    reasons = Counter((one.kind, one.reason or "decided before") for one in sweep.unneeded)
+    reasons = Counter((lost.kind, lost.reason or "decided before") for lost in sweep.unneeded)
     return [
-        f"{count} more {'wait' if kind == HELD else 'were not needed'} ({why})"
-        for (kind, why), count in reasons.most_common()
+        f"{count} more {'wait' if kind == State.HELD else 'were not needed'} ({reason})"
+        for (kind, reason), count in reasons.most_common()
     ]
-
-
-def _smallest(effects: pd.DataFrame) -> float | None:
-    """Return the least size at which every main effect would be found; None where one has no error to be judged by."""
-    rows = effects[effects["family"] == "primary"]
-    errors = rows["se_total"].fillna(rows["se_run"])
-    if rows.empty or not (errors.gt(0) & rows["df"].gt(0)).all():
-        return None
-    found = max(detectable(se, df, ALPHA / len(rows)) for se, df in zip(errors, rows["df"], strict=True))
-    return found if math.isfinite(found) else None
 
 
 def methods(sweep: Sweep, effects: pd.DataFrame, design: str) -> list[str]:
     """Return sentences ready to paste into a paper."""
+    return [*_design(sweep, design), *_tests(sweep, effects), *_selection(sweep, effects)]
+
+
+def _design(sweep: Sweep, design: str) -> list[str]:
+    """Say what was varied, and what the intervals hold for."""
     factors = ", ".join(
-        f"{one.name} ({' / '.join(one.levels)}{', applied at evaluation' if one.stage == 'eval' else ''})"
-        for one in sweep.factors
+        f"{factor.name} ({' / '.join(factor.levels)}{', applied at evaluation' if factor.stage == 'eval' else ''})"
+        for factor in sweep.factors
     )
     seeds = sweep.valued["seed"].nunique()
     clips = sweep.clips["clip"].nunique() if sweep.clips is not None else 0
-    cells = len(sweep.valued.groupby(["@" + one.name for one in sweep.factors]))
-    within = any(one.stage == "eval" for one in sweep.factors)
-    delta = sweep.metric.delta
-    smallest = _smallest(effects)
-    wide = (
-        "Intervals are 95 %: the wide one holds for new seeds and new clips (run and clip variance, Satterthwaite "
-        "degrees of freedom), the narrow one for new seeds on these clips."
-    )
-    told = [
+    cells = len(sweep.valued.groupby(["@" + factor.name for factor in sweep.factors]))
+    return [
         f"We varied {factors} in a {design} design of {cells} cells with {seeds} seed{'s' if seeds != 1 else ''} "
         f"as blocks{f'; every training was scored on the same {clips} clips' if clips else ''}.",
         "The unit of replication is the training run; effects are least-squares contrasts of run means in seed blocks.",
-        wide if clips > 1 else "Intervals are 95 % for new seeds.",
+        "Intervals are 95 %: the wide one holds for new seeds and new clips (run and clip variance, Satterthwaite "
+        "degrees of freedom), the narrow one for new seeds on these clips."
+        if clips > 1
+        else "Intervals are 95 % for new seeds.",
+    ]
+
+
+def _tests(sweep: Sweep, effects: pd.DataFrame) -> list[str]:
+    """Say how p values were adjusted, how small an effect would be found, and which is too small to matter."""
+    metric, smallest = sweep.metric, smallest_found(effects)
+    sentences = [
         "p values of main effects and of ladder steps are Holm-adjusted within their family, all others by "
-        f"Benjamini and Hochberg and are exploratory; significance means adjusted p ≤ {ALPHA:g}.",
+        f"Benjamini and Hochberg and are exploratory; significance means adjusted p ≤ {ALPHA:g}."
     ]
     if smallest is not None:
-        told.append(
-            f"With these seeds and clips a main effect of {number(smallest)} {sweep.metric.unit or ''}".rstrip()
-            + " is found with 80 % power, the largest of what the contrasts need, after Holm."
+        size = f"{number(smallest)} {metric.unit or ''}".rstrip()
+        sentences.append(
+            f"With these seeds and clips a main effect of {size} is found with 80 % power, the largest of what the "
+            "contrasts need, after Holm."
         )
-    if within:
-        told.append("Factors applied at evaluation are judged against the error within runs (split plot).")
-    if delta is not None:
-        band = f"±{delta:g} {sweep.metric.unit}".strip()
-        told.append(f"No relevant effect means that the 90 % interval lies inside {band} (two one-sided tests).")
+    if any(factor.stage == "eval" for factor in sweep.factors):
+        sentences.append("Factors applied at evaluation are judged against the error within runs (split plot).")
+    if metric.delta is not None:
+        within = f"±{metric.delta:g} {metric.unit}".strip()
+        sentences.append(f"No relevant effect means that the 90 % interval lies inside {within} (two one-sided tests).")
+    return sentences
+
+
+def _selection(sweep: Sweep, effects: pd.DataFrame) -> list[str]:
+    """Say which runs were made because of what others showed, and which enter no average."""
+    sentences = []
     if sweep.promote is not None:
-        at = ", ".join(f"{key} = {level}" for key, level in sweep.promote.source.items())
-        to = ", ".join(f"{key} = {level}" for key, level in sweep.promote.target.items())
-        told.append(
-            f"Main effects rest on the runs at {at}; runs at {to} were started for the factors that improved there, "
-            "and enter interactions and effects in context."
+        source, target = (
+            ", ".join(f"{key} = {level}" for key, level in levels.items())
+            for levels in (sweep.promote.source, sweep.promote.target)
+        )
+        sentences.append(
+            f"Main effects rest on the runs at {source}; runs at {target} were started for the factors that improved "
+            "there, and enter interactions and effects in context."
         )
     if (effects["stopped"] == "repeated").any():
-        told.append(
+        sentences.append(
             "Seed blocks were added until every main effect was decided; the wide intervals and p values of main "
             "effects allow for these looks, no other number is adjusted for them."
         )
     lost = len(sweep.lost)
-    left = "1 replicate without a final value enters" if lost == 1 else f"{lost} replicates without a final value enter"
-    told.append(f"{left} no average." if lost else "No replicate was left out.")
-    return told
+    left_out = f"{count(lost, 'replicate')} without a final value enter{'s' if lost == 1 else ''}"
+    return [*sentences, f"{left_out} no average." if lost else "No replicate was left out."]

@@ -19,10 +19,10 @@ def schedule(plan: Plan, waiting: Sequence[Trial]) -> Iterator[list[Trial]]:
     drawn, from a seed that the plan decides. Trials that ``promote`` holds back come last, if they are to run.
     """
     first = first_stage(plan, waiting)
-    if plan.space.early_stopping.policy == "blocks" and not plan.is_narrowed:
+    if plan.space.grid.early_stopping.policy == "blocks" and not plan.is_narrowed:
         yield from _block_by_block(plan, first)
     elif first:
-        yield _shuffled(plan, first) if plan.space.early_stopping.policy == "asha" else first
+        yield _shuffled(plan, first) if plan.space.grid.early_stopping.policy == "asha" else first
     if plan.space.promote and not plan.is_narrowed:
         bring_up_to_date(plan)
         if batch := promoted(plan, waiting):
@@ -36,7 +36,7 @@ def bring_up_to_date(plan: Plan, run_ids: Mapping[str, str] | None = None) -> Le
     """
     ledger = scan(plan)
     collect(plan, ledger, run_ids)
-    if plan.space.early_stopping.policy != "blocks":
+    if plan.space.grid.early_stopping.policy != "blocks":
         return ledger
     from orchestrator.analysis.interim import take_looks
 

@@ -22,7 +22,10 @@ from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT
-from sagasr.config.settings import Config, Data, Evaluation, Runtime, Strict, sampling_of
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Data, Evaluation
+from sagasr.config.stages import sampling_of
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import write_json, write_text
 from sagasr.model.guidance import guidance_branches
@@ -133,7 +136,7 @@ def _short(evaluation: Evaluation) -> Evaluation:
 
 def _few(data: Data, folder: Path, clips: int) -> Data:
     """Return manifests of a few recordings, spread evenly over the data, as links in ``folder``."""
-    from sagasr.data.manifest import usable_rows
+    from sagasr.data.splits import usable_rows
 
     folder.mkdir(parents=True)
     paths = {}
@@ -185,7 +188,8 @@ def measure(task: Task) -> Speed:
     from sagasr.data.encode import encode_store
     from sagasr.data.store import Store
     from sagasr.model.saga import build_model
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
 
     config, folder, life = task.config, Path(task.folder), Timeline()
     build_model(config)  # imports what a process that has trained before has imported

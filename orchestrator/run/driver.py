@@ -22,10 +22,12 @@ from orchestrator.run.ray_train import free_resources, train_by_several
 from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of
 from orchestrator.run.watchdog import START_S, end_with_parent
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
-from orchestrator.sweep_folder.trial_marks import LEASE, committed_step, hang_of
+from orchestrator.sweep_folder.paths import SweptTrial
+from orchestrator.sweep_folder.trial_marks import committed_step, hang_of
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
-from sagasr.io.trial_log import History, Status, read_status, write_status
+from sagasr.io.states import State
+from sagasr.training.trial_log import History, Status, read_status, write_status
 
 POLL_S = 0.5
 IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
@@ -180,7 +182,7 @@ class Beats:
         started = False
         with contextlib.suppress(SagasrError, OSError):
             status = read_status(folder)
-            running = status is not None and (status.state, status.attempt) == ("running", self.attempt)
+            running = status is not None and (status.state, status.attempt) == (State.RUNNING, self.attempt)
             started = not running and self._token(folder) not in (None, self._before)
             now = (self.attempt, status.beat) if status and running else (self.attempt, -1) if started else None
             if now is None or now != self._last:
@@ -196,7 +198,7 @@ class Beats:
 
     @staticmethod
     def _token(folder: Path) -> str | None:
-        owner = read_owner(folder / LEASE)
+        owner = read_owner(SweptTrial(folder).lease)
         return owner.token if owner else None
 
 
@@ -322,7 +324,8 @@ def _too_few_gpus(task: Task) -> Problem | None:
 
 def _fail(task: Task, reason: str) -> None:
     folder = Path(task.folder)
-    status = read_status(folder) or Status(state="failed")
-    if status.state not in ("done", "stopped"):
-        write_status(folder, status.model_copy(update={"state": "failed", "reason": reason, "updated": time.time()}))
-        task.sweep_folder.send(folder / "status.json")
+    status = read_status(folder) or Status(state=State.FAILED)
+    if not status.state.finished:
+        end = {"state": State.FAILED, "reason": reason, "updated": time.time()}
+        write_status(folder, status.model_copy(update=end))
+        task.sweep_folder.send(SweptTrial(folder).status)

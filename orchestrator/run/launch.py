@@ -7,7 +7,6 @@ from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.same_code import code_here
 from orchestrator.run.watchdog import ask_to_halt
 from orchestrator.run.worker import Task
-from orchestrator.sweep_folder.trial_marks import LAUNCH
 from sagasr.io.files import write_text
 
 
@@ -17,8 +16,8 @@ class Launch:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.token = secrets.token_hex(8)
-        self.file = plan.folder / LAUNCH
-        self.scratch = plan.folder / ".ray"
+        self.file = plan.paths.launch
+        self.scratch = plan.paths.ray
         self.remove_scratch()
         write_text(self.file, self.token)
         plan.storage.send(self.file)
@@ -34,7 +33,7 @@ class Launch:
 
     def task(self, trial: Trial, store: str) -> Task:
         """Return what the driver of a trial is told."""
-        plan, stopping = self.plan, self.plan.space.early_stopping
+        plan, stopping = self.plan, self.plan.space.grid.early_stopping
         return Task(
             trial=trial.id,
             uri=plan.storage.uri,

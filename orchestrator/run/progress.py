@@ -15,14 +15,15 @@ from rich.text import Text
 from orchestrator.formats import clock_duration, number
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.io.errors import SagasrError
-from sagasr.io.trial_log import Status, read_status
+from sagasr.io.states import State
+from sagasr.training.trial_log import Status, read_status
 
 WIDTH = 80
 SHOWN = 12  # trials listed at once
 REFRESH_S = 1.0
 LINE_EVERY_S = 30.0  # between two plain lines when nothing ended
+SHOWN_STATES = (State.WAITING, State.RUNNING, State.DONE, State.STOPPED, State.FAILED)
 PACED = 0.25  # of a training, before a pace is read from it
-STYLES = {"running": "cyan", "done": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
 class View:
@@ -46,10 +47,10 @@ class View:
                 found[trial.id] = None
         return found
 
-    def states(self, statuses: Mapping[str, Status | None]) -> dict[str, str]:
+    def states(self, statuses: Mapping[str, Status | None]) -> dict[str, State]:
         """Return waiting, running or how each ended, as far as this run knows: a status of before counts as none."""
         return {
-            name: "waiting" if status is None or status == self._before[name] else status.state
+            name: State.WAITING if status is None or status == self._before[name] else status.state
             for name, status in statuses.items()
         }
 
@@ -57,11 +58,12 @@ class View:
         """Return the time left at the pace since the first training ran, or None before there is a pace."""
         states = self.states(statuses)
         done = sum(
-            1.0 if states[name] in ("failed", "stopped") else _share(status) for name, status in statuses.items()
+            1.0 if states[name] in (State.FAILED, State.STOPPED) else _share(status)
+            for name, status in statuses.items()
         )
         now = time.monotonic()
         if self._paced_from is None:
-            if "running" in states.values():
+            if State.RUNNING in states.values():
                 self._paced_from = now, done
             return None
         since, before = self._paced_from
@@ -70,13 +72,13 @@ class View:
     def headline(self, statuses: Mapping[str, Status | None]) -> str:
         """Return one line: how many trials stand where, and the time left."""
         count = Counter(self.states(statuses).values())
-        parts = [f"{count[name]} {name}" for name in ("waiting", "running", "done", "stopped", "failed") if count[name]]
+        parts = [f"{count[name]} {name}" for name in SHOWN_STATES if count[name]]
         left = self.seconds_left(statuses)
         parts.append(
             f"about {clock_duration(left)} left"
-            if left is not None and count["running"]
+            if left is not None and count[State.RUNNING]
             else self.phase
-            if not count["running"]
+            if not count[State.RUNNING]
             else ""
         )
         return f"{self.plan.name}  {clock_duration(time.monotonic() - self.started)}  " + ", ".join(
@@ -89,7 +91,7 @@ class View:
         states = self.states(statuses)
         for trial in self.trials:
             status = statuses[trial.id]
-            if status and trial.id not in self._ended and states[trial.id] not in ("waiting", "running"):
+            if status and trial.id not in self._ended and states[trial.id] not in (State.WAITING, State.RUNNING):
                 self._ended.add(trial.id)
                 score = f"  val LSD {status.val_lsd:.3f}" if status.val_lsd is not None else ""
                 reason = f"  {status.reason}" if status.reason else ""
@@ -103,7 +105,7 @@ class View:
         for title in ("step", "loss", "val LSD"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-        order, states = {"running": 0, "failed": 1, "waiting": 3}, self.states(statuses)
+        order, states = {State.RUNNING: 0, State.FAILED: 1, State.WAITING: 3}, self.states(statuses)
         ranked = sorted(self.trials, key=lambda trial: order.get(states[trial.id], 2))
         for trial in ranked[:SHOWN]:
             status = statuses[trial.id]
@@ -113,7 +115,7 @@ class View:
                 f"{status.step}/{status.steps}" if status else "",
                 number(status.loss if status else None, ".3f", missing=""),
                 number(status.val_lsd if status else None, ".3f", missing=""),
-                Text(state, style=STYLES.get(state, "dim")),
+                Text(state, style=state.colour),
             )
         rest = len(self.trials) - SHOWN
         more = [Text(f"… and {rest} more", style="dim")] if rest > 0 else []

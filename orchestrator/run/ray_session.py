@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import credentials
-from orchestrator.run.proxies import spare_this_machine
+from orchestrator.proxies import spare_this_machine
 from orchestrator.run.ray_internals import (
     LOCAL_SETTINGS,
     SERVICES_LOGGER,

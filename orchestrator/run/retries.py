@@ -8,6 +8,7 @@ from orchestrator.sweep_folder.redact import redact
 from orchestrator.sweep_folder.trial_marks import hang_reason
 from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError, first_line
 from sagasr.io.lease import Lost
+from sagasr.io.trial_folder import TrialFolder
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 Kind = Literal["input", "bug", "lost", "storage", "memory", "gpu"]
@@ -135,7 +136,7 @@ def lost(error: BaseException, folder: Path) -> Problem:
 def note(folder: Path, text: str) -> None:
     """Add a text to the log of a trial."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as handle:
+    with TrialFolder(folder).log().open("a", encoding="utf-8") as handle:
         handle.write(redact(text))
 
 

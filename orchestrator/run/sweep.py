@@ -17,7 +17,7 @@ from orchestrator.plan.capacity import Resources, most_at_once, of_all_workers
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.gpu_memory import check_memory
 from orchestrator.plan.gpus import in_cluster_file, labelled, smallest
-from orchestrator.plan.ledger import SETTLED, Ledger, lost, one_writer, record, scan
+from orchestrator.plan.ledger import Ledger, lost, one_writer, record, scan
 from orchestrator.plan.plan import Options, Plan, Trial, write_plan
 from orchestrator.run.batches import bring_up_to_date, schedule
 from orchestrator.run.encoding import encode_all
@@ -28,10 +28,12 @@ from orchestrator.run.trial_ends import TrialEnds
 from orchestrator.run.tune import run_batch
 from orchestrator.run.worker import DRIVER
 from orchestrator.sweep_folder.redact import redact
-from orchestrator.tracking.tracker import Tracker, Undelivered, environment_tags
+from orchestrator.tracking.runs import environment_tags
+from orchestrator.tracking.tracker import Tracker, Undelivered
 from sagasr.io.errors import ConfigError
 from sagasr.io.machine import cpus_here
 from sagasr.io.signals import interrupting
+from sagasr.io.states import State
 from sagasr.model.counts import Counts
 
 LOST = "its processes were lost"
@@ -76,7 +78,7 @@ def tracked(plan: Plan) -> list[Trial]:
     """Return the plan's trials with the replicates that are asked for now, or were scored before."""
     asked = {row.id for trial in plan.selected for row in trial.replicates}
     trials = (
-        trial.keeping(lambda row: row.id in asked or plan.paths.scores(row.trial, row.variant).exists())
+        trial.keeping(lambda row: row.id in asked or plan.paths.of(row.trial).scores(row.variant).exists())
         for trial in plan.trials
     )
     return list(filter(None, trials))
@@ -98,8 +100,10 @@ def _run_waiting(
                 for batch, tasks in _batches(plan, waiting, launch, ends, view):
                     launched += batch
                     run_batch(plan, batch, tasks, concurrent, launch.scratch, ends)
-                    if plan.space.early_stopping.policy == "blocks":  # a look counts how each trial of a block ended
-                        ends.settle(batch, "failed", LOST)
+                    if (
+                        plan.space.grid.early_stopping.policy == "blocks"
+                    ):  # a look counts how each trial of a block ended
+                        ends.settle(batch, State.FAILED, LOST)
             except KeyboardInterrupt:  # handled here, and not outside, as its traceback holds all that Tune holds
                 view.phase = "saving"
                 console.print("interrupted: running trainings save what they have; once more ends at once")
@@ -107,10 +111,10 @@ def _run_waiting(
                 ends.wait_for_halt(launched, HALT_S)
                 raise
     except KeyboardInterrupt:
-        ends.settle(launched, "interrupted", "interrupted; the same command goes on")
+        ends.settle(launched, State.INTERRUPTED, "interrupted; the same command goes on")
         return True
     else:
-        ends.settle(launched, "failed", LOST)
+        ends.settle(launched, State.FAILED, LOST)
         return False
     finally:
         launch.remove_scratch()
@@ -124,13 +128,13 @@ def _batches(
 
     def begin(trial: str) -> None:
         record(plan.paths, whole[trial])
-        plan.storage.send(plan.paths.record(trial))
+        plan.storage.send(plan.paths.of(trial).record)
 
     view.phase = "encoding recordings"
     stores, broken = encode_all(plan, waiting)
     for name, reason in broken.items():
         begin(name)
-        ends.end(name, "failed", reason)
+        ends.end(name, State.FAILED, reason)
     view.phase = "starting trials"
     for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
         for trial in batch:
@@ -186,13 +190,13 @@ def _failed(plan: Plan, ledger: Ledger, interrupted: bool) -> dict[str, str]:
     return {
         trial: entry.reason
         for trial, entry in entries
-        if entry.state not in SETTLED and (entry.state == "failed" or not interrupted)
+        if not entry.state.settled and (entry.state is State.FAILED or not interrupted)
     }
 
 
 def _tell(plan: Plan, outcome: Outcome, console: Console) -> None:
     for trial, reason in outcome.failed.items():
-        log = plan.paths.trial(trial) / "log.txt"
+        log = plan.paths.of(trial).log()
         _print(console, f"failed: {trial}: {reason}" + (f" (see {log})" if log.exists() else ""))
     undelivered = outcome.undelivered
     if undelivered.replicates:

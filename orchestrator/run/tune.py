@@ -10,6 +10,7 @@ from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.trial_ends import TrialEnds
 from orchestrator.run.worker import METRIC, TIME
 from sagasr.io.errors import SagasrError
+from sagasr.io.states import State
 
 TRIAL_RETRIES = 3  # new starts of a trial whose driver was lost
 NODES_S = 5.0  # between two looks at whether a node is left
@@ -49,12 +50,12 @@ def run_batch(
     )
     for trial, result in zip(batch, tuner.fit(), strict=True):
         if result.error is not None:
-            ends.end(trial.id, "failed", f"its driver was lost: {str(result.error).strip().splitlines()[-1]}")
+            ends.end(trial.id, State.FAILED, f"its driver was lost: {str(result.error).strip().splitlines()[-1]}")
 
 
 def _scheduler(plan: Plan, batch: Sequence[Trial]) -> Any:
     """Return ASHA on the validation curve, or None to run every trial to its end."""
-    rule = plan.space.early_stopping
+    rule = plan.space.grid.early_stopping
     if rule.policy != "asha":
         return None
     from ray.tune.schedulers import AsyncHyperBandScheduler

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.sweep_folder.trial_marks import HUNG, LEASE, STOPPED, WORKER, mark_hung
+from orchestrator.sweep_folder.paths import SweptTrial
+from orchestrator.sweep_folder.trial_marks import mark_hung
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import write_json, write_text
@@ -89,7 +90,7 @@ class Guard:
 
     def look(self) -> None:
         """Read the marks in the folders once. Ends this process when another sweep has begun."""
-        self.stopped = self.stopped or (self.folder / STOPPED).exists()
+        self.stopped = self.stopped or SweptTrial(self.folder).stopped.exists()
         with contextlib.suppress(OSError):
             content = self.launch_file.read_text(encoding="utf-8")
             if content == self.launch + HALT:
@@ -112,12 +113,12 @@ class Guard:
 def only_writer(folder: Path, wait_s: float, facts: dict[str, Any]) -> Iterator[lease.Lease]:
     """Hold a trial folder as the attempt that counts; a living predecessor on this machine is ended."""
     with lease.held(
-        folder / LEASE,
+        SweptTrial(folder).lease,
         wait_s=wait_s,
         replace=True,
         say=lambda text: sys.stderr.write(f"{text}\n"),
         on_lost=lambda: os._exit(1),
     ) as held:
-        write_json(folder / WORKER, {"pid": os.getpid(), **facts})
-        (folder / HUNG).unlink(missing_ok=True)
+        write_json(SweptTrial(folder).worker, {"pid": os.getpid(), **facts})
+        SweptTrial(folder).hung.unlink(missing_ok=True)
         yield held

@@ -25,8 +25,11 @@ from orchestrator.run.same_code import Code, check_same, code_here
 from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
 from orchestrator.storage.folder import SweepFolder
 from orchestrator.storage.mirror import mirrored, send_store, shared_store
-from sagasr.config.settings import Config, Evaluation, Runtime, Strict, Text
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation, Text
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.model.counts import CONTEXT
 
 DRIVER = "trial_driver"  # the custom resource of trial drivers
@@ -114,7 +117,7 @@ def train_trial(parameters: Parameters, rank: int = 0) -> None:
 def _work(task: Task, parameters: Parameters, rank: int) -> None:
     folder, runtime = Path(task.folder), task.runtime
     folder.mkdir(parents=True, exist_ok=True)
-    with logged_to(folder / ("log.txt" if rank == 0 else f"log-{rank}.txt")):
+    with logged_to(TrialFolder(folder).log(rank)):
         # The others wait in silence while the first validates alone. When one of them hangs, the first waits for it.
         hang_s = math.inf if rank else runtime.hang_seconds
         guard = Guard(folder, Path(task.sweep), task.launch, hang_s, runtime.notice_seconds)
@@ -176,7 +179,8 @@ def fence_of(share: float, memory: int) -> float:
 def _train(task: Task, parameters: Parameters, guard: Guard, fence: Callable[[], object]) -> None:
     keep_to_share(task.runtime)
     from sagasr.io.signals import Halt
-    from sagasr.training.train import FailureRule, Harness, train
+    from sagasr.training.harness import FailureRule, Harness
+    from sagasr.training.train import train
 
     runtime, config = task.runtime, task.config
     rule = FailureRule(

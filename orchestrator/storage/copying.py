@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.sweep_folder.trial_marks import HUNG, LEASE, WORKER
+from orchestrator.sweep_folder.paths import SweepPaths, SweptTrial
 from sagasr.io.errors import StorageError, first_line
 
 EVERY_S = 2.0  # between two looks at what a training has committed, or at what the storage holds
 PATIENCE_S = 600.0  # how long a finished training waits for a storage that is away
-STATUS, MANIFEST = "status.json", "manifest.json"
-SHARED = frozenset({LEASE, WORKER, HUNG})  # hidden files of a trial that concern other machines
+_TRIAL, _SWEEP = SweptTrial(Path()), SweepPaths(Path())  # for the names of files in them
+STATUS, STOPPED, LEASE = _TRIAL.status.name, _TRIAL.stopped.name, _TRIAL.lease.name
+LAUNCH, TRACKING = _SWEEP.launch.name, _SWEEP.tracking.name
+MANIFEST = "manifest.json"
+SHARED = frozenset({LEASE, _TRIAL.worker.name, _TRIAL.hung.name})  # hidden files of a trial that concern other machines
 
 
 def is_shared(name: str) -> bool:

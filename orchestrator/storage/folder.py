@@ -15,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.storage.claims import claimed
-from orchestrator.storage.copying import EVERY_S, MANIFEST, SHARED, STATUS, files_of, insist, is_shared, stamp_of
+from orchestrator.storage.copying import (
+    EVERY_S,
+    MANIFEST,
+    SHARED,
+    STATUS,
+    TRACKING,
+    files_of,
+    insist,
+    is_shared,
+    stamp_of,
+)
 from orchestrator.storage.mirror import stores_of
 from orchestrator.storage.remote import Object, Remote, check_storage, each, is_uri, local_folder, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
-from orchestrator.sweep_folder.trial_marks import TRACKING
 from sagasr.io.errors import ConfigError, SagasrError, first_line
 from sagasr.io.files import read_json, write_json
 from sagasr.io.lease import wait_free

@@ -14,9 +14,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from orchestrator.storage.copying import EVERY_S, MANIFEST, STATUS, files_of, insist, is_shared, stamp_of
+from orchestrator.storage.copying import (
+    EVERY_S,
+    LAUNCH,
+    LEASE,
+    MANIFEST,
+    STATUS,
+    STOPPED,
+    files_of,
+    insist,
+    is_shared,
+    stamp_of,
+)
 from orchestrator.storage.remote import Remote, each, local_folder, open_storage
-from orchestrator.sweep_folder.trial_marks import LAUNCH, LEASE, STOPPED
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.lease import Lost, me

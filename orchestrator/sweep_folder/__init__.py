@@ -1,1 +1,1 @@
-"""What lies in a sweep's folder: every path, and the form of every file. Imports nothing but sagasr.io."""
+"""What lies in a sweep's folder: every path, and the form of every file. Imports nothing of the orchestrator."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sagasr.config.settings import Strict, parse
+from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, write_json
-
-FILE = "estimate.json"
 
 
 class Predicted(Strict):
@@ -29,7 +29,7 @@ class Prediction(Strict):
 
 def read_prediction(folder: Path) -> Prediction:
     """Return what was predicted in a sweep folder; nothing where that was not recorded or cannot be read."""
-    path = folder / FILE
+    path = SweepPaths(folder).estimate
     try:
         return parse(Prediction, read_json(path), str(path)) if path.exists() else Prediction()
     except SagasrError:
@@ -39,7 +39,9 @@ def read_prediction(folder: Path) -> Prediction:
 def write_prediction(folder: Path, new: Mapping[str, Predicted], begun: Collection[str], price: float | None) -> None:
     """Write what trials are predicted to take; for those that have ``begun``, what was said before stands."""
     before = read_prediction(folder).trials
-    trials = {trial: before.get(trial, one) if trial in begun else one for trial, one in sorted(new.items())}
-    kept = {trial: one for trial, one in before.items() if trial not in trials}  # no longer in the grid
-    tree = Prediction(trials=kept | trials, price_per_gpu_hour=price)
-    write_json(folder / FILE, tree.model_dump(mode="json"))
+    trials = {
+        trial: before.get(trial, predicted) if trial in begun else predicted for trial, predicted in sorted(new.items())
+    }
+    gone = {trial: predicted for trial, predicted in before.items() if trial not in trials}  # no longer in the grid
+    tree = Prediction(trials=gone | trials, price_per_gpu_hour=price)
+    write_json(SweepPaths(folder).estimate, tree.model_dump(mode="json"))

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TypeVar
 
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import read_json
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.sweep_folder.json_files import read_kept
-from sagasr.config.settings import Strict
+from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.config.strict import Strict
 from sagasr.io.files import write_json
 from sagasr.io.fingerprint import short
 
@@ -17,7 +18,6 @@ Spending = Literal["pocock", "obrien-fleming"]
 Basis = Literal["spending", "e-values"]
 Word = Literal["different", "nil", "open"]
 MIN_SEEDS = 2  # one seed leaves too little to decide on
-FILE = "looks.json"
 
 
 def blocks(seeds: Sequence[int]) -> list[Sequence[int]]:
@@ -139,9 +139,9 @@ def read_looks(folder: Path) -> Looks:
         "says which looks were taken, so that none is taken twice; "
         "restore it, or move the sweep's folder away and begin anew"
     )
-    return read_kept(Looks, folder / FILE, remedy)
+    return read_kept(Looks, SweepPaths(folder).looks, remedy)
 
 
 def write_looks(folder: Path, looks: Looks) -> None:
     """Replace looks.json, whole."""
-    write_json(folder / FILE, looks.model_dump(mode="json"))
+    write_json(SweepPaths(folder).looks, looks.model_dump(mode="json"))

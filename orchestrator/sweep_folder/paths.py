@@ -4,6 +4,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from sagasr.io.trial_folder import TrialFolder
+
+
+@dataclass(frozen=True)
+class SweptTrial(TrialFolder):
+    """A trial's folder inside a sweep, with what the sweep itself keeps in it."""
+
+    @property
+    def record(self) -> Path:
+        """The trial's plan entry beside its results, so that a folder explains itself."""
+        return self.root / "trial.json"
+
+    @property
+    def worker(self) -> Path:
+        """Which process trains here, and where."""
+        return self.root / ".worker.json"
+
+    @property
+    def hung(self) -> Path:
+        """How the last worker hung."""
+        return self.root / ".hung.json"
+
+    @property
+    def stopped(self) -> Path:
+        """The decision to stop this training early, which no resume takes back."""
+        return self.root / "stopped.json"
+
 
 @dataclass(frozen=True)
 class SweepPaths:
@@ -35,6 +62,38 @@ class SweepPaths:
         return self.root / ".lease.json"
 
     @property
+    def launch(self) -> Path:
+        """Which launch of the sweep goes on; workers end when it is another (``run.watchdog``)."""
+        return self.root / ".launch"
+
+    @property
+    def ray(self) -> Path:
+        """What Ray writes while the sweep runs; nothing is read from it."""
+        return self.root / ".ray"
+
+    @property
+    def tracking(self) -> Path:
+        """What each tracking server has of each replicate. Losing it only costs time."""
+        return self.root / ".tracking.json"
+
+    @property
+    def estimate(self) -> Path:
+        return self.root / "estimate.json"
+
+    @property
+    def looks(self) -> Path:
+        return self.root / "looks.json"
+
+    @property
+    def promotion(self) -> Path:
+        return self.root / "promotion.json"
+
+    @property
+    def speeds(self) -> Path:
+        """What was measured of machines, for all sweeps of a storage: it lies beside them."""
+        return self.root.parent / "speeds.json"
+
+    @property
     def trials(self) -> Path:
         return self.root / "trials"
 
@@ -42,28 +101,16 @@ class SweepPaths:
         """Return the folder that ``sagasr.training.train.train`` writes."""
         return self.trials / trial
 
-    def record(self, trial: str) -> Path:
-        """Return where the trial's plan entry is kept beside its results, so that a folder explains itself."""
-        return self.trial(trial) / "trial.json"
-
-    def status(self, trial: str) -> Path:
-        return self.trial(trial) / "status.json"
-
-    def history(self, trial: str) -> Path:
-        return self.trial(trial) / "history.jsonl"
-
-    def scores(self, trial: str, variant: str) -> Path:
-        return self.trial(trial) / "scores" / f"{variant}.parquet"
-
-    def trial_audio(self, trial: str, variant: str) -> Path:
-        return self.trial(trial) / "audio" / variant
+    def of(self, trial: str) -> SweptTrial:
+        """Return the paths inside a trial's folder."""
+        return SweptTrial(self.trial(trial))
 
     @property
     def results(self) -> Path:
         return self.root / "results"
 
     def table(self, name: str) -> Path:
-        """Return a results table: replicates, clips, curves, references or effects."""
+        """Return a results table: replicates, clips, curves, references, distances, effects or preferences."""
         return self.results / f"{name}.parquet"
 
     @property
@@ -73,6 +120,11 @@ class SweepPaths:
     @property
     def report(self) -> Path:
         return self.root / "report" / "index.html"
+
+    @property
+    def forest(self) -> Path:
+        """The effects as a picture."""
+        return self.report.with_name("effects.svg")
 
 
 def sqlite_uri(file: Path) -> str:

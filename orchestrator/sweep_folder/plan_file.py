@@ -1,117 +1,319 @@
-"""The forms of what the analysis reads of plan.json, whoever wrote it: a level may be a word or a number."""
+"""plan.json: all that ``sagasr-sweep`` writes into it (``PlanFile``), and the part of it that the analysis reads.
+
+``sagasr-report`` reads the plans of others too. ``PlanRead`` asks for as little of them as it can: a level or a seed
+may be a word or a number; cells and trials may be missing, or have a form of their own, which is then passed over.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
+from orchestrator.sweep_folder.design import Factor, Promote, Step
+from orchestrator.sweep_folder.names import Levels, level_of, word_of
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, did_you_mean, nearest
+from sagasr.io.files import read_json
+from sagasr.io.fingerprint import fingerprint, short
+from sagasr.metrics.table import Better
 
 BETTER, STAGES = ("lower", "higher"), ("train", "eval")
+TAKEN = ("seed", "status")  # columns that every table of results has
 
-Word = str | bool | int | float | None
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+Stage = Literal["train", "eval"]
+Word = str | bool | int | float | None  # a level or a seed, as it is written
 
 
-class _Metric(_Part):
+def _direction(value: Any) -> Any:
+    if value is not None and value not in BETTER:
+        raise ValueError(f"{value!r} is none of lower, higher{nearest(str(value), BETTER)}")
+    return value
+
+
+def _size_of_effect(value: Any) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{value!r:.60} is no size of an effect; give a number of at least 0, or null")
+    return value
+
+
+def _stage(value: Any) -> Any:
+    if value is not None and value not in STAGES:
+        raise ValueError(f"{value!r} is none of train, eval{nearest(str(value), STAGES)}")
+    return value or "train"
+
+
+def _factor_name(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError("a column of the results has that name; rename the factor")
+    return name
+
+
+def _mapping(factors: Any) -> Any:
+    if not isinstance(factors, Mapping):
+        raise ValueError(f"expected a mapping from names to levels, found {factors!r:.80}")
+    return factors
+
+
+def _named(metric: Any) -> Any:
+    return {"name": metric} if isinstance(metric, str) else metric
+
+
+def _each_named(metrics: Any) -> Any:
+    if isinstance(metrics, Mapping):
+        return {key: {"name": key, **(spec if isinstance(spec, Mapping) else {})} for key, spec in metrics.items()}
+    return [_named(metric) for metric in metrics] if isinstance(metrics, list) else metrics or []
+
+
+def _known_form(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Return nothing for cells in another form: rows and factors say as much."""
+    try:
+        return validate(value or [])
+    except ValidationError:
+        return []
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class MetricEntry(_Entry):
+    """What the plan says of a metric; the table of metrics says the rest."""
+
     name: str
-    delta: Any = None
-    better: Any = None
+    better: Annotated[Better | None, BeforeValidator(_direction)] = None
+    delta: Annotated[float | None, BeforeValidator(_size_of_effect)] = None
+    unit: Word = None
+
+    @property
+    def column(self) -> str:
+        """The results column of a metric that is logged as ``val/lsd``: ``lsd``."""
+        return self.name.rsplit("/", 1)[-1]
 
 
-class _Factor(_Part):
-    levels: list[Word] | None = None
+class FactorEntry(_Entry):
+    """A factor; ``under`` names the levels of others beside which alone it acts."""
+
     baseline: Word = None
-    stage: Any = None
+    levels: list[Word]
+    stage: Annotated[Stage, BeforeValidator(_stage)] = "train"
     under: dict[str, list[Word]] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_levels(cls, spec: Any) -> Any:
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("levels"), list) or not spec["levels"]:
+            raise ValueError(f"expected a baseline, levels and a stage, found {spec!r}")
+        return {"baseline": spec["levels"][0], **spec}
 
-class _Step(_Part):
+    @model_validator(mode="after")
+    def _has_its_baseline(self) -> Self:
+        levels = list(map(word_of, self.levels))
+        if word_of(self.baseline) not in levels:
+            raise ValueError(f"baseline {word_of(self.baseline)!r} is none of its levels {levels}")
+        return self
+
+    def factor(self, name: str) -> Factor:
+        """Return the factor, its levels as words."""
+        words = (word_of(self.baseline), *map(word_of, self.levels))
+        under = {other: tuple(map(word_of, levels)) for other, levels in (self.under or {}).items()}
+        return Factor(name, tuple(dict.fromkeys(words)), self.stage, under)
+
+
+class StepEntry(_Entry):
+    """A step of the ladder. Without ``levels``, its other keys are factors."""
+
     step: Word
     levels: dict[str, Word] | None = None
     versus: Word = None
 
+    @property
+    def named(self) -> Mapping[str, Any]:
+        """The levels that it names; every other factor stands at its baseline."""
+        return (self.model_extra or {}) if self.levels is None else self.levels
 
-class _Replicate(_Part):
+
+class ReplicateEntry(_Entry):
+    """A cell with a seed."""
+
     seed: Word
+    replicate: Word = None
+    trial: Word = None
+    variant: Word = None
 
 
-class _Cell(_Part):
-    levels: dict[str, Word]
+class CellEntry(_Entry):
+    """A combination of levels."""
+
     cell: Word = None
-    replicates: list[_Replicate] | None = None
+    levels: dict[str, Word]
+    replicates: list[ReplicateEntry] | None = None
 
 
-class _Plan(_Part):
-    metric: str | _Metric
-    metrics: dict[str, Any] | list[str | _Metric] | None = None
-    factors: dict[str, _Factor | None]
-    ladder: list[_Step] | None = None
+Metrics = Annotated[
+    Annotated[dict[str, MetricEntry], Tag("_map")] | Annotated[list[MetricEntry], Tag("_list")],
+    Discriminator(lambda metrics: "_map" if isinstance(metrics, Mapping) else "_list"),
+    BeforeValidator(_each_named),
+]
+
+
+class PlanRead(_Entry):
+    """What is read of anyone's plan.json. ``metric`` and ``factors`` must be there."""
+
+    name: Word = None
+    question: Word = None
+    metric: Annotated[MetricEntry, BeforeValidator(_named)]
+    factors: Annotated[dict[Annotated[str, AfterValidator(_factor_name)], FactorEntry], BeforeValidator(_mapping)]
+    design: Any = None
+    ladder: list[StepEntry] | None = None
     seeds: list[Word] | None = None
     early_stopping: dict[str, Any] | None = None
     expected_replicates: int | None = None
+    left_out: Any = None
+    confounded_with: Any = None
+    metrics: Metrics = Field(default=[], validate_default=True)
+    promote: Any = None
+    cells: Annotated[list[CellEntry], WrapValidator(_known_form)] = []
+    trials: Any = None
+    plan_hash: str
     known_words: dict[str, float] | None = None
 
+    def stated(self, column: str) -> MetricEntry:
+        """Return what the plan states of the metric in a results column; only its name where it does not know it."""
+        entries = [entry for entry in self._metric_entries() if entry.column == column]
+        stated = {key: value for entry in entries for key, value in entry.model_dump(exclude_unset=True).items()}
+        return MetricEntry(**{**stated, "name": column})
 
-_Cells = TypeAdapter(list[_Cell])
+    def metric_columns(self) -> set[str]:
+        """Return the results columns of the metrics that the plan names."""
+        return {entry.column for entry in self._metric_entries()}
 
+    def _metric_entries(self) -> list[MetricEntry]:
+        return [*(self.metrics.values() if isinstance(self.metrics, Mapping) else self.metrics), self.metric]
 
-def cells_of(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the cells that a plan lists, none where it lists them in another form: rows and factors say as much."""
-    cells: list[Mapping[str, Any]] = plan.get("cells") or []
-    try:
-        _Cells.validate_python(cells)
-    except ValidationError:
-        return []
-    return cells
+    def design_factors(self) -> tuple[Factor, ...]:
+        """Return the factors, their levels as words."""
+        return tuple(entry.factor(name) for name, entry in self.factors.items())
 
+    def design_ladder(self, factors: tuple[Factor, ...]) -> tuple[Step, ...]:
+        """Return the steps with a level for every factor. Raises ValueError naming a factor that there is not."""
+        steps: list[Step] = []
+        for position, entry in enumerate(self.ladder or ()):
+            for name in entry.named:
+                if name not in self.factors:
+                    raise ValueError(f"ladder.{position}: unknown factor {name!r}{did_you_mean(name, self.factors)}")
+            before = steps[-1].step if steps else None
+            versus = before if entry.versus is None else word_of(entry.versus)
+            steps.append(Step(word_of(entry.step), levels_of_cell(entry.named, factors), versus))
+        return tuple(steps)
 
-def _check_words(plan: Mapping[str, Any], path: Path) -> None:
-    """Raise DataError for a word or number that would turn verdicts round, or be passed over in silence."""
-    for key, spec in _metrics(plan):
-        better, delta = spec.get("better"), spec.get("delta")
-        if better is not None and better not in BETTER:
-            raise DataError(f"{path}: {key}.better: {better!r} is none of lower, higher{nearest(str(better), BETTER)}")
-        a_number = isinstance(delta, (int, float)) and not isinstance(delta, bool)
-        if delta is not None and not (a_number and math.isfinite(delta) and delta >= 0):
-            raise DataError(
-                f"{path}: {key}.delta: {delta!r:.60} is no size of an effect; give a number of at least 0, or null"
+    def design_promote(self, factors: tuple[Factor, ...]) -> Promote | None:
+        """Return what is promoted. Raises ValueError where that does not name levels of factors."""
+        if not self.promote:
+            return None
+        known = {factor.name: factor.levels for factor in factors}
+        try:
+            source, target = (
+                {str(name): level_of(level, known[name]) for name, level in self.promote[key].items()}
+                for key in ("from", "to")
             )
-    factors = plan["factors"]
-    for name, spec in factors.items():
-        stage = (spec or {}).get("stage")
-        if stage is not None and stage not in STAGES:
-            hint = nearest(str(stage), STAGES)
-            raise DataError(f"{path}: factors.{name}.stage: {stage!r} is none of train, eval{hint}")
-    for position, step in enumerate(plan.get("ladder") or ()):
-        levels = step.get("levels")
-        named = set(step) - {"step", "versus", "levels"} if levels is None else levels
-        for name in named:
-            if name not in factors:
-                raise DataError(f"{path}: ladder.{position}: unknown factor {name!r}{did_you_mean(name, factors)}")
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"promote: expected from and to, each with levels of factors, found {self.promote!r}"
+            ) from error
+        return Promote(str(self.promote.get("when", "improves")), source, target)
 
 
-def _metrics(plan: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield what is said of each metric, with the key under which it stands."""
-    listed = plan.get("metrics") or {}
-    pairs = listed.items() if isinstance(listed, Mapping) else enumerate(listed)
-    for key, spec in (("metric", plan["metric"]), *((f"metrics.{name}", spec) for name, spec in pairs)):
-        if isinstance(spec, Mapping):
-            yield key, spec
+def levels_of_cell(named: Mapping[str, Any], factors: tuple[Factor, ...]) -> dict[str, str]:
+    """Return a level for every factor: those that are named, and the baselines of the others."""
+    return {factor.name: level_of(named.get(factor.name, factor.baseline), factor.levels) for factor in factors}
 
 
-def check_form(plan: Mapping[str, Any], path: Path) -> None:
-    """Raise DataError naming the first key of a plan that has another form than what is read of it."""
+def read_plan(path: Path) -> PlanRead:
+    """Return the plan in a file. Raises DataError naming the first key that has another form than expected."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; a sweep folder holds plan.json and results/")
+    tree = read_json(path)
+    for key in ("metric", "factors"):
+        if not isinstance(tree, dict) or not tree.get(key):
+            raise DataError(f"{path}: key {key!r} is missing; write the plan again with sagasr-sweep")
+    if not tree.get("plan_hash"):
+        tree["plan_hash"] = short(fingerprint(tree))
     try:
-        _Plan.model_validate(plan)
+        return PlanRead.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("_")))
-        found = f"{first['msg'].lower()} (found {first['input']!r:.60})"
-        raise DataError(f"{path}: {key}: {found}; write the plan again with sagasr-sweep") from error
-    _check_words(plan, path)
+        raise DataError(f"{path}: {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    keys = [str(key) for key in fault["loc"] if str(key) not in ("_map", "_list", "[key]")]
+    where = f"factor {keys[1]!r}" if keys[0] == "factors" and len(keys) == 2 else ".".join(keys)
+    if fault["type"] == "value_error":  # in our own words
+        return f"{where}: {fault['ctx']['error']}"
+    return f"{where}: {fault['msg'].lower()} (found {fault['input']!r:.60}); write the plan again with sagasr-sweep"
+
+
+class VariantEntry(Strict):
+    """One eval-stage combination that is scored inside a trial."""
+
+    variant: str
+    fingerprint: str
+    levels: Levels
+
+
+class TrialEntry(Strict):
+    """One training: what identifies it, what it runs on, and its whole configuration."""
+
+    trial: str
+    fingerprint: str
+    seed: int
+    levels: Levels
+    size: str
+    config_fingerprint: str
+    data_fingerprint: str
+    version: int
+    resources: dict[str, Any]
+    variants: list[VariantEntry]
+    config: dict[str, Any]
+
+
+class DesignEntry(Strict):
+    """How the cells were chosen; the last three keys are of a fractional design."""
+
+    kind: str
+    resolution: int | None = None
+    generators: dict[str, list[str]] | None = None
+    relation: list[str] | None = None
+
+
+class PlanFile(PlanRead):
+    """All of plan.json as ``sagasr-sweep`` writes it; a key that was not set is not written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    design: DesignEntry
+    left_out: list[str] = []
+    confounded_with: dict[str, list[str]] = {}
+    trials: list[TrialEntry]
+    plan_hash: str = ""
+    files: list[dict[str, Any]] = []
+    allowed: list[str] = []
+
+    def tree(self, *left_out: str) -> dict[str, Any]:
+        """Return the content of the file, but for the keys that are to be ``left_out``."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude=set(left_out))

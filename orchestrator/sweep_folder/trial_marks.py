@@ -1,31 +1,35 @@
 """The small files by which the processes of a sweep tell each other of a trial: who trains it, how it hung, its end."""
 
-import json
 from pathlib import Path
 
+from orchestrator.sweep_folder.paths import SweptTrial
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, write_json
+from sagasr.io.trial_folder import CHECKPOINT
 
-# in a trial's folder
-LEASE, WORKER, HUNG, STOPPED = ".worker.lease", ".worker.json", ".hung.json", "stopped.json"
-# in the sweep's folder
-LAUNCH = ".launch"  # which launch of the sweep counts
-TRACKING = ".tracking.json"  # what each tracking server has been sent
+
+class Mark(Strict):
+    """stopped.json or .hung.json."""
+
+    reason: str
+    step: int | None = None
 
 
 def mark_stopped(folder: Path, reason: str, step: int) -> None:
     """Write down the decision to stop a training early, before anything else can fail: no resume takes it back."""
-    write_json(folder / STOPPED, {"reason": reason, "step": step})
+    write_json(SweptTrial(folder).stopped, Mark(reason=reason, step=step).model_dump())
 
 
 def stop_reason(folder: Path) -> str | None:
     """Return why a training was stopped early, or None."""
-    return _reason(folder / STOPPED)
+    return _reason(SweptTrial(folder).stopped)
 
 
 def mark_hung(folder: Path, seconds: float) -> None:
     """Write down that a worker showed no sign of life for so long."""
-    write_json(folder / HUNG, {"reason": hang_of(seconds)})
+    write_json(SweptTrial(folder).hung, Mark(reason=hang_of(seconds)).model_dump(exclude_none=True))
 
 
 def hang_of(seconds: float) -> str:
@@ -35,27 +39,27 @@ def hang_of(seconds: float) -> str:
 
 def hang_reason(folder: Path) -> str | None:
     """Return how the last worker of a trial hung, or None."""
-    return _reason(folder / HUNG)
+    return _reason(SweptTrial(folder).hung)
 
 
 def placement_group(folder: Path) -> str | None:
     """Return the placement group of the workers of a trial, as they wrote it down, or None."""
     try:
-        return read_json(folder / WORKER)["placement_group"] or None
+        return read_json(SweptTrial(folder).worker)["placement_group"] or None
     except (SagasrError, KeyError, TypeError):
         return None
 
 
 def committed_step(folder: Path) -> int:
     """Return the step of the newest committed checkpoint, -1 before the first."""
-    committed = (folder / "checkpoints").glob("step-*/manifest.json")
-    return max((int(path.parent.name.removeprefix("step-")) for path in committed), default=-1)
+    committed = SweptTrial(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
+    return max((int(path.parent.name.removeprefix(CHECKPOINT)) for path in committed), default=-1)
 
 
 def _reason(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        return str(read_json(path)["reason"])
-    except (SagasrError, KeyError, TypeError, json.JSONDecodeError):
+        return parse(Mark, read_json(path), str(path)).reason
+    except SagasrError:
         return ""

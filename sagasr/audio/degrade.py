@@ -13,7 +13,8 @@ from typing import NamedTuple, assert_never
 import numpy as np
 from scipy import signal
 
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE, Degradation, FilterFamily, Validation
+from sagasr.config.settings import Degradation, FilterFamily, Validation
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 
 CUTOFF_STEP_HZ = 50
 RIPPLE_DB = 0.1  # Chebyshev and elliptic pass band, released code

@@ -21,7 +21,7 @@ import soundfile
 from sagasr.audio.decoders import BLOCK as BLOCK
 from sagasr.audio.decoders import SUFFIXES as SUFFIXES
 from sagasr.audio.decoders import Reading, cut_off, decoded, ffmpeg, reason_of
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import LOOP, write_whole
 
@@ -80,14 +80,14 @@ def decode(path: Path) -> Sound:
 
 def oddities(sound: Sound) -> list[str]:
     """Return what is unusual about a recording that is used all the same: how it was read, 8-bit samples, clipping."""
-    found = list(sound.notes)
+    notes = list(sound.notes)
     if sound.rate < SAMPLE_RATE:
-        found.append(f"sampled at {sound.rate:,} Hz, so it holds nothing above {sound.rate / 2:,.0f} Hz")
+        notes.append(f"sampled at {sound.rate:,} Hz, so it holds nothing above {sound.rate / 2:,.0f} Hz")
     if sound.subtype in ("PCM_U8", "PCM_S8"):
-        found.append("8 bits per sample, so noise stands 48 dB below full scale")
+        notes.append("8 bits per sample, so noise stands 48 dB below full scale")
     if (share := _clipped_share(sound.samples)) >= CLIPPED_SHARE:
-        found.append(f"clipped: {100 * share:.2g} % of its samples stand at its peak")
-    return found
+        notes.append(f"clipped: {100 * share:.2g} % of its samples stand at its peak")
+    return notes
 
 
 def _clipped_share(samples: np.ndarray) -> float:
@@ -113,24 +113,18 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def problem_of(path: Path) -> str | None:
-    """Return why ``read_audio`` would refuse the file, without its name, or None; decodes all of it, in blocks."""
+def problem_of(path: Path, whole: bool = True) -> str | None:
+    """Return why ``read_audio`` would refuse the file, without its name, or None; decodes all of it, in blocks.
+
+    Unless ``whole``, only its beginning is looked at, which is quick, whatever its size.
+    """
     try:
-        with opened(path) as reading:
-            for _ in reading.blocks:
+        with opened(path, whole) as reading:
+            for _ in reading.blocks if whole else ():
                 pass
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
-
-
-def header_problem(path: Path) -> str | None:
-    """Return what ``problem_of`` finds at the beginning of a file, or None; quick, whatever its size."""
-    try:
-        with opened(path, whole=False):
-            return None
-    except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, stft_magnitude, window
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, stft_magnitude, window
+from sagasr.constants import N_FFT
 
 Kind = Literal["off", "hard", "crossfade"]
 CROSSFADE = (0.9, 1.1)  # x cutoff: all low below, all generated above

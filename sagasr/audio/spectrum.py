@@ -6,19 +6,17 @@ samples give 1 + T // hop frames. Frames come before frequencies: [..., N, F] wi
 
 import math
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import N_FFT as N_FFT
+from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
 
-N_FFT = 2_048
 HOP = 512
 NUM_BINS = N_FFT // 2 + 1
 BIN_HZ = SAMPLE_RATE / N_FFT
-ROLLOFF_SHARE = 0.985  # of the magnitude summed over a clip (SAGA-SR section 3.2)
 CANCELS_DB = 20.0  # what the mean of two channels lacks of them where they cancel; unrelated ones lose 3 dB
 
 # Frames transformed at once: they stay in the cache, torch starts no threads for so few, and memory stays small.
@@ -60,21 +58,21 @@ def cutoff_bin(cutoff_hz: float) -> int:
     return max(0, min(math.ceil(cutoff_hz / BIN_HZ - 1e-6), NUM_BINS))
 
 
-def rolloff_hz(audio: np.ndarray | Tensor, rule: Literal["reached", "released"] = "reached") -> float:
+def rolloff_hz(audio: np.ndarray | Tensor) -> float:
     """Return the frequency below which 98.5 % of the magnitude of audio [C, T], summed over time, lies; 0 for silence.
 
-    ``reached``: the first bin where the share is reached, as librosa's spectral_rolloff. ``released``: the last bin
-    where it is not, one bin lower, as the authors' code reads it. Channels are averaged first, as there (see ``mono``).
+    It is the first bin where the share is reached, as librosa's spectral_rolloff; the authors' code takes the bin
+    before. Channels are averaged first, as there (see ``mono``).
     """
-    return _rolloff_hz(mono(np.asarray(audio, np.float32)), rule)
+    return _rolloff_hz(mono(np.asarray(audio, np.float32)))
 
 
-def _rolloff_hz(signal: np.ndarray, rule: Literal["reached", "released"] = "reached", hop: int = HOP) -> float:
+def _rolloff_hz(signal: np.ndarray, hop: int = HOP) -> float:
     frames = _frames(torch.from_numpy(np.ascontiguousarray(signal)), hop)
     summed = torch.zeros(NUM_BINS, dtype=torch.float64)
     for start in range(0, len(frames), _BLOCK):
         summed += _spectrum(frames[start : start + _BLOCK]).abs().sum(0)
-    return BIN_HZ * rolloff_bin(summed, rule)
+    return BIN_HZ * rolloff_bin(summed)
 
 
 def mono(audio: np.ndarray) -> np.ndarray:
@@ -120,11 +118,10 @@ def cancelled_db(audio: np.ndarray) -> float:
     return 10 * math.log10(channels / max(mean, 1e-12 * channels)) if channels > 0 else 0.0
 
 
-def rolloff_bin(summed: Tensor, rule: Literal["reached", "released"] = "reached") -> int:
+def rolloff_bin(summed: Tensor) -> int:
     """Return the roll-off as a bin of the magnitudes summed over time, [F]; 0 for silence."""
     cumulative = summed.double().cumsum(0)
-    reached = int(torch.searchsorted(cumulative, ROLLOFF_SHARE * cumulative[-1]))
-    return max(0, reached - (rule == "released"))
+    return int(torch.searchsorted(cumulative, ROLLOFF_SHARE * cumulative[-1]))
 
 
 def _frames(audio: Tensor, hop: int) -> Tensor:

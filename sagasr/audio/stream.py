@@ -19,8 +19,8 @@ from scipy.ndimage import median_filter
 from scipy.signal import firwin, resample_poly
 
 from sagasr.audio.files import BLOCK, opened
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, rolloff_bin, window
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, rolloff_bin, window
+from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 
@@ -101,20 +101,20 @@ def resampled(source: Source) -> Iterator[np.ndarray]:
     filter_ = _filter(max(up, down))
     step = down * math.ceil(BLOCK / down)  # blocks begin where input and output samples coincide
     margin = down * math.ceil((TAPS * max(up, down) / up + 1) / down)
-    kept, start, done = np.zeros((source.channels, 0), np.float32), 0, 0  # input from ``start`` on; done to ``done``
+    pending, start, done = np.zeros((source.channels, 0), np.float32), 0, 0  # input from ``start`` on; done to ``done``
     for block in chain(source.blocks(), [None]):
         if block is not None:
-            kept = np.concatenate([kept, block], axis=1)
-        have = start + kept.shape[1]
+            pending = np.concatenate([pending, block], axis=1)
+        have = start + pending.shape[1]
         while done < have and (block is None or have >= done + step + margin):
             stop = min(done + step, have)
-            part = kept[:, : stop + margin - start]
+            part = pending[:, : stop + margin - start]
             output = resample_poly(part, up, down, axis=-1, window=filter_)
             first = (done - start) * up // down
             yield np.ascontiguousarray(output[:, first : first + -(-(stop - done) * up // down)], dtype=np.float32)
             done = stop
             dropped = max(0, done - margin) - start
-            kept, start = kept[:, dropped:], start + dropped
+            pending, start = pending[:, dropped:], start + dropped
 
 
 class Buffer:
@@ -168,9 +168,9 @@ class Spectrum:
         if count:
             frames = rest.unfold(0, N_FFT, HOP)
             for part in frames.split(256):
-                found = torch.fft.rfft(part * window(part.dtype, part.device)).abs().double()
-                self.magnitudes += found.sum(0).numpy()
-                self.powers += found.square().sum(0).numpy()
+                magnitudes = torch.fft.rfft(part * window(part.dtype, part.device)).abs().double()
+                self.magnitudes += magnitudes.sum(0).numpy()
+                self.powers += magnitudes.square().sum(0).numpy()
         self.frames += count
         self._rest = rest[count * HOP :]
 

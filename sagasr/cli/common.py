@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sagasr.io.errors import ConfigError, SagasrError, nearest
+from sagasr import __version__
+from sagasr.io.errors import ConfigError, SagasrError, nearest, shown
 from sagasr.io.files import LOOP, STORAGE_FAULTS, parse_yaml
 
-# What a file system says of a path that somebody named or laid out so; anything else it says is a bug of ours.
+# Errors of a path that the user named; any other error of the file system is a bug of ours.
 PATH_FAULTS = {
     errno.EACCES: "this user may not read or write there; change its permissions, or name another place",
     errno.EPERM: "this user may not read or write there; change its permissions, or name another place",
@@ -33,7 +34,8 @@ class Parser(argparse.ArgumentParser):
     """Options as all commands take them: never abbreviated, with ``--version``; a fault is one line with a remedy."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
-        _spell_what_is_lacking()  # --help, too
+        _escape_missing_characters()  # in --help, too
+        self.long_options: list[str] = []
         super().__init__(
             prog=prog,
             description=description,
@@ -41,50 +43,56 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--version", action=_Version, help="print the version and stop")
+        version = f"%(prog)s {__version__}"
+        self.add_argument("--version", action="version", version=version, help="print the version and stop")
         self.add_argument(
             "--completion",
             action=_Completion,
             help="print what lets bash or zsh complete options: eval it in ~/.bashrc",
         )
 
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an argument, as argparse does."""
+        self.long_options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """Return the options. Ends with exit code 2 where an argument is unknown or has no meaning."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown and unknown[0].startswith("-"):
+            hint = nearest(unknown[0].split("=")[0], self.long_options)
+            self.error(f"{unknown[0]}: no such option{hint}")
+        if unknown:
+            self.error(f"{unknown[0]}: one more than is taken; leave it out, or give it a command of its own")
+        return options
+
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2 and one line: what is wrong, what may be meant, and where to look."""
-        message = message.removeprefix("argument ")
-        unknown = re.fullmatch(r"unrecognized arguments: (\S+).*", message)
-        choice = re.fullmatch(r"(.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if unknown and not unknown[1].startswith("-"):
-            message = f"{unknown[1]}: one more than is taken; leave it out, or give it a command of its own"
-        elif unknown:
-            options = [option for option in self._option_string_actions if option.startswith("--")]
-            message = f"{unknown[1]}: no such option{nearest(unknown[1].split('=')[0], options)}"
-        elif choice:
-            known = [word.strip(" '") for word in choice[3].split(",")]
-            message = f"{choice[1]}: {choice[2]!r} is none of {', '.join(known)}{nearest(choice[2], known)}"
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+        """End with exit code 2 and one line: what is wrong, and where to look."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
 
 
-class _Saying(argparse.Action):
-    """An option that prints something and ends, whatever else is given."""
+class _Completion(argparse.Action):
+    """Print what completes the options in a shell, and end."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
 
-
-class _Version(_Saying):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from sagasr import __version__
-
-        sys.stdout.write(f"{parser.prog} {__version__}\n")
-        parser.exit(DONE)
-
-
-class _Completion(_Saying):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        words = " ".join(option for option in parser._option_string_actions if option.startswith("--"))
+        words = " ".join(parser.long_options) if isinstance(parser, Parser) else ""
         zsh = '[ -z "$ZSH_VERSION" ] || { autoload -U +X bashcompinit && bashcompinit; }'
         sys.stdout.write(f"{zsh}\ncomplete -o default -W '{words}' {parser.prog}\n")
         parser.exit(DONE)
+
+
+def one_of(*words: str) -> dict[str, Any]:
+    """Return the settings of an option that takes one of these words."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}{nearest(text, words)}")
+        return text
+
+    return {"type": check, "metavar": f"{{{','.join(words)}}}"}
 
 
 def positive(text: str) -> int:
@@ -95,11 +103,11 @@ def positive(text: str) -> int:
 
 
 def run(command: Callable[[], int], interrupted: str = "") -> int:
-    """Return the exit code of a command; ``interrupted`` is said when it was. A bug keeps its traceback.
+    """Run a command and return its exit code; ``interrupted`` is printed after Ctrl-C. A bug keeps its traceback.
 
-    A reader of the output that goes away before the end, such as head, interrupts like Ctrl-C, but in silence.
+    A reader of the output that ends before the command, such as head, interrupts it in silence.
     """
-    _spell_what_is_lacking()
+    _escape_missing_characters()
     try:
         return command()
     except SagasrError as error:
@@ -120,8 +128,8 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
         return BAD_INPUT
 
 
-def _spell_what_is_lacking() -> None:
-    """Let a terminal that lacks a sign, such as one of ASCII, have its number and all the rest."""
+def _escape_missing_characters() -> None:
+    """Escape the characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -137,11 +145,6 @@ def _path_fault(error: OSError | RuntimeError) -> str | None:
         return None
     path = shown(Path(os.fsdecode(name)))
     return f"{path if len(path) <= MAX_SHOWN else f'{path[:MAX_SHOWN]}…'}: {fault}"
-
-
-def shown(path: Path) -> str:
-    """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

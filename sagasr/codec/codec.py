@@ -8,51 +8,22 @@ TF32, and takes a bounded amount of audio at once, however long a recording is o
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import STABLE_AUDIO_REMEDY, build_autoencoder, build_transform, check_autoencoder
 from sagasr.config import settings as settings
-from sagasr.config.settings import SAMPLE_RATE, downsampling_ratio, latent_channels
+from sagasr.config.settings import downsampling_ratio, latent_channels
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
+from sagasr.plugins.contracts import check_codec
 from sagasr.plugins.parts import breach, load
-from sagasr.testing import check_codec
-from sagasr.training.precision import exact
 
 AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
-
-
-class LatentNorm(NamedTuple):
-    """Mean and standard deviation of each latent channel, and its level in a typical clip once normalised; all [D].
-
-    The level is the geometric mean over clips of the channel's RMS: far below 1 where few loud clips make the variance.
-    """
-
-    mean: Tensor
-    std: Tensor
-    level: Tensor
-
-    @classmethod
-    def identity(cls, channels: int) -> "LatentNorm":
-        """Return the norm that changes nothing."""
-        return cls(torch.zeros(channels), torch.ones(channels), torch.ones(channels))
-
-    def seen_as(self, latents: Literal["normalised", "raw"]) -> "LatentNorm":
-        """Return the norm itself, or, for raw latents, the one that changes nothing and knows their level."""
-        if latents == "normalised":
-            return self
-        return LatentNorm.identity(len(self.std))._replace(level=self.level * self.std)
-
-    def apply(self, latents: Tensor) -> Tensor:
-        """Return latents [B, D, N] with zero mean and unit variance per channel."""
-        return (latents - self.mean[:, None]) / self.std[:, None]
-
-    def invert(self, latents: Tensor) -> Tensor:
-        """Return what ``apply`` was given."""
-        return latents * self.std[:, None] + self.mean[:, None]
 
 
 class Codec(nn.Module):
@@ -150,10 +121,10 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
     if not isinstance(codec, settings.StableAudio):
         return Codec(build_transform(codec, channels), channels, *expected, codec.companding)
     model = build_autoencoder(Path(codec.checkpoint), Path(codec.config))
-    found = model.latent_dim, model.downsampling_ratio
-    if found != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
+    stated = model.latent_dim, model.downsampling_ratio
+    if stated != expected or model.sample_rate != SAMPLE_RATE or model.in_channels < channels:
         raise DataError(
-            f"{codec.config}: {found[0]} latents every {found[1]} samples of {model.in_channels}-channel audio at "
+            f"{codec.config}: {stated[0]} latents every {stated[1]} samples of {model.in_channels}-channel audio at "
             f"{model.sample_rate} Hz; wanted {expected[0]} every {expected[1]} at {SAMPLE_RATE} Hz; "
             f"{STABLE_AUDIO_REMEDY}"
         )

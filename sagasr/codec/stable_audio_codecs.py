@@ -1,7 +1,7 @@
 """Audio to latents and back, of stable-audio-tools: its weight-free transforms and the Stable Audio autoencoder.
 
-A module of its own because it decides what encoded stores hold, which ``sagasr.model.stable_audio`` does not. The PQMF
-calls functions that SciPy has removed, which is repaired here.
+A module of its own because it decides what encoded stores hold, which ``sagasr.published.stable_audio`` does not. The
+PQMF calls functions that SciPy has removed, which is repaired here.
 """
 
 import json
@@ -16,8 +16,8 @@ from torch import nn
 from sagasr.config.settings import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_text
-from sagasr.model.stable_audio import load_stock, quietly
-from sagasr.model.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
+from sagasr.published.stable_audio import load_stock, without_output
+from sagasr.published.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
 
 STABLE_AUDIO_REMEDY = (
     f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
@@ -46,8 +46,8 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
     one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
     """
     autoencoder = empty_autoencoder(config)
-    found, weights = _fit_autoencoder(autoencoder, checkpoint)
-    copy_weights(autoencoder, found, weights)
+    fitted, weights = _fit_autoencoder(autoencoder, checkpoint)
+    copy_weights(autoencoder, fitted, weights)
     return autoencoder
 
 
@@ -60,10 +60,10 @@ def check_autoencoder(checkpoint: Path, config: Path) -> None:
 
 def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
     weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
-    found = fit("autoencoder", shapes_of(autoencoder), weights)
-    if problem := problem_of(found, weights, STABLE_AUDIO_REMEDY):
+    fitted = fit("autoencoder", shapes_of(autoencoder), weights)
+    if problem := problem_of(fitted, weights, STABLE_AUDIO_REMEDY):
         raise DataError(problem)
-    return found, weights
+    return fitted, weights
 
 
 def empty_autoencoder(config: Path) -> nn.Module:
@@ -81,7 +81,7 @@ def empty_autoencoder(config: Path) -> nn.Module:
         raise DataError(f"{config}: describes no autoencoder with a vae bottleneck; {STABLE_AUDIO_REMEDY}")
     try:
         module = load_stock("stable_audio_tools.models.autoencoders")
-        with quietly():
+        with without_output():
             autoencoder: nn.Module = module.create_autoencoder_from_config(
                 {"sample_rate": tree.get("sample_rate"), "model": model}
             )

@@ -1,1 +1,1 @@
-"""Manifests, the encoded store and the draws that training takes from it. Nothing is imported here."""
+"""From folders and manifests to the encoded store, and to the batches that training draws from it."""

@@ -24,11 +24,11 @@ from scipy.signal import resample_poly
 
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import mono
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import file_sha256, fingerprint
-from sagasr.model.text import quietly
+from sagasr.published.hugging_face import Published, file_of, problem_of
 
 MODEL = "Qwen/Qwen2-Audio-7B"  # the checkpoint the paper names
 INSTRUCTION = "Generate the caption in English:"
@@ -120,28 +120,28 @@ def caption(
     keys = [fingerprint([_sound_hash(sound), captioner.identity]) for sound in sounds]
     distinct = dict(zip(keys, sounds, strict=True))
     wanted = [key for key in distinct if key not in known]
-    found = {key: known[key] for key in distinct if key in known}
+    captioned = {key: known[key] for key in distinct if key in known}
     unwritten, written_at = 0, time.monotonic()
     try:
         for start in range(0, len(wanted), batch):
             part = wanted[start : start + batch]
             captions = captioner.describe([heard_part(distinct[key]) for key in part])
-            found |= zip(part, captions, strict=True)
+            captioned |= zip(part, captions, strict=True)
             unwritten += len(part)
             if progress is not None:
-                progress(len(found), len(distinct))
+                progress(len(captioned), len(distinct))
             if time.monotonic() - written_at > WRITE_EVERY_S:
-                _refuse_deaf(found, captioner)
-                _add(cache, found)
+                _refuse_deaf(captioned, captioner)
+                _add(cache, captioned)
                 unwritten, written_at = 0, time.monotonic()
     except BaseException:
-        if unwritten and _deafness(found) is None:
-            _add(cache, found)
+        if unwritten and _deafness(captioned) is None:
+            _add(cache, captioned)
         raise
-    _refuse_deaf(found, captioner)
+    _refuse_deaf(captioned, captioner)
     if unwritten:
-        _add(cache, found)
-    return [found[key] for key in keys]
+        _add(cache, captioned)
+    return [captioned[key] for key in keys]
 
 
 def unique_share(captions: Sequence[str]) -> float:
@@ -161,11 +161,7 @@ def heard_part(sound: Sound) -> np.ndarray:
 
 def missing_weights(model: str) -> str | None:
     """Return one line saying what of a caption model is absent and how to get it; nothing is loaded."""
-    try:
-        _read_config(model)
-    except DataError as error:
-        return str(error)
-    return None
+    return problem_of(lambda: _qwen_config(model))
 
 
 def _one_line(text: str) -> str:
@@ -173,14 +169,14 @@ def _one_line(text: str) -> str:
     return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
 
 
-def _refuse_deaf(found: dict[str, str], captioner: Captioner) -> None:
-    if reason := _deafness(found):
+def _refuse_deaf(captioned: dict[str, str], captioner: Captioner) -> None:
+    if reason := _deafness(captioned):
         raise DataError(f"{getattr(captioner, 'model', captioner.identity)}: {reason}")
 
 
-def _deafness(found: dict[str, str]) -> str | None:
+def _deafness(captioned: dict[str, str]) -> str | None:
     """Return why the captions cannot come from the sounds, or None. ``found`` holds one caption per different sound."""
-    captions = list(found.values())
+    captions = list(captioned.values())
     least = max(2, int(np.ceil(LEAST_UNIQUE * len(captions))))
     unique = len(set(captions))
     if len(captions) < ENOUGH_TO_JUDGE or unique >= least:
@@ -193,9 +189,9 @@ def _deafness(found: dict[str, str]) -> str | None:
     )
 
 
-def _add(cache: Path, found: dict[str, str]) -> None:
+def _add(cache: Path, captioned: dict[str, str]) -> None:
     """Write the captions, beside those that another run may have added meanwhile."""
-    write_json(cache, (read_json(cache) if cache.is_file() else {}) | found)
+    write_json(cache, (read_json(cache) if cache.is_file() else {}) | captioned)
 
 
 def _sound_hash(sound: Sound) -> str:
@@ -210,71 +206,50 @@ def _sound_hash(sound: Sound) -> str:
 @cache
 def _content(model: str) -> str:
     """Return what tells a model's versions apart: the hash of a folder's files, the commit of a cached model."""
-    from huggingface_hub import try_to_load_from_cache
-
     folder = Path(model)
     if folder.is_dir():
         files = sorted(path for path in folder.iterdir() if path.is_file())
         return fingerprint({path.name: file_sha256(path) for path in files})
-    _read_config(model)  # says what lacks
-    found = try_to_load_from_cache(model, "config.json")
-    return f"{model}@{Path(str(found)).parent.name}"
+    _qwen_config(model)  # raises where it is absent
+    config = file_of(model, "config.json")
+    assert config is not None
+    return f"{model}@{config.parent.name}"
 
 
-def _remedy(model: str) -> str:
+def _qwen(model: str) -> Published:
     name = model if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) else MODEL
-    return (
+    remedy = (
         f"download it once where there is a network (hf download {name}), or name a folder with config.json, "
         "*.safetensors, preprocessor_config.json and the tokenizer's files"
     )
+    return Published(model, "caption model", remedy)
 
 
-def _read_config(model: str) -> Any:
-    """Return the configuration of a caption model from a folder or the local cache; never from the network."""
-    from transformers import AutoConfig
-
-    with quietly():
-        try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{model}: no caption model in this folder or in the Hugging Face cache; {_remedy(model)}"
-            ) from error
+def _qwen_config(model: str) -> Any:
+    """Return the configuration of a caption model that is here. Raises DataError."""
+    published = _qwen(model)
+    config = published.config()
     if config.model_type != "qwen2_audio":
-        raise DataError(f"{model}: a {config.model_type!r} model; captions need Qwen2-Audio; {_remedy(model)}")
+        raise published.error(f"a {config.model_type!r} model; captions need Qwen2-Audio")
     return config
 
 
 def _load(model: str, device: str) -> tuple[Any, Any]:
     """Return the processor and the network. Raises DataError, one line, for anything that is absent or broken."""
-    from safetensors import SafetensorError
     from transformers import GenerationConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-    config = _read_config(model)
-    with quietly():
-        try:
-            processor = Qwen2AudioProcessor.from_pretrained(model, local_files_only=True)
-            network, report = Qwen2AudioForConditionalGeneration.from_pretrained(
-                model,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{model}: the caption model cannot be read ({first}); {_remedy(model)}") from error
-    if absent := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):  # would stay at random
-        raise DataError(f"{model}: {len(absent)} weights are missing, the first {absent[0]}; {_remedy(model)}")
+    published, config = _qwen(model), _qwen_config(model)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    processor, network = published.load(Qwen2AudioProcessor.from_pretrained, Qwen2AudioForConditionalGeneration, dtype)
     if processor.audio_token_id != config.audio_token_id:
-        raise DataError(
-            f"{model}: its tokenizer knows {processor.audio_token!r} as {processor.audio_token_id}, its network as "
-            f"{config.audio_token_id}; tokenizer and weights are of different models; {_remedy(model)}"
+        raise published.error(
+            f"its tokenizer knows {processor.audio_token!r} as {processor.audio_token_id}, its network as "
+            f"{config.audio_token_id}; tokenizer and weights are of different models"
         )
     processor.tokenizer.padding_side = "left"  # what is written goes on at the end of every row
-    published = network.generation_config
+    settings = network.generation_config
     # Greedy, whatever the published settings say of sampling.
     network.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=published.eos_token_id, pad_token_id=published.pad_token_id
+        do_sample=False, eos_token_id=settings.eos_token_id, pad_token_id=settings.pad_token_id
     )
-    return processor, network.requires_grad_(False).eval().to(device)
+    return processor, network.to(device)

@@ -20,14 +20,17 @@ from typing import Any, NamedTuple
 from sagasr.audio.files import problem_of
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
-from sagasr.data.manifest import SPLITS, Row, Split, hash_or_problem, rows_of, shared_problems
+from sagasr.data.contents import hash_or_problem
+from sagasr.data.rows import SPLITS, Row, Split
+from sagasr.data.splits import rows_of, shared_problems
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import same_name
 from sagasr.io.fingerprint import RESULT_VERSION, content_of, fingerprint
 from sagasr.plugins.parts import sources
 
-# Where the numbers of a record come from. Comments and docstrings of these do not count.
+# Where the numbers of a record come from. Imports, comments and docstrings of these do not count.
 COMPUTING = (
+    "sagasr.audio.containers",
     "sagasr.audio.decoders",
     "sagasr.audio.degrade",
     "sagasr.audio.files",
@@ -36,7 +39,7 @@ COMPUTING = (
     "sagasr.data.quality",
     "sagasr.data.encoded_record",
     "sagasr.data.measures",
-    "sagasr.training.precision",
+    "sagasr.codec.precision",
     "sagasr.codec.stable_audio_codecs",
 )
 
@@ -90,7 +93,7 @@ def recordings(config: Config) -> Corpus:
             faults += [line for line in str(error).splitlines() if line not in faults]
     if faults:
         raise ConfigError("\n".join(faults))
-    found: dict[str, list[Recording]] = {"train": [], "val": []}
+    by_split: dict[str, list[Recording]] = {"train": [], "val": []}
     unreadable = []
     with ThreadPoolExecutor() as pool:
         for split, rows in splits.items():
@@ -98,15 +101,16 @@ def recordings(config: Config) -> Corpus:
                 if problem:
                     unreadable.append(Problem.of(split, row, problem))
                 else:
-                    found[split].append(Recording(digest, row))
+                    by_split[split].append(Recording(digest, row))
     if unreadable and config.data.policy == "strict":
-        raise DataError("\n".join(map(str, unreadable + _broken(found))))
+        raise DataError("\n".join(map(str, unreadable + _broken(by_split))))
     for split in SPLITS:
-        if not found[split]:
+        if not by_split[split]:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
-    if shared := shared_problems(config.data, *({it.sha256: it.row for it in found[split]} for split in found)):
+    rows_by_content = [{recording.sha256: recording.row for recording in part} for part in by_split.values()]
+    if shared := shared_problems(config.data, *rows_by_content):
         raise DataError("\n".join(shared))
-    return Corpus(_in_content_order(found["train"]), _in_content_order(found["val"]), unreadable)
+    return Corpus(_in_content_order(by_split["train"]), _in_content_order(by_split["val"]), unreadable)
 
 
 def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> dict[str, Any]:
@@ -118,8 +122,8 @@ def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> di
         "clips": config.validation.clips,
         **({} if policy == "strict" else {"policy": policy}),
         **{
-            split: [[it.sha256, it.row.caption, it.row.transcript, it.row.domain] for it in part]
-            for split, part in (("train", corpus.train), ("val", corpus.val))
+            split: [[sha256, row.caption, row.transcript, row.domain] for sha256, row in corpus.of(split)]
+            for split in SPLITS
         },
     }
 
@@ -146,7 +150,10 @@ def record_settings(config: Config, split: Split) -> dict[str, Any]:
 
 @cache
 def code_identity(modules: tuple[str, ...] = COMPUTING) -> str:
-    """Return a hash of what these modules do: their code without comments and docstrings."""
+    """Return a hash of what these modules do: their code without imports, comments and docstrings.
+
+    So a module that only moves, or that imports another that did, gives no new stores.
+    """
     digest = hashlib.sha256()
     for name in modules:
         spec = importlib.util.find_spec(name)
@@ -154,9 +161,8 @@ def code_identity(modules: tuple[str, ...] = COMPUTING) -> str:
             raise ImportError(f"{name} has no source")
         tree = ast.parse(Path(spec.origin).read_bytes())
         for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_text(body[0]):
-                body[0] = ast.Pass()
+            if isinstance(body := getattr(node, "body", None), list):
+                body[:] = [statement for statement in body if not _is_text_or_import(statement)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()
 
@@ -168,17 +174,17 @@ def select_clips(val: Sequence[Recording], at_most: int) -> list[Recording]:
         domains.setdefault(recording.row.domain, []).append(recording)
     turns = zip_longest(*(part for _, part in sorted(domains.items())))
     chosen = [recording for turn in turns for recording in turn if recording is not None][:at_most]
-    return sorted(chosen, key=lambda it: (it.row.domain, it.sha256))
+    return sorted(chosen, key=lambda recording: (recording.row.domain, recording.sha256))
 
 
 def clip_names(chosen: Sequence[Recording]) -> list[str]:
     """Return a readable name for each clip that is safe as a file name and stands for one clip only."""
-    paths = [re.sub(r"\.\w+$", "", same_name(it.row.path)) for it in chosen]
+    paths = [re.sub(r"\.\w+$", "", same_name(recording.row.path)) for recording in chosen]
     names = [re.sub(r"[^\w.-]+", "-", path).strip("-.")[-80:] for path in paths]
     times = Counter(names)
     return [
-        name if name and times[name] == 1 else f"{name}-{it.sha256[:8]}-{position}"
-        for position, (name, it) in enumerate(zip(names, chosen, strict=True))
+        name if name and times[name] == 1 else f"{name}-{recording.sha256[:8]}-{position}"
+        for position, (name, recording) in enumerate(zip(names, chosen, strict=True))
     ]
 
 
@@ -187,12 +193,10 @@ def settings_key(config: Config, split: Split) -> str:
     return fingerprint(record_settings(config, split))
 
 
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def _is_text_or_import(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return isinstance(statement.value.value, str)
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
 def _file_hash(path: Path) -> str:
@@ -202,9 +206,9 @@ def _file_hash(path: Path) -> str:
         raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
 
 
-def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
+def _broken(by_split: dict[str, list[Recording]]) -> list[Problem]:
     """Return the problems of the files that could be read but hold no usable audio."""
-    items = [(split, it.row) for split, part in found.items() for it in part]
+    items = [(split, recording.row) for split, part in by_split.items() for recording in part]
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(problem_of, (row.file for _, row in items))
         return [
@@ -215,4 +219,8 @@ def _broken(found: dict[str, list[Recording]]) -> list[Problem]:
 
 
 def _in_content_order(pairs: Iterable[Recording]) -> list[Recording]:
-    return sorted(pairs, key=lambda it: (it.sha256, it.row.caption, it.row.transcript, it.row.domain, it.row.path))
+    def order(recording: Recording) -> tuple[str, ...]:
+        sha256, row = recording
+        return sha256, row.caption, row.transcript, row.domain, row.path
+
+    return sorted(pairs, key=order)

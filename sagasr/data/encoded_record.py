@@ -7,7 +7,6 @@ frames of overlap at its two ends.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,29 +16,33 @@ from sagasr.audio.spectrum import rolloff_hz
 from sagasr.codec.codec import Codec
 from sagasr.config import settings as settings
 from sagasr.config.settings import Config
-from sagasr.data.manifest import Split
 from sagasr.data.measures import STEP, gain_of, latent_moments, mean_power, measure_crops, rms_of, rolloff_features
 from sagasr.data.quality import Usable, usable
+from sagasr.data.rows import Split
+from sagasr.data.shards import Record
 from sagasr.io.fingerprint import seed_of
 
-Record = dict[str, Any]
 
-
-def record_of(config: Config, codec: Codec, split: Split, sha256: str, found: Usable) -> Record:
-    """Return the record of a recording: a function of its content and of ``recordings.record_settings``."""
-    record = _train(config, codec, sha256, found) if split == "train" else _val(config, codec, found)
-    common = {"id": sha256, "samples": found.samples, "rolloff_hz": found.rolloff_hz, "notes": list(found.notes)}
+def record_of(config: Config, codec: Codec, split: Split, sha256: str, recording: Usable) -> Record:
+    """Return the record of a recording: a function of its content and of ``corpus.record_settings``."""
+    record = _train(config, codec, sha256, recording) if split == "train" else _val(config, codec, recording)
+    common = {
+        "id": sha256,
+        "samples": recording.samples,
+        "rolloff_hz": recording.rolloff_hz,
+        "notes": list(recording.notes),
+    }
     return common | record
 
 
-def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
+def _train(config: Config, codec: Codec, sha256: str, recording: Usable) -> Record:
     """Return K degraded versions beside the high one, a value per possible crop, and a share of the statistics."""
-    high, segment = found.high, config.audio.segment
+    high, segment = recording.high, config.audio.segment
     seeds = [seed_of("degradation", sha256, variant) for variant in range(config.degradation.variants)]
-    draws = [draw_degradation(config.degradation, found.rolloff_hz, seed) for seed in seeds]
+    draws = [draw_degradation(config.degradation, recording.rolloff_hz, seed) for seed in seeds]
     rolloffs, gains, features, latents = [], [], [], []
     for draw in draws:  # one at a time: an hour of audio takes gigabytes
-        low, heard = _lows(found, draw)
+        low, heard = _lows(recording, draw)
         crops = measure_crops(heard, segment)
         rolloffs.append(crops.rolloff_hz)
         gains.append(gain_at(config, crops.rms))
@@ -52,7 +55,7 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
         "filter": [draw.family for draw in draws],
         "order": [draw.order for draw in draws],
         "cutoff_hz": [draw.cutoff_hz for draw in draws],
-        "rolloff_high_hz": measure_crops(found.heard, segment).rolloff_hz,
+        "rolloff_high_hz": measure_crops(recording.heard, segment).rolloff_hz,
         "rolloff_low_hz": np.stack(rolloffs),
         "gain": gain.astype(np.float32),
         "high": exact.astype(np.float16),
@@ -64,14 +67,14 @@ def _train(config: Config, codec: Codec, sha256: str, found: Usable) -> Record:
     }
 
 
-def _val(config: Config, codec: Codec, found: Usable) -> Record:
+def _val(config: Config, codec: Codec, recording: Usable) -> Record:
     """Return the frozen pair, as audio and as latents."""
-    high = found.high
-    draw = frozen_degradation(config.validation, config.degradation, found.rolloff_hz)
-    low, heard = _lows(found, draw)
+    high = recording.high
+    draw = frozen_degradation(config.validation, config.degradation, recording.rolloff_hz)
+    low, heard = _lows(recording, draw)
     return {
-        "start": found.start,
-        "total_samples": found.total_samples,
+        "start": recording.start,
+        "total_samples": recording.total_samples,
         "filter": [draw.family],
         "order": [draw.order],
         "cutoff_hz": [draw.cutoff_hz],
@@ -87,17 +90,17 @@ def _val(config: Config, codec: Codec, found: Usable) -> Record:
 
 def low_of(config: Config, file: Path) -> np.ndarray:
     """Return the low audio [C, T] of a validation recording's scored stretch. Raises DataError."""
-    found = usable(config, "val", file)
-    return _lows(found, frozen_degradation(config.validation, config.degradation, found.rolloff_hz))[0]
+    recording = usable(config, "val", file)
+    return _lows(recording, frozen_degradation(config.validation, config.degradation, recording.rolloff_hz))[0]
 
 
-def _lows(found: Usable, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+def _lows(recording: Usable, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
     """Return low [C, T], and low without its offset, which is not heard and sets no level.
 
     The offset passes every low-pass, so it is put back rather than filtered: its ends would ring.
     """
-    heard = degrade(found.heard, draw)
-    return heard + (found.high - found.heard), heard
+    heard = degrade(recording.heard, draw)
+    return heard + (recording.high - recording.heard), heard
 
 
 def clip_gain(config: Config, low: np.ndarray) -> float:

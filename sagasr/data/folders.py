@@ -22,29 +22,17 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from sagasr.audio.files import SUFFIXES
-from sagasr.config.settings import Config, Data
-from sagasr.data.listing import BESIDE_MANIFEST, File, Listing, files_below, listed, real_paths
-from sagasr.data.manifest import (
-    MAX_FAULTS,
-    MAX_TEXT,
-    SPLITS,
-    Row,
-    columns_of,
-    content_hashes,
-    is_no_name,
-    read_manifest,
-    rows_among,
-)
-from sagasr.io.errors import ConfigError, SagasrError
+from sagasr.audio.decoders import SUFFIXES
+from sagasr.data.manifest import columns_of, read_table
+from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, Row, is_no_name
+from sagasr.data.walk import File, files_below
+from sagasr.io.errors import ConfigError
 from sagasr.io.files import on_disk, same_name
-from sagasr.io.fingerprint import seed_of
 
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
-VAL_SHARE = 10  # one in so many validates
 MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript
 ESC_VAL_FOLD = "5"
 # What is in folders with such a word in their name.
@@ -81,100 +69,27 @@ def describe(folder: Path) -> str:
     return f"{folder}: {layout_of(folder).told}"
 
 
-def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) -> Listing:
-    """Return what lies where the recordings of a configuration are named, and what becomes of each file.
-
-    ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
-    """
-    layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
-    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
-    used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
-    files: dict[str, File] = {}
-    unused: dict[str, list[str]] = {}
-    marked: dict[str, str] = {}
-    told = []
-    for name, layout in layouts.items():
-        told.append(f"{name}: {layout.told}")
-        rows = [row for row in layout.rows if row.split]
-        places = real_paths(row.file for row in rows)
-        marked |= {real: f"split {row.split}" for real, row in zip(places, rows, strict=True)}
-        found = files_below(Path(name), strict=False) if layout.files is None else layout.files
-        if len(found) >= BESIDE_MANIFEST and not os.path.isdir(name):
-            told.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
-        for file in found:
-            files[file.real] = file
-            unused.setdefault(file.real, []).append(layout.unused)
-    texts = {text for layout in layouts.values() for text in layout.texts}
-    left = [(split, row) for split, rows in asked.items() for row in rows if (split, row.path) in unusable]
-    wrong = zip(real_paths(row.file for _, row in left), left, strict=True)
-    reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
-    reason_of |= marked | {real: unusable[split, row.path] for real, (split, row) in wrong}
-    if absent := sum(not os.path.exists(row.file) for _, row in left):
-        told.append(f"{absent:,} recordings that are named are not there")
-    if len(used["val"]) > scored:
-        told.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
-    used_for = {"train": used["train"], "validate": used["val"]}
-    return listed(files.values(), used_for, reason_of, texts=len(texts), told=told)
-
-
-def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
-    """Return the lines of ``list_data`` of a configuration as its store, whose meta.json is given, has it.
-
-    The store is whole, so data that can be read no more are only said.
-    """
-    unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
-    try:
-        return list_data(config.data, unusable, config.validation.clips).lines()
-    except SagasrError as error:
-        return [
-            f"files: not listed, as the data changed after they were read: {line}" for line in f"{error}".splitlines()
-        ]
-
-
-def _understood(source: Path) -> Layout:
-    """Return a folder or manifest understood. Raises ConfigError."""
-    if os.path.isdir(source):
-        return layout_of(source)
-    beside = files_below(source.parent, BESIDE_MANIFEST, strict=False)
-    return Layout(read_manifest(source), "a manifest", f"not named in {source.name}", files=beside)
-
-
-def divided(folder: Path, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return rows without a split with one: about one speaker, or one recording, in ten validates. Raises DataError."""
-    if _is_vctk(folder):
-        keys = [Path(row.path).parts[1] for row in rows]
-        order = {key: seed_of("split", key) for key in keys}
-    else:
-        keys = content_hashes(rows)
-        order = {key: int(key[:16], 16) for key in keys}
-    if len(order) < 2:
-        raise ConfigError(f"{folder}: a single recording or speaker cannot be split; name other data as data.val")
-    val = {key for key, number in order.items() if number % VAL_SHARE == 0} or {min(order, key=lambda it: order[it])}
-    if val == set(order):
-        val.remove(max(order, key=lambda it: order[it]))
-    return tuple(replace(row, split="val" if key in val else "train") for key, row in zip(keys, rows, strict=True))
-
-
 def layout_of(folder: Path) -> Layout:
     """Return a folder understood. Raises ConfigError."""
     for name in MANIFESTS:
         if (folder / name).is_file():
-            return Layout(read_manifest(folder / name), f"read by its {name}", f"not named in {name}")
+            return Layout(read_table(folder / name), f"read by its {name}", f"not named in {name}")
     if split := _split_tables(folder):
-        rows = [replace(row, split=part) for path, part in split.items() for row in read_manifest(path)]
+        rows = [replace(row, split=part) for path, part in split.items() for row in read_table(path)]
         names = {path.name: part for path, part in split.items()}
         return Layout(rows, _who(names), f"not named in {' or '.join(names)}", tuple(split))
-    if _is_vctk(folder):
+    if is_vctk(folder):
         return _vctk(folder)
     if (folder / "meta" / "esc50.csv").is_file():
         return Layout(_esc50(folder), "laid out as ESC-50; fold 5 validates", "not named in meta/esc50.csv")
     if any(folder.glob("t[er][sa][ti]*/*/mixture.*")):
-        told = "laid out as MUSDB18; mixtures only, its test tracks validate"
-        return Layout(_musdb(folder), told, "stems, or in no track of its splits")
+        description = "laid out as MUSDB18; mixtures only, its test tracks validate"
+        return Layout(_musdb(folder), description, "stems, or in no track of its splits")
     return _plain(folder)
 
 
-def _is_vctk(folder: Path) -> bool:
+def is_vctk(folder: Path) -> bool:
+    """Return whether a folder is laid out as VCTK."""
     return (folder / "txt").is_dir() and any(path.is_dir() for path in folder.glob("wav48*"))
 
 
@@ -189,8 +104,8 @@ def _vctk(folder: Path) -> Layout:
 
     files = (file for top in sorted(folder.glob("wav48*")) for file in _audio(top) if file.parent.parent == top)
     rows = _rows(folder, files, describe_one)
-    told = "laid out as VCTK; split by speaker where it is named for training and validation"
-    return Layout(rows, told, "not in wav48*/SPEAKER/", texts)
+    description = "laid out as VCTK; split by speaker where it is named for training and validation"
+    return Layout(rows, description, "not in wav48*/SPEAKER/", texts)
 
 
 def _esc50(folder: Path) -> list[Row]:
@@ -240,7 +155,7 @@ def _plain(folder: Path) -> Layout:
         beside |= {path: path, _alike(path): path}
     called = [file.path for file in files if file.path.name in TABLES]
     tables = [path for path in called if "file_name" in columns_of(path)]
-    told = [
+    remarks = [
         f"{path.relative_to(folder)} {'' if path in tables else 'names no file_name and '}is "
         f"{'' if path in tables else 'not '}read"
         for path in called
@@ -260,9 +175,10 @@ def _plain(folder: Path) -> Layout:
     if split:
         rows = [replace(row, split=split[row.path]) for row in rows if row.path in split]
     elif not any(row.split for row in rows):
-        told.append("no split in it: about one recording in ten validates if it is named for both")
+        remarks.append("no split in it: about one recording in ten validates if it is named for both")
     unused = ["not named in metadata"] * bool(tables) + ["in no folder of a split"] * bool(split)
-    return Layout(rows, "; ".join(filter(None, ["any recordings", how, *told])), " or ".join(unused), texts, everything)
+    description = "; ".join(filter(None, ["any recordings", how, *remarks]))
+    return Layout(rows, description, " or ".join(unused), texts, everything)
 
 
 def _split_tables(folder: Path) -> dict[Path, str]:
@@ -334,20 +250,20 @@ def _named(folder: Path, tables: Sequence[Path]) -> list[Row]:
     """Return the recordings that tables of Hugging Face name, with paths as the folder has them."""
     rows = {}
     for table in tables:
-        for row in read_manifest(table):
+        for row in read_table(table):
             path = (table.parent / row.path).relative_to(folder).as_posix()
             rows[path] = replace(row, path=path)
     return list(rows.values())
 
 
-def _rows(folder: Path, files: Iterable[Path], said: Callable[[Path], dict[str, str]]) -> list[Row]:
+def _rows(folder: Path, files: Iterable[Path], describe_one: Callable[[Path], dict[str, str]]) -> list[Row]:
     files = list(files)
     names = [ascii(path) for file in files if is_no_name(path := file.relative_to(folder).as_posix())]
     if names:
         remedy = "its name holds line ends, control codes or bytes that are not UTF-8; rename it"
         raise ConfigError("\n".join(f"{folder}: {name}: {remedy}" for name in names[:MAX_FAULTS]))
     return [
-        Row(line=line, path=file.relative_to(folder).as_posix(), file=file, **said(file))  # type: ignore[arg-type]
+        Row(line=line, path=file.relative_to(folder).as_posix(), file=file, **describe_one(file))  # type: ignore[arg-type]
         for line, file in enumerate(files, start=1)
     ]
 

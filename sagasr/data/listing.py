@@ -1,135 +1,25 @@
-"""What lies in folders, file by file, and what becomes of it: recordings in use, those left out and why, other files.
+"""What lies where recordings are named, and what becomes of it: in use, left out and why, or no recording.
 
-Links to files and folders are followed; no real folder is read twice. What is told adds up: every file that is there
-is in use, left out for one reason, or no recording.
+What is told adds up: every file that is there is counted once.
 """
 
 import os
-import re
-from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sagasr.audio.files import SUFFIXES
-from sagasr.cli.common import shown
-from sagasr.io.errors import ConfigError
+from sagasr.config.settings import Config, Data
+from sagasr.data.folders import Layout, layout_of
+from sagasr.data.manifest import read_table
+from sagasr.data.rows import SPLITS
+from sagasr.data.splits import rows_among
+from sagasr.data.walk import AGAIN, BESIDE_MANIFEST, CLOSED, File, files_below, real_paths
+from sagasr.io.errors import SagasrError, shown
 
-# Names of sound, or of films with sound, as far as they are not in SUFFIXES: told apart from files of other kinds.
-SOUND = re.compile(
-    r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
-    r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
-)
-SWEEP = {"base.yaml", "grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
-JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
 NAMES_SHOWN = 3
 REASONS_SHOWN = 20
-BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
-
-HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
-OF_A_SWEEP = "written by a sweep"
-AGAIN = "that are read anyway or hold the link"
-CLOSED = "could not be looked into"
-NOT_READ = "formats that are not read; convert them to FLAC"
-
-
-class File(NamedTuple):
-    """A file in a folder. ``real`` is the same by whatever links it is reached; ``reason`` says why no recording."""
-
-    path: Path
-    real: str
-    sound: bool
-    reason: str = ""
-
-    @property
-    def passed_by(self) -> bool:
-        """Whether it lies where no recordings are looked for."""
-        return self.reason in (HIDDEN, OF_A_SWEEP)
-
-    @property
-    def is_recording(self) -> bool:
-        """Whether it can be used."""
-        return self.sound and not self.reason
-
-
-def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -> list[File]:
-    """Return the files below a folder, sorted; of a hidden folder all are hidden, of a sweep's all are its output.
-
-    Raises ConfigError for a folder that cannot be looked into, as it may hold recordings; unless ``strict`` such a
-    folder is among what is returned, by its reason. One that vanished meanwhile holds nothing.
-
-    Where a folder is reached in several ways the one without links counts. A link to a folder that holds the link is
-    not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
-    """
-    top = os.path.realpath(folder)
-    found: list[File] = []
-    seen: set[str] = set()
-    folders, links = deque([(os.fspath(folder), top, "")]), deque[tuple[str, str]]()
-    while folders or links:
-        if folders:
-            place, real, inside = folders.popleft()
-        else:
-            (place, parent), inside = links.popleft(), ""
-            real = os.path.realpath(place)
-            if real in seen or f"{parent}/".startswith(f"{real.rstrip('/')}/"):
-                found.append(File(Path(place), place, False, AGAIN))
-                continue
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = _entries(place)
-        except OSError as error:
-            vanished = isinstance(error, (FileNotFoundError, NotADirectoryError))
-            if strict and not inside and (real == top or not vanished):
-                raise ConfigError(
-                    f"{folder}: cannot be searched for recordings ({error.strerror}: {place}); let it be read, or "
-                    "move it elsewhere"
-                ) from error
-            if not inside and os.path.exists(place):
-                found.append(File(Path(place), place, False, CLOSED))
-            continue
-        if real != top and {entry.name for entry in entries} >= SWEEP:
-            inside = inside or OF_A_SWEEP
-        for entry in entries:
-            why = inside or (HIDDEN if entry.name.startswith(".") or entry.name in JUNK else "")
-            path = f"{real}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, path, why))
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                links.extend([] if why else [(entry.path, real)])
-            else:
-                found.append(_file(entry, path, why))
-        if at_most is not None and len(found) >= at_most:
-            break
-    return sorted(found, key=lambda file: file.path)
-
-
-def _entries(place: str) -> list[os.DirEntry[str]]:
-    with os.scandir(place) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
-    path = Path(entry.path)
-    suffix = path.suffix.lower()
-    if inside:
-        reason = inside
-    elif entry.is_symlink() and not os.path.exists(path):
-        reason = NOWHERE
-    elif not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
-        reason = NO_FILE
-    else:
-        reason = "" if suffix in SUFFIXES else NOT_READ
-    return File(path, real, suffix in SUFFIXES or SOUND.fullmatch(suffix) is not None, reason)
-
-
-def real_paths(paths: Iterable[Path]) -> list[str]:
-    """Return the ``File.real`` of files."""
-    real_of = cache(os.path.realpath)  # of one call, as links may change
-    return [f"{real_of(path.parent)}/{path.name}" for path in paths]
 
 
 @dataclass(frozen=True)
@@ -228,3 +118,61 @@ def _kinds(paths: Sequence[Path]) -> str:
 def _names(paths: Sequence[Path]) -> str:
     names = [shown(Path(*path.parts[-2:])) for path in paths[:NAMES_SHOWN]]
     return ", ".join([*names, *(["…"] if len(paths) > NAMES_SHOWN else [])])
+
+
+def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) -> Listing:
+    """Return what lies where the recordings of a configuration are named, and what becomes of each file.
+
+    ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
+    """
+    layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
+    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
+    used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
+    files: dict[str, File] = {}
+    unused: dict[str, list[str]] = {}
+    marked: dict[str, str] = {}
+    remarks = []
+    for name, layout in layouts.items():
+        remarks.append(f"{name}: {layout.told}")
+        rows = [row for row in layout.rows if row.split]
+        places = real_paths(row.file for row in rows)
+        marked |= {real: f"split {row.split}" for real, row in zip(places, rows, strict=True)}
+        below = files_below(Path(name), strict=False) if layout.files is None else layout.files
+        if len(below) >= BESIDE_MANIFEST and not os.path.isdir(name):
+            remarks.append(f"{name}: stands beside more than {BESIDE_MANIFEST:,} files; not all of them were looked at")
+        for file in below:
+            files[file.real] = file
+            unused.setdefault(file.real, []).append(layout.unused)
+    texts = {text for layout in layouts.values() for text in layout.texts}
+    excluded = [(split, row) for split, rows in asked.items() for row in rows if (split, row.path) in unusable]
+    wrong = zip(real_paths(row.file for _, row in excluded), excluded, strict=True)
+    reason_of = {real: "; ".join(dict.fromkeys(why)) for real, why in unused.items() if files[real].is_recording}
+    reason_of |= marked | {real: unusable[split, row.path] for real, (split, row) in wrong}
+    if absent := sum(not os.path.exists(row.file) for _, row in excluded):
+        remarks.append(f"{absent:,} recordings that are named are not there")
+    if len(used["val"]) > scored:
+        remarks.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
+    used_for = {"train": used["train"], "validate": used["val"]}
+    return listed(files.values(), used_for, reason_of, texts=len(texts), told=remarks)
+
+
+def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
+    """Return the lines of ``list_data`` of a configuration as its store, whose meta.json is given, has it.
+
+    The store is whole, so data that can be read no more are only said.
+    """
+    unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
+    try:
+        return list_data(config.data, unusable, config.validation.clips).lines()
+    except SagasrError as error:
+        return [
+            f"files: not listed, as the data changed after they were read: {line}" for line in f"{error}".splitlines()
+        ]
+
+
+def _understood(source: Path) -> Layout:
+    """Return a folder or manifest understood. Raises ConfigError."""
+    if os.path.isdir(source):
+        return layout_of(source)
+    beside = files_below(source.parent, BESIDE_MANIFEST, strict=False)
+    return Layout(read_table(source), "a manifest", f"not named in {source.name}", files=beside)

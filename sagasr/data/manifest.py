@@ -10,24 +10,16 @@ import csv
 import json
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from sagasr.config.settings import Data
-from sagasr.io.errors import ConfigError, DataError, did_you_mean
+from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, NO_DOMAIN, SPLITS, Row, has_control_characters, is_no_name
+from sagasr.io.errors import ConfigError, did_you_mean, first_line
 from sagasr.io.files import like, on_disk
-from sagasr.io.fingerprint import content_of, fingerprint
 
-Split = Literal["train", "val"]
-Source = Literal["off", "transcript", "caption"]
-
-SPLITS: tuple[Split, ...] = ("train", "val")
 MARKS = (*SPLITS, "test")  # in the column ``split``; what is marked test is left alone
 KNOWN = ("path", "text", "caption", "transcript", "split", "domain", "licence", "sha256")
-NO_DOMAIN = "unknown"  # of rows without one
 # What tables of Hugging Face, known by file_name, call our columns; of several for one the first that is there counts.
 HUGGING_FACE = {
     "file_name": "path",
@@ -36,39 +28,13 @@ HUGGING_FACE = {
     "sentence": "transcript",
     "normalized_text": "transcript",
 }
-MAX_TEXT = 10_000  # characters; no caption is longer, a mis-quoted file easily is
 MAX_PATH = 1_024
 NOTHING = ("nan", "NaN", "None", "<NA>")
 MAX_HEAD = 100_000  # characters of a first line
-MAX_FAULTS = 100  # lines shown; the rest is counted
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One recording. ``path`` is as written, ``file`` where it lies; texts are "" where there is none."""
-
-    line: int
-    path: str
-    file: Path
-    caption: str = ""
-    transcript: str = ""
-    split: str = ""
-    domain: str = NO_DOMAIN
-    licence: str = ""
-    sha256: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    def text(self, source: Source) -> str:
-        """Return what a model with this text source is told."""
-        return {"off": "", "caption": self.caption, "transcript": self.transcript}[source]
-
-
-def read_manifest(path: Path) -> tuple[Row, ...]:
-    """Return all rows of a manifest or a folder. Raises ConfigError listing every fault with its line."""
-    if os.path.isdir(path):
-        from sagasr.data.folders import rows_in
-
-        return rows_in(path)
+def read_table(path: Path) -> tuple[Row, ...]:
+    """Return all rows of a manifest. Raises ConfigError listing every fault with its line."""
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
     reader = readers.get(path.suffix.lower())
     if reader is None and not path.suffix and not os.path.exists(path):
@@ -106,127 +72,6 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
         more = [f"{path}: … and {len(faults) - MAX_FAULTS} faults more"] if len(faults) > MAX_FAULTS else []
         raise ConfigError("\n".join(faults[:MAX_FAULTS] + more))
     return tuple(rows)
-
-
-def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
-    """Return the rows of one split; all rows where the manifest has no ``split`` column. Raises ConfigError."""
-    return _marked(path, split, read_manifest(path))
-
-
-def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
-    """Return the rows of one split of a configuration's data. Raises ConfigError.
-
-    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``folders.divided``).
-    """
-    return rows_among(data, split, read_manifest(Path(getattr(data, split))))
-
-
-def rows_among(data: Data, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return ``rows_of`` one split, of which all rows are given."""
-    path = Path(getattr(data, split))
-    if same_source(data) and path.is_dir() and not any(row.split for row in rows):
-        from sagasr.data.folders import divided
-
-        return tuple(row for row in divided(path, rows) if row.split == split)
-    return _marked(path, split, rows)
-
-
-def _marked(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    chosen = tuple(row for row in rows if row.split in (split, ""))
-    if not chosen:
-        found = ", ".join(sorted({row.split for row in rows}))
-        remedy = f"mark some, or name another manifest as data.{split}"
-        raise ConfigError(f"{path}: no row has split {split!r} (found: {found}); {remedy}")
-    return chosen
-
-
-def same_source(data: Data) -> bool:
-    """Return whether one manifest or folder is named for training and validation."""
-    return os.path.realpath(data.train) == os.path.realpath(data.val)
-
-
-class Checked(NamedTuple):
-    """The rows of a split that planning can use, what is wrong, and by split and path why rows are left out."""
-
-    rows: tuple[Row, ...]
-    problems: list[str]
-    left_out: dict[tuple[str, str], str]
-
-
-def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
-    """Return the rows and problems of ``checked_rows``. Raises ConfigError for the manifest."""
-    return checked_rows(data, split)[:2]
-
-
-def checked_rows(data: Data, split: Split) -> Checked:
-    """Return the rows of a split, and what planning can see wrong with their files (see ``header_problems``).
-
-    With ``data.policy: quarantine`` such rows are left out instead; their reasons do not name the file. Raises
-    ConfigError for the manifest.
-    """
-    rows = rows_of(data, split)
-    if data.policy != "quarantine":
-        return Checked(rows, [reason for reason in header_problems(rows) if reason], {})
-    checked = list(zip(rows, _reasons(rows), strict=True))
-    left_out: dict[tuple[str, str], str] = {
-        (split, row.path): reason.removeprefix(f"{row.file}: ") for row, reason in checked if reason
-    }
-    return Checked(tuple(row for row, reason in checked if not reason), [], left_out)
-
-
-def _reasons(rows: Sequence[Row]) -> list[str | None]:
-    """Return for each row why it is left out by quarantine, or None."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows)))
-
-
-def header_problems(rows: Iterable[Row]) -> list[str | None]:
-    """Return for each row why its file is missing or has no readable header, or None.
-
-    Quick enough for planning: contents are checked when they are encoded.
-    """
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_header_problem, rows))
-
-
-def content_hashes(rows: Iterable[Row]) -> list[str]:
-    """Return the sha256 of each recording's file, in the order of the rows.
-
-    Raises DataError naming every file that cannot be read, or that is not what the manifest's ``sha256`` says.
-    """
-    rows = list(rows)
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(hash_or_problem, rows))
-    problems = [problem for _, problem in found if problem]
-    if problems:
-        raise DataError("\n".join(problems))
-    return [digest for digest, _ in found]
-
-
-def shared_problems(data: Data, train: Mapping[str, Row], val: Mapping[str, Row]) -> list[str]:
-    """Return a line for each recording that is learnt from and scored too; the rows are given by their sha256."""
-    shared = [digest for digest in val if digest in train]
-    if shared and same_source(data) and not any(row.split for row in val.values()):
-        return [f"{data.train}: learnt from and scored too; add a column 'split' (train, val), or name two manifests"]
-    from sagasr.data.same import same_sounds  # brings what decodes
-
-    pairs = [(train[digest], val[digest], "recording") for digest in shared]
-    pairs += [(one, other, "sound") for one, other in same_sounds(train, val)]
-    return [
-        f"{scored.file}: the same {what} stands in training ({learnt.file}); remove one of the two"
-        for learnt, scored, what in pairs
-    ]
-
-
-def manifest_fingerprint(rows: Iterable[Row]) -> str:
-    """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
-    rows = list(rows)
-    return fingerprint(
-        sorted(
-            [digest, row.caption, row.transcript, row.domain]
-            for row, digest in zip(rows, content_hashes(rows), strict=True)
-        )
-    )
 
 
 Report = Callable[[int | None, str], None]
@@ -318,7 +163,7 @@ def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
         table = table.rename_columns(_columns(table.column_names))
         records = table.to_pylist() if _header_is_good(table.column_names, report) else []
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:  # last two: dates beyond Python's
-        report(None, f"not readable as Parquet ({str(error).splitlines()[0][:200]})")
+        report(None, f"not readable as Parquet ({first_line(error)[:200]})")
         return
     for line, record in enumerate(records, start=1):
         yield line, _as_texts(record, line, report)
@@ -379,7 +224,7 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
             )
         elif cells[name] in NOTHING:
             faults.append(f"{name} {_shown(cells[name])} stands for nothing; leave the cell empty")
-        elif _has_control_characters(cells[name]):
+        elif has_control_characters(cells[name]):
             faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
     if "split" in record and cells["split"] not in MARKS:
         faults.append(
@@ -424,16 +269,6 @@ def _path_faults(path: str) -> list[str]:
     return []
 
 
-def is_no_name(path: str) -> bool:
-    """Whether a path holds what no list of files can: line ends, control codes, bytes that are not UTF-8."""
-    return _has_control_characters(path) or "\n" in path or "\r" in path
-
-
-def _has_control_characters(text: str) -> bool:
-    """Whether a text holds what no name or caption does: NUL, escape codes, lone surrogates. Line ends are fine."""
-    return any((mark < " " and mark not in "\t\r\n") or mark == "\x7f" or "\ud800" <= mark <= "\udfff" for mark in text)
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -441,29 +276,3 @@ def _one_line(text: str) -> str:
 def _shown(text: str) -> str:
     """Return a value quoted, and cut to what fits a line."""
     return f"'{text if len(text) <= 80 else text[:79] + '…'}'"
-
-
-def _header_problem(row: Row) -> str | None:
-    from sagasr.audio.files import header_problem
-
-    problem = header_problem(row.file)
-    return problem and f"{row.file}: {problem}{_named(row)}"
-
-
-def _named(row: Row) -> str:
-    """Return where a file is named that is not there, or cannot be, as its name is too long; else nothing."""
-    return "" if os.path.exists(row.file) else f" (named in line {row.line} of the manifest)"
-
-
-def hash_or_problem(row: Row) -> tuple[str, str | None]:
-    """Return the sha256 of a recording's file, and why it cannot be read or is not the one meant, or None."""
-    try:
-        digest = content_of(row.file)
-    except FileNotFoundError:
-        return "", f"{row.file}: no such file{_named(row)}"
-    except OSError as error:
-        return "", f"{row.file}: cannot be read ({error.strerror or error}){_named(row)}"
-    if row.sha256 and digest != row.sha256:
-        told = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
-        return digest, f"{row.file}: is not the recording that was meant ({told})"
-    return digest, None

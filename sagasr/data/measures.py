@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, N_FFT, NUM_BINS, mono, rolloff_bin
-from sagasr.config.settings import NYQUIST
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, mono, rolloff_bin
+from sagasr.constants import N_FFT, NYQUIST
 
 STEP = 2_048  # samples between two crops; a multiple of every codec's frame
 TARGET_RMS = 0.1  # of the low version, when levels are normalised
@@ -135,13 +135,8 @@ def fit_rolloff(features: np.ndarray, rolloff_hz: np.ndarray, groups: Sequence[i
     return fitted | {"error_hz": float(np.abs(errors).mean()), "constant_error_hz": float(np.abs(constant).mean())}
 
 
-def estimate_rolloff(regression: dict[str, Any], low: np.ndarray, rolloff_low_hz: float) -> float:
-    """Return the roll-off guessed for the high version of low [C, T]; never below that of low itself."""
-    return rolloff_from(regression, rolloff_features(low), rolloff_low_hz)
-
-
-def rolloff_from(regression: dict[str, Any], features: np.ndarray, rolloff_low_hz: float) -> float:
-    """Return what ``estimate_rolloff`` does, of a low version's features."""
+def estimate_rolloff(regression: dict[str, Any], features: np.ndarray, rolloff_low_hz: float) -> float:
+    """Return the roll-off guessed for the high version of a low one, from its features; never below its own."""
     fitted = {key: np.asarray(regression[key]) for key in ("centre", "scale", "weights", "mean")}
     guess = float(_answer(fitted, features[None])[0])
     return min(max(guess, rolloff_low_hz), NYQUIST)

@@ -13,8 +13,9 @@ import numpy as np
 
 from sagasr.audio.files import as_heard, decode, oddities
 from sagasr.audio.spectrum import CANCELS_DB, cancelled_db, cancels, rolloff_hz
-from sagasr.config.settings import SAMPLE_RATE, Config
-from sagasr.data.manifest import Split
+from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
+from sagasr.data.rows import Split
 from sagasr.io.errors import DataError
 
 SILENCE_RMS = 1e-5  # -100 dBFS, after removing a constant offset

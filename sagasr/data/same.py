@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from sagasr.audio.files import BLOCK, opened
-from sagasr.data.manifest import Row
+from sagasr.data.rows import Row
 from sagasr.io.errors import DataError
 from sagasr.io.machine import cpus_here
 
@@ -43,7 +43,7 @@ def same_sounds(train: Mapping[str, Row], val: Mapping[str, Row]) -> list[tuple[
     sides = [[row for digest, row in one.items() if digest not in other] for one, other in ((train, val), (val, train))]
     with ThreadPoolExecutor(cpus_here()) as pool:
         starts = [list(pool.map(_start, [row.file for row in rows])) for rows in sides]
-        known = [{key for it in side if it for key in (it, it.own_kind)} for side in starts]
+        known = [{key for start in side if start for key in (start, start.own_kind)} for side in starts]
         sides = [
             [row for row, it in zip(rows, side, strict=True) if it and (it in other or it.other_kind in other)]
             for rows, side, other in zip(sides, starts, reversed(known), strict=True)

@@ -15,11 +15,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sagasr.data.encoded_record import Record
-from sagasr.data.manifest import Split
-from sagasr.io.errors import DataError
+from sagasr.data.rows import Split
+from sagasr.io.errors import DataError, first_line
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint
+
+Record = dict[str, Any]  # numbers of one recording, by column
 
 GROUP_BYTES = 64 << 20  # records written together
 PER_SHARD = 16  # recordings, on average
@@ -130,8 +131,7 @@ def read_records(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
                 for values in zip(*columns.values(), strict=True):
                     yield dict(zip(columns, values, strict=True))
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not readable ({reason}); delete {path.parent} to encode anew") from error
+        raise DataError(f"{path}: not readable ({first_line(error)}); delete {path.parent} to encode anew") from error
 
 
 def ids_in(path: Path, settings: str) -> list[str]:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.codec.codec import LatentNorm
-from sagasr.data.manifest import Source, Split
-from sagasr.data.measures import rolloff_from
+from sagasr.codec.latents import LatentNorm
+from sagasr.data.measures import estimate_rolloff
+from sagasr.data.rows import Source, Split
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json
@@ -162,7 +162,7 @@ def _open_val(path: Path, meta: dict[str, Any]) -> tuple[Clip, ...]:
     rows = {"high_audio": audio, "low_audio": audio, "high": latents, "low": latents}
     clips = []
     for entry, record in _in_store_order(path, meta, "val"):
-        estimated = rolloff_from(meta["rolloff_regression"], record["features"], record["rolloff_low_hz"])
+        estimated = estimate_rolloff(meta["rolloff_regression"], record["features"], record["rolloff_low_hz"])
         known = entry._asdict() | {
             "samples": record["samples"],
             "start": record["start"],

@@ -10,7 +10,6 @@ import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,6 +22,7 @@ from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import content_of, fingerprint, short
 from sagasr.model.text import T5Encoder, TextEncoder, frozen_t5
+from sagasr.published.hugging_face import file_of
 
 SCHEMA = pa.schema([("text", pa.string()), ("width", pa.int32()), ("features", pa.large_list(pa.float32()))])
 PER_PART = 4_096  # texts encoded between two files from which a killed run goes on
@@ -40,14 +40,14 @@ def embed_texts(store: Store, text: settings.Text) -> Path | None:
     path = _file(store.path, text.encoder)
     if path.exists():
         return path
-    said = [*store.train.entries, *store.clips]
-    texts = sorted({getattr(it, source) for it in said for source in ("caption", "transcript")})
+    entries = [*store.train.entries, *store.clips]
+    texts = sorted({getattr(entry, source) for entry in entries for source in ("caption", "transcript")})
     parts = store.path / f".{path.stem}"
     known: dict[str, Tensor] = {}
     for other in sorted([*store.path.parent.glob(f"*/{path.name}"), *parts.glob("*.arrow")]):
         with contextlib.suppress(DataError):  # a part that another process, which has finished, has just removed
             known |= _read(other)
-    new = [it for it in texts if it not in known]
+    new = [caption for caption in texts if caption not in known]
     encoder = frozen_t5(text.encoder, "cuda" if torch.cuda.is_available() else "cpu")
     for start in range(0, len(new), PER_PART):
         some = new[start : start + PER_PART]
@@ -70,14 +70,14 @@ def recall_texts(encoder: TextEncoder, store: Store, text: settings.Text) -> Non
 
 
 def _write(path: Path, texts: Sequence[str], features: Mapping[str, Tensor]) -> None:
-    rows = ({"text": it, "width": features[it].shape[-1], "features": features[it].numpy()} for it in texts)
+    rows = ({"text": text, "width": features[text].shape[-1], "features": features[text].numpy()} for text in texts)
     write_whole(path, lambda temporary: write_arrow(temporary, SCHEMA, rows))
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     rows = list(read_records(path, SCHEMA))
     features = views([row["features"].reshape(-1, row["width"]) for row in rows])
-    return {row["text"]: found for row, found in zip(rows, features, strict=True)}
+    return {row["text"]: feature for row, feature in zip(rows, features, strict=True)}
 
 
 def _file(store: Path, encoder: settings.T5) -> Path:
@@ -86,15 +86,8 @@ def _file(store: Path, encoder: settings.T5) -> Path:
 
 def _content(model: str) -> dict[str, str]:
     """Return the hashes of an encoder's files, in a folder or in the local cache of published models."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = {}
-    for name in WEIGHTS:
-        path: Any = None
-        with contextlib.suppress(ValueError):  # neither a folder nor what a published model can be called
-            path = Path(model) / name if Path(model).is_dir() else try_to_load_from_cache(model, name)
-        if isinstance(path, (str, Path)) and Path(path).is_file():
-            found[name] = content_of(Path(path))
-    if not found:
+    files = {name: file_of(model, name) for name in WEIGHTS}
+    hashes = {name: content_of(path) for name, path in files.items() if path}
+    if not hashes:
         raise DataError(f"{model}: no text encoder in this folder or in the Hugging Face cache")
-    return found
+    return hashes

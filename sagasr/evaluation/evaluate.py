@@ -4,52 +4,30 @@ A score is a function of the weights alone: clips, degradation and starting nois
 in low-frequency replacement share one sampling.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sagasr.audio.low_band import replace_low_band
 from sagasr.codec.codec import Codec
-from sagasr.config.settings import NYQUIST, Evaluation, sampling_of
-from sagasr.data.batches import Validation
-from sagasr.metrics import Scores
-from sagasr.metrics.distance import ALL, Distance
-from sagasr.model.conditions import ConditionInputs
+from sagasr.codec.precision import fast
+from sagasr.config.settings import Evaluation
+from sagasr.config.stages import sampling_of
+from sagasr.constants import NYQUIST
+from sagasr.evaluation.memory import BATCH, AtOnce
+from sagasr.evaluation.prediction import Prediction
+from sagasr.evaluation.validation_set import Validation
 from sagasr.model.ema import Ema
 from sagasr.model.flow import interpolate, velocity
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel
-from sagasr.training.memory import BATCH, AtOnce
-from sagasr.training.precision import fast
-from sagasr.training.sharding import gathered
+from sagasr.model.sharding import gathered
 
 CPU_FRAMES = 640  # latent frames sampled at once on a CPU, or the guidance branches outgrow its cache
 LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the validation loss, as in stable-audio-tools
-
-
-class Prediction(NamedTuple):
-    """What a model makes of the validation clips under one setting: audio [n, C, T], scores per clip, and distances
-    over all clips and per domain.
-    """
-
-    audio: Tensor
-    scores: list[Scores]
-    distances: list[Distance]
-
-    @property
-    def lsd(self) -> float:
-        """The mean that a training is judged by: NaN if one clip has none, for then its audio is not finite."""
-        values = [row["lsd"] for row in self.scores]
-        return sum(math.nan if value is None else value for value in values) / len(values)
-
-    def means(self) -> dict[str, float]:
-        """Return what the curves show: each metric's mean over the clips that have it, and the distances over all."""
-        found = {it.metric: it.value for it in self.distances if it.domain == ALL and it.value is not None}
-        return means(self.scores) | found
 
 
 def evaluate(
@@ -66,23 +44,18 @@ def evaluate(
     GPU memory that was needed is given back: others may share the GPU. Raises ValidationMemoryError.
     """
     at_once = at_once or AtOnce()
-    found: dict[str, Prediction] = {}
+    predictions: dict[str, Prediction] = {}
     for members in _samplings(variants).values():
         evaluation = variants[members[0]]
         with ema.swap() if evaluation.weights == "ema" else nullcontext(), gathered(model):
             generated = generate(model, codec, clips, evaluation, on_step, at_once)
         for name in members:
             lfr, ratio = variants[name].lfr, variants[name].lfr_ratio
-            audio = replace_low_band(generated, clips.low, clips.splice_hz, lfr, ratio)
-            found[name] = judge(clips, audio)
+            audio = replace_low_band(generated, clips.low, clips.rolloff_low_hz, lfr, ratio)
+            predictions[name] = clips.judge(audio)
     if model.norm.mean.is_cuda:
         torch.cuda.empty_cache()
-    return {name: found[name] for name in variants}
-
-
-def judge(clips: Validation, audio: Tensor) -> Prediction:
-    """Return audio [n, C, T] with all that can be said about it as an answer to the clips."""
-    return Prediction(audio, clips.score(audio), clips.distances(audio))
+    return {name: predictions[name] for name in variants}
 
 
 def generate(
@@ -143,12 +116,12 @@ def validation_loss(model: SagaModel, clips: Validation, at_once: AtOnce | None 
         high, low = (model.norm.apply(latents[part].to(device)) for latents in (clips.high_latents, clips.low_latents))
         noise = clips.noise[part].to(device)
         inputs = _inputs(model, clips, part, clips.rolloff_high_hz)
-        found = []
+        losses = []
         for moment in LOSS_TIMES:
             t = torch.full((len(high),), moment, device=device)
             predicted = model.velocity(interpolate(high, noise, t), t, low, inputs)
-            found.append(float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES))
-        return found
+            losses.append(float((predicted - velocity(high, noise)).square().mean()) * len(high) / len(LOSS_TIMES))
+        return losses
 
     total = 0.0
     with fast, torch.compiler.set_stance("force_eager"):  # other precision would compile all layers anew
@@ -156,34 +129,6 @@ def validation_loss(model: SagaModel, clips: Validation, at_once: AtOnce | None 
             for error in part:
                 total += error
     return total / len(clips.names)
-
-
-def means(scores: Iterable[Scores]) -> dict[str, float]:
-    """Return each metric's mean over the clips where it is defined; metrics defined nowhere are left out."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in scores:
-        for name, value in row.items():
-            if value is not None:
-                values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
-
-
-def summary(scores: Sequence[Scores], distances: Iterable[Distance] = ()) -> str:
-    """Return means and distances on one line; a metric that not every clip has says how many have it."""
-    found = means(scores)
-    missing = {name: sum(row[name] is None for row in scores) for name in scores[0]} if scores else {}
-    told = [
-        f"{name} {found[name]:.3f}" + (f" ({len(scores) - absent} of {len(scores)} clips)" if absent else "")
-        if name in found
-        else f"{name} – (no clip)"
-        for name, absent in missing.items()
-    ]
-    told += [
-        f"{it.metric} {it.value:.3f} ({it.n} windows)" if it.value is not None else f"{it.metric} – ({it.reason})"
-        for it in distances
-        if it.domain == ALL
-    ]
-    return "  ".join(told)
 
 
 def _samplings(variants: Mapping[str, Evaluation]) -> dict[str, list[str]]:

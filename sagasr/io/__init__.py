@@ -1,1 +1,1 @@
-"""Files, locks, logs and errors: everything that knows of disks and processes, and nothing of audio or models."""
+"""Files, locks and errors: what knows of disks and processes, and nothing of audio, models or configurations."""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 # What CUDA and its libraries say, in small letters, where a GPU's memory does not suffice.
 GPU_MEMORY = (
@@ -49,3 +50,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'rolloff'?``, or nothing where no known word is near."""
     close = difflib.get_close_matches(str(word), sorted(map(str, known)), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(path: Path) -> str:
+    """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))

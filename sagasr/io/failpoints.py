@@ -1,8 +1,9 @@
-"""Named points at which a test can make a process die, hang or lose its disk; without a schedule they do nothing.
+"""Named points at which a test can make a process die, hang, lose its disk or slow down; else they do nothing.
 
 ``SAGASR_FAULTS`` holds a schedule as JSON: a list of ``{"point": NAME, "visit": N, "do": ACTION, "once": FILE}``. At
-the Nth visit of the point in a process (from 1; default 1) the action happens. With ``once``, it happens to one process
-only, whichever creates that file first. The same schedule gives the same failure, so a failure found is a failure kept.
+the Nth visit of the point in a process (from 1; default 1; 0: at each) the action happens. With ``once``, it happens to
+one process only, whichever creates that file first. The same schedule gives the same failure, so a failure found is a
+failure kept.
 """
 
 import errno
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "SAGASR_FAULTS"
+PAUSE_S = 0.1
 
 
 class Injected(RuntimeError):
@@ -39,6 +41,7 @@ ACTIONS: dict[str, Callable[[str], None]] = {
     "freeze": lambda point: os.kill(os.getpid(), signal.SIGSTOP),
     "terminate": lambda point: os.kill(os.getpid(), signal.SIGTERM),
     "hang": lambda point: _hang(),
+    "pause": lambda point: time.sleep(PAUSE_S),
     "raise": lambda point: _error(Injected(f"injected at {point}"))(),
     "enospc": lambda point: _error(OSError(errno.ENOSPC, "No space left on device", point))(),
     "eio": lambda point: _error(OSError(errno.EIO, "Input/output error", point))(),
@@ -58,7 +61,8 @@ class _Schedule:
             with Path(self.trace).open("a", encoding="utf-8") as handle:
                 handle.write(f"{point}\n")
         for entry in self.entries:
-            if entry["point"] in (point, "*") and self._count(entry) == entry.get("visit", 1) and _first(entry):
+            due = entry["point"] in (point, "*") and entry.get("visit", 1) in (0, self._count(entry))
+            if due and _first(entry):
                 ACTIONS[entry["do"]](point)
 
     def _count(self, entry: Mapping[str, Any]) -> int:

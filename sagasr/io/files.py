@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import io
+import itertools
 import json
 import math
 import os
@@ -9,7 +11,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from sagasr.io.errors import ConfigError, DataError, StorageError, nearest
 from sagasr.io.failpoints import point
 
-# What a disk may say that is no fault of ours, and may be over later.
+# Errors of a disk that are no bug of ours.
 STORAGE_FAULTS = {
     errno.ENOSPC: "no space left on the disk; free some or choose another --storage",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another --storage",
@@ -34,11 +36,10 @@ STORAGE_FAULTS = {
 
 LOOP = "a link that leads back to itself; let it name a file or folder"
 
-LITTER = ".tmp-"  # what the names of files in the making begin with
+LITTER = ".tmp-"  # prefix of files that are being written
 
 MAX_YAML_BYTES = 1_000_000
-MAX_YAML_NODES = 100_000  # an alias bomb of nine lines expands to 4e8
-MAX_YAML_DEPTH = 50
+MAX_YAML_NODES = 100_000  # aliases of aliases make 4e8 of nine lines
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -93,7 +94,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_litter(folder: Path, *, deep: bool = True) -> None:
-    """Delete what dead processes left in the making. Only for who is the one writer of ``folder``."""
+    """Delete the unfinished files of dead processes. Only for the one writer of ``folder``."""
     for path in list(folder.rglob(f"{LITTER}*") if deep else folder.glob(f"{LITTER}*")):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -110,7 +111,7 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Return what is in a text file. Raises OSError, also for a device or a pipe: what has no end fills the memory."""
+    """Return the text of a file. Raises OSError, also for a device or a pipe such as /dev/zero."""
     check_ends(path)
     return path.read_text(encoding="utf-8")
 
@@ -123,7 +124,7 @@ def check_ends(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError where a file or folder of this path could not be made: before work is done whose result goes there.
+    """Raise OSError where a file or folder of this path could not be made, before the work whose result goes there.
 
     Nothing is written.
     """
@@ -135,26 +136,27 @@ def check_writable(path: Path) -> None:
 
 
 def on_disk(path: Path) -> Path:
-    """Return the file that a path means where the disk spells its name otherwise; else the path as it is.
+    """Return the path as the disk spells it, or as it is where there is no such file.
 
-    An é is one sign or two (Unicode's forms NFC and NFD). They look alike, but to most disks they are different names.
+    An é is one character or two (Unicode's forms NFC and NFD). They look alike, but most disks take them for different
+    names.
     """
     if str(path).isascii() or os.path.exists(path):
         return path
-    found = Path(path.anchor)
+    spelt = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
-        there = found / part
-        if not part.isascii() and not os.path.exists(there):
+        child = spelt / part
+        if not part.isascii() and not os.path.exists(child):
             try:
-                there = found / _names_in(found, found.stat().st_mtime_ns).get(same_name(part), part)
+                child = spelt / _names_in(spelt, spelt.stat().st_mtime_ns).get(same_name(part), part)
             except OSError:
                 return path
-        found = there
-    return found if os.path.exists(found) else path
+        spelt = child
+    return spelt if os.path.exists(spelt) else path
 
 
 def same_name(name: str) -> str:
-    """Return what is equal for names that differ in their Unicode form alone."""
+    """Return a name in one Unicode form, so that names which look alike compare equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -169,7 +171,7 @@ def read_json(path: Path) -> Any:
         text = read_text(path)
         tree = json.loads(text)
         if r"\ud" in text.lower():
-            json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair is no text for anybody
+            json.dumps(tree, ensure_ascii=False).encode()  # refuses half a surrogate pair
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
     return tree
@@ -189,14 +191,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file{like(path)}") from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: a folder; name the file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise ConfigError(f"{path}: cannot be read as text ({error}){remedy}") from error
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
-        found = {type(None): "nothing", list: "a list"}.get(type(tree), "a single value")
-        raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {found}")
+        kind = {type(None): "nothing", list: "a list"}.get(type(tree), "a single value")
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top level, found {kind}")
     return {key: value for key, value in tree.items() if not str(key).startswith("x-")}
 
 
@@ -213,14 +214,15 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return the tree in YAML 1.2 ``text``; ``source`` names it in errors. Raises ConfigError."""
     try:
         tree = YAML(typ="safe", pure=True, plug_ins=[]).load(text)
-        _check_size(tree)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        problem = (error.problem or "duplicate key").splitlines()[0].replace("found duplicate key", "duplicate key")
-        raise ConfigError(f"{source}: line {line}: {problem}; remove one of the two") from error
+        if next(itertools.islice(_nodes(tree), MAX_YAML_NODES, None), None) is not None:
+            raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{source}: line {line}: not valid YAML: {error.problem or error.context}") from error
+        problem = f"not valid YAML: {error.problem or error.context}"
+        if isinstance(error, DuplicateKeyError):
+            first = (error.problem or "duplicate key").splitlines()[0]
+            problem = f"{first.replace('found duplicate key', 'duplicate key')}; remove one of the two"
+        raise ConfigError(f"{source}: line {line}: {problem}") from error
     except (YAMLError, ValueError, RecursionError, TypeError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML: {first}") from error
@@ -230,7 +232,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def odd_value(tree: Any, path: str = "") -> str | None:
-    """Return a line on the first value or key that is none of JSON, which all our files are kept as; mostly None."""
+    """Return a line on the first value or key that JSON cannot hold, or None: our files are kept as JSON."""
     where = f"{path}: " if path else ""
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -256,8 +258,6 @@ def _kind(value: Any) -> str:
 
 def dump_yaml(tree: Any) -> str:
     """Return ``tree`` as block-style YAML that ``parse_yaml`` reads back equal."""
-    import io
-
     yaml = YAML(typ="safe", pure=True, plug_ins=[])
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -266,16 +266,9 @@ def dump_yaml(tree: Any) -> str:
     return out.getvalue()
 
 
-def _check_size(tree: Any) -> None:
-    """Raise ValueError when the tree, with its aliases expanded, is deeper or larger than any configuration."""
-    nodes = 0
-    stack = [(tree, 0)]
-    while stack:
-        node, depth = stack.pop()
-        nodes += 1
-        if nodes > MAX_YAML_NODES or depth > MAX_YAML_DEPTH:
-            raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
-        if isinstance(node, dict):
-            stack.extend((child, depth + 1) for pair in node.items() for child in pair)
-        elif isinstance(node, list):
-            stack.extend((child, depth + 1) for child in node)
+def _nodes(tree: Any) -> Iterator[Any]:
+    """Yield every key and value of nested containers, once per alias."""
+    yield tree
+    if isinstance(tree, (dict, list)):
+        for child in itertools.chain(tree, tree.values()) if isinstance(tree, dict) else tree:
+            yield from _nodes(child)

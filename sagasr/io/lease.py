@@ -1,12 +1,15 @@
 """One writer per folder, on any file system that can create a file exclusively; neither flock nor clocks are relied on.
 
-A lease is a small file that names its owner, who touches it while it lives. On the machine of the owner its process is
-asked for. Elsewhere the file's time is watched, by the watcher's own monotonic clock: one that stands still for
-``EXPIRES_S`` belongs to nobody, and any change is life. Taking over gives a new token, and an owner that finds
-another's token has lost.
+A lease is a small file that names its owner. The owner touches it every ``BEAT_S``. On the owner's machine its process
+is looked up. Elsewhere the file's time is watched, by the watcher's own monotonic clock: an owner that is silent for
+``EXPIRES_S`` has lost the folder. A lease that is taken over has a new token, and an owner that reads another's token
+writes no more.
 
-The file is made once and never written again. Its owner touches what it made, not what has that name by now: one that
-was frozen while it was replaced cannot put its name over its successor's, whenever it wakes.
+The file is made once and never written again. Its owner touches the file that it made, not the file of that name: a
+process that was suspended while it was replaced cannot touch its successor's lease.
+
+filelock 4.2.11 (SoftFileLease) breaks two of these promises: it takes the lease of a living owner on another machine of
+the same host name (a cloned machine, localhost), and a lease that a crash left empty blocks the folder for ever.
 """
 
 import contextlib
@@ -19,21 +22,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sagasr.config.settings import Strict, parse
+from sagasr.config.parsing import parse
+from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.failpoints import point
 from sagasr.io.files import LITTER, write_json
 
 BEAT_S = 2.0
 EXPIRES_S = 20.0
-TORN_S = 1.0  # what is unreadable for so long is not being written
+TORN_S = 1.0  # a file that is unreadable for so long was left by a crash
 Say = Callable[[str], object]
 
 
 class Owner(Strict):
-    """Who holds a lease. ``started`` is for people only; ``ticks`` tells a process from a later one of its number."""
+    """Who holds a lease. ``started`` is for people; ``ticks`` tells a process from a later one of the same number."""
 
     host: str
     boot: str
@@ -47,15 +51,19 @@ class Owner(Strict):
         return f"host {self.host}, process {self.pid}, since {since}"
 
 
+class _Seen(NamedTuple):
+    """What a lease file says: its owner, None where it is unreadable, and when it was touched last."""
+
+    owner: Owner | None
+    touched: int
+
+
 class Lost(SagasrError):
     """Another process has taken this folder over."""
 
 
 class Lease:
-    """A held lease. ``check`` before every write that matters; ``release`` at the end.
-
-    ``descriptor`` is of the file as its owner made it.
-    """
+    """A held lease. ``check`` before every write that matters; ``release`` at the end."""
 
     def __init__(self, path: Path, owner: Owner, descriptor: int, on_lost: Callable[[], object]) -> None:
         self.path, self.owner, self._descriptor, self._on_lost = path, owner, descriptor, on_lost
@@ -66,8 +74,9 @@ class Lease:
 
     def check(self) -> None:
         """Raise Lost when the lease is no longer this process's."""
-        if (found := read_owner(self.path)) is None or found.token != self.owner.token:
-            raise Lost(f"{self.path.parent}: taken over by {found or 'another process'}; this process writes no more")
+        owner = read_owner(self.path)
+        if owner is None or owner.token != self.owner.token:
+            raise Lost(f"{self.path.parent}: taken over by {owner or 'another process'}; this process writes no more")
 
     def release(self) -> None:
         """Give the folder back, unless another has it."""
@@ -113,29 +122,29 @@ def acquire(
 def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> int:
     """Return a descriptor of the lease, which is ours now."""
     end = time.monotonic() + wait_s
-    seen: tuple[str, int] | None = None  # whose token, and when its owner touched the file
+    seen: _Seen | None = None
     seen_at, beats = 0.0, False
     while (descriptor := _create(path, mine)) is None:
-        if (read := _read(path)) is None:
-            _discard_torn(path)
+        try:
+            now = _read(path)
+        except FileNotFoundError:
             continue
-        found, touched = read
-        if (found.token, touched) != seen:
-            beats = seen is not None and seen[0] == found.token
-            seen, seen_at = (found.token, touched), time.monotonic()
-        silent = time.monotonic() - seen_at > EXPIRES_S
-        alive = is_alive(found)
-        if alive is None and beats and not silent:
-            alive = True
-        if alive is False or (alive is None and silent):
-            if _remove(path, found):
-                why = "its process is gone" if alive is False else f"silent for {EXPIRES_S:g} s"
-                say(f"{path.parent}: taken over from {found} ({why})")
-        elif alive and replace and found.boot == mine.boot and found.pid != mine.pid:
-            os.kill(found.pid, signal.SIGKILL)
+        owner = now.owner
+        if now != seen:
+            beats = owner is not None and seen is not None and seen.owner == owner
+            seen, seen_at = now, time.monotonic()
+        expired = time.monotonic() - seen_at > (EXPIRES_S if owner else TORN_S)
+        alive_here = is_alive(owner) if owner else None
+        alive = alive_here or (beats and not expired)
+        if alive_here is False or (expired and not alive):
+            if _remove(path, now) and owner:
+                why = "its process is gone" if alive_here is False else f"silent for {EXPIRES_S:g} s"
+                say(f"{path.parent}: taken over from {owner} ({why})")
+        elif owner and alive_here and replace and owner.pid != mine.pid:
+            os.kill(owner.pid, signal.SIGKILL)
             time.sleep(0.05)
         elif alive and time.monotonic() >= end:
-            raise DataError(f"{path.parent}: in use by another process ({found}); wait for it, or end it")
+            raise DataError(f"{path.parent}: in use by another process ({owner}); wait for it, or end it")
         else:
             time.sleep(0.2)
     return descriptor
@@ -153,21 +162,20 @@ def held(path: Path, **options: Any) -> Iterator[Lease]:
 
 def read_owner(path: Path) -> Owner | None:
     """Return who a lease file names, or None when it is absent or unreadable."""
-    read = _read(path)
-    return read and read[0]
-
-
-def _read(path: Path) -> tuple[Owner, int] | None:
-    """Return who a lease file names and when it was last touched, or None when it is absent or unreadable.
-
-    Opening it makes a network file system ask its server, so that neither is an old copy.
-    """
     try:
-        with path.open(encoding="utf-8") as handle:
-            owner = parse(Owner, json.load(handle), str(path))
-            return owner, os.fstat(handle.fileno()).st_mtime_ns
-    except (OSError, ValueError, SagasrError):
+        return _read(path).owner
+    except OSError:
         return None
+
+
+def _read(path: Path) -> _Seen:
+    """Return what a lease file says. Opening it makes a network file system ask its server, and not use an old copy."""
+    with path.open("rb") as handle:
+        try:
+            owner = parse(Owner, json.load(handle), str(path))
+        except (ValueError, SagasrError):
+            owner = None
+        return _Seen(owner, os.fstat(handle.fileno()).st_mtime_ns)
 
 
 def wait_free(path: Path, wait_s: float) -> bool:
@@ -183,10 +191,10 @@ def wait_free(path: Path, wait_s: float) -> bool:
 def is_alive(owner: Owner) -> bool | None:
     """Return whether an owner's process lives, as far as this machine can know: None for a process of another one.
 
-    Of a machine of the same name it cannot be told whether it is this one before a restart, or another: names like
-    localhost, and those of cloned machines, are not unique.
+    A machine of the same name but another boot may be this one before a restart, or another: host names are not unique.
     """
-    if (owner.host, owner.boot) == (socket.gethostname(), _boot()):
+    boot = _boot()
+    if boot and (owner.host, owner.boot) == (socket.gethostname(), boot):
         return _ticks(owner.pid) == owner.ticks
     return None
 
@@ -200,28 +208,22 @@ def me() -> Owner:
 
 
 def _create(path: Path, owner: Owner) -> int | None:
-    """Create the file with its content, whole, and return a descriptor of it; None if it is there already.
-
-    It becomes that file by a hard link to one already written.
-    """
+    """Create the file with its content, whole, and return a descriptor of it; None if it is there already."""
     staged = path.with_name(f"{LITTER}{path.name}-{owner.token}")
     write_json(staged, owner.model_dump())
     descriptor = os.open(staged, os.O_RDONLY)
     try:
         os.link(staged, path)
-    except FileExistsError:
+    except OSError as error:
         os.close(descriptor)
-        return None
-    except OSError:  # a file system without links
-        os.close(descriptor)
-        return _create_here(path, owner)
+        return None if isinstance(error, FileExistsError) else _create_without_links(path, owner)
     finally:
         staged.unlink(missing_ok=True)
     return descriptor
 
 
-def _create_here(path: Path, owner: Owner) -> int | None:
-    """Create the file and then write its content, into the file that was made and no other of that name."""
+def _create_without_links(path: Path, owner: Owner) -> int | None:
+    """Create the file, then write its content through the same descriptor."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -231,37 +233,29 @@ def _create_here(path: Path, owner: Owner) -> int | None:
     return descriptor
 
 
-def _remove(path: Path, stale: Owner) -> bool:
-    """Remove the lease of ``stale``; False when another was quicker."""
-    return _once(path, stale.token, lambda: (found := read_owner(path)) is not None and found.token == stale.token)
+def _remove(path: Path, stale: _Seen) -> bool:
+    """Remove a stale lease; return False where it is another one by now.
 
-
-def _discard_torn(path: Path) -> None:
-    """Remove a file that a crash left unreadable, once it is clear that nobody is writing it."""
-    with contextlib.suppress(FileNotFoundError):
-        before = path.stat().st_mtime_ns
-        time.sleep(TORN_S)
-        _once(path, str(before), lambda: path.stat().st_mtime_ns == before and read_owner(path) is None)
-
-
-def _once(path: Path, name: str, still: Callable[[], bool]) -> bool:
-    """Remove ``path`` if, when no other process may, ``still`` says so; return whether it was removed.
-
-    What may be removed only under a guard of its own ``name`` cannot be mistaken for its successor, however long ago
-    it was read. A guard is a lease of a few moments, taken over like any other from one who died with it.
+    Only the holder of a guard, which is named after the stale lease, may remove it. So a process that was suspended
+    since it read the lease cannot remove its successor. A guard is itself a lease, taken over like any other.
     """
-    guard = path.with_name(f"{LITTER}{path.name}-{name}")
+    guard = path.with_name(f"{LITTER}{path.name}-{stale.owner.token if stale.owner else stale.touched}")
     os.close(_take(guard, me(), EXPIRES_S, replace=False, say=str))
     try:
-        if gone := still():
+        if unchanged := _read(path) == stale:
             path.unlink()
+    except FileNotFoundError:
+        return False
     finally:
         guard.unlink(missing_ok=True)
-    return gone
+    return unchanged
 
 
 def _boot() -> str:
-    """Return what a process number is unique within: this start of this machine, and the process namespace."""
+    """Return what a process number is unique within: this start of this machine, and the process namespace.
+
+    Returns "" where the system does not tell, as on macOS.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -270,20 +264,9 @@ def _boot() -> str:
 
 
 def _ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when it is gone, or dead and not yet buried."""
+    """Return when a process started, in clock ticks since boot; None when it is gone, or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
     except OSError:
         return None
-    else:
-        return None if fields[0] in "ZX" else int(fields[19])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return 0
-    return 0
+    return None if fields[0] in "ZX" else int(fields[19])

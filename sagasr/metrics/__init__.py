@@ -3,8 +3,3 @@
 Logarithms of power ratios are base 10 without a factor, as the field has them: an LSD is near 1 and never near 30. A
 decibel LSD would be ten times that; none is offered, and no key or argument scales one.
 """
-
-from sagasr.metrics.registry import METRICS, Metric, Scores
-from sagasr.metrics.score import Reference, score, score_many
-
-__all__ = ["METRICS", "Metric", "Reference", "Scores", "score", "score_many"]

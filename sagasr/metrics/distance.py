@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.metrics.embedders import Embedder
 
 WINDOW = SAMPLE_RATE

@@ -1,9 +1,7 @@
 """Windows of audio to the vectors that a distribution distance compares. One small class per embedder."""
 
-import shlex
 from abc import ABC, abstractmethod
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,10 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
 from sagasr.config import settings as settings
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE
-from sagasr.io.errors import DataError
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.metrics.spectra import POWER_FLOOR
-from sagasr.model.text import quietly
 from sagasr.plugins.parts import load
+from sagasr.published.hugging_face import Published, problem_of, remedy_for
 
 BATCH = 16  # windows embedded at once
 
@@ -90,28 +87,12 @@ class Clap(Embedder):
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        from safetensors import SafetensorError
         from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor
 
-        _check_clap(self.model)
-        with quietly():
-            try:
-                extractor = ClapFeatureExtractor.from_pretrained(self.model, local_files_only=True)
-                network, report = ClapAudioModelWithProjection.from_pretrained(
-                    self.model, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-                    output_loading_info=True,
-                )  # fmt: skip
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                first = str(error).splitlines()[0]
-                raise DataError(
-                    f"{self.model}: the CLAP model cannot be read ({first}); {_remedy(self.model)}"
-                ) from error
-        if absent := sorted(report["missing_keys"]):  # transformers would leave these at random
-            raise DataError(
-                f"{self.model}: {len(absent)} weights are missing, the first {absent[0]}; {_remedy(self.model)}"
-            )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return extractor, network.requires_grad_(False).eval().to(device)
+        published = _clap(self.model)
+        _check_clap(published)
+        extractor, network = published.load(ClapFeatureExtractor.from_pretrained, ClapAudioModelWithProjection)
+        return extractor, network.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_embedder(distance: settings.Distance) -> Embedder | None:
@@ -130,44 +111,21 @@ def build_embedder(distance: settings.Distance) -> Embedder | None:
 
 def missing_weights(distance: settings.Distance) -> str | None:
     """Return one line saying what of the embedder is absent and how to get it; nothing is loaded."""
-    if distance.embedder == "clap":
-        try:
-            _check_clap(distance.model)
-        except DataError as error:
-            return str(error)
-    return None
+    if distance.embedder != "clap":
+        return None
+    return problem_of(lambda: _check_clap(_clap(distance.model)))
 
 
-def _check_clap(model: str) -> None:
+def _clap(model: str) -> Published:
+    files = "config.json, preprocessor_config.json, model.safetensors"
+    return Published(model, "CLAP", remedy_for(model, "validation.distance.model", files, "laion/clap-htsat-unfused"))
+
+
+def _check_clap(published: Published) -> None:
     """Raise DataError unless configuration, feature extractor and weights of a CLAP are here; opens no weights."""
-    from transformers import AutoConfig
-
-    with quietly():
-        try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{model}: no CLAP in this folder or in the Hugging Face cache; {_remedy(model)}"
-            ) from error
+    config = published.config()
     if config.model_type not in ("clap", "clap_audio_model"):
-        raise DataError(f"{model}: a {config.model_type!r} model, not a CLAP; {_remedy(model)}")
+        raise published.error(f"a {config.model_type!r} model, not a CLAP")
     for names in (("preprocessor_config.json",), ("model.safetensors", "model.safetensors.index.json")):
-        if not any(_is_here(model, name) for name in names):
-            raise DataError(f"{model}: has no {names[0]}; {_remedy(model)}")
-
-
-def _is_here(model: str, name: str) -> bool:
-    """Return whether a file of a model lies in its folder or in the Hugging Face cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if Path(model).is_dir():
-        return (Path(model) / name).is_file()
-    return isinstance(try_to_load_from_cache(model, name), str)
-
-
-def _remedy(model: str) -> str:
-    key, folder = "validation.distance.model", "a folder with config.json, preprocessor_config.json, model.safetensors"
-    if Path(model).is_absolute():
-        return f"{key} names {folder}, or a published model such as laion/clap-htsat-unfused"
-    command = shlex.join(["hf", "download", model])
-    return f"download it once where there is a network ({command}), or name {folder} in {key}"
+        if not published.has_any(*names):
+            raise published.error(f"has no {names[0]}")

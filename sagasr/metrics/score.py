@@ -1,4 +1,4 @@
-"""Estimates scored against high clips: every metric of the registry, and words for what has none."""
+"""Estimates scored against high clips: every metric of the table, and words for what has none."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable
 from torch import Tensor
 
 from sagasr.audio.spectrum import cutoff_bin
-from sagasr.metrics.registry import METRICS, Scores
+from sagasr.metrics.registry import COMPUTE, Scores
 from sagasr.metrics.spectra import Pair, Spectra
+from sagasr.metrics.table import METRICS
 
 
 class Reference:
@@ -28,7 +29,7 @@ class Reference:
         pair = Pair(self._high, Spectra(estimate), self._cutoff, self._splice)
         if not (pair.high.is_finite and pair.estimate.is_finite):
             return dict.fromkeys(names)
-        scores = {name: METRICS[name].compute(pair) for name in names}
+        scores = {name: COMPUTE[name](pair) for name in names}
         return {name: value if value is not None and math.isfinite(value) else None for name, value in scores.items()}
 
     def remark(self, estimate: Tensor) -> str:

@@ -11,8 +11,7 @@ dropped and guided for their sake.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -21,21 +20,15 @@ from torch import Tensor, nn
 
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import NYQUIST, Config
-from sagasr.io.fingerprint import seed_of
+from sagasr.config.settings import Config
+from sagasr.constants import NYQUIST
+from sagasr.model.counts import FREQUENCIES
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.seeds import seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
 
-FREQUENCIES = 128
 LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
-
-
-class ConditionInputs(NamedTuple):
-    """The conditions of a batch: prepared text, roll-off of (low, high) in Hz [B, 2], seconds (start, total) [B, 2]."""
-
-    text: Tensor
-    rolloff_hz: Tensor
-    seconds: Tensor
 
 
 class Conditioning(NamedTuple):
@@ -83,10 +76,10 @@ class OwnTokens(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return tokens [B, n, cond_dim] of low latents [B, D, N] that are not normalised."""
-        said = [latents.new_zeros(len(latents), part.size) for part in self.parts]
+        numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
         if not latents.is_meta:  # there, only shapes are asked for
-            said = self._said(latents)
-        return torch.stack([project(found) for project, found in zip(self.project, said, strict=True)], dim=1)
+            numbers = self._said(latents)
+        return torch.stack([project(values) for project, values in zip(self.project, numbers, strict=True)], dim=1)
 
     @torch.no_grad()
     def _said(self, latents: Tensor) -> list[Tensor]:
@@ -180,14 +173,3 @@ def drop(values: Tensor, null: Tensor, dropped: Tensor | None) -> Tensor:
     if dropped is None:
         return values
     return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), null, values)
-
-
-@contextmanager
-def seeded(*parts: object) -> Iterator[None]:
-    """Initialise what is built inside from ``parts`` alone, and leave the global generator as it was."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed_of(*parts))
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)

@@ -1,12 +1,13 @@
 """What a training step of a configuration holds, counted without building it. Loads without torch.
 
 Widths and layers are those of the transformer of stable-audio-tools and of our conditions; a test compares every count
-with that of a real step on the meta device (``sagasr.model.shapes``), which is also taken before a sweep starts.
+with that of a real step on the meta device (``sagasr.model.meta_step``), which is also taken before a sweep starts.
 """
 
 from typing import NamedTuple
 
-from sagasr.config.settings import Conditions, Config, Runtime, StableAudio, Words, downsampling_ratio, latent_channels
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Conditions, Config, StableAudio, Words, downsampling_ratio, latent_channels
 from sagasr.plugins.parts import load
 
 FLOAT, HALF = 4, 2  # bytes of a number; matrices and convolutions compute in halves under bf16-mixed

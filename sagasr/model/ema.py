@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sagasr.config import settings as settings
-from sagasr.training.sharding import divided_like, whole
+from sagasr.model.sharding import divided_like, whole
+from sagasr.torch_internals import lerp_
 
 UPDATES = "_updates"
 
@@ -32,7 +33,7 @@ class Ema:
         """Move the average towards the module's present weights; call once after each optimiser step."""
         self._follow_device()
         decay = decay_at(self.updates, self.settings.beta, self.settings.power)
-        torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - decay)
+        lerp_([*self._average.values()], [*self._live.values()], 1 - decay)
         self.updates += 1
 
     @contextmanager
@@ -64,9 +65,9 @@ class Ema:
     def _exchange(self) -> None:
         for name, live in self._live.items():
             if isinstance(live, DTensor):  # what gathers the shards knows them by their memory
-                kept = live.detach().clone()
+                own = live.detach().clone()
                 live.copy_(self._average[name])
-                self._average[name] = kept
+                self._average[name] = own
             else:
                 live.data, self._average[name] = self._average[name], live.data
 

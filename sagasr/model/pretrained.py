@@ -17,8 +17,9 @@ from torch import nn
 from sagasr.config.settings import GET_STABLE_AUDIO, Config, StableAudio, latent_channels
 from sagasr.io.errors import DataError
 from sagasr.model.conditions import Conditioner
-from sagasr.model.stable_audio import build_transformer, published_transformer, transformer_arguments
-from sagasr.model.weights import (
+from sagasr.model.transformer import build_transformer, transformer_arguments
+from sagasr.published.stable_audio import published_transformer
+from sagasr.published.weights import (
     LEAST_MATCH,
     Corner,
     Fit,
@@ -50,9 +51,9 @@ def load_pretrained(model: nn.Module, config: Config) -> list[Fit]:
     weights = open_weights(_path(config), REMEDY)
     _check_published(config)
     parts = _parts(config, weights, shapes_of(model.transformer), shapes_of(model.conditioner))  # type: ignore[arg-type]
-    for module, found in zip((model.transformer, model.conditioner), parts, strict=False):
-        _refuse(config, found, weights)
-        copy_weights(module, found, weights)  # type: ignore[arg-type]
+    for module, fitted in zip((model.transformer, model.conditioner), parts, strict=False):
+        _refuse(config, fitted, weights)
+        copy_weights(module, fitted, weights)  # type: ignore[arg-type]
     new = [name for name, _ in model.conditioner.named_parameters()]  # type: ignore[union-attr]
     new = [name for name in new if not any(name in part.sources for part in parts[1:])]
     announce(weights.path, f"conditions: {len(new)} weights are new, drawn from the seed")
@@ -66,8 +67,8 @@ def missing_weights(config: Config) -> str | None:
     try:
         weights, (transformer, conditioner) = open_weights(_path(config), REMEDY), _our_shapes(_plain(config))
         _check_published(config)
-        for found in _parts(config, weights, transformer, conditioner):
-            _refuse(config, found, weights)
+        for fitted in _parts(config, weights, transformer, conditioner):
+            _refuse(config, fitted, weights)
     except DataError as error:
         return str(error)
     return None
@@ -97,19 +98,20 @@ def _parts(
     return parts
 
 
-def _refuse(config: Config, found: Fit, weights: Weights) -> None:
+def _refuse(config: Config, fitted: Fit, weights: Weights) -> None:
     """Raise DataError unless the part fits, and, for the transformer, is used whole."""
-    if problem := problem_of(found, weights, REMEDY):
+    if problem := problem_of(fitted, weights, REMEDY):
         raise DataError(problem)
-    if found.part != "transformer":
+    if fitted.part != "transformer":
         return
-    left = [name.removeprefix(found.prefix) for name in found.unexpected]
-    left = [name for name in left if not name.startswith(GLOBAL)]
-    unused = sum(weights.shapes[found.prefix + name].numel() for name in left)
-    if unused > (1 - LEAST_MATCH) * found.offered:
+    leftover = [name.removeprefix(fitted.prefix) for name in fitted.unexpected]
+    leftover = [name for name in leftover if not name.startswith(GLOBAL)]
+    unused = sum(weights.shapes[fitted.prefix + name].numel() for name in leftover)
+    if unused > (1 - LEAST_MATCH) * fitted.offered:
         raise DataError(
-            f"{weights.path}: only {share(found.offered - unused, found.offered)} of its {found.part} would be used "
-            f"(first left over: {left[0]}); set model to the checkpoint's size (Stable Audio Open: 'full'); {REMEDY}"
+            f"{weights.path}: only {share(fitted.offered - unused, fitted.offered)} of its {fitted.part} would be used "
+            f"(first left over: {leftover[0]}); set model to the checkpoint's size (Stable Audio Open: 'full'); "
+            f"{REMEDY}"
         )
 
 

@@ -3,45 +3,24 @@
 All latents here are normalised (``LatentNorm``). The model draws nothing: noise, times and dropout masks come in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
-from sagasr.codec import codec as codecs
-from sagasr.codec.codec import LatentNorm
-from sagasr.config.settings import Config, Sampler, downsampling_ratio, latent_channels
-from sagasr.metrics import embedders
-from sagasr.model import flow, pretrained, text
-from sagasr.model.conditions import (
-    Conditioner,
-    Conditioning,
-    ConditionInputs,
-    OwnTokens,
-    drop,
-    null_cross,
-    null_low,
-    seeded,
-)
-from sagasr.model.counts import in_halves
+from sagasr.codec.latents import LatentNorm
+from sagasr.codec.precision import fast
+from sagasr.config.settings import Config, Sampler, latent_channels
+from sagasr.model import flow
+from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches
-from sagasr.model.stable_audio import build_transformer, compact, settled_context
-from sagasr.plugins.parts import breach, load
-from sagasr.testing import check_conditioner, check_metric, check_sampler
-from sagasr.training.precision import fast
-
-# What autocast casts to on a GPU, of the functions of a training step that decide how much it keeps.
-AUTOCAST: Mapping[Any, torch.dtype] = {
-    F.linear: torch.bfloat16,
-    F.conv1d: torch.bfloat16,
-    F.scaled_dot_product_attention: torch.bfloat16,
-    F.layer_norm: torch.float32,
-    F.mse_loss: torch.float32,
-}
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.seeds import seeded
+from sagasr.model.transformer import build_transformer
+from sagasr.plugins.parts import load
+from sagasr.published.stable_audio import compact, settled_context
 
 
 class SagaModel(nn.Module):
@@ -125,7 +104,7 @@ class SagaModel(nn.Module):
     ) -> Tensor:
         """Return normalised high latents [B, D, N]: Euler steps from ``noise`` under guidance, in float32.
 
-        On a GPU matrix products use TF32 (see ``sagasr.training.precision``), also those of a user's own solver.
+        On a GPU matrix products use TF32 (see ``sagasr.codec.precision``), also those of a user's own solver.
         Conditions are embedded once and all guidance branches share one batch. ``known``: latents that are settled
         already, and how far, [B, 1, N]: where it is 1 they come back, and the rest is sampled as their continuation.
         """
@@ -196,110 +175,3 @@ class SagaModel(nn.Module):
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:
     """Return the model of a configuration, initialised from its seed."""
     return SagaModel(config, latent_channels(config.codec, config.audio.channels), norm, vocabulary)
-
-
-def missing_weights(config: Config) -> list[str]:
-    """Return one line for each pretrained part that is absent, with how to get it; nothing is loaded."""
-    solver = config.evaluation.sampler.solver
-    lines = (
-        codecs.missing_weights(config.codec, config.audio.channels),
-        text.missing_weights(config.conditions.text),
-        *(breach(check_conditioner, "conditioner", part) for part in config.conditions.own),
-        *(breach(check_metric, "metric", part) for part in config.validation.metrics),
-        None if solver == "euler" else breach(check_sampler, "sampler", solver),
-        pretrained.missing_weights(config),
-        embedders.missing_weights(config.validation.distance),
-    )
-    return [line for line in lines if line is not None]
-
-
-def shapes(config: Config, words: int = 100) -> dict[str, Any]:
-    """Run a training step on the meta device and return its shapes, parameter counts and bytes.
-
-    Allocates nothing. Layers are alike, so the step runs with one and with two of them, and the rest is counted on.
-    ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
-    """
-    one, two = (_meta_step(_with_depth(config, depth), words) for depth in (1, 2))
-    more = config.model.depth - 1
-    counts = {key: one[key] + more * (two[key] - one[key]) for key in one if isinstance(one[key], int)}
-    size = 4 * counts["parameters"]
-    # Training holds weights, gradients, two AdamW moments and the average.
-    return one | counts | {"weight_bytes": size, "training_bytes": 5 * size}
-
-
-def _with_depth(config: Config, depth: int) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})})
-
-
-def _meta_step(config: Config, words: int) -> dict[str, Any]:
-    batch, frames = config.training.batch_size, config.audio.segment // downsampling_ratio(config.codec)
-    channels = latent_channels(config.codec, config.audio.channels)
-    saved: dict[int, int] = {}
-    with torch.device("meta"):
-        model = build_model(config, vocabulary=tuple(map(str, range(words))))
-        weights = {_storage(weight) for weight in model.parameters()}
-        latents = torch.empty(batch, channels, frames)
-        inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
-        mask = torch.empty(batch, dtype=torch.bool)
-
-        as_on_gpu = _AsOnGpu(in_halves(config))
-
-        def keep(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in weights:
-                saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept), as_on_gpu:
-            loss = model.loss(latents, latents, latents, torch.empty(batch), inputs, mask, mask)
-        loss.backward()
-        for copy in as_on_gpu.copies.values():
-            saved.pop(_storage(copy), None)
-        conditioning = model.condition(latents, inputs)
-    return {
-        "latents": (batch, channels, frames),
-        "transformer_input": (batch, 2 * channels, frames),
-        "cross_attention": tuple(conditioning.cross.shape),
-        "global": None if conditioning.global_ is None else tuple(conditioning.global_.shape),
-        "prepend": None if conditioning.prepend is None else tuple(conditioning.prepend.shape),
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "transformer_parameters": sum(weight.numel() for weight in model.transformer.parameters()),
-        "activation_bytes": sum(saved.values()),
-    }
-
-
-class _AsOnGpu(TorchFunctionMode):
-    """On the meta device attention falls back to its plain form, and there is no autocast.
-
-    Inside, attention is the fused form that CPUs and GPUs run and, ``halved``, matrices are multiplied in bfloat16.
-    """
-
-    def __init__(self, halved: bool) -> None:
-        super().__init__()
-        self.halved = halved
-        self.copies: dict[int, Tensor] = {}
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = args, kwargs or {}
-        if self.halved and (dtype := AUTOCAST.get(function)):
-            given = tree_map_only(Tensor, lambda tensor: self._cast(tensor, dtype), given)
-        if function is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*given[0], **given[1])[0]
-        return function(*given[0], **given[1])
-
-    def _cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a tensor in ``dtype``; a weight is cast once."""
-        if not isinstance(tensor, nn.Parameter) or tensor.dtype == dtype:
-            return tensor.to(dtype)
-        return self.copies.setdefault(id(tensor), tensor.to(dtype))
-
-
-def _storage(tensor: Tensor) -> int:
-    """Return what tells storages apart on the meta device, where all addresses are 0."""
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _meta_text(model: SagaModel, batch: int) -> Tensor:
-    encoder = model.conditioner.text
-    if isinstance(encoder, text.T5Encoder):
-        return torch.empty(batch, encoder.max_tokens, encoder.width)
-    return torch.empty(batch, encoder.max_tokens, dtype=torch.int64)

@@ -2,24 +2,20 @@
 
 ``prepare`` turns strings into a tensor once, outside the training loop; ``forward`` turns that into tokens
 [B, L, cond_dim] in which unused positions are exactly zero. Where L is less than ``max_tokens``, so are the rest, which
-need not be there: ``sagasr.model.stable_audio.compact`` counts them.
+need not be there: ``sagasr.published.stable_audio.compact`` counts them.
 """
 
-import contextlib
-import logging
-import shlex
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 
 from sagasr.config import settings as settings
-from sagasr.io.errors import DataError
 from sagasr.model.words import words_of
+from sagasr.published.hugging_face import Published, problem_of, remedy_for
 
 # Widths of the encoders that Hugging Face publishes, so that a plan needs none of them.
 T5_WIDTHS = {
@@ -97,7 +93,7 @@ class T5Encoder(TextEncoder):
     def __init__(self, model: str, max_tokens: int, cond_dim: int) -> None:
         super().__init__(max_tokens, cond_dim)
         self.model = model
-        self.width = T5_WIDTHS.get(model) or int(_read_t5_config(model).d_model)
+        self.width = T5_WIDTHS.get(model) or _t5_width(model)
         self.project = nn.Identity() if self.width == cond_dim else nn.Linear(self.width, cond_dim)
         self.register_buffer("_device", torch.zeros(()), persistent=False)  # follows the model to its device
         self._loaded: tuple[Any, Any] | None = None
@@ -116,8 +112,8 @@ class T5Encoder(TextEncoder):
         features = [self._stored[it] if it in self._stored else self._features[it] for it in captions]
         longest = -(-max(map(len, features)) // LENGTHS) * LENGTHS
         prepared = torch.zeros(len(captions), min(longest, self.max_tokens), self.width)
-        for row, found in zip(prepared, features, strict=True):
-            row[: len(found)] = found[: self.max_tokens]
+        for row, feature in zip(prepared, features, strict=True):
+            row[: len(feature)] = feature[: self.max_tokens]
         return prepared
 
     def forward(self, prepared: Tensor) -> Tensor:
@@ -138,16 +134,16 @@ class T5Encoder(TextEncoder):
         tokenizer, encoder = self._loaded
         device = self._device.device
         encoder = encoder.to(device)
-        found = []
+        features = []
         for caption in captions:
             batch = tokenizer([caption], truncation=True, max_length=self.max_tokens, return_tensors="pt").to(device)
-            found.append(encoder(**batch).last_hidden_state[0].float().cpu())
-        return found
+            features.append(encoder(**batch).last_hidden_state[0].float().cpu())
+        return features
 
 
 def frozen_t5(encoder: settings.T5, device: str = "cpu") -> T5Encoder:
     """Return a T5 for its features alone, which ``T5Encoder.recall`` takes back. Raises DataError without its files."""
-    width = int(_read_t5_config(encoder.model).d_model)
+    width = _t5_width(encoder.model)
     return T5Encoder(encoder.model, encoder.max_tokens, width).to(device)
 
 
@@ -167,88 +163,41 @@ def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[
 
 def missing_weights(text: settings.Text) -> str | None:
     """Return one line saying what of the text encoder is absent and how to get it; nothing is loaded."""
-    if text.source != "off" and isinstance(text.encoder, settings.T5):
-        try:
-            _read_t5_config(text.encoder.model)
-            _check_tokenizer(text.encoder.model)
-        except DataError as error:
-            return str(error)
-    return None
+    if text.source == "off" or not isinstance(text.encoder, settings.T5):
+        return None
+    model = text.encoder.model
+    return problem_of(lambda: _readable_t5(model))
 
 
-def _remedy(model: str) -> str:
-    folder = "a folder with config.json, model.safetensors and tokenizer.json (or spiece.model)"
-    if Path(model).is_absolute():
-        return f"conditions.text.encoder.model names {folder}, or a published model such as t5-base"
-    return (
-        f"download it once where there is a network ({shlex.join(['hf', 'download', model])}), or name {folder} in "
-        "conditions.text.encoder.model"
-    )
+def _t5(model: str) -> Published:
+    files = "config.json, model.safetensors and tokenizer.json (or spiece.model)"
+    return Published(model, "T5", remedy_for(model, "conditions.text.encoder.model", files, "t5-base"))
 
 
-def _read_t5_config(model: str) -> Any:
-    """Return the published configuration of a T5 from a folder or the local cache; never from the network."""
-    from transformers import AutoConfig
-
-    with quietly():
-        try:
-            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{model}: no T5 in this folder or in the Hugging Face cache; {_remedy(model)}") from error
+def _t5_width(model: str) -> int:
+    """Return the width of a T5 that is here. Raises DataError."""
+    published = _t5(model)
+    config = published.config()
     if not hasattr(config, "d_model"):
-        raise DataError(f"{model}: a {config.model_type!r} model, not a T5; {_remedy(model)}")
-    return config
+        raise published.error(f"a {config.model_type!r} model, not a T5")
+    return int(config.d_model)
 
 
-def _check_tokenizer(model: str) -> None:
-    """Raise DataError without tokenizer files: transformers would read every word as unknown and say nothing."""
-    from huggingface_hub import try_to_load_from_cache
+def _readable_t5(model: str, width: int = 0) -> Published:
+    """Return a T5 whose configuration, of this width if one is given, and tokenizer are here. Raises DataError.
 
-    if Path(model).is_dir():
-        found = any((Path(model) / name).is_file() for name in TOKENIZER_FILES)
-    else:
-        found = any(isinstance(try_to_load_from_cache(model, name), str) for name in TOKENIZER_FILES)
-    if not found:
-        raise DataError(f"{model}: has neither {' nor '.join(TOKENIZER_FILES)}; {_remedy(model)}")
+    Without a tokenizer transformers would read every word as unknown and say nothing.
+    """
+    published = _t5(model)
+    if width not in (0, _t5_width(model)):
+        raise published.error(f"its width is not the {width} published under this name")
+    if not published.has_any(*TOKENIZER_FILES):
+        raise published.error(f"has neither {' nor '.join(TOKENIZER_FILES)}")
+    return published
 
 
 def _load_t5(model: str, width: int) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
     from transformers import AutoTokenizer, T5EncoderModel
 
-    if _read_t5_config(model).d_model != width:
-        raise DataError(f"{model}: its width is not the {width} published under this name; {_remedy(model)}")
-    _check_tokenizer(model)
-    with quietly():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-            encoder, report = T5EncoderModel.from_pretrained(
-                model, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            first = str(error).splitlines()[0]
-            raise DataError(f"{model}: the T5 model cannot be read ({first}); {_remedy(model)}") from error
-    if absent := sorted(report["missing_keys"]):  # transformers would leave these at random
-        raise DataError(f"{model}: {len(absent)} weights are missing, the first {absent[0]}; {_remedy(model)}")
-    return tokenizer, encoder.requires_grad_(False).eval()
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal."""
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    disabled = logging.root.manager.disable
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    reader = partial(AutoTokenizer.from_pretrained, trust_remote_code=False)
+    return _readable_t5(model, width).load(reader, T5EncoderModel)

@@ -1,7 +1,8 @@
 """A GPU that is not there: tensors of device cuda that have shapes and a place but no numbers.
 
-torch's FakeTensorMode, which refuses tensors of two devices as a GPU does, and what it lacks: modules that move in
-place, and autocast. Nothing is computed, so whatever looks at a number fails with another error.
+Built of torch's internals, checked against torch 2.14.1: FakeTensorMode, which refuses tensors of two devices as a GPU
+does, and what it lacks: modules that move in place, and autocast. Nothing is computed, so whatever looks at a number
+fails with another error.
 """
 
 import copy
@@ -49,6 +50,11 @@ def fake_copy(part: Any, mode: FakeTensorMode) -> Any:
     """Return a deep copy of an object whose tensors are fake ones, where the real ones are; they take no memory."""
     with FakeCopyMode(mode):
         return copy.deepcopy(part)
+
+
+def is_fake(value: object) -> bool:
+    """Return whether a value is a tensor of the fake device."""
+    return isinstance(value, FakeTensor)
 
 
 def is_misplaced(error: BaseException) -> bool:

@@ -37,9 +37,9 @@ def load(family: str, part: str, *given: Any) -> Any:
 
     A codec is given the number of audio channels, the others nothing.
     """
-    found = _class_of(family, part)
+    class_ = _class_of(family, part)
     try:
-        return found(*given)
+        return class_(*given)
     except FAULTS as error:
         raise ConfigError(f"{family} {part}: cannot be made ({_one_line(error)})") from error
 
@@ -56,7 +56,7 @@ def sources(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def breach(check: Callable[..., None], family: str, part: str, *given: Any, **stated: Any) -> str | None:
-    """Return one line saying how a part breaks the contract that ``check`` of sagasr.testing is.
+    """Return one line saying how a part breaks a contract of ``sagasr.plugins.contracts``.
 
     Raises ConfigError where it cannot even be made.
     """
@@ -71,8 +71,8 @@ def _breach(
     try:
         check(made, **dict(stated))
     except FAULTS as error:
-        told = str(error) if isinstance(error, AssertionError) else ""
-        return f"{family} {part}: {told or f'breaks down in {check.__name__} ({_one_line(error)})'}".splitlines()[0]
+        text = str(error) if isinstance(error, AssertionError) else ""
+        return f"{family} {part}: {text or f'breaks down in {check.__name__} ({_one_line(error)})'}".splitlines()[0]
     return None
 
 
@@ -81,11 +81,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _class_of(family: str, part: str) -> Any:
-    found = _find(family, part)
-    missing = [name for name in NEEDS[family] if not hasattr(found, name)]
+    class_ = _find(family, part)
+    missing = [name for name in NEEDS[family] if not hasattr(class_, name)]
     if missing:
-        raise ConfigError(f"{family} {part}: {found.__name__} has no {', '.join(missing)}; see sagasr.testing")
-    return found
+        raise ConfigError(f"{family} {part}: {class_.__name__} has no {', '.join(missing)}; see sagasr.testing")
+    return class_
 
 
 def _find(family: str, part: str) -> Any:
@@ -97,11 +97,11 @@ def _find(family: str, part: str) -> Any:
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except FAULTS as error:
         raise ConfigError(f"{family} {part}: cannot be imported ({_one_line(error)})") from error
-    found = getattr(module, class_name, None)
-    if not inspect.isclass(found):
+    class_ = getattr(module, class_name, None)
+    if not inspect.isclass(class_):
         known = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigError(f"{family} {part}: no class {class_name!r} there{did_you_mean(class_name, known)}")
-    return found
+    return class_
 
 
 def _installed(family: str, part: str) -> EntryPoint:

@@ -1,1 +1,1 @@
-"""The trainer: one training from configuration to checkpoints."""
+"""One training from configuration to scores, and all that it leaves in its folder."""

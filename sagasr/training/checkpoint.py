@@ -14,12 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sagasr.constants import CHECKPOINTS_KEPT as KEEP
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
 from sagasr.io.fingerprint import file_sha256
+from sagasr.io.trial_folder import CHECKPOINT
 
-KEEP = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -111,12 +112,12 @@ def problem_of(folder: Path) -> str | None:
 
 def folder_of(checkpoints: Path, step: int) -> Path:
     """Return the folder of one step's checkpoint."""
-    return checkpoints / f"step-{step:08d}"
+    return checkpoints / f"{CHECKPOINT}{step:08d}"
 
 
 def step_of(folder: Path) -> int:
     """Return the step a checkpoint folder is named after."""
-    return int(folder.name.removeprefix("step-"))
+    return int(folder.name.removeprefix(CHECKPOINT))
 
 
 def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) -> Path | None:
@@ -125,7 +126,7 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
     ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
     starting anew silently would hide the loss.
     """
-    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
     problems: list[str] = []
     for folder in found:
         problem = problem_of(folder)
@@ -143,7 +144,7 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
 
 def prune(checkpoints: Path, keep: int = KEEP) -> None:
     """Delete all but the newest ``keep`` checkpoints, once the newest verifies, and what dead attempts left staged."""
-    found = sorted(checkpoints.glob("step-*"), key=step_of, reverse=True)
+    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
     if found and problem_of(found[0]) is None:
         for folder in found[keep:]:
             (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
@@ -154,7 +155,7 @@ def prune(checkpoints: Path, keep: int = KEEP) -> None:
 
 def discard_after(checkpoints: Path, step: int) -> None:
     """Delete what lies behind the checkpoint that a training goes on from: it was found broken, or never committed."""
-    for folder in checkpoints.glob("step-*"):
+    for folder in checkpoints.glob(f"{CHECKPOINT}*"):
         if step_of(folder) > step:
             shutil.rmtree(folder, ignore_errors=True)
     _discard_staged(checkpoints)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch._dynamo.utils import counters
 
-from sagasr.io.trial_log import Device
+from sagasr.torch_internals import has_compiled, to_be_compiled
+from sagasr.training.trial_log import Device
 
 DRIVER = Path("/proc/driver/nvidia/version")
 CPUS = Path("/proc/cpuinfo")
@@ -27,37 +27,27 @@ def device_of(device: torch.device, model: torch.nn.Module, precision: str, atte
         precision=precision,
         matmul=torch.get_float32_matmul_precision(),
         cudnn_tf32=bool(gpu and torch.backends.cudnn.allow_tf32),
-        compiled=to_be_compiled(model) and compiles(),
+        compiled=to_be_compiled(model) and has_compiled(),
     )
 
 
 def with_device(known: Sequence[Device], new: Device) -> list[Device]:
     """Return the devices of all attempts, where one that goes on as the one before did is not told again."""
-    earlier = [one for one in known if one.attempt != new.attempt]
+    earlier = [device for device in known if device.attempt != new.attempt]
     if earlier and earlier[-1] == new.model_copy(update={"attempt": earlier[-1].attempt}):
         return earlier
     return [*earlier, new]
 
 
-def to_be_compiled(model: torch.nn.Module) -> bool:
-    """Return whether parts of a model are compiled when they are first used."""
-    return any(part._compiled_call_impl is not None for part in model.modules())
-
-
-def compiles() -> bool:
-    """Return whether anything could be compiled in this process so far; without a C compiler nothing can."""
-    return bool(counters["stats"]["unique_graphs"])
-
-
 @functools.cache
 def driver_version() -> str:
     """Return the version of NVIDIA's driver, or an empty text."""
-    found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
-    return found[1] if found else ""
+    version = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    return version[1] if version else ""
 
 
 @functools.cache
 def cpu_name() -> str:
     """Return what this machine calls its processor."""
-    found = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), re.MULTILINE) if CPUS.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), re.MULTILINE) if CPUS.exists() else None
+    return name[1].strip() if name else platform.processor() or platform.machine()

@@ -16,12 +16,15 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from sagasr.config.settings import Config, InverseLR
 from sagasr.data.batches import Batch
-from sagasr.model.conditions import ConditionInputs
+from sagasr.data.store import Store
+from sagasr.data.texts import recall_texts
 from sagasr.model.ema import Ema
-from sagasr.model.saga import SagaModel
-from sagasr.model.stable_audio import compile_layers
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.pretrained import load_pretrained
+from sagasr.model.saga import SagaModel, build_model
+from sagasr.model.sharding import divided_like, shard, whole
+from sagasr.published.stable_audio import compile_layers
 from sagasr.training import checkpoint as checkpoint_folder
-from sagasr.training.sharding import divided_like, shard, whole
 
 COMPILE_FROM = 1_000  # steps; compiling takes as long as some hundred of a small model
 
@@ -191,3 +194,12 @@ def cooldown_at(step: int, steps: int, share: float) -> float:
     """Return the factor that falls linearly from 1 to 0 over the last ``share`` of ``steps``; without a share 1."""
     length = share * steps
     return min(1.0, (steps - step) / length) if length else 1.0
+
+
+def initial_module(config: Config, store: Store, micro_batches: int = 1) -> SagaModule:
+    """Return the untrained module: a function of configuration, seed and store."""
+    norm, words = store.norm.seen_as(config.model.latents), store.vocabulary(config.conditions.text.source)
+    model = build_model(config, norm, words)
+    load_pretrained(model, config)
+    recall_texts(model.conditioner.text, store, config.conditions.text)
+    return SagaModule(config, model, micro_batches)

@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""Every speed that the README states, measured against its peer in one run, on the same data.
+"""Every speed that tests/README.md states, measured against its peer in one run, on the same data.
 
     OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from sagasr.audio.degrade import degrade, draw_degradation
 from sagasr.audio.files import read_audio
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import NYQUIST, Config
-from sagasr.data.manifest import rows_of
-from sagasr.model.conditions import ConditionInputs
+from sagasr.config.settings import Config
+from sagasr.constants import NYQUIST
+from sagasr.data.splits import rows_of
 from sagasr.model.ema import Ema
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.training.module import SagaModule
 from tests.benchmarks import data

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from sagasr.config.settings import Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
 from tests.benchmarks import data
 from tests.benchmarks.cached import CHANNELS, Subject

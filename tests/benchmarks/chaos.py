@@ -2,7 +2,7 @@
 
 Most strike by forks, at every point of a trial in turn and then at random; ``--ray`` more strike the processes of real
 sweeps, ``--pair`` more those of trainings by two workers. Whatever differs from the undisturbed sweep is listed, and
-makes the exit code 1. The table of the README alone: ``--kills 0 --ray 14 --pair 4``.
+makes the exit code 1. The table of tests/README.md alone: ``--kills 0 --ray 14 --pair 4``.
 """
 
 import argparse

@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
 from sagasr.io.files import read_yaml, write_json
-from sagasr.model.text import quietly
+from sagasr.published.hugging_face import quietly
 from sagasr.training.train import keep_freed_memory
 from tests.sagasr.model.stable_audio import autoencoder_tree
 from tests.sagasr.training.trainings import RECORDINGS, copy_recordings

@@ -8,8 +8,8 @@ from scipy import signal
 
 from sagasr.audio.degrade import RIPPLE_DB, Draw, degrade
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import SAMPLE_RATE
-from tests.benchmarks.data import RECORDINGS
+from sagasr.constants import SAMPLE_RATE
+from tests.benchmarks.cell import RECORDINGS
 from tests.benchmarks.measure import Row, in_turn
 
 

@@ -22,12 +22,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
 from sagasr.io.files import write_whole
 from tests.orchestrator.run import chaos
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import free_port
 
 TARGET_S = 5.0  # of the decision, for 1,000 replicates on two idle cores
 STEPS, EVERY = 100, 20
@@ -36,7 +36,7 @@ DECIDED = "Nothing is left to do."
 COMMAND = f"""
 import sys, time
 from rich.console import Console
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 say = Console.print
 def told(console, *words, **options):
     if words == ({DECIDED!r},):
@@ -77,12 +77,12 @@ def finish(plan: Plan) -> None:
     status, _ = chaos.forked(lambda: train(plan))  # so that this process stays without torch
     assert status == 0
     variant = first.variants[0].id
-    scores = pq.read_table(plan.paths.scores(first.id, variant))
+    scores = pq.read_table(plan.paths.of(first.id).scores(variant))
     place = scores.column_names.index("lsd")
     for number, trial in enumerate(others):
         shutil.copytree(plan.paths.trial(first.id), plan.paths.trial(trial.id), copy_function=os.link)
         own = scores.set_column(place, "lsd", pa.array([1 + (number * 37 % 100) / 1_000] * len(scores)))
-        write_whole(plan.paths.scores(trial.id, variant), lambda path, own=own: pq.write_table(own, path))
+        write_whole(plan.paths.of(trial.id).scores(variant), lambda path, own=own: pq.write_table(own, path))
         record(plan.paths, trial)
 
 

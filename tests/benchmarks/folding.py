@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from sagasr.evaluation.scores import read_scores
+from sagasr.evaluation.score_files import read_scores
 from sagasr.training.train import train
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, seconds

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from sagasr.data.batches import Batch, Draws
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from tests.benchmarks import data
 from tests.benchmarks.measure import Row, in_turn

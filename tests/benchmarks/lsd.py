@@ -12,7 +12,7 @@ import sagasr
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import cutoff_bin
-from sagasr.metrics import Reference
+from sagasr.metrics.score import Reference
 from tests.benchmarks.measure import Row, in_turn
 
 SAMPLES = 65_536  # 1.5 s, what a validation scores by default

@@ -23,15 +23,15 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
 from orchestrator.run.worker import DRIVER
+from orchestrator.sweep_folder.columns import VOLATILE
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run import chaos
+from tests.processes import SWEEP
 
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 STORE_BYTES = 150_000_000
 # A busy machine may need more than the 30 s that a node gives its own processes to come up.
 NODE = {"object_store_memory": STORE_BYTES, "env_vars": {"RAY_agent_register_timeout_ms": "300000"}}

@@ -4,9 +4,9 @@
     python -m tests.benchmarks.overhead [--cells 64] [--repeats 1] [--shell-cells 8]
 
 One training step, one validation clip, one sampling step per cell. Ours is ``sagasr-sweep`` with all that it does: the
-ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no more:
-a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer cells, as
-it costs the same for each.
+ledger, the tables, one MLflow run per cell. The peers do the same calls of ``sagasr.training.train.train`` and no
+more: a Ray Tune script with a function trainable, and a shell loop over ``sagasr-train``, which is measured on fewer
+cells, as it costs the same for each.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run import chaos
 
 ROOT = Path(__file__).parents[2]
@@ -36,14 +36,14 @@ NOTHING = {
     "validation": {"every": 1, "clips": 1, "segment": 8192},
     "evaluation": {"sampler": {"steps": 1}},
 }
-SWEEP = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
-TRAIN = "import sys; from sagasr.cli.commands import train; sys.exit(train())"
+SWEEP = "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"
+TRAIN = "import sys; from sagasr.cli.train import train; sys.exit(train())"
 PEER = """\
 import sys
 from pathlib import Path
 import ray
 from ray import tune
-from sagasr.cli.commands import read
+from sagasr.cli.train import read
 from sagasr.data.encode import encode_store
 
 base, out, cells = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), int(sys.argv[3])
@@ -118,7 +118,7 @@ def first_steps(grid: Path, storage: Path) -> tuple[list[float], list[float]]:
         status = read_status(folder)
         assert status is not None
         by_process[process].append((first, status.updated))
-        recorded.append(plan.paths.record(trial.id).stat().st_mtime)
+        recorded.append(plan.paths.of(trial.id).record.stat().st_mtime)
     began = max(recorded)  # all are recorded before the first one starts
     cold, warm = [], []
     for spans in by_process.values():

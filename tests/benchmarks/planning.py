@@ -20,7 +20,7 @@ from typing import NamedTuple
 from sagasr.io.files import dump_yaml
 
 TARGETS = {1_000: 2.0, 10_000: 20.0}  # seconds
-COMMAND = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
+COMMAND = "import sys; from orchestrator.cli.sweep import sweep; sys.exit(sweep())"
 
 
 class Planned(NamedTuple):

@@ -19,8 +19,9 @@ from orchestrator.plan.cost import assumed, disk_bytes, seconds_of  # noqa: E402
 from orchestrator.run.calibrate import Task, _task, measure  # noqa: E402
 from sagasr.cli import common as cli  # noqa: E402
 from sagasr.data.encode import encode_store  # noqa: E402
-from sagasr.io.trial_log import read_status  # noqa: E402
-from sagasr.training.train import Harness, train  # noqa: E402
+from sagasr.training.harness import Harness  # noqa: E402
+from sagasr.training.train import train  # noqa: E402
+from sagasr.training.trial_log import read_status  # noqa: E402
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.measures import STEP
 from sagasr.data.store import Store
 from tests.benchmarks import data

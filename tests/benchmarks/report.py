@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from orchestrator.grid.factors import METRICS
 from sagasr.io.files import write_json
+from sagasr.metrics.table import METRICS
 
 RATE = 44_100
 STAGES = {"lfr": "eval"}
@@ -39,7 +39,7 @@ LIMITS = {"seconds": 60.0, "processor seconds": 120.0, "GB of memory": 2.0, "MB 
 # The command with its own peak of memory (kB) written last; ru_maxrss would begin with the peak of this process, its
 # parent, which made the data.
 COMMAND = (
-    "import pathlib, sys; from orchestrator.cli.commands import report as main; code = main(sys.argv[1:]); "
+    "import pathlib, sys; from orchestrator.cli.report import report as main; code = main(sys.argv[1:]); "
     "print('peak', pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]); sys.exit(code)"
 )
 

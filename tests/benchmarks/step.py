@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.io.signals import Halt
-from sagasr.model.conditions import ConditionInputs
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
+from sagasr.training.harness import Harness
 from sagasr.training.module import parts_of
-from sagasr.training.train import Harness, train
+from sagasr.training.train import train
 from tests.benchmarks import data, stock
 from tests.benchmarks.measure import Row, Stamps, product_rate
 

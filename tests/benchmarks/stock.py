@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagasr.config.settings import NYQUIST, Config
+from sagasr.config.settings import Config
+from sagasr.constants import NYQUIST
 from sagasr.data.batches import Batch
 from sagasr.model.saga import SagaModel
-from sagasr.model.stable_audio import load_stock, transformer_arguments
+from sagasr.model.transformer import transformer_arguments
+from sagasr.published.stable_audio import load_stock
 from tests.benchmarks.measure import Stamps
 
 NUMBERS = ("rolloff_low", "rolloff_high")

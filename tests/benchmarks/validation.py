@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config
-from sagasr.data.batches import Validation
 from sagasr.evaluation.evaluate import evaluate, target_rolloff_hz
-from sagasr.model.conditions import ConditionInputs
+from sagasr.evaluation.validation_set import Validation
 from sagasr.model.ema import Ema
 from sagasr.model.flow import schedule
+from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from tests.benchmarks import data
 from tests.benchmarks.lsd import librosa_lsd

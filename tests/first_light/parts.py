@@ -15,7 +15,7 @@ PRODUCT = (
 )  # fmt: skip
 TESTS = (*PRODUCT, "pytest", "pytorch_lightning", "einops_exts", "alias_free_torch")
 ROWS = (*TESTS, "librosa", "ema_pytorch")
-TRAIN = (sys.executable, "-c", "import sys; from sagasr.cli.commands import train; sys.exit(train())")
+TRAIN = (sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())")
 SHIPPED = ("data.train=shipped", "data.val=shipped")
 TWO_STEPS = ("training.steps=2", "validation.clips=2", "evaluation.sampler.steps=2")
 SHRUNK = (

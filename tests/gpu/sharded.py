@@ -17,8 +17,8 @@ import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import read_status
 from sagasr.training.module import ShardedStrategy
+from sagasr.training.trial_log import read_status
 from tests.benchmarks import data
 from tests.gpu.subjects import config_of, trained
 

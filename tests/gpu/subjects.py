@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 
-from sagasr.config.settings import Config, Runtime, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.io.files import read_yaml
-from sagasr.io.trial_log import History
 from sagasr.model.saga import build_model
+from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule
-from sagasr.training.train import Harness, TrainResult, train
+from sagasr.training.train import train
+from sagasr.training.trial_log import History
 from tests.benchmarks import data
 from tests.benchmarks.step import awake
 

@@ -16,10 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from sagasr.io.errors import SagasrError
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
 from sagasr.model.saga import SagaModel
-from sagasr.model.stable_audio import compile_layers
+from sagasr.published.stable_audio import compile_layers
 from sagasr.training import checkpoint
+from sagasr.training.trial_log import History, read_status
 from tests.gpu.sharded import alone
 from tests.gpu.subjects import config_of, losses_of, module_of, trained
 

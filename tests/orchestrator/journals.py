@@ -4,9 +4,9 @@ from typing import Any
 
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.tracking.tracker import connect
+from orchestrator.tracking.client import connect
 from sagasr.io.files import write_json
-from sagasr.io.trial_log import History, Status, write_status
+from sagasr.training.trial_log import History, Status, write_status
 
 
 def journal(

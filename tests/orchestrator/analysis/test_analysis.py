@@ -11,22 +11,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from orchestrator.analysis.controls import asha
-from orchestrator.analysis.crosscheck import bootstrap_interval, cross_check, sign_flip_p
+from orchestrator.analysis.cells import best_cell, means_beside
+from orchestrator.analysis.diagnostics import bootstrap_interval, cross_check, sign_flip_p
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.group_sequential import Contrast, Look, Rule, boundaries, decide, sequential_p
+from orchestrator.analysis.group_sequential import Contrast, Look, Rule, boundaries, decide, e_value, sequential_p
 from orchestrator.analysis.interim import complete_seeds, first_blocks, look_at
 from orchestrator.analysis.load import read_sweep
-from orchestrator.analysis.power import detectable
-from orchestrator.analysis.simulate_clips import grid, scores
-from orchestrator.analysis.simulate_stopping import SCENARIOS, checks, curves, run
-from orchestrator.analysis.split_plot import codes_of, contrast, layout
+from orchestrator.analysis.split_plot import codes_of, contrast, layout_of
 from orchestrator.analysis.variance import Response, errors, judge
-from orchestrator.analysis.verdict import e_value
-from orchestrator.report.report import report
-from orchestrator.report.terminal import best_cell, worth
+from orchestrator.analysis.verdict import detectable
+from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
+from tests.simulation.clips import grid, scores
+from tests.simulation.controls import asha
+from tests.simulation.stopping import SCENARIOS, checks, curves, run
 
 
 def two_levels(names: str, levels: str) -> dict[str, Sequence[str]]:
@@ -233,7 +232,7 @@ def test_a_value_that_is_not_finite_makes_no_cell_the_best_and_no_mean_empty(tmp
     rows[0]["lsd"], rows[1]["lsd"] = -math.inf, math.inf
     sweep = read_sweep(write_sweep(tmp_path, rows, TWO))
     assert best_cell(sweep)["text"] == "caption"
-    assert 0.9 < worth(sweep, best_cell(sweep))["baseline"] < 1.5
+    assert 0.9 < means_beside(sweep, best_cell(sweep))["baseline"] < 1.5
     assert sorted(one.kind for one in sweep.lost) == ["no value", "no value"]
 
 
@@ -421,7 +420,7 @@ def test_few_runs_are_not_made_surer_by_their_clips(tmp_path: Path, levels: dict
     random = np.random.default_rng(1)
     rows = [{**row, "replicate": str(at)} for at, row in enumerate(noisy_grid(levels, seeds, {}))]
     sweep = read_sweep(write_sweep(tmp_path, rows, levels))
-    plan = layout(sweep, *codes_of(sweep), np.ones(len(rows), dtype=bool))
+    plan = layout_of(sweep, *codes_of(sweep), np.ones(len(rows), dtype=bool))
     weights, found = contrast(plan, {(0,): np.array([2.0])}), 0
     assert weights is not None
     for _ in range(1_000):
@@ -624,9 +623,9 @@ def test_an_effect_that_is_there_and_too_small_to_matter_is_none_that_matters_un
 def test_blocks_under_way_are_said_to_be_left_out(tmp_path: Path) -> None:
     rows = noisy_grid(TWO, 4, {"text": -0.2})
     write_sweep(tmp_path, rows[:-1], TWO, delta=0.05, early_stopping=BLOCKS, expected_replicates=32)
-    assert "effects rest on the complete blocks alone: seeds 0, 1, 2" in report(tmp_path).notes
+    assert "effects rest on the complete blocks alone: seeds 0, 1, 2" in analyse(tmp_path).notes
     write_sweep(tmp_path, rows, TWO, delta=0.05, early_stopping=BLOCKS)
-    assert report(tmp_path).notes == []
+    assert analyse(tmp_path).notes == []
 
 
 def test_a_look_at_an_incomplete_block_is_refused(tmp_path: Path) -> None:
@@ -673,7 +672,7 @@ def test_trainings_on_unlike_devices_are_noted_once_each_and_alike_ones_not(tmp_
 
 def test_the_simulation_separates_sound_stopping_from_stopping_on_values() -> None:
     """A small run of the command; wider bands than its own at 1000 replicates."""
-    found = {check.what: check.measured for check in checks({"slow": run("slow", 120, 1)})}
+    found = {check.rate: check.measured for check in checks({"slow": run("slow", 120, 1)})}
     assert found["slow: pocock: epochs used, %"] == pytest.approx(58, abs=5)
     assert found["slow: pocock: power for text, %"] > 96
     assert found["slow: pocock: family-wise false positives, %"] < 12

@@ -14,8 +14,8 @@ import pytest
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.cli.commands import report as main
-from orchestrator.report.report import report
+from orchestrator.cli.report import report as main
+from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
@@ -143,7 +143,7 @@ def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
         table.astype({"domain": "category"} if "domain" in table else {}).to_parquet(
             tmp_path / "results" / "clips.parquet"
         )
-        return report(tmp_path).notes + list(read_sweep(tmp_path).notes)
+        return analyse(tmp_path).notes + list(read_sweep(tmp_path).notes)
 
     assert notes(clips) == []
     assert notes([{**clips[0], "lsd": None}, *clips[1:]]) == [
@@ -151,6 +151,18 @@ def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
     ]
     assert "the clips lack finite values in some runs" in notes(clips[4:])[0]
     assert "no columns tie its rows" in notes([{"clip": one["clip"], "lsd": one["lsd"]} for one in clips])[0]
+
+
+@pytest.fixture(scope="module")
+def without_cells(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return listed(tmp_path_factory.mktemp("without"))
+
+
+def listed(folder: Path, **more: object) -> pd.DataFrame:
+    """Return the effects of a sweep whose plan says more than it must."""
+    write_sweep(folder, noisy_grid(TWO, 2, {"text": -0.1}), TWO, **more)
+    assert main([str(folder), "--quiet"]) in (0, 1)
+    return effects(read_sweep(folder)).drop(columns=["plan_hash", "n_missing"])
 
 
 @pytest.mark.parametrize(
@@ -163,15 +175,11 @@ def test_clips_that_are_not_used_are_told(tmp_path: Path) -> None:
         [{"cell": "a", "levels": "text=off", "replicates": 3}],
     ],
 )
-def test_cells_that_another_writer_lists_in_its_own_form_change_nothing(tmp_path: Path, cells: object) -> None:
+def test_cells_that_another_writer_lists_in_its_own_form_change_nothing(
+    tmp_path: Path, without_cells: pd.DataFrame, cells: object
+) -> None:
     """Rows, factors and seeds are enough."""
-    answers = []
-    for name, more in (("without", {}), ("with", {"cells": cells})):
-        (tmp_path / name).mkdir()
-        folder = write_sweep(tmp_path / name, noisy_grid(TWO, 2, {"text": -0.1}), TWO, **more)
-        answers.append(effects(read_sweep(folder)).drop(columns=["plan_hash", "n_missing"]))
-        assert main([str(folder), "--quiet"]) in (0, 1)
-    pd.testing.assert_frame_equal(*answers)
+    pd.testing.assert_frame_equal(without_cells, listed(tmp_path, cells=cells))
 
 
 def test_extra_columns_and_cells_that_the_plan_dropped_are_left_out(tmp_path: Path) -> None:
@@ -288,7 +296,8 @@ def test_json_has_the_same_rows_without_nan(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_answer_needs_neither_torch_nor_ray_nor_mlflow() -> None:
-    code = "import sys, orchestrator.report.report; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    modules = "orchestrator.report.analyse, orchestrator.report.page"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.preferences import compare, read_sheet
-from orchestrator.cli.commands import report as main
+from orchestrator.cli.report import report as main
 from sagasr.io.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, write_sweep
 

@@ -4,12 +4,15 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from statsmodels.formula.api import mixedlm, ols
+from statsmodels.stats.multitest import multipletests
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
+from orchestrator.analysis.verdict import adjust
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep
 
 # NIST StRD, Analysis of Variance, AtmWtAg: atomic weight of silver by two instruments, 24 readings each; average
@@ -184,3 +187,14 @@ def test_peas_in_incomplete_blocks_have_the_analysis_that_r_prints(tmp_path: Pat
     for (first, second), (ss, f) in mixed.items():
         row = interaction(found, first, second)
         assert (row["ss"], row["f"]) == (pytest.approx(ss, abs=0.006), pytest.approx(f, abs=0.001))
+
+
+@pytest.mark.parametrize(("family", "method"), [("primary", "holm"), ("interaction", "fdr_bh")])
+def test_p_values_are_adjusted_as_statsmodels_does(family: str, method: str) -> None:
+    for count in (1, 2, 9):
+        p = np.random.default_rng(count).uniform(0, 0.2, count)
+        p[-1] = p[0]  # a tie
+        adjusted = adjust([*p, float("nan")], family)
+        assert adjusted[:-1] == list(multipletests(p, method=method)[1])
+        assert np.isnan(adjusted[-1])
+    assert adjust([], family) == []

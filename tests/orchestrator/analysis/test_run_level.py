@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.derived_metrics import shared_curves
+from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.failure_rates import failure_rates
 from orchestrator.analysis.load import read_sweep
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
 

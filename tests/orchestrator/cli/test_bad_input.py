@@ -3,33 +3,23 @@
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import sweep
-from orchestrator.grid.space import read_space
+from orchestrator.cli.sweep import sweep
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import MAX_YAML_BYTES, parse_yaml
-
-COMMAND = "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"
-
+from tests.processes import forked_command
 
 MEMORY = 6 << 30  # of which one that reads without an end takes all
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
-    )
+    return forked_command(lambda: sweep(arguments), folder, MEMORY)
 
 
 def refused(folder: Path, *arguments: str) -> str:
@@ -227,10 +217,10 @@ def test_more_gpu_hours_than_the_budget_are_refused_unless_agreed(make_grid, mon
     ("command", "example"), [("sweep", "sagasr-sweep demo.yaml"), ("report", "sagasr-report sweeps/demo")]
 )
 def test_help_loads_nothing_heavy_and_shows_an_example(command: str, example: str):
-    program = f"from orchestrator.cli.commands import {command}; {command}(['--help'])"
+    program = f"from orchestrator.cli.{command} import {command}; {command}(['--help'])"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert example in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "orchestrator.cli.commands" in loaded
+    assert f"orchestrator.cli.{command}" in loaded
     assert not loaded & {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic"}

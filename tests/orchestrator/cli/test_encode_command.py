@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cli.encode import main
-from sagasr.config.settings import Config, located, parse
+from orchestrator.cluster import main
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located
+from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
-from sagasr.data.manifest import read_manifest
+from sagasr.data.splits import read_manifest
 from sagasr.io.files import read_yaml
 from tests.sagasr.data.qwen import write_qwen
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.api import Sweep
-from orchestrator.cli import commands
+from orchestrator.cli.sweep import print_answer
 from orchestrator.plan.plan import write_plan
 
 BIN = Path(sys.executable).parent
@@ -65,7 +65,7 @@ def test_the_commands_at_the_end_of_a_sweep_name_their_folders_whole(study, monk
     monkeypatch.setattr(Sweep, "publish", lambda *_: [])
     console = Console(width=80, highlight=False, emoji=False)
     with console.capture() as shown:
-        commands._answer(sweep, console)
+        print_answer(sweep, console)
     best, curves = (shlex.split(line) for line in re.findall(r"^(?:best model|curves): (.*)$", shown.get(), re.M))
     assert best == ["sagasr-upsample", "IN", "OUT", "--checkpoint", str(sweep.folder / "trials" / rows[0]["trial"])]
     assert curves == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{study}/sweeps/mlflow.db"]

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.commands import report, sweep
-from orchestrator.grid.space import expand, parse_only, read_space
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
+from orchestrator.grid.expand import expand
+from orchestrator.grid.levels import parse_only
+from orchestrator.grid.read import read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
@@ -176,8 +179,8 @@ def test_an_included_grid_gives_what_the_other_does_not_say(make_grid, tmp_path)
         mine="include: middle.yaml\nname: mine\nfactors: {lfr: [off, crossfade], rolloff: [off, on]}\n",
     )
     space = read_space(folder / "mine.yaml", storage=str(tmp_path / "sweeps"))
-    assert space.name == "mine"
-    assert space.seeds == (3,)
+    assert space.grid.name == "mine"
+    assert space.grid.seeds == (3,)
     shown = {name: list(one.levels) for name, one in space.factors.items()}
     assert shown == {
         **{"text": ["off", "caption"], "lfr": ["off", "crossfade"], "solver": ["euler", "../my.py:Mine"]},

@@ -8,17 +8,23 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.effects import effects
-from orchestrator.analysis.findings import findings
+from orchestrator.analysis.estimates import findings
 from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
-from orchestrator.grid.space import Promote, expand, lay_out, read_space
+from orchestrator.grid.expand import expand, lay_out
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
-from orchestrator.report.report import report, write_report
-from sagasr.config.settings import IDLE, Config, acting, leaves, parse, patch
+from orchestrator.report.analyse import analyse
+from orchestrator.report.page import write_page
+from orchestrator.sweep_folder.design import Promote
+from sagasr.config.idle import IDLE, acting
+from sagasr.config.parsing import parse
+from sagasr.config.patching import leaves, patch
+from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.conftest import BASE
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep
+from tests.small import BASE
 
 LFR = {"lfr": ["off", "hard", "crossfade"], "lfr_ratio": ["off", "on"], "text": ["off", "caption"]}
 ROUTE = {"rolloff": ["off", "on"], "rolloff_route": ["both", "cross", "global"], "text": ["off", "caption"]}
@@ -464,8 +470,8 @@ def test_blocks_decide_a_nested_factor_and_a_report_is_made(tmp_path):
     account = take_looks(folder)
     assert account is not None
     assert account.decisions["lfr_ratio: on - off"].word == "different"
-    found = report(folder)
-    assert write_report(found, folder).exists()
+    found = analyse(folder)
+    assert write_page(found, folder).exists()
 
 
 def test_what_improves_where_it_acts_is_promoted_with_the_levels_it_acts_beside():
@@ -497,9 +503,9 @@ def test_trainings_with_unlike_variants_are_judged_with_the_error_they_have(tmp_
         under = {"target": {"rolloff": ["on", "more"]}}
         written = write_sweep(folder, rows, factors, eval_stage=("target",), under=under)
         for one in findings(read_sweep(written), primary_only=True):
-            if one.line.contrast in found:
+            if one.comparison.contrast in found:
                 assert one.estimate is not None
-                found[one.line.contrast].append((one.estimate.value, one.estimate.variance_run))
+                found[one.comparison.contrast].append((one.estimate.value, one.estimate.variance_run))
     for contrast, each in found.items():
         estimates, variances = np.array(each).T
         assert 0.65 < variances.mean() / estimates.var(ddof=1) < 1.5, contrast

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 from orchestrator.grid.factors import STANDARD
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
 from sagasr.codec.stable_audio_codecs import empty_autoencoder

@@ -2,12 +2,15 @@
 
 import pytest
 
-from orchestrator.grid.space import expand, read_space, shipped
+from orchestrator.grid.expand import expand
+from orchestrator.grid.files import shipped
+from orchestrator.grid.read import read_space
 from orchestrator.plan.cost import costs_of
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
-from sagasr.config.settings import SIZES, Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config
 from sagasr.io.files import dump_yaml, read_yaml
 
 FOLDER = shipped("demo.yaml").parent
@@ -45,7 +48,7 @@ def test_the_grid_crosses_five_factors_in_six_blocks():
     space = read_space(FOLDER / "grid.yaml")
     assert set(space.factors) == {"text", "rolloff", "lfr", "latent_dropout", "size"}
     assert len(expand(space)) == 48
-    assert space.seeds == (0, 1, 2, 3, 4, 5)
+    assert space.grid.seeds == (0, 1, 2, 3, 4, 5)
 
 
 def test_the_ladder_climbs_as_the_study_was_planned():

@@ -6,11 +6,17 @@ from itertools import combinations
 
 import pytest
 
-from orchestrator.grid.factors import METRICS, STANDARD, cell_name, level_name
+from orchestrator.grid.expand import MAX_CELLS, expand
+from orchestrator.grid.factors import STANDARD
+from orchestrator.grid.files import find_grid, shipped
 from orchestrator.grid.fractional import fraction
-from orchestrator.grid.space import SearchSpace, expand, find_grid, parse_only, read_space, shipped
+from orchestrator.grid.levels import level_name, parse_only
+from orchestrator.grid.read import read_space
+from orchestrator.grid.space import SearchSpace
+from orchestrator.sweep_folder.names import cell_name
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.conftest import BASE
+from sagasr.metrics.table import METRICS
+from tests.small import BASE
 
 
 def names(space: SearchSpace) -> list[str]:
@@ -164,15 +170,15 @@ def test_every_standard_level_is_a_valid_configuration_that_differs_from_its_bas
 
 
 def test_metrics_known_to_planning_are_the_trainers():
-    code = "from sagasr.metrics import METRICS; print({m.name: m.better for m in METRICS.values()})"
+    code = "from sagasr.metrics.registry import COMPUTE; print([*COMPUTE])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(METRICS)
+    assert done.stdout.strip() == str([*METRICS])
 
 
 def test_settings_reach_the_base_and_the_grid(make_grid):
     space = read_space(make_grid(), settings={"training.steps": 7, "early_stopping.policy": "none"}, seeds=[3])
     assert {cell.config.training.steps for cell in expand(space)} == {7}
-    assert space.early_stopping.policy == "none"
+    assert space.grid.early_stopping.policy == "none"
     assert {cell.config.seed for cell in expand(space)} == {3}
 
 
@@ -294,19 +300,15 @@ def test_settings_with_unknown_keys_are_refused(make_grid, key, message):
         read_space(make_grid(), settings={key: 3})
 
 
-def test_ten_thousand_cells_expand_and_more_are_refused(make_grid):
+def test_as_many_cells_as_are_allowed_expand_and_more_are_refused(make_grid, monkeypatch):
     def own(count):
         return {"baseline": "1", "levels": {str(n): {"training.steps": n} for n in range(1, count + 1)}}
 
-    assert (
-        len(
-            expand(
-                read_space(make_grid(factors={"own": own(2_500), "text": ["off", "caption"], "lfr": ["off", "hard"]}))
-            )
-        )
-        == 10_000
-    )
-    assert "more than 10000" in faults(make_grid, factors={"own": own(5_001), "text": ["off", "caption"]})
+    assert MAX_CELLS == 10_000
+    monkeypatch.setattr("orchestrator.grid.expand.MAX_CELLS", 100)
+    factors = {"own": own(25), "text": ["off", "caption"], "lfr": ["off", "hard"]}
+    assert len(expand(read_space(make_grid(factors=factors)))) == 100
+    assert "102 cells are more than 100" in faults(make_grid, factors={"own": own(51), "text": ["off", "caption"]})
 
 
 def test_a_shipped_grid_is_found_by_name_and_others_are_guessed(tmp_path, monkeypatch):
@@ -336,7 +338,7 @@ def test_a_file_that_is_not_there_is_no_shipped_grid(tmp_path, monkeypatch):
     ],
 )
 def test_only_an_lsd_has_a_difference_that_matters_by_default(make_grid, rule, delta):
-    assert read_space(make_grid(early_stopping=rule)).early_stopping.delta == delta
+    assert read_space(make_grid(early_stopping=rule)).grid.early_stopping.delta == delta
 
 
 def test_cell_names_are_readable():

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.api import Sweep
-from orchestrator.cli.commands import sweep as command
-from orchestrator.grid.space import MAX_CELLS
+from orchestrator.cli.sweep import sweep as command
 from orchestrator.plan import capacity
 from orchestrator.plan import cost as estimate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
@@ -17,8 +16,8 @@ from orchestrator.run.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, 
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
-from sagasr.io.trial_log import Status, write_status
-from tests.orchestrator.conftest import BASE
+from sagasr.training.trial_log import Status, write_status
+from tests.small import BASE
 
 SPEED = Speed(step=0.5, forward=0.01, score=0.1, once=3, save=2, start=4, encode=0.2)
 
@@ -87,7 +86,8 @@ def test_disk_is_that_of_the_checkpoints_that_are_kept(sweep):
 
 
 def test_what_is_said_of_trainings_is_what_they_do():
-    from sagasr.evaluation import evaluate, scores
+    from sagasr.evaluation import evaluate
+    from sagasr.evaluation import score_files as scores
     from sagasr.training import checkpoint
 
     assert estimate.CHECKPOINTS_KEPT == checkpoint.KEEP
@@ -119,7 +119,7 @@ def test_trainings_that_have_ended_correct_those_like_them(sweep):
     first, *others = planned.plan.trials
     took = 3 * planned.costs[first.id].seconds
     write_status(planned.plan.paths.trial(first.id), Status(state="done", wall_seconds=took))
-    scores = planned.plan.paths.scores(first.id, first.variants[0].id)
+    scores = planned.plan.paths.of(first.id).scores(first.variants[0].id)
     scores.parent.mkdir()
     scores.touch()
     after = made.plan().costs
@@ -238,7 +238,7 @@ def many(count: int) -> dict:
 
 def test_a_plan_needs_no_torch(make_grid, tmp_path):
     code = (
-        "import sys; from orchestrator.cli.commands import sweep; code = sweep();"
+        "import sys; from orchestrator.cli.sweep import sweep; code = sweep();"
         "sys.exit(code or bool({'torch', 'ray', 'mlflow', 'lightning', 'scipy'} & set(sys.modules)))"
     )
     words = [sys.executable, "-c", code, str(make_grid()), "--plan", "--storage", str(tmp_path / "sweeps")]
@@ -256,9 +256,10 @@ def test_a_plan_of_many_cells_lists_some_and_says_how_many_more(sweep):
     assert len(made.plan().tree["cells"]) == 300
 
 
-def test_more_cells_than_anybody_means_are_refused(sweep):
-    with pytest.raises(ConfigError, match=f"cells are more than {MAX_CELLS}"):
-        sweep(factors=many(MAX_CELLS // 2 + 1), seeds=[0]).plan()
+def test_more_cells_than_anybody_means_are_refused(sweep, monkeypatch):
+    monkeypatch.setattr("orchestrator.grid.expand.MAX_CELLS", 100)
+    with pytest.raises(ConfigError, match="102 cells are more than 100"):
+        sweep(factors=many(51), seeds=[0]).plan()
 
 
 def test_counted_and_built_a_cell_is_the_same(sweep):

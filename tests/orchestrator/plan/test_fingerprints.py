@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from orchestrator.plan.plan import identity
-from sagasr.config.settings import Config, parse, patch, score_stage
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
+from sagasr.config.stages import score_stage
 from sagasr.io.fingerprint import RESULT_VERSION, fingerprint, seed_of
 
 VECTORS = Path(__file__).parents[1] / "fingerprints.json"

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import Entry, one_writer, record, scan
 from orchestrator.plan.plan import make_plan
 from sagasr.io.errors import DataError
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def finish(plan, trial, state="done", scored=True, **status):
     record(plan.paths, trial)
     write_status(plan.paths.trial(trial.id), Status(state=state, **status))
     for variant in trial.variants if scored else ():
-        path = plan.paths.scores(trial.id, variant.id)
+        path = plan.paths.of(trial.id).scores(variant.id)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"scores")
 
@@ -93,7 +93,7 @@ def test_what_left_the_grid_is_reported_and_kept(make_grid, tmp_path):
 def test_a_broken_status_is_a_failure_of_that_trial_alone(plan):
     for trial in plan.trials:
         finish(plan, trial)
-    plan.paths.status(plan.trials[0].id).write_text('{"state": "do')
+    plan.paths.of(plan.trials[0].id).status.write_text('{"state": "do')
     entries = scan(plan).entries
     states = [{entries[row.id].state for row in trial.replicates} for trial in plan.trials]
     assert states == [{"failed"}, {"done"}, {"done"}, {"done"}]

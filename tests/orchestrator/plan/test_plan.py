@@ -8,12 +8,15 @@ import sys
 import pytest
 from rich.console import Console
 
-from orchestrator.grid.space import parse_only, read_space
+from orchestrator.grid.levels import parse_only
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
+from orchestrator.sweep_folder.plan_file import PlanFile
 from sagasr.audio import files as audio
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml, read_json, read_yaml
 
@@ -180,9 +183,9 @@ def test_frozen_weights_count_by_content_not_by_path(make_grid, tmp_path):
 
 def test_planning_loads_neither_torch_nor_ray(make_grid):
     code = (
-        "import sys; from pathlib import Path; from orchestrator.grid import space;"
+        "import sys; from pathlib import Path; from orchestrator.grid import read;"
         "from orchestrator.plan import ledger, plan;"
-        "p = plan.make_plan(space.read_space(Path(sys.argv[1]))); p.hash; ledger.scan(p);"
+        "p = plan.make_plan(read.read_space(Path(sys.argv[1]))); p.hash; ledger.scan(p);"
         "bad = {'torch', 'ray', 'mlflow', 'lightning'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code, str(make_grid())], check=True)
@@ -235,3 +238,8 @@ def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid
     plan = plan_of(grid, settings={"data.policy": "quarantine"})
     assert len(asked) == len(set(asked)) > 1
     assert "1 recordings that are named are not there" in plan.listings[0].told
+
+
+def test_plan_json_has_the_form_that_its_model_names(make_grid):
+    tree = plan_of(make_grid()).tree
+    assert PlanFile.model_validate(tree).tree() == tree

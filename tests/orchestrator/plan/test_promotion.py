@@ -12,20 +12,24 @@ from rich.console import Console
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.grid.space import Promote, expand, read_space
+from orchestrator.grid.expand import expand
+from orchestrator.grid.read import read_space
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
-from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted, read_decisions
+from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted
 from orchestrator.plan.show import promotion_lines, show_summary
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import exit_code, report
+from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
+from orchestrator.sweep_folder.design import Promote
+from orchestrator.sweep_folder.promotion_file import read_decisions
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 from tests.orchestrator.sweep_folders import primary
 
 RULE = Promote("improves", {"size": "small"}, {"size": "full"})
@@ -130,7 +134,7 @@ def finish(plan: Plan, batch) -> None:
             gain = (trial.levels["text"] != "off") * (1 + wide) + 0.5 * wide + 2 * (variant.levels["lfr"] != "off")
             value = 5 - gain + noise + rng.normal(0, 0.002)
             rows = [{"clip": c, "domain": "speech", "subject": "model", "lsd": value} for c in "ab"]
-            path = plan.paths.scores(trial.id, variant.id)
+            path = plan.paths.of(trial.id).scores(variant.id)
             write_whole(path, lambda temporary, rows=rows: pq.write_table(pa.Table.from_pylist(rows), temporary))
         write_status(plan.paths.trial(trial.id), Status(state="done", step=4, steps=4, updated=5.0, gpu_seconds=36.0))
 
@@ -192,13 +196,13 @@ def test_main_effects_rest_on_the_part_that_decided(make, capsys) -> None:
     assert not sweep.lost
     assert exit_code(sweep) == 0
     console = Console(width=80, record=True)
-    console.print(render(sweep, table))
+    console.print(render(Report(sweep, table)))
     text = " ".join(console.export_text().split())
     assert "text, lfr improve at width=narrow" in text
     assert "not promoted" in text
-    page = write_page(sweep, table, [], plan.folder).read_text()
+    page = write_page(Report(sweep, table), plan.folder).read_text()
     assert "Promotion" in page
-    assert report(plan.folder).effects.equals(table)
+    assert analyse(plan.folder).effects.equals(table)
 
 
 def test_a_budget_that_is_raised_later_promotes_more(make) -> None:

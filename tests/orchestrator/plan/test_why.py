@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cli.commands import sweep
-from orchestrator.grid.space import read_space
+from orchestrator.cli.sweep import sweep
+from orchestrator.grid.read import read_space
 from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import Entry, record, refused, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.sweep_folder.trial_marks import mark_stopped
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_json
-from sagasr.io.trial_log import Status, write_status
+from sagasr.training.trial_log import Status, write_status
 
 
 def plan_of(grid, tmp_path, **options) -> Plan:
@@ -27,7 +27,7 @@ def finish(plan, trials=None, state="done", **status):
         record(plan.paths, trial)
         write_status(plan.paths.trial(trial.id), Status(state=state, **status))
         for variant in trial.variants if state == "done" else ():
-            path = plan.paths.scores(trial.id, variant.id)
+            path = plan.paths.of(trial.id).scores(variant.id)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"scores")
 
@@ -117,7 +117,7 @@ def test_what_was_let_through_is_kept_in_the_plan(make_grid, tmp_path):
 def test_other_libraries_and_other_code_stop_what_they_would_mix(make_grid, tmp_path):
     plan = plan_of(make_grid(), tmp_path)
     finish(plan, state="running", step=2, steps=4)
-    path = plan.paths.record(plan.trials[0].id)
+    path = plan.paths.of(plan.trials[0].id).record
     write_json(path, read_json(path) | {"versions": {"torch": "1.0"}})
     assert "torch 1.0 -> " in refused(plan, scan(plan))["versions"][0]
     finish(plan)

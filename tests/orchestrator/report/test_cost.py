@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.analysis.load import read_sweep
-from orchestrator.report.cost import cost_of, duration
+from orchestrator.formats import duration
+from orchestrator.report.cost import cost_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep

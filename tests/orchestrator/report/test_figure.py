@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from orchestrator.cli.commands import report as main
+from orchestrator.cli.report import report as main
 from tests.orchestrator.sweep_folders import noisy_grid, write_sweep
 
 FACTORS = {"text": ["off", "caption"], "a $x$ <b> & ü": ["off", "on", "</svg>"]}

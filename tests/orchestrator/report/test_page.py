@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from orchestrator.report.listening import ROLLOFF_SHARE, flac, png, power, rolloff_hz
+from orchestrator.report.analyse import analyse
+from orchestrator.report.listening import flac, png, power, rolloff_hz
 from orchestrator.report.page import write_page
-from orchestrator.report.report import report
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import noisy_grid, with_clips, write_sweep
 
@@ -112,8 +112,8 @@ def hostile(folder: Path, seeds: int = 3, lost: int = 0) -> Path:
 
 
 def built(folder: Path, **options: int) -> tuple[Path, pd.DataFrame]:
-    sweep, effects, notes, heard = report(folder)
-    return write_page(sweep, effects, notes, folder, preferences=heard, **options), effects
+    report = analyse(folder)
+    return write_page(report, folder, **options), report.effects
 
 
 @pytest.fixture(scope="module")
@@ -408,5 +408,5 @@ def test_a_browser_plays_switches_draws_and_judges_without_error_or_request(
     (tmp_path / "sweep").mkdir()
     shutil.copytree(folder, tmp_path / "sweep", dirs_exist_ok=True)
     (tmp_path / "sweep" / "report" / "preferences.json").write_text(said["answers"])
-    (found,) = report(tmp_path / "sweep").preferences  # what the page says, the analysis reads
+    (found,) = analyse(tmp_path / "sweep").preferences  # what the page says, the analysis reads
     assert found.a_preferred + found.b_preferred == len(answers["trials"])

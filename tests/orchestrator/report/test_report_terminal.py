@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.commands import report as main
-from orchestrator.report.report import report
-from orchestrator.report.terminal import p_text, print_report
+from orchestrator.cli.report import report as main
+from orchestrator.formats import p_value
+from orchestrator.report.analyse import analyse
+from orchestrator.report.terminal import print_report
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, write_sweep
 
 LADDER = [
@@ -22,8 +23,7 @@ LADDER = [
 def shown(folder: Path) -> str:
     console = Console(width=80, record=True, highlight=False, file=None, quiet=False)
     with console.capture() as capture:
-        sweep, effects, notes, _ = report(folder)
-        print_report(sweep, effects, console, notes)
+        print_report(analyse(folder), console)
     return capture.get()
 
 
@@ -131,7 +131,7 @@ def test_where_no_training_has_a_value_each_is_named_and_no_cell_is_best(tmp_pat
 
 
 def test_p_values_read_as_people_write_them() -> None:
-    assert [p_text(p) for p in (0.00001, 0.0123, 0.5, 1.0, float("nan"), None)] == [
+    assert [p_value(p) for p in (0.00001, 0.0123, 0.5, 1.0, float("nan"), None)] == [
         "< .001",
         ".012",
         ".500",

@@ -17,8 +17,10 @@ from orchestrator.cluster import credentials
 from orchestrator.run.driver import Training, Warm
 from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from orchestrator.run.worker import Task
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
-from sagasr.io.trial_log import Status, read_status, write_status
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
+from sagasr.training.trial_log import Status, read_status, write_status
 
 BROKEN = "BROKEN_GPUS"
 

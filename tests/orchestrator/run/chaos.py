@@ -15,64 +15,63 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
+from tests import small
 
 STEPS, EVERY, SAVED = 6, 3, 2
-BASE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 1, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 1}},
+SETTINGS = {
+    "training.steps": STEPS,
+    "training.learning_rate": 1e-3,
+    "validation.every": EVERY,
+    "validation.clips": 1,
+    "evaluation.sampler.steps": 1,
 }
 
 
-def write_grid(folder: Path, **changes: Any) -> Path:
-    """Write recordings, manifest, base and a grid of two trainings with two variants each; return the grid's path."""
-    from sagasr.io.files import dump_yaml
+def write_grid(folder: Path, settings: Mapping[str, Any] = SETTINGS, **keys: Any) -> Path:
+    """Write a grid of two trainings with two variants each; return its path."""
+    kept = {"default": {"checkpoint_every": SAVED}}
+    fixed = {"name": "chaos", "seeds": [0], "early_stopping": {"policy": "none"}, "resources": kept}
+    return small.write_grid(folder, settings, **(fixed | keys))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    rows = ["path,split,domain,caption"]
-    for name, split in (("a", "train"), ("b", "train"), ("c", "val")):
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-        rows.append(f"{name}.flac,{split},noise,a noise called {name}")
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    (folder / "base.yaml").write_text(dump_yaml(BASE))
-    grid = {
-        "name": "chaos",
-        "base": "base.yaml",
-        "data": {"train": "manifest.csv", "val": "manifest.csv"},
-        "factors": {"text": ["off", "caption"], "lfr": ["off", "hard"]},
-        "seeds": [0],
-        "early_stopping": {"policy": "none"},
-        "resources": {"default": {"checkpoint_every": SAVED}},
-    }
-    path = folder / "grid.yaml"
-    path.write_text(dump_yaml(grid | changes))
-    return path
+
+def plan_of(grid: Path, storage: Path | str) -> Any:
+    """Return the plan of a grid whose storage is a folder or a bucket."""
+    from orchestrator.grid.read import read_space
+    from orchestrator.plan.plan import make_plan
+
+    return make_plan(read_space(grid, storage=str(storage)))
+
+
+def tables(plan: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a sweep's tables, without what differs from one run to the next."""
+    import pyarrow.parquet as pq
+
+    from orchestrator.sweep_folder.columns import VOLATILE
+
+    found = {}
+    for name in ("replicates", "clips", "curves", "references"):
+        table = pq.read_table(plan.paths.table(name))
+        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
+    return found
 
 
 def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
     """Run what the sweep still lacks, one trial after the other, in this process."""
-    from orchestrator.grid.space import read_space
     from orchestrator.plan.ledger import one_writer, record, scan
-    from orchestrator.plan.plan import make_plan, write_plan
+    from orchestrator.plan.plan import write_plan
     from orchestrator.run.results import collect
     from orchestrator.run.watchdog import only_writer
     from orchestrator.run.worker import encode
     from orchestrator.tracking.tracker import Tracker
-    from sagasr.io.trial_log import read_status
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
+    from sagasr.training.trial_log import read_status
 
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = plan_of(grid, storage)
     with one_writer(plan.paths):
         write_plan(plan)
         ledger = scan(plan)
@@ -94,15 +93,10 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
 
 def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
-    import pyarrow.parquet as pq
+    from orchestrator.sweep_folder.paths import SweptTrial
+    from sagasr.training.trial_log import History, read_status
 
-    from orchestrator.grid.space import read_space
-    from orchestrator.plan.plan import make_plan
-    from orchestrator.run.results import VOLATILE
-    from orchestrator.sweep_folder.trial_marks import LEASE, WORKER
-    from sagasr.io.trial_log import History, read_status
-
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = plan_of(grid, storage)
     found: dict[str, Any] = {}
     for number, trial in enumerate(plan.trials):
         folder = plan.paths.trial(trial.id)
@@ -113,12 +107,10 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
         status = read_status(folder)
         found[f"{number} status"] = [status.state, status.step] if status else None
         # A claim outlives its holder, until the next one takes it over; a finished training has no next one.
-        litter = [path.name for path in folder.rglob(".*") if path.name not in (WORKER, LEASE)]
+        claims = {SweptTrial(folder).worker.name, SweptTrial(folder).lease.name}
+        litter = [path.name for path in folder.rglob(".*") if path.name not in claims]
         found[f"{number} litter"] = litter
-    for name in ("replicates", "clips", "curves", "references"):
-        table = pq.read_table(plan.paths.table(name))
-        kept = table.drop_columns([column for column in VOLATILE if column in table.column_names])
-        found[name] = kept.to_pylist()
+    found |= tables(plan)
     if tracked:
         found["mlflow"] = _runs(plan)
     return found
@@ -126,7 +118,7 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
 
 def _runs(plan: Any) -> dict[str, Any]:
     """Return, by replicate, the metric points in MLflow; a second run of one or a point twice shows as a difference."""
-    from orchestrator.tracking.tracker import connect
+    from orchestrator.tracking.client import connect
 
     client = connect(plan.tracking_uri)
     experiment = client.get_experiment_by_name(plan.name).experiment_id
@@ -192,7 +184,7 @@ class Toy:
 
     def _prepare_database(self) -> None:
         def work() -> None:
-            from orchestrator.tracking.tracker import connect
+            from orchestrator.tracking.client import connect
 
             connect(f"sqlite:///{self.template / 'mlflow.db'}").search_experiments()
 
@@ -238,11 +230,18 @@ class Toy:
 
 
 def at_every_point(toy: Toy, kind: str = "kill") -> dict[str, Any]:
-    """Strike at every point that the calm sweep passes, in turn; go on and compare."""
+    """Strike at every point that the calm sweep passes, in turn; go on and compare.
+
+    A file is renamed right after it was written: of the two, every other time the one and every other time the other.
+    """
     struck: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
     faults: list[str] = []
     slowest = 0.0
     for visit, name in enumerate(toy.points, 1):
+        passed[name] += 1
+        if name in ("file.written", "file.renamed") and passed[name] % 2 == (name == "file.renamed"):
+            continue
         storage = toy.fresh("struck")
         code = toy.attempt(storage, [{"point": "*", "visit": visit, "do": kind}])
         assert code != 0, f"{kind} at visit {visit} ({name}) did not end the sweep"

@@ -14,24 +14,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 from tests.orchestrator.run import chaos
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import LIMIT_S, SLOWLY, SWEEP, free_port, wait_for
 
-STEPS, SAVED, HANG_S = 1_200, 40, 20.0
+STEPS, SAVED, HANG_S = 400, 10, 20.0
 ALONE: dict[str, Any] = {"resources": {"default": {"checkpoint_every": SAVED, "hang_seconds": HANG_S}}}
 PAIR: dict[str, Any] = {  # one training, by two workers
-    "steps": 420,
+    "steps": 200,
     "factors": {"lfr": ["off", "hard"]},
     "resources": {"default": {**ALONE["resources"]["default"], "workers": 2}},
 }
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
-LIMIT_S = 600.0  # of a machine that is busy with other things
 
 
 class Strike(NamedTuple):
@@ -84,11 +82,13 @@ class Lab:
             return bool(answer.status == 200)
         return False
 
-    def start(self) -> None:
+    def start(self, command: Sequence[str] = SWEEP) -> None:
         """Give the same command (again)."""
-        command = [*SWEEP, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
+        command = [*command, str(self.grid), "--storage", str(self.storage), "--tracking-uri", self.uri]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, env=os.environ | SLOWLY, stdout=log, stderr=log, start_new_session=True
+            )
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -156,28 +156,14 @@ class Lab:
 
 def grid_of(folder: Path, steps: int = STEPS, **changes: Any) -> Path:
     """Write the study: long enough to be struck, saved often."""
-    path = chaos.write_grid(folder, **{**ALONE, **changes})
-    base = (folder / "base.yaml").read_text()
-    for old, new in ((f"steps: {chaos.STEPS}", f"steps: {steps}"), (f"every: {chaos.EVERY}", f"every: {steps // 3}")):
-        assert old in base
-        base = base.replace(old, new)
-    (folder / "base.yaml").write_text(base)
-    return path
+    longer = chaos.SETTINGS | {"training.steps": steps, "validation.every": steps // 3}
+    return chaos.write_grid(folder, longer, **{**ALONE, **changes})
 
 
 def committed(folder: Path) -> int:
     """Return the step of a trial's newest checkpoint."""
     found = folder.glob("checkpoints/step-*/manifest.json")
     return max((int(path.parent.name.removeprefix("step-")) for path in found), default=-1)
-
-
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = LIMIT_S) -> Any:
-    """Return the first true answer. Raises AssertionError."""
-    end = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"{what}: not within {timeout_s:g} s"
-        time.sleep(0.05)
-    return answer
 
 
 # -------------------------------------------------------------------------------------------------------------- strikes
@@ -294,14 +280,13 @@ def calm_state(folder: Path, workers: int) -> dict[str, Any]:
 
 def train_by_two(grid: Path, storage: Path) -> None:
     """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
-    from orchestrator.grid.space import read_space
     from orchestrator.plan.ledger import record, scan
-    from orchestrator.plan.plan import make_plan
     from orchestrator.run.results import collect
     from orchestrator.run.worker import encode
-    from sagasr.training.train import Harness, train
+    from sagasr.training.harness import Harness
+    from sagasr.training.train import train
 
-    plan = make_plan(read_space(grid, storage=str(storage)))
+    plan = chaos.plan_of(grid, storage)
     (trial,) = plan.trials
     record(plan.paths, trial)
     _, store = chaos.forked(lambda: encode(trial.config.model_dump_json(), str(storage / "encoded")))
@@ -361,7 +346,7 @@ def tracked_faults(here: Lab) -> list[str]:
     """Return what MLflow has twice or not at all, compared with the tables."""
     import pyarrow.parquet as pq
 
-    from orchestrator.tracking.tracker import connect
+    from orchestrator.tracking.client import connect
 
     client = connect(here.uri)
     experiment = client.get_experiment_by_name("chaos").experiment_id

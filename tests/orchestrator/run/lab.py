@@ -6,6 +6,7 @@ The wire between them is a bridge in one more network namespace: nothing that is
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sagasr.io.files import dump_yaml, read_yaml
+from tests.processes import SLOWLY
 
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 SHARED_MEMORY = "300m"  # of each host
@@ -135,12 +137,17 @@ class Lab:
 
 
 def cluster_file(lab: Lab, head: Host, workers: list[Host]) -> Path:
-    """Write the shipped file for these machines: addresses, account and key are theirs, and a node offers one CPU."""
+    """Write the shipped file for these machines: addresses, account and key are theirs, and a node offers one CPU.
+
+    Trainings pause at every step, so that there is time to fail in.
+    """
     file = read_yaml(ROOT / "orchestrator" / "clusters" / "local.yaml")
     file["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address for worker in workers]}
     file["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
+    variables = {**SLOWLY, "RAY_worker_niceness": "0"}
+    slowly = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     for key, less in (("head_start_ray_commands", "--num-cpus=0"), ("worker_start_ray_commands", "--num-cpus=1")):
-        file[key] = [command.replace("ray start", f"ray start {less}") for command in file[key]]
+        file[key] = [command.replace("ray start", f"{slowly} ray start {less}") for command in file[key]]
     for host in (head, *workers):  # the dependencies are installed already: the setup command finds that out
         environment = host.home / "sagasr" / ".venv"
         environment.mkdir(parents=True)

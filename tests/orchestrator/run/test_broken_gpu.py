@@ -10,12 +10,12 @@ import pytest
 
 from orchestrator.run.broken_gpus import Gpu, none_left, too_few
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(2_400)]
 
 
 def trained(folder: Path, *given: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.orchestrator.run.broken_gpu", str(folder), *given]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=550)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=1_800)
     assert done.returncode == 0, done.stderr[-3_000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found

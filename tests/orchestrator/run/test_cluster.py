@@ -2,20 +2,17 @@
 
 import os
 import secrets
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from orchestrator import cluster
 from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
-from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from sagasr.io.errors import ConfigError
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import ray_head
 
 LOCAL = Path(__file__).parents[3] / "orchestrator" / "clusters" / "local.yaml"
 
@@ -117,21 +114,10 @@ def test_a_head_admits_who_has_its_token_and_tells_others_why_not(home: Path) ->
         return str(error.value)
 
     token = make_token()
-    short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a socket's path has 107 bytes
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--port={port}", "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", **LOCAL_SETTINGS}  # a busy machine takes its time
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as head:
-        try:
-            assert any("--block" in line for line in head.stdout or ())
-            check_joinable(address)
-            token.write_text("0" * 64)
-            assert f"--address {address}: the cluster has another token; copy {token} from its head" in refused(address)
-        finally:
-            head.terminate()
-    shutil.rmtree(short)
+    with ray_head() as address:
+        check_joinable(address)
+        token.write_text("0" * 64)
+        assert f"--address {address}: the cluster has another token; copy {token} from its head" in refused(address)
     assert "no Ray cluster answers there" in refused(address)
 
 

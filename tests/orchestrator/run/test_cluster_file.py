@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import problems_of
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.gpus import in_cluster_file, smallest
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
@@ -152,5 +152,7 @@ def test_every_cell_of_a_shipped_grid_fits_the_gpus_of_the_shipped_cluster(grid:
 
 
 def test_the_grids_for_the_cluster_name_gpus() -> None:
-    named = {grid.name for grid in GRIDS if any(one.gpus_per_worker for one in read_space(grid).resources.values())}
+    named = {
+        grid.name for grid in GRIDS if any(one.gpus_per_worker for one in read_space(grid).grid.resources.values())
+    }
     assert {"grid.yaml", "ladder.yaml"} <= named

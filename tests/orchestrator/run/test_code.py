@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.same_code import Code, check_same, code_here, finder
 from orchestrator.run.worker import Task, train_trial

@@ -1,11 +1,7 @@
 """Trainings are held against the GPUs that are here or that a cluster file names, and told what would make them fit."""
 
-import os
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
 from collections import namedtuple
 
 import pytest
@@ -13,17 +9,16 @@ from rich.console import Console
 
 from orchestrator.api import Sweep
 from orchestrator.cluster import make_token
-from orchestrator.plan.cost import machine
 from orchestrator.plan.gpu_memory import check_memory, needs, planned_gpu, remedies
 from orchestrator.plan.gpus import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan.plan import Options
 from orchestrator.plan.preflight import ready
-from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from orchestrator.run.worker import DRIVER as DRIVERS
+from sagasr.io import machine
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml, parse_yaml
 from tests.orchestrator.run.nvidia import DRIVER, list_gpus, no_tool
-from tests.orchestrator.tracking.servers import free_port
+from tests.processes import SWEEP, ray_head
 
 Properties = namedtuple("Properties", ["name", "total_memory"])
 MANY = {"training.batch_size": 8_192}  # rows, whose activations are most of what is held
@@ -275,25 +270,8 @@ def test_a_cluster_whose_gpus_are_too_small_is_told_when_it_is_joined(make_grid,
         monkeypatch.delenv(name, raising=False)
     make_token()
     grid = make_grid(resources={"default": {"gpus_per_worker": 1}})
-    short, port = tempfile.mkdtemp(prefix="r", dir="/tmp"), free_port()  # a socket's path has 107 bytes
-    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    head += [f"--port={port}", "--num-cpus=1", "--num-gpus=1", "--include-dashboard=false", f"--temp-dir={short}"]
-    head += [f'--resources={{"{DRIVERS}": 2, "accelerator_type:L4": 1}}']
-    sweep = [
-        sys.executable,
-        "-c",
-        "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())",
-        str(grid),
-    ]
-    sweep += ["--address", f"127.0.0.1:{port}", "--set", f"training.batch_size={2**18}", "--quiet"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", **LOCAL_SETTINGS}  # a busy machine takes its time
-    environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses to have GPUs that the environment hides
-    with subprocess.Popen(head, env=environment, stdout=subprocess.PIPE, text=True) as ray:
-        try:
-            assert any("--block" in line for line in ray.stdout or ())
-            done = subprocess.run(sweep, capture_output=True, text=True, cwd=tmp_path)
-        finally:
-            ray.terminate()
-    shutil.rmtree(short)
+    with ray_head("--num-gpus=1", f'--resources={{"{DRIVERS}": 2, "accelerator_type:L4": 1}}') as address:
+        sweep = [*SWEEP, str(grid), "--address", address, "--set", f"training.batch_size={2**18}", "--quiet"]
+        done = subprocess.run(sweep, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "GB needed, L4 (the cluster) has 24.2 GB; lower training.batch_size to " in done.stderr

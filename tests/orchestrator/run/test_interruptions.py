@@ -1,5 +1,6 @@
-"""Real sweeps on Ray, disturbed: Ctrl-C once and twice, lost processes of each kind, hangs, exceptions, full disks."""
+"""Real sweeps on Ray, disturbed: Ctrl-C once and twice, hangs, exceptions, full disks, a lack of processors."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,26 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
-from orchestrator.run.sweep import HALT_S
-from sagasr.io.trial_log import read_status
+from sagasr.training.trial_log import read_status
 from tests.orchestrator.run.chaos_ray import (
     HANG_S,
-    SAVED,
-    STRIKES,
-    STRIKES_ON_PAIR,
-    SWEEP,
     committed,
     grid_of,
     lab,
-    wait_for,
     worker_of,
 )
+from tests.processes import LIMIT_S, SWEEP, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
-ROOT = Path(__file__).parents[3]
+PATIENT = [sys.executable, "-c", f"import orchestrator.run.sweep as run; run.HALT_S = 1e6; {SWEEP[2]}"]
 Faults = Sequence[Mapping[str, object]]
 
 
@@ -40,32 +36,17 @@ def run(grid: Path, storage: Path, *arguments: str, faults: Faults = ()) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=1_800, env=environment)
 
 
-@pytest.mark.parametrize(("workers", "kinds"), [(1, set(STRIKES)), (2, set(STRIKES_ON_PAIR))])
-def test_every_kind_of_process_is_killed_and_the_outcome_is_that_of_the_calm_sweep(
-    tmp_path: Path, workers: int, kinds: set[str]
-) -> None:
-    """Each once: of trainings by one worker and of one by two, which no worker outlives."""
-    command = [sys.executable, "-m", "tests.orchestrator.run.chaos_ray", str(tmp_path / "lab")]
-    command += ["--workers", str(workers), "--kills", str(len(kinds))]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=2_200)
-    assert ended.returncode == 0, ended.stderr[-3_000:]
-    found = json.loads(ended.stdout)
-    assert found["faults"] == []
-    assert {struck["kind"] for struck in found["strikes"] if struck["survived"]} == kinds
-    assert max(struck["lost"] for struck in found["strikes"]) <= SAVED
-
-
 def test_ctrl_c_saves_once_and_ends_at_once_the_second_time(tmp_path: Path) -> None:
     never = {"default": {"checkpoint_every": 100_000}}  # what is saved was saved by the interruption
     with lab(tmp_path, served=False, resources=never) as here:
-        here.start()
+        here.start(PATIENT)
         assert here.process is not None
         wait_for(
             lambda: any(one["state"] == "running" and one["step"] > 20 for one in here.statuses().values()),
             "a trial that trains",
         )
         os.killpg(here.process.pid, signal.SIGINT)  # as a terminal does it: to all processes of the sweep
-        assert here.process.wait(60) == 130  # 30 s on a machine with nothing else to do
+        assert here.process.wait(LIMIT_S) == 130
         ended = {folder: status for folder, status in here.statuses().items() if status["step"]}
         for folder, status in ended.items():
             assert status["state"] == "interrupted", status
@@ -73,7 +54,7 @@ def test_ctrl_c_saves_once_and_ends_at_once_the_second_time(tmp_path: Path) -> N
             assert committed(folder) == status["step"]
 
         folder = next(iter(ended))
-        here.start()
+        here.start(PATIENT)
 
         def runs_again() -> bool:
             status = here.statuses()[folder]
@@ -82,13 +63,12 @@ def test_ctrl_c_saves_once_and_ends_at_once_the_second_time(tmp_path: Path) -> N
         wait_for(runs_again, "a second attempt")
         assert here.statuses()[folder]["resumed"] == ended[folder]["step"]
         worker = worker_of(folder)
-        os.kill(worker, signal.SIGSTOP)  # it would be waited for
-        began = time.monotonic()
+        os.kill(worker, signal.SIGSTOP)  # it would be waited for, for ever
         while here.process.poll() is None:  # two that come at once are one
             here.process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-        assert time.monotonic() - began < HALT_S
-        os.kill(worker, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # Ray may have ended it with all else
+            os.kill(worker, signal.SIGKILL)
         assert here.process.returncode == 130
         assert committed(folder) >= ended[folder]["step"]
 

@@ -10,14 +10,16 @@ import pytest
 import soundfile
 import torch
 
-from orchestrator.cli.commands import sweep
 from orchestrator.cli.encode import main as encode
-from orchestrator.grid.space import read_space
+from orchestrator.cli.sweep import sweep
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
-from sagasr.cli.commands import read, train, upsample
+from sagasr.cli.train import read, train
+from sagasr.cli.upsample import upsample
 from sagasr.codec.codec import build_codec
-from sagasr.config.settings import Patched, Pqmf, Wavelet, downsampling_ratio, latent_channels, patch
+from sagasr.config.patching import patch
+from sagasr.config.settings import Patched, Pqmf, Wavelet, downsampling_ratio, latent_channels
 from sagasr.data.corpus import recordings, store_identity
 from sagasr.data.encoded_record import clip_gain
 from sagasr.io.errors import ConfigError
@@ -27,7 +29,7 @@ from sagasr.model.saga import build_model
 from sagasr.plugins.parts import load
 from sagasr.testing import check_codec, check_conditioner, check_embedder, check_metric, check_sampler
 from tests import own_parts
-from tests.orchestrator.conftest import BASE
+from tests.small import BASE
 
 OWN = {
     "validation.metrics": ["own_parts.py:Loudness"],
@@ -286,7 +288,7 @@ def test_a_plan_with_them_loads_torch_only_if_they_do(make_grid):
     source.write_text("class Folded" + source.read_text().partition("class Folded")[2])
     program = (
         "import sys; from pathlib import Path; from orchestrator.plan.plan import make_plan; "
-        "from orchestrator.plan.preflight import preflight; from orchestrator.grid.space import read_space; "
+        "from orchestrator.plan.preflight import preflight; from orchestrator.grid.read import read_space; "
         f"plan = make_plan(read_space(Path({str(grid)!r}))); counts = preflight(plan.cells, 'grid', build=()); "
         "print(sorted(one.tokens[1] for one in counts.values()), 'torch' in sys.modules)"
     )

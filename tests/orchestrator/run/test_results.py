@@ -3,13 +3,14 @@
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import make_plan
-from orchestrator.run.results import VOLATILE, collect
+from orchestrator.run.results import collect
+from orchestrator.sweep_folder.columns import VOLATILE
 from sagasr.io.errors import StorageError
 from sagasr.io.files import write_whole
-from sagasr.io.trial_log import Device, History, Status, write_status
+from sagasr.training.trial_log import Device, History, Status, write_status
 from tests.sagasr.io.test_files import only_half_is_copied, without_links
 
 
@@ -26,13 +27,13 @@ def finish(plan, trial, state="done", scored=True, **status):
     for number, variant in enumerate(trial.variants):
         history.append(4, {"val/lsd": 1.0 + number}, variant=variant.id)
         if scored:
-            write_scores(plan.paths.scores(trial.id, variant.id), "model", number)
-            write_scores(plan.paths.scores(trial.id, f"references-{variant.id}"), "low", 5)
-            audio = plan.paths.trial_audio(trial.id, variant.id) / "a.flac"
+            write_scores(plan.paths.of(trial.id).scores(variant.id), "model", number)
+            write_scores(plan.paths.of(trial.id).scores(f"references-{variant.id}"), "low", 5)
+            audio = plan.paths.of(trial.id).audio(variant.id) / "a.flac"
             audio.parent.mkdir(parents=True)
             audio.write_bytes(b"prediction %d" % number)
     for kind in ("high", "low") if scored else ():
-        path = plan.paths.trial_audio(trial.id, kind) / "a.flac"
+        path = plan.paths.of(trial.id).audio(kind) / "a.flac"
         path.parent.mkdir(parents=True)
         path.write_bytes(kind.encode())
     write_status(folder, Status(state=state, **({"step": 4, "steps": 4, "updated": 5.0} | status)))

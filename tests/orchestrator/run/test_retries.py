@@ -2,23 +2,32 @@
 
 import json
 import math
-import subprocess
-import sys
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.run import watchdog as guard
 from orchestrator.run.driver import Beats, validations
 from orchestrator.run.ray_train import problem_of_several, settings_of_several
 from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of
-from orchestrator.run.worker import Task
+from orchestrator.run.worker import Task, train_trial
 from orchestrator.sweep_folder import trial_marks
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
+from orchestrator.sweep_folder.paths import SweptTrial
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.io.errors import DataError, SagasrError, StorageError
 from sagasr.io.files import write_json
 from sagasr.io.lease import Lost, me
-from sagasr.io.trial_log import History, Status, write_status
+from sagasr.training import train as training
+from sagasr.training.harness import TrainResult
+from sagasr.training.trial_log import History, Status, write_status
+from tests.processes import forked
 
 LOST = Problem("lost", "its process or node was lost")
 BUG = Problem("bug", "ZeroDivisionError: division by zero")
@@ -199,26 +208,22 @@ def test_exceptions_are_told_apart(error: Exception, kind: str) -> None:
     assert kind_of(error) == kind
 
 
-PEER_DIES = """
-import os, signal, sys
-import torch
-import torch.distributed as dist
-from orchestrator.run.retries import kind_of
-rank = 1 if os.fork() == 0 else 0
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
-try:
-    for step in range(10_000):
-        if (rank, step) == (1, 50):
-            os.kill(os.getpid(), signal.SIGKILL)
-        dist.all_reduce(torch.ones(1_000))
-except RuntimeError as error:
-    print(kind_of(error))
-"""
+def peer_dies(folder: Path) -> None:
+    """Compute with another process, which is killed; write which kind of problem that is."""
+    rank = int(os.fork() == 0)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        for step in range(10_000):
+            if (rank, step) == (1, 50):
+                os.kill(os.getpid(), signal.SIGKILL)
+            torch.distributed.all_reduce(torch.ones(1_000))
+    except RuntimeError as error:
+        (folder / "kind").write_text(kind_of(error))
 
 
 def test_a_worker_whose_peer_was_killed_has_not_met_a_bug(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PEER_DIES, str(tmp_path / "store")]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=300).stdout == "lost\n"
+    assert forked(lambda: peer_dies(tmp_path)) == 0
+    assert (tmp_path / "kind").read_text() == "lost"
 
 
 def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path: Path) -> None:
@@ -273,7 +278,7 @@ def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: 
     assert not after(0, beat=3)
     beats.begin(tmp_path, attempt=2)
     assert not after(600, beat=3)  # left by the attempt before, while the next one waits for its turn
-    write_json(tmp_path / trial_marks.LEASE, me().model_dump())
+    write_json(SweptTrial(tmp_path).lease, me().model_dump())
     assert not after(0, beat=3)
     assert not after(300, beat=3)  # it has its turn, and starts
     assert after(61, beat=3)
@@ -322,22 +327,19 @@ def test_a_stop_that_was_decided_is_kept_with_its_reason(tmp_path: Path) -> None
     assert trial_marks.stop_reason(tmp_path) is None
     trial_marks.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
     assert trial_marks.stop_reason(tmp_path) == "asha: behind the others at step 30"
-    assert json.loads((tmp_path / trial_marks.STOPPED).read_text())["step"] == 30
+    assert json.loads(SweptTrial(tmp_path).stopped.read_text())["step"] == 30
 
 
-SILENT = """
-import sys, time
-import sagasr.training.train
-from orchestrator.run.worker import train_trial
+def silent(task: Task, rank: int) -> None:
+    """Train in this process, without a sign of life after the first."""
 
-def train(config, out, store, variants, runtime, harness):
-    harness.pulse()
-    time.sleep(10 * runtime.hang_seconds)
-    return sagasr.training.train.TrainResult("done", "", 0)
+    def train(config: Config, out: Path, store: Path, variants: Any, runtime: Runtime, harness: Any) -> TrainResult:
+        harness.pulse()
+        time.sleep(10 * runtime.hang_seconds)
+        return TrainResult("done", "", 0)
 
-sagasr.training.train.train = train
-train_trial({"task": sys.argv[1], "attempt": 1}, int(sys.argv[2]))
-"""
+    training.train = train  # type: ignore[assignment]
+    train_trial({"task": task.model_dump_json(), "attempt": 1, "micro_batches": 1}, rank)
 
 
 def test_only_the_first_worker_hangs_when_it_is_silent_as_the_others_wait_for_it(
@@ -348,10 +350,7 @@ def test_only_the_first_worker_hangs_when_it_is_silent_as_the_others_wait_for_it
         trial="t", folder=str(tmp_path / "t"), scratch="", store="", sweep=str(tmp_path / "launch"), launch="one",
         config=config, variants={"v": Evaluation()}, runtime=Runtime(hang_seconds=0.2),
     )  # fmt: skip
-    command = [sys.executable, "-c", SILENT, task.model_dump_json()]
-    waiting = subprocess.run([*command, "1"])
-    assert waiting.returncode == 0
+    assert forked(lambda: silent(task, 1)) == 0
     assert trial_marks.hang_reason(tmp_path / "t") is None
-    silent = subprocess.run([*command, "0"])
-    assert silent.returncode == 1
+    assert forked(lambda: silent(task, 0)) == 1
     assert trial_marks.hang_reason(tmp_path / "t") == trial_marks.hang_of(0.2)

@@ -1,23 +1,22 @@
 """Cells of the shipped grids for GPUs, through real sweeps on CPUs; widths, lengths and steps are small."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 import sagasr
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.io.files import dump_yaml, read_yaml
-from sagasr.io.trial_log import read_status
+from sagasr.training.trial_log import read_status
+from tests.processes import SWEEP
 from tests.sagasr.training.trainings import few_recordings
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
 SPACES = Path(sagasr.__file__).parents[1] / "search_spaces"
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
 WIDTHS = {"embed_dim": 64, "num_heads": 2, "cond_dim": 64}
 SETTINGS = ["audio.segment=8192", "validation.segment=8192", "training.steps=2", "evaluation.sampler.steps=2"]
 
@@ -49,7 +48,7 @@ def test_a_cell_of_a_shipped_grid_runs_to_its_results(name: str, cell: str, work
     grid = on_cpus(name, tmp_path)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [*SWEEP, str(grid), "--storage", str(tmp_path / "sweeps"), "--only", cell, "--seeds", "0", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
     assert done.returncode == 0, done.stdout + done.stderr
     plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps")))
     rows = pq.read_table(plan.paths.table("replicates")).to_pylist()

@@ -5,74 +5,36 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
-from orchestrator.grid.space import read_space
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE
-from orchestrator.tracking.tracker import connect
-from sagasr.io.files import dump_yaml, read_json
-from sagasr.io.trial_log import History, read_status
-from tests.orchestrator.tracking.servers import free_port
+from orchestrator.plan.plan import Plan
+from orchestrator.tracking.client import connect
+from sagasr.io.files import read_json
+from sagasr.training.trial_log import History, read_status
+from tests import small
+from tests.orchestrator.run.chaos import plan_of, tables
+from tests.processes import SLOWLY, SWEEP, free_port, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
-STEPS, EVERY = 400, 100  # long enough that what is killed cannot reach its end
-BASE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 2, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
+STEPS, EVERY = 80, 20
 
 
-def write_grid(folder: Path, **changes: object) -> Path:
-    rng = np.random.default_rng(0)
-    rows = ["path,split,domain,caption"]
-    for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "val")):
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-        rows.append(f"{name}.flac,{split},noise,a noise called {name}")
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    (folder / "base.yaml").write_text(dump_yaml(BASE))
-    grid = {
-        "name": "two-trials",
-        "base": "base.yaml",
-        "data": {"train": "manifest.csv", "val": "manifest.csv"},
-        "factors": {"text": ["off", "caption"], "lfr": ["off", "hard"]},
-        "seeds": [0],
-        "early_stopping": {"policy": "none"},
-        "resources": {"default": {"checkpoint_every": 10}},
-    }
-    path = folder / "grid.yaml"
-    path.write_text(dump_yaml(grid | changes))
-    return path
+def write_grid(folder: Path, **keys: object) -> Path:
+    settings = {"training.steps": STEPS, "training.learning_rate": 1e-3, "validation.every": EVERY}
+    kept = {"default": {"checkpoint_every": 10}}
+    fixed = {"name": "two-trials", "seeds": [0], "early_stopping": {"policy": "none"}, "resources": kept}
+    return small.write_grid(folder, settings, val="cd", **(fixed | keys))
 
 
-def run(grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+def run(
+    grid: Path, storage: Path, *arguments: str, by: tuple[str, ...] = (), **variables: str
+) -> subprocess.CompletedProcess:
     command = [*by, *SWEEP, str(grid), "--storage", str(storage), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
-
-
-def plan_of(grid: Path, storage: Path) -> Plan:
-    return make_plan(read_space(grid, storage=str(storage)))
-
-
-def tables(plan: Plan) -> dict[str, list[dict]]:
-    found = {}
-    for name in ("replicates", "clips", "curves", "references"):
-        table = pq.read_table(plan.paths.table(name))
-        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
-    return found
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=1_800)
 
 
 def runs_of(plan: Plan) -> tuple:
@@ -152,7 +114,7 @@ def test_the_same_command_again_does_nothing(calm):
 
 LOADED = """
 import sys
-from orchestrator.cli.commands import sweep
+from orchestrator.cli.sweep import sweep
 code = sweep()
 print("loaded:", *sorted({"ray", "torch"} & sys.modules.keys()))
 sys.exit(code)
@@ -168,7 +130,7 @@ def test_where_nothing_is_left_nothing_is_started_also_without_the_tracking_serv
     launch = (plan.folder / ".launch").read_text()
     nobody = f"http://127.0.0.1:{free_port()}"
     words = [str(grid), "--storage", str(tmp_path / "sweeps"), "--tracking-uri", nobody]
-    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=1_800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing is left to do." in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"  # neither Ray nor torch
@@ -183,8 +145,10 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     plan = plan_of(grid, tmp_path)
     first, second = (plan.paths.trial(trial.id) for trial in plan.trials)
     command = [*SWEEP, str(grid), "--storage", str(tmp_path), "--max-concurrent", "1"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: list(second.glob("checkpoints/step-*")), 300, victim)
+    victim = subprocess.Popen(
+        command, env=os.environ | SLOWLY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for(lambda: list(second.glob("checkpoints/step-*")), "a checkpoint", victim)
     orphan = read_json(second / ".worker.json")["pid"]
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
@@ -206,13 +170,13 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
 
 def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_path):
     script = (
-        "import os, sys; from orchestrator.cli import commands; from orchestrator.run import sweep as execute\n"
+        "import os, sys; from orchestrator.cli.sweep import sweep; from orchestrator.run import sweep as execute\n"
         "def killed(*task): os.kill(os.getpid(), 9)\n"  # as one that took too much memory is
-        "execute.encode = killed; sys.exit(commands.sweep())"
+        "execute.encode = killed; sys.exit(sweep())"
     )
     grid = write_grid(tmp_path)
     command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     for row in tables(plan_of(grid, tmp_path / "sweeps"))["replicates"]:
@@ -243,15 +207,15 @@ def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp
     rate = {"baseline": "sane", "levels": {"sane": {}, "idle": {"training.learning_rate": 1e-9}}}
     rule = {"policy": "asha", "grace": 1, "reduction": 2}
     grid = write_grid(tmp_path, factors={"rate": rate}, seeds=[0, 1], early_stopping=rule)
-    arguments = ("--max-concurrent", "1", "--set", "training.steps=800", "--set", "validation.every=50")
-    ended = run(grid, tmp_path / "sweeps", *arguments)
+    arguments = ("--max-concurrent", "1", "--set", "training.steps=80", "--set", "validation.every=5")
+    ended = run(grid, tmp_path / "sweeps", *arguments, **SLOWLY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     folders = sorted((tmp_path / "sweeps" / "two-trials" / "trials").iterdir())
     statuses = [read_status(folder) for folder in folders]
     assert {status.state for status in statuses} == {"done", "stopped"}
     for status in statuses:
         if status.state == "stopped":
-            assert status.step < 800
+            assert status.step < 80
             assert status.reason.startswith("asha: behind the others at step ")
     assert len({process_of(folder) for folder in folders}) == 1
     again = run(grid, tmp_path / "sweeps", *arguments)
@@ -262,11 +226,3 @@ def test_a_search_stops_what_is_behind_and_its_process_goes_on_with_the_next(tmp
 def process_of(folder: Path) -> str:
     """Return which process a trial was trained in first."""
     return (folder / "log.txt").read_text().split(" process ")[1].split()[0]
-
-
-def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert process.poll() is None, f"the sweep ended by itself with {process.returncode}"
-        assert time.monotonic() < end, "the sweep took too long"
-        time.sleep(0.05)

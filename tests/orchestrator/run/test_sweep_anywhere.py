@@ -1,6 +1,7 @@
 """One sweep wherever it runs: with its storage in a bucket, or on several machines, its tables are the same."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -8,48 +9,23 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grid.space import read_space
 from orchestrator.plan.ledger import record, scan
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.results import VOLATILE, collect
+from orchestrator.plan.plan import Plan
+from orchestrator.run.results import collect
 from orchestrator.storage.remote import open_storage
-from sagasr.io.trial_log import History, read_status
+from sagasr.training.trial_log import History, read_status
+from tests.orchestrator.run.chaos import plan_of, tables
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher
 from tests.orchestrator.run.lab import missing as lab_lacks
 from tests.orchestrator.run.test_sweep import write_grid
 from tests.orchestrator.storage.s3_server import BUCKET, serving
+from tests.processes import LIMIT_S, SLOWLY, SWEEP, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
-
-LIMIT_S = 900.0  # of a machine that is busy with other things
-
-SWEEP = [sys.executable, "-c", "import sys; from orchestrator.cli.commands import sweep; sys.exit(sweep())"]
-
-
-def plan_of(grid: Path, storage: str) -> Plan:
-    return make_plan(read_space(grid, storage=storage))
-
-
-def tables(plan: Plan) -> dict[str, list[dict]]:
-    found = {}
-    for name in ("replicates", "clips", "curves", "references"):
-        table = pq.read_table(plan.paths.table(name))
-        found[name] = table.drop_columns([column for column in VOLATILE if column in table.column_names]).to_pylist()
-    return found
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert process is None or process.poll() is None, f"the sweep ended by itself with {process.returncode}"
-        assert time.monotonic() < end, "the sweep took too long"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +61,15 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         bucket = open_storage(plan.storage.uri)
         command = [*SWEEP, str(grid), "--storage", storage, "--max-concurrent", "1"]
 
-        victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        victim = subprocess.Popen(command, env=os.environ | SLOWLY, **quiet)
         try:
-            wait_for(lambda: newest_checkpoint(bucket, second), victim)
+            wait_for(lambda: newest_checkpoint(bucket, second), "a checkpoint", victim)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
         finally:
             victim.send_signal(signal.SIGKILL)
             victim.wait()
-        wait_for(lambda: not Path(f"/proc/{worker}").exists())
+        wait_for(lambda: not Path(f"/proc/{worker}").exists(), "the end of the worker")
         killed_at = time.time()
         shutil.rmtree(tmp_path / "cache")  # the machine is lost with all that was on it
         finished = bucket.read(f"{first}/status.json")
@@ -163,7 +140,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         assert token not in done.stdout + done.stderr
 
         script = tmp_path / "sweep.py"
-        script.write_text("import sys\nfrom orchestrator.cli.commands import sweep\nsys.exit(sweep())\n")
+        script.write_text("import sys\nfrom orchestrator.cli.sweep import sweep\nsys.exit(sweep())\n")
         ray = str(Path(sys.executable).parent / "ray")
         words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
         with (tmp_path / "out.txt").open("w") as out:
@@ -176,7 +153,7 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/22").returncode == 0
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/8265").returncode != 0
             names = [trial.id for trial in plan.trials]
-            wait_for(lambda: all(saved(plan, name) for name in names), sweep)
+            wait_for(lambda: all(saved(plan, name) for name in names), "checkpoints", sweep)
             victim = next(name for name in names if hosts_of(plan, name) == ["two"])
             assert {host for name in names for host in hosts_of(plan, name)} == {"one", "two"}
             workers[1].cut_the_power()
@@ -196,4 +173,4 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         done = subprocess.run(down, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
         for host in (head, workers[0]):
-            wait_for(lambda host=host: host.run("pgrep", "-x", "raylet|gcs_server").returncode == 1)
+            wait_for(lambda host=host: host.run("pgrep", "-x", "raylet|gcs_server").returncode == 1, "the end of Ray")

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import collect
 from tests.orchestrator.run import chaos
 from tests.orchestrator.run.warm import ROUNDS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2_400)]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("warm")
     command = [sys.executable, "-m", "tests.orchestrator.run.warm", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=550)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=1_800)
     assert done.returncode == 0, done.stderr[-3_000:]
     return folder, json.loads(done.stdout)
 

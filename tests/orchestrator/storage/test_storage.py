@@ -15,15 +15,15 @@ import pytest
 from orchestrator.storage import claims, mirror
 from orchestrator.storage import remote as storage
 from orchestrator.storage.claims import claimed
+from orchestrator.storage.copying import LAUNCH
 from orchestrator.storage.folder import SweepFolder, check_folder
 from orchestrator.storage.mirror import Mirror, mirrored, send_store, shared_store
 from orchestrator.storage.remote import Remote, check_storage, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
-from orchestrator.sweep_folder.trial_marks import LAUNCH
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_whole
-from sagasr.io.trial_log import Status, read_status, write_status
+from sagasr.training.trial_log import Status, read_status, write_status
 from tests.orchestrator.storage.s3_server import BUCKET, serving
 
 pytest.importorskip("moto.server")

@@ -18,15 +18,10 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from tests.processes import free_port
+
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 START_S = 120  # of a server, on a machine that does other things too
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

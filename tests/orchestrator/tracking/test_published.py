@@ -10,12 +10,14 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.report.spectrogram import triptych
-from orchestrator.tracking.publish import links, publish, to_compare
-from orchestrator.tracking.tracker import Tracker, connect
-from sagasr.config.settings import SAMPLE_RATE
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.mlflow_internals import links
+from orchestrator.tracking.publish import publish, to_compare
+from orchestrator.tracking.tracker import Tracker
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 
 ROW = {"family": "primary", "factor": "text", "level": "caption <b>", "domain": "all", "estimate": -0.1, "low": -0.2}

@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
-from orchestrator.tracking.tracker import Offsets, Tracker, check_server, connect
+from orchestrator.tracking.client import check_server, connect
+from orchestrator.tracking.offsets import Offsets
+from orchestrator.tracking.tracker import Tracker
 from sagasr.io.errors import ConfigError
-from sagasr.io.trial_log import Device, History
+from sagasr.training.trial_log import Device, History
 from tests.orchestrator.journals import curve, journal, runs_of
 
 pytestmark = pytest.mark.slow
@@ -194,7 +196,7 @@ def test_a_server_that_has_runs_of_the_sweep_may_be_away(make_grid, tmp_path):
     with pytest.raises(ConfigError, match="no server answers"):
         check_server(plan)
     known = Offsets(plan.paths, uri)
-    known.set(plan.replicates[0], {"run": "x", "state": "running"})
+    known.set(plan.replicates[0].id, {"run": "x", "state": "running"})
     known.save()
     assert check_server(plan).startswith("tracking: http://127.0.0.1:9 is away (no server answers at 127.0.0.1:9")
 
@@ -227,6 +229,6 @@ def test_a_proxy_is_not_asked_for_a_server_on_this_machine(monkeypatch):
 def test_no_password_of_a_tracking_uri_reaches_the_sweep_folder(plan):
     journal(plan, plan.trials[0], 8, "done")
     tracker = Tracker(replace(plan, tracking_uri="postgresql+psycopg2://user:canary@host/db"))
-    tracker._offsets.set(plan.replicates[0], {"run": "x", "state": "running"})
+    tracker._offsets.set(plan.replicates[0].id, {"run": "x", "state": "running"})
     tracker._offsets.save()
     assert "canary" not in (plan.folder / ".tracking.json").read_text()

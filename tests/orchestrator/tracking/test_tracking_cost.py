@@ -13,21 +13,23 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import make_plan, write_plan
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import report
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.worker import encode
-from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.tracker import Tracker, connect, environment_tags
+from orchestrator.tracking import client as mlflow_client
+from orchestrator.tracking.client import connect
+from orchestrator.tracking.runs import environment_tags
+from orchestrator.tracking.tracker import Tracker
 from sagasr.io.files import dump_yaml
-from sagasr.io.trial_log import History
 from sagasr.training import train as training
-from tests.orchestrator.conftest import BASE, GRID
+from sagasr.training.trial_log import History
 from tests.orchestrator.journals import journal, runs_of
+from tests.small import BASE, GRID
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,7 @@ def test_a_server_that_hangs_takes_nothing_from_a_training(tmp_path: Path, monke
         plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps"), settings={"tracking.uri": uri}))
         write_plan(plan)
         monkeypatch.setattr(socket.socket, "connect", connecting)
-        monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
+        monkeypatch.setattr(mlflow_client, "TIMEOUT_S", 1)
         tracker = Tracker(plan)
         tracker.start()
         began = time.perf_counter()
@@ -146,8 +148,8 @@ def test_no_secret_and_no_hostile_name_gets_through(
     alive.start()
     assert alive.close(timeout_s=60).replicates == 0
     collect(plan, scan(plan), alive.run_ids)
-    answer = report(plan.folder)
-    page = write_page(answer.sweep, answer.effects, answer.notes, plan.folder)
+    answer = analyse(plan.folder)
+    page = write_page(answer, plan.folder)
 
     searched = [path for folder in ("sweeps", "tracked") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert {path.suffix for path in searched} >= {".db", ".json", ".yaml", ".parquet", ".html", ".flac", ".jsonl"}

@@ -3,17 +3,19 @@
 import contextlib
 import random
 import shutil
-import time
 
 import pytest
 
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
+from orchestrator.tracking import client as mlflow_client
 from orchestrator.tracking import tracker as tracking
-from orchestrator.tracking.tracker import Tracker, curves
-from sagasr.io.trial_log import History, read_status
+from orchestrator.tracking.points import curves
+from orchestrator.tracking.tracker import Tracker
+from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.journals import curve, journal, runs_of
 from tests.orchestrator.tracking.servers import POSTGRES, Proxy, mlflow_server, postgres
+from tests.processes import wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +43,7 @@ def proxy(server, monkeypatch):
     """The server behind a proxy; the tracker's patience is that of a test."""
     monkeypatch.setattr(tracking, "EVERY_S", 0.05)
     monkeypatch.setattr(tracking, "BACKOFF_S", (0.01, 0.02, 0.05))
-    monkeypatch.setattr(tracking, "TIMEOUT_S", 5)
+    monkeypatch.setattr(mlflow_client, "TIMEOUT_S", 5)
     made = Proxy(server)
     yield made
     made.close()
@@ -120,17 +122,17 @@ def test_the_database_itself_can_be_the_server(make_sweep, database, server):
 @pytest.mark.parametrize("mode", ["refuse", "cut", "429", "500", "hang"])
 def test_a_server_down_at_the_start_or_dying_later_loses_nothing(make_sweep, proxy, server, monkeypatch, mode):
     """Down, up for two records, down again until the sweep has ended, and back an hour later."""
-    monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
+    monkeypatch.setattr(mlflow_client, "TIMEOUT_S", 1)
     plan = make_sweep(proxy.uri, f"down-{mode}")
     first, *others = plan.trials
     proxy.set(mode)
     journal(plan, first, 2, checkpoint=2)
     tracker = Tracker(plan)
     tracker.start()
-    wait_for(lambda: tracker.problem)
+    wait_for(lambda: tracker.problem, "a problem")
     assert tracker.undelivered().replicates > 0
     proxy.set("ok")
-    wait_for(lambda: tracker.undelivered().replicates == 0)
+    wait_for(lambda: tracker.undelivered().replicates == 0, "the delivery")
     proxy.set(mode)
     journal(plan, first, 8, "done", checkpoint=8)
     for trial in others:
@@ -159,7 +161,7 @@ def test_a_slow_server_is_served_to_the_end(make_sweep, proxy, server):
 
 def test_chaos_on_the_way_to_the_server_leaves_every_point_once(make_sweep, proxy, server, monkeypatch):
     """Four requests in ten fail, trackers and trainings are killed, checkpoints broken, offsets lost, runs deleted."""
-    monkeypatch.setattr(tracking, "TIMEOUT_S", 1)
+    monkeypatch.setattr(mlflow_client, "TIMEOUT_S", 1)
     monkeypatch.setattr(tracking, "BATCH", 7)  # several requests for each curve
     draw = random.Random(0)
     plan = make_sweep(proxy.uri, "chaos", seeds=[0, 1])
@@ -283,10 +285,3 @@ def test_a_replicate_that_the_server_refuses_holds_up_no_other(make_sweep, proxy
     for row in plan.replicates:
         if row.id != bad.id:
             assert max(step for step, *_ in curve(client, runs[row.id], "train/loss")) == 8
-
-
-def wait_for(condition, timeout_s=30.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

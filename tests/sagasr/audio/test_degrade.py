@@ -9,7 +9,8 @@ from scipy import signal
 
 from sagasr.audio.degrade import RIPPLE_DB, STOPBAND_DB, Draw, degrade, draw_degradation, frozen_degradation
 from sagasr.audio.spectrum import BIN_HZ, rolloff_hz
-from sagasr.config.settings import NYQUIST, SAMPLE_RATE, Degradation, FilterFamily, Validation
+from sagasr.config.settings import Degradation, FilterFamily, Validation
+from sagasr.constants import NYQUIST, SAMPLE_RATE
 
 FAMILIES: tuple[FilterFamily, ...] = get_args(FilterFamily)
 

@@ -15,7 +15,7 @@ from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio, resample
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Spectrum, array_source, file_source, resampled, write_blocks
-from sagasr.config.settings import SAMPLE_RATE
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from tests.encoded import encoded
 

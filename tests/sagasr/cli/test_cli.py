@@ -11,7 +11,7 @@ from sagasr.cli import common as cli
 
 COMMAND = """
 import sys
-from sagasr import cli
+from sagasr.cli import common as cli
 def command():
     for number in range(3):
         print(number, flush=True)
@@ -60,8 +60,8 @@ def test_a_bug_keeps_its_traceback(bug) -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        "import sys; from sagasr import cli; sys.exit(cli.run(lambda: print('Größe') or 0))",
-        "from sagasr import cli; cli.Parser('Größe', '', '').parse_args(['--version'])",
+        "import sys; from sagasr.cli import common as cli; sys.exit(cli.run(lambda: print('Größe') or 0))",
+        "from sagasr.cli import common as cli; cli.Parser('Größe', '', '').parse(['--version'])",
     ],
 )
 def test_a_terminal_without_a_sign_gets_the_rest(program: str) -> None:

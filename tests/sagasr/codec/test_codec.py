@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sagasr.codec import codec as codecs
-from sagasr.codec.codec import LatentNorm, build_codec, missing_weights
+from sagasr.codec.codec import build_codec, missing_weights
+from sagasr.codec.latents import LatentNorm
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
 from sagasr.config.settings import Codec, Patched, Pqmf, StableAudio, Wavelet, downsampling_ratio, latent_channels
 from sagasr.io.errors import DataError
-from sagasr.model import weights as checkpoints
+from sagasr.published import weights as checkpoints
 from tests.sagasr.model.stable_audio import autoencoder_config, autoencoder_tree, whole_config
 
 LENGTH = 65_536

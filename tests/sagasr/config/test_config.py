@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sagasr.config.settings import SIZES, Config, Training, leaves, located, parse, patch, train_stage
+from sagasr.config.parsing import parse
+from sagasr.config.patching import leaves, located, patch
+from sagasr.config.settings import SIZES, Config, Training
+from sagasr.config.stages import train_stage
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import odd_value, parse_yaml
 from sagasr.io.fingerprint import fingerprint
@@ -96,7 +99,9 @@ def test_paths_and_the_eval_stage_do_not_enter_the_identity_of_a_training() -> N
 
 
 def test_a_configuration_loads_without_torch() -> None:
-    modules = "sagasr.config.settings, sagasr.io.files, sagasr.io.trial_log, sagasr.cli.commands"
+    modules = (
+        "sagasr.config.settings, sagasr.config.stages, sagasr.io.files, sagasr.training.trial_log, sagasr.cli.train"
+    )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from sagasr.audio.spectrum import cutoff_bin, stft_power
 from sagasr.codec.codec import build_codec
-from sagasr.config.settings import SAMPLE_RATE, Config, parse
-from sagasr.data.batches import Batch, Draws, Validation
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
+from sagasr.data.batches import Batch, Draws
 from sagasr.data.encode import encode_store
-from sagasr.data.manifest import read_manifest
 from sagasr.data.measures import STEP
+from sagasr.data.splits import read_manifest
 from sagasr.data.store import Store
+from sagasr.evaluation.validation_set import Validation
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
 SEGMENT = 16_384

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,23 @@ from scipy.signal import butter, sosfilt
 
 from sagasr.audio.degrade import degrade
 from sagasr.codec.codec import build_codec
+from sagasr.codec.precision import exact
 from sagasr.codec.stable_audio_codecs import build_autoencoder, build_transform
-from sagasr.config.settings import Config, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config
 from sagasr.data import corpus as recordings
-from sagasr.data import encode
-from sagasr.data.encode import Outcome, Task, encode_store, in_process, perform
+from sagasr.data import tasks
+from sagasr.data.encode import encode_store, in_process
 from sagasr.data.encoded_record import record_of
-from sagasr.data.manifest import Split
 from sagasr.data.quality import usable
+from sagasr.data.rows import Split
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
+from sagasr.data.tasks import Outcome, Task, perform
+from sagasr.io import failpoints
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import fingerprint
-from sagasr.training.precision import exact
+from tests.processes import forked
 
 SEGMENT = 16_384
 RATE = 44_100
@@ -86,13 +88,13 @@ def calm(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings whose records are computed, as they are."""
     found: list[str] = []
-    original = encode.record_of
+    original = tasks.record_of
 
     def spy(config: Config, codec: Any, split: Any, sha256: str, audio: Any) -> Any:
         found.append(sha256)
         return original(config, codec, split, sha256, audio)
 
-    monkeypatch.setattr(encode, "record_of", spy)
+    monkeypatch.setattr(tasks, "record_of", spy)
     return found
 
 
@@ -342,17 +344,18 @@ def test_what_makes_latents_of_audio_is_code_of_the_records() -> None:
         assert decides.__module__ in recordings.COMPUTING
 
 
-def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_and_imports_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     texts = {
         "one_a": "def f():\n    return 1\n",
         "one_b": '"""What."""\n\n\ndef f():\n    """One."""\n    return 1  # indeed\n',
         "one_c": "def f():\n    return 2\n",
+        "one_d": "import os\n\n\ndef f():\n    import sys\n    return 1\n",
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     found = {name: recordings.code_identity((name,)) for name in texts}
-    assert found["one_c"] != found["one_a"]
+    assert found["one_c"] != found["one_a"] == found["one_b"] == found["one_d"]
     assert recordings.code_identity() == recordings.code_identity()
 
 
@@ -374,19 +377,13 @@ def test_other_weights_are_another_store(sounds: Path, tmp_path: Path) -> None:
 def test_a_run_killed_between_shards_goes_on_and_ends_in_the_same_bytes(
     sounds: Path, calm: Path, tmp_path: Path, computed: list[str]
 ) -> None:
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from sagasr.config.settings import Config; from sagasr.data.encode import encode_store\n"
-        "encode_store(Config.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
-    )
-    schedule = json.dumps([{"point": "encode.shard", "visit": 2, "do": "kill"}])
     config = config_of(sounds)
-    killed = subprocess.run(
-        [sys.executable, "-c", code, config.model_dump_json(), str(tmp_path)],
-        env={**os.environ, "SAGASR_FAULTS": schedule},
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL
+
+    def killed() -> None:
+        failpoints.arm([{"point": "encode.shard", "visit": 2, "do": "kill"}])
+        encode_store(config, tmp_path)
+
+    assert forked(killed) == -signal.SIGKILL
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]  # nothing that a training would open
     again = encode_store(config, tmp_path)
     assert 0 < len(computed) < 27

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from sagasr.config.settings import Data, located
+from sagasr.config.patching import located
+from sagasr.config.settings import Data
 from sagasr.data import same
-from sagasr.data.folders import describe, list_data
-from sagasr.data.manifest import Row, checked_rows, content_hashes, read_manifest, rows_of, shared_problems, usable_rows
+from sagasr.data.contents import content_hashes
+from sagasr.data.folders import describe
+from sagasr.data.listing import list_data
+from sagasr.data.rows import Row
+from sagasr.data.splits import checked_rows, read_manifest, rows_of, shared_problems, usable_rows
 from sagasr.io.errors import ConfigError
 
 

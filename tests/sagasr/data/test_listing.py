@@ -17,17 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sagasr.training.train
+import sagasr.upsample.files
 import sagasr.upsample.upsampler
 from orchestrator.cli import encode
-from orchestrator.cli.commands import sweep
-from sagasr.cli import commands
-from sagasr.config.settings import Config, Data, parse
-from sagasr.data.folders import list_data, list_stored
-from sagasr.data.listing import Listing, files_below, listed
-from sagasr.data.manifest import rows_of
+from orchestrator.cli.sweep import sweep
+from sagasr.cli.train import train as train_command
+from sagasr.cli.upsample import upsample
+from sagasr.config.parsing import parse
+from sagasr.config.settings import Config, Data
+from sagasr.data.listing import Listing, list_data, list_stored, listed
+from sagasr.data.splits import rows_of
+from sagasr.data.walk import files_below
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_yaml
-from sagasr.upsample.upsampler import plan_files
+from sagasr.upsample.files import plan_files
 
 RECORDINGS = (".wav", ".WAV", ".flac", ".aiff")
 FOLDERS = ("train", "val", "Test", "a b", ".hidden", "__MACOSX", "dev-clean", "grün")
@@ -127,7 +130,7 @@ def test_every_command_tells_all_there_is(capsys: pytest.CaptureFixture[str], tr
         )
         upsampled = dict.fromkeys(source.stem for source, _ in listable(folder))
         patch.setattr(sagasr.upsample.upsampler.Upsampler, "load", lambda *_, **__: None)
-        patch.setattr(sagasr.upsample.upsampler, "upsample_files", lambda *_, **__: None)
+        patch.setattr(sagasr.upsample.files, "upsample_files", lambda *_, **__: None)
         ended = SimpleNamespace(state="failed", step=0, reason="")
         patch.setattr(sagasr.training.train, "train", lambda *_, **__: ended)
         text = ["--set", "conditions.text.source=off"]
@@ -136,13 +139,13 @@ def test_every_command_tells_all_there_is(capsys: pytest.CaptureFixture[str], tr
         store = ["--store", str(root / "stores"), "--workers", "1", *text, *SMALL]
         lines = [told(capsys, sweep([str(root / "grid.yaml"), "--plan", *text]), 0)]
         lines += [told(capsys, encode.main([str(folder), *store]), 0)]
-        lines += [told(capsys, commands.train(train), 1)]
+        lines += [told(capsys, train_command(train), 1)]
         assert [sum_of(line) for line in lines] == [(count, count)] * 3
         assert sweep([str(root / "grid.yaml"), "--plan", "--json", *text]) == 0
         files = json.loads(capsys.readouterr().out)["files"][0]
         assert sum((*files["used"].values(), *files["left_out"].values(), files["other"])) == files["found"] == count
         if upsampled:
-            line = told(capsys, commands.upsample([str(folder), str(root / "up"), "--checkpoint", "none"]), 0)
+            line = told(capsys, upsample([str(folder), str(root / "up"), "--checkpoint", "none"]), 0)
             assert sum_of(line) == (count, count)
 
 

@@ -16,13 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from sagasr.data.manifest import (
-    content_hashes,
-    header_problems,
-    manifest_fingerprint,
-    read_manifest,
-    rows_for,
-)
+from sagasr.data.contents import content_hashes, header_problems, manifest_fingerprint
+from sagasr.data.rows import Row, Split
+from sagasr.data.splits import marked_rows, read_manifest
 from sagasr.io.errors import ConfigError, DataError
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
@@ -30,6 +26,10 @@ RECORDS = [
     {"path": "a.flac", "text": 'Rain, "heavy".', "split": "train", "domain": "effects", "licence": "CC0", "take": "1"},
     {"path": "b/c.flac", "text": "Ein Stück für Flöte", "split": "val", "domain": "music", "licence": "", "take": "2"},
 ]
+
+
+def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
+    return marked_rows(path, split, read_manifest(path))
 
 
 def write_csv(path: Path, records: list[dict[str, str]], encoding: str = "utf-8") -> Path:
@@ -270,7 +270,7 @@ def test_a_recording_that_is_not_the_one_meant_is_named(files: Path) -> None:
 
 
 def test_manifests_load_without_torch() -> None:
-    code = "import sys, sagasr.data.manifest as m; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = "import sys, sagasr.data.splits; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

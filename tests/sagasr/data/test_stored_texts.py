@@ -9,7 +9,8 @@ import soundfile
 import torch
 
 from orchestrator.run import worker
-from sagasr.config.settings import T5, Config, Words, parse
+from sagasr.config.parsing import parse
+from sagasr.config.settings import T5, Config, Words
 from sagasr.data import texts
 from sagasr.data.batches import Draws
 from sagasr.data.encode import encode_store

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from sagasr.codec.codec import Codec, build_codec
-from sagasr.config.settings import SIZES, Config, downsampling_ratio, parse
-from sagasr.data.batches import Validation
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config, downsampling_ratio
 from sagasr.evaluation.evaluate import evaluate, validation_loss
+from sagasr.evaluation.memory import AtOnce
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.errors import SagasrError, ValidationMemoryError
 from sagasr.model.ema import Ema
 from sagasr.model.saga import SagaModel, build_model
-from sagasr.model.stable_audio import compile_layers
-from sagasr.training.memory import AtOnce
+from sagasr.published.stable_audio import compile_layers
 
 CLIPS, LENGTH = 9, 4_096
 CONFIG = parse(
@@ -62,8 +63,8 @@ def clips() -> Validation:
     names, rolloff = [f"clip{index}" for index in range(CLIPS)], torch.linspace(2_000.0, 6_000.0, CLIPS)
     audio, latents = 0.1 * torch.randn(2, CLIPS, 1, LENGTH), torch.randn(3, CLIPS, 64, LENGTH // 64)
     return Validation(
-        names, names, ["noise"] * CLIPS, [""] * CLIPS, (), *audio, *latents, gain=torch.full((CLIPS,), 2.0),
-        cutoff_hz=rolloff, splice_hz=rolloff, rolloff_low_hz=rolloff, rolloff_high_hz=4 * rolloff - 1_000,
+        names, names, ["noise"] * CLIPS, [""] * CLIPS, *audio, *latents, gain=torch.full((CLIPS,), 2.0),
+        cutoff_hz=rolloff, rolloff_low_hz=rolloff, rolloff_high_hz=4 * rolloff - 1_000,
         rolloff_estimated_hz=3 * rolloff, seconds=torch.ones(CLIPS, 2), noise_level=torch.ones(1_025),
         distance=CONFIG.validation.distance,
     )  # fmt: skip

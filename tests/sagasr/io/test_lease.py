@@ -20,7 +20,7 @@ from sagasr.io.errors import DataError
 from sagasr.io.files import LITTER, read_json, write_json
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from sagasr import lease\n"
+    "import sys, time; from pathlib import Path; from sagasr.io import lease\n"
     "held = lease.acquire(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 )
 

@@ -14,7 +14,10 @@ from torch import Tensor
 import sagasr
 from sagasr.audio.degrade import Draw, degrade
 from sagasr.audio.files import read_audio
-from sagasr.config.settings import SAMPLE_RATE, Config, Distance, located, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import located
+from sagasr.config.settings import Config, Distance
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.metrics.distance import Distances, Normal, frechet, windows
 from sagasr.metrics.embedders import Clap, Embedder, Spectral, build_embedder, missing_weights

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sagasr.model.stable_audio import load_stock
+from sagasr.published.stable_audio import load_stock
 
 CONDITION, WIDTH, DEPTH, HEADS = 32, 64, 2, 2
 SECONDS = ("seconds_start", "seconds_total")

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from sagasr.codec.codec import AT_ONCE
-from sagasr.config.settings import SIZES, Config, Runtime, StableAudio, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import SIZES, Config, StableAudio
 from sagasr.io.files import read_yaml
 from sagasr.model.counts import AUTOENCODER, CONTEXT, DECODING, T5, count, counts_of, speaks_for_itself
-from sagasr.model.saga import shapes
-from sagasr.model.stable_audio import load_stock
+from sagasr.model.meta_step import shapes
+from sagasr.published.stable_audio import load_stock
 from tests import own_parts
 from tests.fake_gpu import Memory, Step, fake_gpu
 from tests.sagasr.model.stable_audio import autoencoder_tree

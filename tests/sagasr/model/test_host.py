@@ -7,11 +7,11 @@ PROBE = """
 import sys, types
 installed = sys.modules["flash_attn"] = types.ModuleType("flash_attn")
 installed.flash_attn_func = print
-import sagasr.model.stable_audio, sagasr.codec, sagasr.model
+import sagasr.published.stable_audio, sagasr.codec, sagasr.model
 assert "stable_audio_tools" not in sys.modules, "imported before it is needed"
 assert "transformers" not in sys.modules, "imported before it is needed"
 from sagasr.config.settings import Pqmf, Wavelet
-from sagasr.model.stable_audio import load_stock
+from sagasr.published.stable_audio import load_stock
 from sagasr.codec.stable_audio_codecs import build_transform
 build_transform(Wavelet(kind="wavelet"), 1)
 build_transform(Pqmf(kind="pqmf"), 1)

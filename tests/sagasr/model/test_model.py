@@ -9,13 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sagasr.config.settings import SIZES, Config, Guidance, Sampler, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config, Guidance, Sampler
 from sagasr.model import flow
-from sagasr.model.conditions import ConditionInputs, null_cross, null_low
+from sagasr.model.conditions import null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches
-from sagasr.model.saga import SagaModel, build_model, missing_weights, shapes
-from sagasr.model.stable_audio import compile_layers, load_stock
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.meta_step import shapes
+from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.text import T5Encoder
+from sagasr.published.stable_audio import compile_layers, load_stock
+from sagasr.training.preflight import missing_weights
 
 WORDS = ("bark", "dog", "rain")
 BATCH, CHANNELS, FRAMES = 3, 16, 20

@@ -14,13 +14,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sagasr.cli import commands
+from sagasr.cli.train import train
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import SIZES, Config
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.model.conditions import NumberEmbedding
-from sagasr.model.saga import build_model, shapes
-from sagasr.model.stable_audio import load_stock
+from sagasr.model.meta_step import shapes
+from sagasr.model.saga import build_model
+from sagasr.published.stable_audio import load_stock
 from sagasr.training.module import SagaModule
 from tests.sagasr.model.stable_audio import autoencoder_config
 
@@ -236,7 +239,7 @@ def test_a_preset_trains_samples_and_is_scored_with_weights_in_the_published_lay
     }
     tree = patch(read_yaml(ROOT / "search_spaces" / f"{name}.yaml"), settings)
     (tmp_path / "config.yaml").write_text(dump_yaml(tree))
-    assert commands.train([str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert train([str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "done at step 2" in said
     rows = [line.split() for line in said.splitlines() if "lsd_lf" in line]

@@ -1,4 +1,4 @@
-"""The README's parity table names code, settings and tests that exist, and leaves no cell empty."""
+"""The parity table of sagasr/PARITY.md names code, settings and tests that exist, and leaves no cell empty."""
 
 import ast
 import importlib
@@ -86,9 +86,9 @@ def faults(text: str) -> list[str]:
     return found
 
 
-def test_what_the_readme_says_of_parity_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert section(text), "the README has no parity table"
+def test_what_the_parity_table_names_exists() -> None:
+    text = (ROOT / "sagasr" / "PARITY.md").read_text(encoding="utf-8")
+    assert section(text), "the document has no parity table"
     assert not faults(text)
 
 

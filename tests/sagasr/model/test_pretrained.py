@@ -14,16 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.plan.plan import identity
-from sagasr.cli import commands
+from sagasr.cli.train import train
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import SIZES, Config, parse
-from sagasr.io.errors import ConfigError
+from sagasr.config.parsing import parse
+from sagasr.config.settings import SIZES, Config
+from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml
-from sagasr.model.conditions import ConditionInputs
-from sagasr.model.pretrained import DataError, _corners, load_pretrained
-from sagasr.model.saga import SagaModel, build_model, missing_weights
-from sagasr.model.stable_audio import build_transformer, load_stock
-from sagasr.model.weights import Weights, fit, problem_of, shapes_of
+from sagasr.model.inputs import ConditionInputs
+from sagasr.model.pretrained import _corners, load_pretrained
+from sagasr.model.saga import SagaModel, build_model
+from sagasr.model.transformer import build_transformer
+from sagasr.published.stable_audio import load_stock
+from sagasr.published.weights import Weights, fit, problem_of, shapes_of
+from sagasr.training.preflight import missing_weights
 from tests.sagasr.model.stable_audio import (
     CONDITION,
     DEPTH,
@@ -352,12 +355,12 @@ def test_a_training_starts_from_the_checkpoint_and_an_absent_one_starts_nothing(
     (tmp_path / "config.yaml").write_text(dump_yaml(tree))
     command = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
     absent = ["--set", f"model.checkpoint={tmp_path / 'absent.ckpt'}"]
-    assert commands.train([*command, *absent]) == 2
+    assert train([*command, *absent]) == 2
     assert not (tmp_path / "run").exists()
     [line] = capsys.readouterr().err.splitlines()
     assert "absent.ckpt" in line
     assert "stabilityai/stable-audio-open-1.0" in line
-    assert commands.train(command) == 0
+    assert train(command) == 0
     captured = capsys.readouterr()
     assert "transformer: " in captured.err
     assert "autoencoder: " in captured.err

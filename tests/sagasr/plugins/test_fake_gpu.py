@@ -15,12 +15,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from sagasr.audio.spectrum import window
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import Config, parse, patch
-from sagasr.data.batches import Validation
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.evaluation.evaluate import LOSS_TIMES, generate, validation_loss
-from sagasr.model.conditions import ConditionInputs
+from sagasr.evaluation.validation_set import Validation
+from sagasr.model.inputs import ConditionInputs
 from sagasr.plugins.fake_device import DEVICE, is_misplaced
-from sagasr.upsample.upsampler import Facts, Settings, Upsampler
+from sagasr.training.facts import Facts
+from sagasr.upsample.settings import Settings
+from sagasr.upsample.upsampler import Upsampler
 from tests import own_parts
 from tests.fake_gpu import Log, Step, fake_gpu
 from tests.sagasr.model.stable_audio import autoencoder_config
@@ -91,8 +95,8 @@ def clips_of(config: Config, codec: Codec) -> Validation:
     values = torch.ones(CLIPS)
     names = [f"clip {number}" for number in range(CLIPS)]
     return Validation(
-        ids=names, names=names, domains=names, text=names, vocabulary=(), high=audio, low=audio, high_latents=latents,
-        low_latents=latents, noise=latents, gain=values, cutoff_hz=values, splice_hz=values, rolloff_low_hz=values,
+        ids=names, names=names, domains=names, text=names, high=audio, low=audio, high_latents=latents,
+        low_latents=latents, noise=latents, gain=values, cutoff_hz=values, rolloff_low_hz=values,
         rolloff_high_hz=values, rolloff_estimated_hz=values, seconds=torch.ones(CLIPS, 2), noise_level=values,
         distance=config.validation.distance,
     )  # fmt: skip

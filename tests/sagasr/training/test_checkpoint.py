@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sagasr.io.errors import DataError
-from sagasr.io.trial_log import History, Status, read_status, write_status
 from sagasr.training import checkpoint
+from sagasr.training.trial_log import History, Status, read_status, write_status
 
 TREE = {
     "step": 7,

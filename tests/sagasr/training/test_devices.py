@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sagasr.io.trial_log import Device, Status, read_status, write_status
-from sagasr.training.devices import cpu_name, device_of, to_be_compiled, with_device
+from sagasr.torch_internals import to_be_compiled
+from sagasr.training.devices import cpu_name, device_of, with_device
+from sagasr.training.trial_log import Device, Status, read_status, write_status
 
 H200 = Device(attempt=1, name="NVIDIA H200", driver="580.65.06", cuda="13.0", torch="2.14.1", precision="bf16-mixed",
               matmul="highest", cudnn_tf32=True, compiled=True)  # fmt: skip

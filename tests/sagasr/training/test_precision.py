@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sagasr.audio.files import read_audio
 from sagasr.codec.codec import Codec, build_codec
+from sagasr.codec.precision import exact, fast
 from sagasr.config.settings import Wavelet
-from sagasr.metrics import Reference, score_many
-from sagasr.training.precision import exact, fast
+from sagasr.metrics.score import Reference, score_many
 
 SHIPPED = Path(__file__).parents[3] / "sagasr/recordings"
 

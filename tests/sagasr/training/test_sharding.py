@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
-from sagasr.config.settings import Config, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.scores import ScoreFile
+from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import dump_yaml, read_json, write_text
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
-from tests.orchestrator.conftest import BASE
+from sagasr.training.trial_log import History, read_status
+from tests.small import BASE, write_recordings
 
 STEPS = 6
 TREE = patch(
@@ -34,7 +34,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from sagasr.config.settings import Config, Evaluation, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.io.files import read_yaml
 from sagasr.training.module import SagaModule, ShardedStrategy
 from sagasr.io.signals import Halt
@@ -65,13 +67,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("study"), np.random.default_rng(0)
-    for name in "abcd":
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-    (folder / "m.csv").write_text(
-        "path,split,caption\na.flac,train,one\nb.flac,train,two\nc.flac,val,3\nd.flac,val,4\n"
-    )
-    tree = {**TREE, "data": {"train": str(folder / "m.csv"), "val": str(folder / "m.csv")}}
+    folder = tmp_path_factory.mktemp("study")
+    manifest = str(write_recordings(folder, val="cd"))
+    tree = {**TREE, "data": {"train": manifest, "val": manifest}}
     write_text(folder / "config.yaml", dump_yaml(tree))
     encode_store(parse(Config, tree, "test"), folder / "stores")
     (folder / "worker.py").write_text(WORKER)

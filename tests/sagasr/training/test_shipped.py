@@ -14,16 +14,20 @@ import torch
 from safetensors.torch import save_file
 
 import sagasr
-from orchestrator.grid.space import read_space
+from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan
 from sagasr.codec.stable_audio_codecs import empty_autoencoder
-from sagasr.config.settings import Config, Evaluation, Runtime, parse, patch
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.scores import ScoreFile
+from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import read_yaml
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History
-from sagasr.training.train import Harness, train
+from sagasr.training.harness import Harness
+from sagasr.training.train import train
+from sagasr.training.trial_log import History
 from tests.sagasr.data.test_stored_texts import write_t5
 from tests.sagasr.model.stable_audio import autoencoder_config
 from tests.sagasr.training.trainings import few_recordings, same_training

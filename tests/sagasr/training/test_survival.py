@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
-from sagasr.config.settings import Config, Runtime, parse
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
 from sagasr.data.batches import Batch, Draws
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
@@ -27,32 +28,29 @@ from sagasr.io import lease
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.files import dump_yaml, write_json, write_text
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
+from sagasr.training.harness import Harness, TrainResult
 from sagasr.training.module import SagaModule, parts_of
-from sagasr.training.train import Harness, TrainResult, train
+from sagasr.training.train import train
+from sagasr.training.trial_log import History, read_status
+from tests.small import BASE, write_recordings
 
 STEPS, EVERY = 6, 3
-TREE = {
-    "audio": {"segment": 8192},
-    "codec": {"kind": "wavelet", "levels": 6},
-    "conditions": {"text": {"encoder": {"kind": "words"}}},
-    "model": {"embed_dim": 64, "depth": 1, "num_heads": 2, "cond_dim": 64},
-    "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
-    "validation": {"every": EVERY, "clips": 1, "segment": 8192},
-    "evaluation": {"sampler": {"steps": 2}},
-}
+TREE = patch(
+    BASE,
+    {
+        "training": {"steps": STEPS, "batch_size": 3, "learning_rate": 1e-3},
+        "validation": {"every": EVERY, "clips": 1},
+    },
+)
 RUNTIME = Runtime(checkpoint_every=2)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
-    for name in "abc":
-        soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_384), 44_100)
-    (folder / "m.csv").write_text("path,split,caption\na.flac,train,one\nb.flac,train,two\nc.flac,val,three\n")
-    return parse(Config, {**TREE, "data": {"train": str(folder / "m.csv"), "val": str(folder / "m.csv")}}, "test")
+    manifest = str(write_recordings(tmp_path_factory.mktemp("recordings")))
+    return parse(Config, {**TREE, "data": {"train": manifest, "val": manifest}}, "test")
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +169,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
 
 def test_a_batch_taken_in_parts_gives_the_gradient_of_the_whole(config: Config, store: Path) -> None:
-    from sagasr.training.train import _initial
+    from sagasr.training.module import initial_module
 
     batch = Draws(Store.open(store), config).at(0)
     assert [part.high.shape[0] for part in parts_of(batch, 2)] == [2, 1]
     assert torch.equal(torch.cat([part.noise for part in parts_of(batch, 2)]), batch.noise)
     gradients = []
     for parts in (1, 2, 3):
-        module = _initial(config, Store.open(store), parts)
+        module = initial_module(config, Store.open(store), parts)
         loss = module.training_step(batch, 0)
         loss.backward()
         gradients.append([float(loss.detach()), *(w.grad.clone() for w in module.parameters() if w.grad is not None)])
@@ -339,7 +337,7 @@ def test_the_command_saves_at_the_first_signal_and_has_one_writer(config: Config
     longer = {**config.model_dump(mode="json"), "training": {**TREE["training"], "steps": 5_000}}
     longer["validation"] = {**TREE["validation"], "every": 5_000}
     path.write_text(dump_yaml(longer))
-    command = [sys.executable, "-c", "import sys; from sagasr.cli.commands import train; sys.exit(train())", str(path)]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())", str(path)]
     training = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
     try:
         while not ((status := read_status(out) if out.exists() else None) and status.step > 3):
@@ -364,7 +362,7 @@ def test_a_signal_interrupts_encoding_at_once_and_a_second_one_in_training_every
 ) -> None:
     write_text(tmp_path / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     out = tmp_path / "run"
-    command = [sys.executable, "-c", "import sys; from sagasr import commands; sys.exit(commands.train())"]
+    command = [sys.executable, "-c", "import sys; from sagasr.cli.train import train; sys.exit(train())"]
     command += [str(tmp_path / "config.yaml"), "--out", str(out)]
 
     def interrupted_at(*points: str) -> None:

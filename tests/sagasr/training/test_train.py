@@ -11,20 +11,25 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sagasr.cli.commands import train as command
-from sagasr.config.settings import Config, Evaluation, InverseLR, Runtime, parse, patch
-from sagasr.data.batches import Batch, Validation
+from sagasr.cli.train import train as command
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Evaluation, InverseLR
+from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
-from sagasr.evaluation.evaluate import judge, summary
-from sagasr.evaluation.scores import ScoreFile, read_distances, read_scores
+from sagasr.evaluation.prediction import summary
+from sagasr.evaluation.score_files import ScoreFile, read_distances, read_scores
+from sagasr.evaluation.validation_set import Validation
 from sagasr.io.files import dump_yaml
 from sagasr.io.signals import Halt
-from sagasr.io.trial_log import History, read_status
 from sagasr.training import checkpoint
 from sagasr.training.devices import cpu_name
+from sagasr.training.harness import FailureRule, Harness
 from sagasr.training.module import SagaModule, cooldown_at, rate_at
-from sagasr.training.train import FailureRule, Harness, train
+from sagasr.training.train import train
+from sagasr.training.trial_log import History, read_status
 from tests.sagasr.training.trainings import few_recordings, same_training
 
 STEPS = 6
@@ -172,9 +177,9 @@ def test_one_prediction_that_is_not_finite_fails_the_training(config: Config, st
 def test_a_mean_over_clips_of_which_one_has_no_score_is_no_mean(config: Config, store: Path) -> None:
     clips = Validation.of(Store.open(store), config)
     audio = clips.low.clone()
-    assert math.isfinite(judge(clips, audio).lsd)
+    assert math.isfinite(clips.judge(audio).lsd)
     audio[1, 0, 7] = torch.inf
-    answer = judge(clips, audio)
+    answer = clips.judge(audio)
     assert math.isnan(answer.lsd)
     assert clips.remarks(audio) == ["", "estimate is not finite", ""]
     told = summary(answer.scores, answer.distances)

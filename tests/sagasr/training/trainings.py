@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 import sagasr
-from sagasr.evaluation.scores import read_scores
-from sagasr.io.trial_log import History
+from sagasr.evaluation.score_files import read_scores
 from sagasr.training import checkpoint
+from sagasr.training.trial_log import History
 
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 

@@ -19,13 +19,21 @@ from sagasr.audio.files import read_audio
 from sagasr.audio.low_band import Kind
 from sagasr.audio.spectrum import rolloff_hz, stft_magnitude
 from sagasr.audio.stream import array_source
-from sagasr.cli import commands
-from sagasr.codec.codec import LatentNorm, build_codec
-from sagasr.config.settings import SAMPLE_RATE, Config, parse, patch
+from sagasr.cli.train import train
+from sagasr.cli.upsample import upsample
+from sagasr.codec.codec import build_codec
+from sagasr.codec.latents import LatentNorm
+from sagasr.config.parsing import parse
+from sagasr.config.patching import patch
+from sagasr.config.settings import Config
+from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text
 from sagasr.model.saga import build_model
-from sagasr.upsample.upsampler import Settings, Upsampler, _Stream, plan_files, window_starts
+from sagasr.upsample.files import plan_files
+from sagasr.upsample.settings import Settings
+from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.windows import Stream, window_starts
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = ROOT / "sagasr/recordings"
@@ -56,7 +64,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (ROOT / "search_spaces/tiny.yaml").read_text(encoding="utf-8")
     write_text(folder / "config.yaml", text)
     changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert commands.train([str(folder / "config.yaml"), "--out", str(folder / "trial"), *changes]) == 0
+    assert train([str(folder / "config.yaml"), "--out", str(folder / "trial"), *changes]) == 0
     shutil.rmtree(folder / "trial" / "encoded")  # what follows needs the trial alone
     return folder / "trial"
 
@@ -262,13 +270,13 @@ def test_joints_keep_the_level_of_what_is_generated(upsampler: Upsampler) -> Non
 def test_windows_agree_where_they_are_mixed(upsampler: Upsampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two versions of a stretch that differ lose up to 3 dB when they are mixed; these are the same."""
     made: dict[int, np.ndarray] = {}
-    plain = _Stream.finish
+    plain = Stream.finish
 
-    def keep(stream: _Stream, index: int, audio: np.ndarray, *rest: object) -> None:
+    def keep(stream: Stream, index: int, audio: np.ndarray, *rest: object) -> None:
         made[stream.starts[index]] = audio[0]
         plain(stream, index, audio, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_Stream, "finish", keep)
+    monkeypatch.setattr(Stream, "finish", keep)
     upsampler.upsample(noise(6 * WINDOW + 4_321)[0], SAMPLE_RATE, Settings(steps=4, lfr="off"))
     for now, then in pairwise(sorted(made)):
         middle = (now + WINDOW + then) // 2
@@ -329,7 +337,8 @@ def test_an_offset_changes_nothing_and_stays(upsampler: Upsampler, lfr: Kind) ->
 PEAK = r"""
 import re, sys
 from pathlib import Path
-from sagasr.upsample.upsampler import Settings, Upsampler, upsample_files
+from sagasr.upsample import Settings, Upsampler
+from sagasr.upsample.files import upsample_files
 
 upsampler, settings = Upsampler.load(sys.argv[1]), Settings(steps=1, guidance=(1.0, 1.0))
 for name in ("short", "long"):
@@ -386,7 +395,7 @@ def test_a_folder_becomes_a_folder_of_flac_files(
     soundfile.write(tmp_path / "in/deep/b.flac", noise(9_000)[0], SAMPLE_RATE)
     (tmp_path / "in/notes.txt").write_text("not a recording")
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial), "--steps", "2"]
-    assert commands.upsample([*arguments, "--rolloff-target", "0.8", "--guidance", "1.2,1.0"]) == 0
+    assert upsample([*arguments, "--rolloff-target", "0.8", "--guidance", "1.2,1.0"]) == 0
     assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
         "a.flac",
         "deep/b.flac",
@@ -410,7 +419,7 @@ def upsample_loudly(
     low = noise(60_000)[0]
     soundfile.write(tmp_path / "in/loud.wav", 3 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "in/plain.wav", low, SAMPLE_RATE, subtype="FLOAT")
-    code = commands.upsample([str(tmp_path / source), str(tmp_path / target), "--checkpoint", str(trial), "--steps=2"])
+    code = upsample([str(tmp_path / source), str(tmp_path / target), "--checkpoint", str(trial), "--steps=2"])
     return code, *capsys.readouterr()
 
 
@@ -456,7 +465,7 @@ def test_loud_compressed_recordings_become_flac(
     for results in ("a.flac", "out"):
         given = source if results == "a.flac" else source.parent
         arguments = [str(given), str(tmp_path / results), "--checkpoint", str(trial), "--steps=1"]
-        assert commands.upsample(arguments) == 0
+        assert upsample(arguments) == 0
         assert re.search(r"a\.flac .*  [\d,]+ samples clipped at full scale", capsys.readouterr().out)
 
 
@@ -487,7 +496,7 @@ def test_the_line_says_how_many_samples_a_flac_file_has_clipped(
     soundfile.write(tmp_path / "a.wav", 0.9999 / np.abs(low).max() * low, SAMPLE_RATE, subtype="FLOAT")
     for name in ("a.flac", "b.wav"):
         arguments = [str(tmp_path / "a.wav"), str(tmp_path / name), "--checkpoint", str(trial), "--lfr=off"]
-        assert commands.upsample([*arguments, "--steps=1", "--guidance=4,1"]) == 0
+        assert upsample([*arguments, "--steps=1", "--guidance=4,1"]) == 0
     clipped = int(np.sum(np.abs(read_audio(tmp_path / "b.wav", None)) > 1))
     assert clipped
     assert f"  {clipped:,} samples clipped at full scale" in capsys.readouterr().out.splitlines()[0]
@@ -509,7 +518,7 @@ def test_names_of_files_are_kept_and_shown_harmlessly(
     for name in names:
         shutil.copy(tmp_path / "plain.wav", os.fsencode(tmp_path / "in") + b"/" + name + b".wav")
     command = [str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial), "--steps", "1"]
-    assert commands.upsample(command) == 0
+    assert upsample(command) == 0
     assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == sorted(
         name + b".flac" for name in names
     )
@@ -523,7 +532,7 @@ def test_one_checkpoint_is_as_good_as_its_folder(trial: Path, tmp_path: Path) ->
     (folder,) = (trial / "checkpoints").iterdir()
     for checkpoint, name in ((trial, "x.flac"), (folder, "y.flac")):
         command = [str(tmp_path / "a.wav"), str(tmp_path / name), "--checkpoint", str(checkpoint), "--steps", "1"]
-        assert commands.upsample(command) == 0
+        assert upsample(command) == 0
     assert (tmp_path / "x.flac").read_bytes() == (tmp_path / "y.flac").read_bytes()
 
 
@@ -534,7 +543,7 @@ def test_all_unreadable_files_are_named_before_anything_is_written(
     soundfile.write(tmp_path / "in/good.wav", noise(9_000)[0], SAMPLE_RATE)
     (tmp_path / "in/empty.wav").touch()
     (tmp_path / "in/text.mp3").write_text("no music")
-    assert commands.upsample([str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial)]) == 2
+    assert upsample([str(tmp_path / "in"), str(tmp_path / "out"), "--checkpoint", str(trial)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [re.search(r"in/(\w+)\.", line)[1] for line in lines] == ["empty", "text"]  # type: ignore[index]
     assert not (tmp_path / "out").exists()
@@ -612,7 +621,7 @@ def test_the_command_refuses_in_one_line_with_code_2(
     soundfile.write(tmp_path / "a.wav", noise(9_000)[0], SAMPLE_RATE)
     command = [str(tmp_path / "a.wav"), str(tmp_path / "x.flac"), "--checkpoint", str(trial), *arguments]
     try:
-        code: object = commands.upsample(command)
+        code: object = upsample(command)
     except SystemExit as end:  # what the parser itself refuses
         code = end.code
     assert code == 2

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cli.commands import report, sweep
-from orchestrator.cli.encode import main as encode
-from sagasr.cli.commands import train, upsample
-from sagasr.config.settings import patch
+from orchestrator.cli.report import report
+from orchestrator.cli.sweep import sweep
+from orchestrator.cluster import main as encode
+from sagasr.cli.train import train
+from sagasr.cli.upsample import upsample
+from sagasr.config.patching import patch
 from sagasr.io.files import dump_yaml, parse_yaml, read_yaml
-from tests.orchestrator.conftest import BASE
 from tests.orchestrator.run.nvidia import list_gpus, no_tool
+from tests.small import BASE
 
 MISTAKES: list[dict[str, Any]] = parse_yaml(Path(__file__).with_name("mistakes.yaml").read_text(), "mistakes.yaml")
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -177,9 +179,9 @@ def test_the_table_is_large_and_no_mistake_is_in_it_twice():
     assert len({mistake["name"] for mistake in MISTAKES}) == len(MISTAKES) >= 50
 
 
-def test_the_questions_of_the_readme_quote_real_lines():
-    readme = (Path(__file__).parents[4] / "README.md").read_text()
-    section = readme.split("\n## Questions\n")[1].split("\n## ")[0]
+def test_the_questions_about_grid_files_quote_real_lines():
+    document = (Path(__file__).parents[4] / "search_spaces" / "README.md").read_text()
+    section = document.split("\n## Questions\n")[1].split("\n## ")[0]
     quoted = re.findall(r"^- `([^`]*)`:", section, re.MULTILINE)
     lines = "\n".join(line for mistake in MISTAKES for line in said(mistake))
     assert quoted

@@ -1,0 +1,105 @@
+"""Levels of factors by name, and conditions on them."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Protocol
+
+from orchestrator.sweep_folder.names import Levels
+from sagasr.config.faults import Faults
+from sagasr.io.errors import did_you_mean
+
+Condition = Mapping[str, frozenset[str]]  # for each factor that it names, the levels that satisfy it
+
+
+class HasLevels(Protocol):
+    """What this file must know of a factor."""
+
+    @property
+    def levels(self) -> Collection[str]: ...
+
+
+def level_name(value: object) -> str:
+    """Return the text by which a level is known: 0.1 -> '0.1', 25.0 -> '25', True -> 'true', [0.9, 1] -> '0.9 1'."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " ".join(map(level_name, value)) or "[]"
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return unicodedata.normalize("NFC", text)  # an accent is one sign or two, and looks the same
+
+
+def find_level(value: object, levels: Iterable[str]) -> str | None:
+    """Return the level that a value names, by its text or by its number (1e-3 names '0.001'); None where none does."""
+    name, levels = level_name(value), list(levels)
+    return name if name in levels else next((level for level in levels if _number(level) == _number(name)), None)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # equal to nothing
+
+
+def pairs(text: str) -> list[tuple[str, str, str]]:
+    """Return the parts of ``text=caption, size=very large`` as name, '=' and level; a part without '=' has no level.
+
+    Parts are separated by commas, or by a blank where ``NAME=`` follows: a level may hold blanks, as cells' names do.
+    """
+    parts = [part.partition("=") for part in re.split(r",|\s+(?=[\w.]+\s*=)", text) if part.strip()]
+    return [(name.strip(), equals, level.strip()) for name, equals, level in parts]
+
+
+def read_levels(given: Mapping[str, Any], factors: Mapping[str, HasLevels], here: str) -> Levels:
+    """Return a level for each factor that ``given`` names. Raises ConfigError with a line per unknown name."""
+    levels, faults = {}, Faults()
+    for name, value in given.items():
+        if name not in factors:
+            faults.append(f"{here}: unknown factor {name!r}{did_you_mean(name, factors)}")
+        elif (level := find_level(value, factors[name].levels)) is None:
+            word = level_name(value)
+            faults.append(f"{here}: factor {name!r} has no level {word!r}{did_you_mean(word, factors[name].levels)}")
+        else:
+            levels[name] = level
+    faults.stop()
+    return levels
+
+
+def read_condition(given: Mapping[str, Any], factors: Mapping[str, HasLevels], here: str) -> dict[str, frozenset[str]]:
+    """Return a condition in which a list of levels means any of them. Raises ConfigError as ``read_levels``."""
+    condition: dict[str, frozenset[str]] = {}
+    faults = Faults()
+    for name, value in given.items():
+        for level in value if isinstance(value, list) else [value]:
+            with faults.collecting():
+                known = read_levels({name: level}, factors, here)[name]
+                condition[name] = condition.get(name, frozenset()) | {known}
+    faults.stop()
+    return condition
+
+
+def parse_only(texts: Iterable[str], factors: Mapping[str, HasLevels]) -> tuple[Condition, ...]:
+    """Return the conditions of ``--only``: a comma means and, several texts mean or. Raises ConfigError."""
+    faults, conditions = Faults(), []
+    for text in texts:
+        given: dict[str, list[str]] = {}
+        for name, equals, level in pairs(text):
+            if equals:
+                given.setdefault(name, []).append(level)
+            else:
+                faults.append(f"--only: expected 'FACTOR=LEVEL', e.g. 'text=caption' (found {name!r})")
+        if not given and not faults:
+            faults.append(f"--only: {text!r} names no cells; give FACTOR=LEVEL, or leave it out")
+        with faults.collecting("--only: "):
+            conditions.append(read_condition(given, factors, text))
+    faults.stop()
+    return tuple(conditions)
+
+
+def holds(condition: Condition, levels: Mapping[str, str]) -> bool:
+    """Return whether every factor named in ``condition`` stands at one of its levels."""
+    return all(levels[factor] in wanted for factor, wanted in condition.items())

@@ -1,0 +1,183 @@
+"""Grid files are read by ``read_space``, which checks all that they say.
+
+``where`` is a list of rules that every cell of the design must keep::
+
+    where:
+      - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
+      - {not: {text: off, rolloff: off}}                           # never both off
+      - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.grid.files import GRID_KEYS, read_base, with_changes, with_included, with_settings
+from orchestrator.grid.levels import level_name, read_condition, read_levels
+from orchestrator.grid.read_factors import read_factors, written
+from orchestrator.grid.schema import GridFile
+from orchestrator.grid.space import Factor, Rule, SearchSpace, own_metrics
+from orchestrator.sweep_folder.design import Promote, Step
+from orchestrator.sweep_folder.names import cell_name
+from sagasr.config.faults import Faults
+from sagasr.config.parsing import parse
+from sagasr.config.patching import nested
+from sagasr.config.settings import SIZES
+from sagasr.io.errors import ConfigError, did_you_mean
+from sagasr.io.files import read_yaml
+from sagasr.metrics.table import METRICS
+
+Factors = Mapping[str, Factor]
+
+BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
+
+
+def read_space(path: Path, *, settings: Mapping[str, Any] | None = None, **keys: Any) -> SearchSpace:
+    """Return the grid in ``path``, with some of its keys replaced by ``keys`` (see ``parse_space``)."""
+    return parse_space({**read_yaml(path), **keys}, path, settings=settings)
+
+
+def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, Any] | None = None) -> SearchSpace:
+    """Return the grid with these keys. Raises ConfigError with one line per fault.
+
+    ``path`` is named in faults, and files are relative to its folder. ``settings`` are dotted paths of the grid or of
+    the base configuration that replace what the files say. Names are checked once the keys and the factors are sound.
+    """
+    settings = settings or {}
+    tree = with_settings(with_included(tree, path), settings)
+    faults = Faults()
+    at = f"{path}: "
+    with faults.collecting():
+        of_the_grid = {key: value for key, value in settings.items() if key.split(".")[0] in GRID_KEYS}
+        grid = parse(GridFile, tree, with_changes(path, of_the_grid))
+    with faults.collecting(at):
+        factors = read_factors(tree["factors"] if isinstance(tree.get("factors"), Mapping) else {}, path.parent)
+    faults.stop()
+    with faults.collecting():
+        base = read_base(tree, settings, path)
+    faults.extend(at + line for line in (*_overlaps(factors), *_misfits(grid, factors)))
+    faults.extend(_decided(factors, settings))
+    rules = []
+    for position, entry in enumerate(grid.where):
+        with faults.collecting(at):
+            rules.append(_read_rule(entry, factors, f"where.{position}"))
+    with faults.collecting(at):
+        ladder = _read_ladder(grid.ladder, factors)
+    with faults.collecting(at):
+        promote = None if grid.promote is None else _read_promote(grid.promote, factors)
+    faults.stop()
+    with faults.collecting(f"{at}validation.metrics: "):
+        metrics = [f"val/{name}" for name in (*METRICS, *(metric.name for metric in own_metrics(base)))]
+    faults.stop()
+    if (chosen := grid.early_stopping.metric) not in metrics:
+        raise ConfigError(f"{at}early_stopping.metric: unknown metric {chosen!r}{did_you_mean(chosen, metrics)}")
+    resolved = tree | {"base": BASE_NAME, "data": base["data"], "factors": written(tree["factors"], factors)}
+    return SearchSpace(path, resolved, base, grid, factors, ladder, tuple(rules), promote)
+
+
+def _overlaps(factors: Factors) -> Iterator[str]:
+    """Two factors on one path would overwrite each other, unless one lies under the other."""
+    seen: list[tuple[str, str]] = []
+    for name, factor in factors.items():
+        for path in sorted(factor.paths):
+            for other, taken in seen:
+                joined = name in factors[other].under or other in factor.under  # it is clear then which is heard
+                if other != name and not joined and nested(path, taken):
+                    yield f"factors.{name} and factors.{other} both change {min(path, taken, key=len)}; join the two"
+            seen.append((name, path))
+
+
+def _decided(factors: Factors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """A factor would overwrite a setting on one of its paths."""
+    for key in settings:
+        for name, factor in factors.items():
+            if any(nested(key, path) for path in factor.paths):
+                yield f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
+
+
+def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
+    """Yield what does not go together, key by key sound."""
+    if len(set(grid.seeds)) < len(grid.seeds):
+        yield f"seeds: {list(grid.seeds)} names a seed twice; remove one"
+    sizes = set(SIZES) | set(factors["size"].levels if "size" in factors else ()) | {"default"}
+    for size in grid.resources:
+        if size not in sizes:
+            yield f"resources: unknown size {size!r}{did_you_mean(size, sizes)}"
+    if grid.design == "ladder":
+        if not grid.ladder:
+            yield "ladder is missing; 'design: ladder' needs its steps"
+        if grid.promote:
+            yield "promote has no effect with 'design: ladder', which lists its cells; remove it"
+        if grid.where:
+            yield "where has no effect with 'design: ladder'; remove it"
+    if grid.design == "fractional":
+        for name, factor in factors.items():
+            if len(factor.levels) != 2:
+                yield f"factors.{name} has {len(factor.levels)} levels; a fractional design needs two for every factor"
+        if len(factors) > 16:
+            yield f"{len(factors)} factors are more than the 16 a fractional design can have"
+    elif grid.resolution is not None:
+        yield f"resolution has no effect with 'design: {grid.design}'; remove it, or choose 'design: fractional'"
+
+
+def _read_rule(entry: Mapping[str, Any], factors: Factors, here: str) -> Rule:
+    keys = set(entry)
+    if keys not in ({"if", "then"}, {"not"}) or not all(isinstance(part, Mapping) and part for part in entry.values()):
+        raise ConfigError(
+            f"{here}: expected {{if: {{FACTOR: LEVEL}}, then: {{FACTOR: LEVEL}}}} or {{not: {{FACTOR: LEVEL}}}}"
+        )
+    conditions = [read_condition(entry[key], factors, here) for key in sorted(keys)]
+    return Rule(conditions[0], conditions[1] if len(conditions) > 1 else None)
+
+
+def _read_ladder(entries: Sequence[Mapping[str, Any]], factors: Factors) -> tuple[Step, ...]:
+    """Return the steps of the ladder. One that names no other is compared with the step before. Raises ConfigError."""
+    baseline = {name: factor.baseline for name, factor in factors.items()}
+    steps: dict[str, Step] = {}
+    faults = Faults()
+    for position, entry in enumerate(entries):
+        here, levels = f"ladder.{position}", baseline
+        if "step" not in entry:
+            faults.append(f'{here}: step is missing; name it, e.g. step: "{position}"')
+            continue
+        step = level_name(entry["step"])
+        versus = level_name(entry["versus"]) if "versus" in entry else next(reversed(steps), None)
+        given = {key: value for key, value in entry.items() if key not in ("step", "versus")}
+        with faults.collecting():
+            levels = baseline | read_levels(given, factors, f"{here} (step {step})")
+        if step in steps:
+            faults.append(f"{here}: step {step!r} is named twice; rename one")
+        elif versus is not None and versus not in steps:
+            faults.append(f"{here} (step {step}): versus names no earlier step {versus!r}{did_you_mean(versus, steps)}")
+        elif versus is not None and steps[versus].levels == levels and not faults:
+            faults.append(
+                f"{here}: step {step!r} changes nothing against step {versus!r}; both are {cell_name(levels)}"
+            )
+        steps.setdefault(step, Step(step, levels, versus))
+    faults.stop()
+    return tuple(steps.values())
+
+
+def _read_promote(entry: Mapping[str, Any], factors: Factors) -> Promote:
+    example = "as in 'promote: {when: improves, from: {size: small}, to: {size: full}}'"
+    parts = [entry.get("from"), entry.get("to")]
+    if set(entry) != {"when", "from", "to"} or not all(isinstance(part, Mapping) and part for part in parts):
+        raise ConfigError(f"promote: expected when, from and to, {example}")
+    faults = Faults()
+    if entry["when"] != "improves":
+        faults.append(f"promote.when: unknown word {entry['when']!r}; known: improves")
+    with faults.collecting():
+        source = read_levels(entry["from"], factors, "promote.from")
+    with faults.collecting():
+        target = read_levels(entry["to"], factors, "promote.to")
+    faults.stop()
+    if set(source) != set(target) or any(target[name] == level for name, level in source.items()):
+        faults.append(f"promote: from and to must name the same factors at different levels, {example}")
+    faults += [
+        f"promote: {name} is applied at evaluation, which needs no training of its own; "
+        "name a factor that changes the training, or leave promote out"
+        for name in source
+        if factors[name].stage == "eval"
+    ]
+    faults.stop()
+    return Promote(entry["when"], source, target)

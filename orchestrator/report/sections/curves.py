@@ -1,0 +1,180 @@
+"""Training and validation over the steps, and when each factor acts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.estimates import EffectCurve, effect_curves
+from orchestrator.analysis.load import Sweep
+from orchestrator.report.charts import NOTHING, NUM_SERIES, Axis, Plot, axis, grid, line, path, polylines, svg, uprights
+from orchestrator.report.cost import hours_per_step
+from orchestrator.report.page_data import PageData
+
+MAX_LINES = 240  # curves drawn in one panel
+MAX_POINTS = 160  # of one curve
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training: its name, the index of each factor's level, its table of step and value, its hours a step."""
+
+    name: str
+    levels: tuple[int, ...]
+    table: pd.DataFrame
+    hours: float | None = None
+
+
+def curves_section(data: PageData) -> dict[str, Any]:
+    """Return panels of training and validation, and of each main effect over the training."""
+    runs = data.sweep.runs
+    on_gpus = "gpu_seconds" in runs and pd.to_numeric(runs["gpu_seconds"], errors="coerce").gt(0).any()
+    return {
+        "curves": _panels(data),
+        "courses": _effect_panels(data.sweep),
+        "hours_of": "GPU-hours" if on_gpus else "hours",
+    }
+
+
+def _panels(data: PageData) -> list[Plot]:
+    """Return panels of training and validation on one axis of steps; each training once where variants share it."""
+    path = data.paths.table("curves")
+    if not path.exists():
+        return []
+    table = pq.read_table(path).to_pandas()
+    if table.empty or not {"replicate", "step", "metric", "value"} <= set(table):
+        return []
+    table["replicate"] = table["replicate"].astype(str)
+    known = data.replicates.drop_duplicates("replicate").set_index("replicate")
+    table = table[table["replicate"].isin(known.index)]
+    factors = data.sweep.factors
+    pace = hours_per_step(pq.read_table(data.paths.table("replicates")).to_pandas(), [f.name for f in factors])
+    paces = [pace[replicate] for replicate in known.index if replicate in pace]
+    last = float(table["step"].max())
+    steps = axis([float(table["step"].min()), last], 5, 0.01)
+    hours = axis([0.0, last * max(paces)], 5, 0.01) if paces else None
+    panels = []
+    for metric in ("train/loss", "val/loss", f"val/{data.sweep.metric.name}"):
+        lines = _lines(data.sweep, table[table["metric"] == metric], known, pace)
+        panels.append(_curve_panel(metric, lines, [factor.levels for factor in factors], steps, hours))
+    return [panel for panel in panels if panel]
+
+
+def _lines(sweep: Sweep, rows: pd.DataFrame, known: pd.DataFrame, pace: Mapping[str, float]) -> list[Curve]:
+    """Return a curve for each training: variants of one training have the same values."""
+    indices = {factor.name: {level: index for index, level in enumerate(factor.levels)} for factor in sweep.factors}
+    curves: dict[Any, Curve] = {}
+    for replicate, table in rows.groupby("replicate", sort=False):
+        row = known.loc[replicate]
+        training = (row["trial"], tuple(table["value"])) if row["trial"] else replicate
+        if training not in curves:
+            levels = tuple(indices[factor.name].get(str(row["@" + factor.name]), 0) for factor in sweep.factors)
+            name = f"{row['cell']}, seed {row['seed']}"
+            curves[training] = Curve(name, levels, table, pace.get(str(replicate)))
+    return list(curves.values())
+
+
+def _effect_panels(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return a panel for each main effect over the training, on one scale of steps and one of effects."""
+    curves = effect_curves(sweep)
+    if not curves:
+        return []
+    x = axis([float(curves[0].steps[0]), float(curves[0].steps[-1])], 4, 0.01)
+    values = np.concatenate([curve.estimate for curve in curves])
+    ends = np.concatenate([end for curve in curves for end in (curve.low, curve.high)])
+    reach = 4 * float(np.abs(values).max() or 1.0)
+    y = axis([0.0, *values, *np.clip(ends[np.isfinite(ends)], -reach, reach)], 4)
+    return [{"factor": curve.factor, "level": curve.level, "plot": _effect_panel(curve, x, y)} for curve in curves]
+
+
+def _curve_panel(
+    title: str, curves: Sequence[Curve], factors: Sequence[Sequence[str]], x: Axis, hours: Axis | None = None
+) -> Plot | None:
+    """Return one panel: a thin line for each training and, per factor, a thick mean for each of its levels.
+
+    Means stop at the last step that all lines of the level share. Scale: the middle 99 % of the values, so that one
+    divergence hides nothing. Where ``hours`` is given, each line says how to move to that axis: scale, then shift.
+    """
+    lines = [(one, _thinned(one.table)) for one in curves if len(one.table) > 1]
+    values = np.concatenate([points.to_numpy() for _, points in lines]) if lines else np.zeros(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.0, 0.995])
+    y = axis([float(low), float(high)], 4)
+    thin = [
+        path(
+            _places(points, x, y),
+            "thin",
+            Markup('data-levels="{}" {}').format(" ".join(map(str, one.levels)), _moved(one.hours, x, hours)),
+            one.name,
+        )
+        for one, points in lines[:MAX_LINES]
+    ]
+    means = []
+    for index, names in enumerate(factors):
+        group = []
+        for level, name in enumerate(names):
+            mine = [(one, points) for one, points in lines if one.levels[index] == level]
+            if mine:
+                shared = pd.concat([points for _, points in mine], axis=1, join="inner").mean(axis=1)
+                paces = [one.hours for one, _ in mine if one.hours]
+                move = _moved(float(np.mean(paces)) if paces else None, x, hours)
+                group.append(path(_places(shared, x, y), f"mean s{level % NUM_SERIES}", move, name))
+        means.append(Markup('<g class="means" data-factor="{}">{}</g>').format(index, Markup("").join(group)))
+    left = len(lines) - MAX_LINES
+    note = f"{MAX_LINES} of {len(lines)} trainings are drawn thin; the means hold all." if left > 0 else ""
+    label = f"{title} over training steps, {len(lines)} trainings; values are in the tables"
+    scales = uprights(x, "grid")
+    if hours is not None:
+        form = '<g data-axis="{}" style="{}">{}</g>'
+        drawn_at = [("steps", "", scales), ("hours", "display:none", uprights(hours, "grid"))]
+        scales = [Markup(form).format(name, style, Markup("").join(lines_)) for name, style, lines_ in drawn_at]
+    drawn = svg(label, 240, [*scales, *grid(None, y), polylines([*thin, *means])], "curves")
+    return Plot(title, drawn, x, y, note=note, other_x=hours)
+
+
+def _moved(pace: float | None, x: Axis, hours: Axis | None) -> Markup:
+    """Return how a place on the axis of steps moves to that of hours, at ``pace`` hours a step."""
+    if pace is None or hours is None:
+        return NOTHING
+    spread = hours.high - hours.low
+    scale = pace * (x.high - x.low) / spread
+    shift = (pace * x.low - hours.low) / spread * 100
+    return Markup('data-hours="{:.6g} {:.6g}"').format(scale, shift)
+
+
+def _effect_panel(curve: EffectCurve, x: Axis, y: Axis) -> Plot:
+    """Return one effect over the steps: a line, its interval as a band, and the line of no effect."""
+
+    def points(values: Array) -> list[tuple[float, float]]:
+        pairs = zip(curve.steps, values, strict=True)
+        return [(x.at(step), y.at(value)) for step, value in pairs if not math.isnan(value)]
+
+    outline = [*points(curve.high), *points(curve.low)[::-1]]
+    corners = " ".join(f"{place:g},{round(100 - height, 2):g}" for place, height in outline)
+    interval = Markup('<polygon points="{}" class="interval"/>').format(corners)
+    zero = line(0, round(100 - y.at(0.0), 2), 100, round(100 - y.at(0.0), 2), "zero")
+    drawing = [*grid(x, y), polylines([interval, path(points(curve.estimate), "mean s0")]), zero]
+    ends = f"from {curve.estimate[0]:+.3g} to {curve.estimate[-1]:+.3g}"
+    return Plot(curve.contrast, svg(f"{curve.contrast} over training steps, {ends}", 170, drawing, "course"), x, y)
+
+
+def _thinned(table: pd.DataFrame) -> pd.Series:
+    """Return the finite values by step, the last of each step, as many as are drawn."""
+    steps, values = table["step"].to_numpy(float), table["value"].to_numpy(float)
+    order = np.flatnonzero(np.isfinite(values))[np.argsort(steps[np.isfinite(values)], kind="stable")]
+    order = order[np.diff(steps[order], append=np.inf) > 0]
+    if len(order) > MAX_POINTS:
+        order = order[np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))]
+    return pd.Series(values[order], index=steps[order])
+
+
+def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
+    return [(x.at(step), y.at(value)) for step, value in zip(points.index.to_numpy(float), points, strict=True)]

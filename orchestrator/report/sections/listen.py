@@ -1,0 +1,86 @@
+"""Look and listen: which answers are played for which clips, and what stands beside each."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis.cells import baseline_cell
+from orchestrator.report.listening import ListeningSet, Version, listening_set
+from orchestrator.report.page_data import PageData, records
+from orchestrator.report.wording import number
+from orchestrator.sweep_folder.names import cell_name
+
+PLAIN = re.compile(r"\w[\w-]*")  # names of folders: a plan cannot name a path outside audio/
+
+
+def heard(data: PageData, clips: Sequence[pd.DataFrame], max_bytes: int) -> ListeningSet:
+    """Return what can be heard, the clips whose means differ most first. ``clips``: the means behind each effect."""
+    rank: list[str] = []
+    if clips:
+        gains = pd.concat([table.assign(size=table["gain"].abs()) for table in clips]).groupby("clip")["size"].max()
+        rank = list(gains.sort_values(ascending=False).index)
+    return listening_set(data.paths.audio, _versions(data), rank, max_bytes)
+
+
+def _versions(data: PageData) -> list[Version]:
+    """Return low, high, baseline, best cell, ladder, then the other cells, of the first seed."""
+    versions = [Version("low input", "low", "low"), Version("high (target)", "high", "high")]
+    rows = [
+        row
+        for row in data.replicates.to_dict("records")
+        if PLAIN.fullmatch(str(row["replicate"])) and (data.paths.audio / str(row["replicate"])).is_dir()
+    ]
+    first = [baseline_cell(data.sweep), data.best, *(step.levels for step in data.sweep.ladder)]
+    factors = data.sweep.factors
+    names = [cell_name({factor.name: cell.get(factor.name, "") for factor in factors}) for cell in first]
+    place = {name: names.index(name) for name in names}
+    cells: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: place.get(data.name_of(row), len(names))):
+        cells.setdefault(data.name_of(row), str(row["replicate"]))
+    return versions + [Version(name, "cell", replicate) for name, replicate in cells.items()]
+
+
+def takes(data: PageData, played: ListeningSet) -> list[dict[str, Any]]:
+    """Return for each clip and version what the page shows beside the sound, and the sound itself."""
+    rows = _clip_rows(data, [clip.name for clip in played.clips])
+    scores = {(row["replicate"], row["clip"]): row for row in rows} | _input_scores(data)
+    domains = {row["clip"]: str(row.get("domain") or "") for row in rows}
+    metrics = [metric for metric in data.sweep.metrics if metric.name in {data.sweep.metric.name, "seam"}]
+    articles = []
+    for clip in played.clips:
+        shown = []
+        for version, take in sorted(clip.takes.items()):
+            score = scores.get((played.versions[version].folder, clip.name), {})
+            values = [
+                f"{metric.name} {number(score[metric.name])} {metric.unit}".strip()
+                for metric in metrics
+                if isinstance(score.get(metric.name), float) and math.isfinite(score[metric.name])
+            ]
+            gain = f"{take.gain_db:+.1f} dB"
+            shown.append(
+                {"version": version, "text": ", ".join(values), "gain": gain, "audio": take.audio, "image": take.image}
+            )
+        articles.append({"clip": clip, "domain": domains.get(clip.name, ""), "takes": shown})
+    return articles
+
+
+def _clip_rows(data: PageData, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the scores of these clips, with the replicate of each."""
+    sweep = data.sweep
+    if sweep.clips is None or "replicate" not in sweep.runs:
+        return []
+    clips = sweep.clips[sweep.clips["clip"].astype(str).isin(names)]
+    replicates = sweep.runs["replicate"].to_numpy()[clips["row"]]
+    return records(clips.assign(clip=clips["clip"].astype(str), replicate=replicates.astype(str)))
+
+
+def _input_scores(data: PageData) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the scores of the low input, by the folder of its recordings and by clip."""
+    rows = data.sweep.references
+    if rows is None or not {"subject", "clip"} <= set(rows):
+        return {}
+    rows = rows[rows["subject"] == "low"].drop_duplicates("clip")
+    return {("low", str(row["clip"])): row for row in records(rows)}

@@ -1,0 +1,64 @@
+"""promotion.json: which waiting cells were chosen to run, and why, so that a restart decides the same."""
+
+from pathlib import Path
+
+from orchestrator.sweep_folder.json_files import read_kept
+from orchestrator.sweep_folder.names import Levels
+from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.config.strict import Strict
+from sagasr.io.files import write_json
+
+
+class Judged(Strict):
+    """One level of one factor, whether it goes on, and why."""
+
+    factor: str
+    level: str
+    verdict: str
+    estimate: float | None
+    promoted: bool
+
+
+class Decision(Strict):
+    """What a plan promotes. ``gpu_hours`` is what that may cost, ``left`` what the budget still allowed (None: any)."""
+
+    plan_hash: str
+    source: Levels
+    target: Levels
+    judged: tuple[Judged, ...]
+    cells: tuple[Levels, ...]
+    seeds: tuple[int, ...]
+    replicates: tuple[str, ...]
+    gpu_hours: float
+    budget: float | None
+    left: float | None
+    reason: str
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(level.factor for level in self.judged if level.promoted))
+
+
+class Decisions(Strict):
+    """All of promotion.json: a decision per plan."""
+
+    plans: tuple[Decision, ...] = ()
+
+    def of(self, plan_hash: str) -> Decision | None:
+        return next((decision for decision in self.plans if decision.plan_hash == plan_hash), None)
+
+    def put(self, decision: Decision) -> "Decisions":
+        """Return the file with this decision in the place of its plan's."""
+        others = (other for other in self.plans if other.plan_hash != decision.plan_hash)
+        return Decisions(plans=(*others, decision))
+
+
+def read_decisions(folder: Path) -> Decisions:
+    """Return what was decided in a sweep folder. Raises DataError for a file that cannot be read."""
+    remedy = "says what was promoted; remove it, and that is decided again"
+    return read_kept(Decisions, SweepPaths(folder).promotion, remedy)
+
+
+def write_decisions(folder: Path, decisions: Decisions) -> None:
+    """Replace promotion.json, whole."""
+    write_json(SweepPaths(folder).promotion, decisions.model_dump(mode="json"))

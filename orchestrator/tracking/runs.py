@@ -1,0 +1,120 @@
+"""The runs of one sweep on an MLflow server: one parent run, one run per replicate, found again by their tags."""
+
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan.plan import Plan, Replicate, Trial
+from orchestrator.sweep_folder.redact import plain
+from orchestrator.tracking.client import connect, find_experiment, search_runs
+from orchestrator.tracking.offsets import Offsets
+from orchestrator.tracking.points import Point, milliseconds
+from sagasr.io.fingerprint import short
+from sagasr.io.machine import cpus_here
+
+logger = logging.getLogger(__name__)
+
+NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6_000, 8_000  # characters, MLflow's limits
+
+
+class SweepRuns:
+    """A connection to the server, for one sweep. Raises whatever the client raises.
+
+    A server can create a run although its answer is lost. Of two runs of one replicate one is deleted.
+    """
+
+    def __init__(self, plan: Plan, offsets: Offsets, tags: Mapping[str, str]) -> None:
+        self.plan, self.offsets, self.tags = plan, offsets, tags
+        self.client = connect(plan.tracking_uri)
+        self.experiment = find_experiment(self.client, plan)
+        self._runs: dict[str, str] = {}
+        runs_of: dict[str, list[Any]] = {}
+        for run in search_runs(self.client, self.experiment, "replicate"):
+            runs_of.setdefault(run.data.tags["sagasr.replicate"], []).append(run)
+        for replicate, runs in runs_of.items():
+            run = self._only(runs, offsets.of(replicate).get("run"))
+            self._runs[replicate] = run.info.run_id
+            if not offsets.agrees(replicate, run):
+                offsets.set(replicate, {"run": run.info.run_id})
+        parents = search_runs(self.client, self.experiment, "sweep")
+        parent = (
+            self._only(parents) if parents else self._create("sweep", plan.name, {"mlflow.note.content": plan.question})
+        )
+        self.parent = str(parent.info.run_id)
+        self._plan_sent = parent.data.tags.get("sagasr.plan", "")
+
+    def of(self, trial: Trial, row: Replicate, started: float) -> str:
+        """Return the run of a replicate, found or created. A new run names the deleted one that it replaces."""
+        if row.id not in self._runs:
+            before = self.offsets.of(row.id).get("run")
+            tags = {
+                "sagasr.replicate": row.id,
+                "sagasr.trial": trial.id,
+                "sagasr.variant": row.variant,
+                "sagasr.cell": row.cell,
+                "sagasr.fingerprint": row.fingerprint,
+                "sagasr.fingerprint.trial": trial.fingerprint,
+                "sagasr.fingerprint.data": trial.data,
+                "mlflow.parentRunId": self.parent,
+                **({"sagasr.replaces": before} if before else {}),
+            }
+            run = self._create("replicate", f"{row.cell} seed={row.seed}", tags, start_time=milliseconds(started))
+            self._runs[row.id] = run.info.run_id
+            self.offsets.set(row.id, {"run": run.info.run_id, "sent": {}})
+        return self._runs[row.id]
+
+    def points(self, run: str) -> list[Point]:
+        """Return every point that the server has of a run: one request per curve."""
+        return [
+            Point(name, point.value, point.timestamp, point.step)
+            for name in self.client.get_run(run).data.metrics
+            for point in self.client.get_metric_history(run, name)
+        ]
+
+    def send_plan(self) -> None:
+        """Send the grid and the plan where the parent run lacks them."""
+        known = short(self.plan.hash)
+        if self._plan_sent != known:
+            self.client.log_artifact(self.parent, str(self.plan.paths.grid))
+            self.client.log_artifact(self.parent, str(self.plan.paths.plan))
+            self.client.set_tag(self.parent, "sagasr.plan", known)
+            self._plan_sent = known
+
+    def _create(self, kind: str, name: str, tags: Mapping[str, str], **settings: Any) -> Any:
+        tags = {"sagasr.kind": kind, "sagasr.sweep": self.plan.name, **tags, **self.tags}
+        return self.client.create_run(
+            self.experiment,
+            tags={plain(key, NAME_LENGTH): plain(value, TAG_LENGTH) for key, value in tags.items()},
+            run_name=plain(name, NAME_LENGTH),
+            **settings,
+        )
+
+    def _only(self, runs: Sequence[Any], known: str | None = None) -> Any:
+        """Return the run that was written to, or else the oldest, and delete the others."""
+        chosen = next((run for run in runs if run.info.run_id == known), runs[0])
+        for run in runs:
+            if run is not chosen:
+                self.client.delete_run(run.info.run_id)
+        return chosen
+
+
+def environment_tags() -> dict[str, str]:
+    """Return what is recorded of the machine and the code: commit, versions, hardware."""
+    tags = {
+        "sagasr.version": version("sagasr"),
+        "sagasr.python": platform.python_version(),
+        "sagasr.torch": version("torch"),
+        "sagasr.hardware": f"{platform.machine()}, {cpus_here()} CPUs",
+    }
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        tags["mlflow.source.git.commit"] = commit
+    except (OSError, subprocess.SubprocessError):
+        logger.debug("not a git checkout; no commit is recorded")
+    return tags

@@ -1,0 +1,76 @@
+"""Which part of a configuration decides what: the weights, their scores, and the question that is scored."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sagasr.config.parts import PARTS
+from sagasr.config.patching import leaves
+from sagasr.config.settings import Config, Evaluation, OwnCodec
+
+
+def train_stage(config: Config) -> dict[str, Any]:
+    """Return the part of a configuration that decides the weights: no paths, nothing of the eval stage or the clips.
+
+    Values that stand at their defaults are left out: a key that is new and neutral makes no finished training another.
+    """
+    scored = {name for name in type(config.validation).model_fields if name != "every"}
+    left_out: dict[str, Any] = {"data": True, "evaluation": True, "validation": scored}
+    tree = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    tree = {section: keys for section, keys in tree.items() if keys != {}}  # it differs in what is left out alone
+    return _with_sources(tree, trained_parts(config))
+
+
+def score_stage(config: Config) -> dict[str, Any]:
+    """Return the part of a configuration that decides how given weights are scored; defaults are left out."""
+    tree: dict[str, Any] = {
+        "evaluation": config.evaluation.model_dump(mode="json", exclude_defaults=True),
+        "validation": config.validation.model_dump(mode="json", exclude={"every"}, exclude_defaults=True),
+    }
+    scored, sampler = config.validation, config.evaluation.sampler
+    named = [("embedder", scored.distance.embedder), ("sampler", sampler.solver)]
+    own = [(family, part) for family, part in named if part not in PARTS[family]]
+    return _with_sources(tree, [*own, *(("metric", part) for part in scored.metrics)])
+
+
+def sampling_of(evaluation: Evaluation) -> Evaluation:
+    """Return the setting with everything at its default that acts only after sampling: equal ones share a sampling."""
+    return evaluation.model_copy(update={"lfr": "off", "lfr_ratio": "off"})
+
+
+def scored_on(config: Config) -> dict[str, Any]:
+    """Return what decides the question that a model is asked, by dotted key; ``data.val`` decides it by its content.
+
+    Scores of cells that differ here are of different things. All other keys change the answer: how a model is made and
+    used. A reference is the recording itself, whatever the codec. What training cuts off reaches no usable clip.
+    """
+    scored = config.validation.model_dump(mode="json", exclude={"every"})
+    question = {"audio": {"channels": config.audio.channels}, "validation": scored}
+    degradation: dict[str, Any] = {"rolloff_cap": config.degradation.rolloff_cap}
+    if config.data.policy == "quarantine":  # clips below it are left out
+        degradation["cutoff_hz"] = config.degradation.cutoff_hz[0]
+    return leaves({**question, "degradation": degradation})
+
+
+def trained_parts(config: Config) -> list[tuple[str, str]]:
+    """Return the family and the name of every part of a user's own that the weights depend on."""
+    codec = [("codec", config.codec.part)] if isinstance(config.codec, OwnCodec) else []
+    return [*codec, *(("conditioner", part) for part in config.conditions.own)]
+
+
+def _with_sources(tree: dict[str, Any], own: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return a stage with its parts of a user's own, which count by what their sources say, wherever they lie."""
+    if not own:
+        return tree
+    from sagasr.plugins.parts import sources
+
+    return {**_without_folders(tree), "parts": sources(own)}
+
+
+def _without_folders(node: Any) -> Any:
+    """Return a tree with the files of own parts named without their folders."""
+    if isinstance(node, Mapping):
+        return {key: _without_folders(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_without_folders(value) for value in node]
+    return Path(node).name if isinstance(node, str) and ".py:" in node else node

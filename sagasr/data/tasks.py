@@ -1,0 +1,145 @@
+"""One task of encoding: a few recordings checked, or encoded into a shard. It reads and writes files alone."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from sagasr.codec.codec import Codec, build_codec
+from sagasr.config.settings import Config, OwnCodec
+from sagasr.config.strict import Strict
+from sagasr.data.encoded_record import record_of
+from sagasr.data.quality import usable
+from sagasr.data.rows import Split
+from sagasr.data.shards import SCHEMAS, Record, read_records, write_shard
+from sagasr.io.errors import DataError
+from sagasr.io.failpoints import point
+from sagasr.io.fingerprint import file_sha256
+from sagasr.plugins.parts import identity
+
+
+class Item(Strict):
+    """A recording to look at: its content and where it lies."""
+
+    sha256: str
+    file: str
+
+
+class Task(Strict):
+    """A few recordings to be checked, or encoded into the shard ``target``, taking records over from ``donors``."""
+
+    step: Literal["check", "encode"]
+    split: Split
+    config: Config
+    items: tuple[Item, ...]
+    settings: str = ""
+    target: str = ""
+    donors: tuple[str, ...] = ()
+
+
+class Outcome(Strict):
+    """What became of a task.
+
+    ``problems``: why recordings cannot be used, by content. ``changed``: files that are no longer what they were.
+    """
+
+    step: Literal["check", "encode"]
+    recordings: int
+    problems: dict[str, str] = Field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    target: str = ""
+    sha256: str = ""
+
+
+def perform(task: Task) -> Outcome:
+    """Do a task and say what became of it; the same task done twice, even at once, gives the same file."""
+    return _check(task) if task.step == "check" else _encode(task)
+
+
+def _check(task: Task) -> Outcome:
+    problems, changed = {}, []
+    for item in task.items:
+        try:
+            usable(task.config, task.split, Path(item.file))
+        except DataError as error:
+            if _changed(item):
+                changed.append(item.file)
+            else:
+                problems[item.sha256] = str(error).removeprefix(f"{item.file}: ")
+    return Outcome(step="check", recordings=len(task.items), problems=problems, changed=tuple(changed))
+
+
+def _encode(task: Task) -> Outcome:
+    target = Path(task.target)
+    try:
+        write_shard(target, task.split, task.settings, _records(task))
+    except _Changed as error:
+        return Outcome(step="encode", recordings=len(task.items), changed=(str(error),))
+    point("encode.shard")
+    return Outcome(step="encode", recordings=len(task.items), target=target.name, sha256=file_sha256(target))
+
+
+class _Changed(Exception):
+    """A file is not what it was when the run began."""
+
+
+def _records(task: Task) -> Iterator[Record]:
+    """Yield the records of a task in the order of its items. Raises _Changed naming a file."""
+    taken = _taken(task)
+    codec = codec_of(task.config)
+    for item in task.items:
+        if item.sha256 in taken:
+            yield taken[item.sha256]
+            continue
+        try:
+            recording = usable(task.config, task.split, Path(item.file))
+        except DataError as error:  # it was usable when it was checked
+            raise _Changed(item.file) from error
+        if _changed(item):
+            raise _Changed(item.file)
+        yield record_of(task.config, codec, task.split, item.sha256, recording)
+
+
+def _taken(task: Task) -> dict[str, Record]:
+    """Return the records that other shards hold already; views of mapped files. A donor may just have been deleted."""
+    wanted = {item.sha256 for item in task.items}
+    records: dict[str, Record] = {}
+    for donor in task.donors:
+        with contextlib.suppress(DataError):
+            records |= {
+                record["id"]: record
+                for record in read_records(Path(donor), SCHEMAS[task.split])
+                if record["id"] in wanted
+            }
+    return records
+
+
+def _changed(item: Item) -> bool:
+    try:
+        return file_sha256(Path(item.file)) != item.sha256
+    except OSError:
+        return True
+
+
+def codec_of(config: Config) -> Codec:
+    """Return the codec of a configuration, one for all tasks of a process, on its GPU where weights are worth one."""
+    files = [Path(getattr(config.codec, key)) for key in ("checkpoint", "config") if hasattr(config.codec, key)]
+    states: list[object] = [file.stat().st_mtime_ns for file in files]
+    if isinstance(config.codec, OwnCodec):
+        states.append(identity("codec", config.codec.part))
+    return _built(config.codec, config.audio.channels, tuple(states))
+
+
+@lru_cache(maxsize=1)
+def _built(codec: Any, channels: int, states: tuple[object, ...]) -> Codec:
+    built = build_codec(codec, channels)
+    return built.to("cuda") if codec.kind == "stable-audio" and torch.cuda.is_available() else built
+
+
+def forget_codec() -> None:
+    """Let go of the codec that ``codec_of`` keeps."""
+    _built.cache_clear()

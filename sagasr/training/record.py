@@ -1,0 +1,108 @@
+"""The status and the history of a training in its folder: its heartbeat, its curves, and how it ended."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config
+from sagasr.io.states import State
+from sagasr.torch_internals import to_be_compiled
+from sagasr.training.devices import device_of, with_device
+from sagasr.training.harness import Harness, TrainResult
+from sagasr.training.trial_log import History, Status, read_status, write_status
+
+HEARTBEAT_S = 1.0
+NOT_COMPILED = "its layers could not be compiled, so that it is slower: a C compiler and Python's headers are needed"
+logger = logging.getLogger(__name__)
+
+
+class TrialRecord:
+    """Writes status.json and history.jsonl. Times are summed over the attempts of a training."""
+
+    def __init__(self, config: Config, out: Path, runtime: Runtime, harness: Harness) -> None:
+        self.config, self.out, self.runtime, self.harness = config, out, runtime, harness
+        self.history = History(out)
+        before = read_status(out)
+        self._began = time.monotonic()
+        self.status = Status(
+            state=State.RUNNING,
+            step=0,
+            steps=config.training.steps,
+            attempt=harness.attempt,
+            started=before.started if before else time.time(),
+            wall_seconds=before.wall_seconds if before else 0.0,
+            gpu_seconds=before.gpu_seconds if before else 0.0,
+            micro_batches=harness.micro_batches,
+            devices=before.devices if before else [],
+            note=before.note if before else "",
+        )
+        self._earlier = self.status
+        self._beaten, self._step = -math.inf, 0
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the status; the next heartbeat writes them."""
+        self.status = self.status.model_copy(update=changes)
+
+    def append(self, step: int, metrics: Mapping[str, float], variant: str | None = None) -> None:
+        """Append to the history, unless another process has taken over."""
+        self.harness.fence()
+        self.history.append(step, metrics, variant)
+
+    def note_device(self, device: torch.device, module: torch.nn.Module) -> None:
+        """Record what this attempt computes on, and once it should have been, whether it was compiled."""
+        facts = device_of(device, module, self.config.training.precision, self.harness.attempt)
+        self.update(devices=with_device(self.status.devices, facts))
+        if to_be_compiled(module) and not facts.compiled:
+            self.say_once(NOT_COMPILED)
+
+    def say_once(self, text: str) -> None:
+        """Note what one attempt after the other would say."""
+        if text not in self.status.note:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Note what happened on the way, in the log and in the status."""
+        logger.warning(text)
+        self.update(note="; ".join(filter(None, (self.status.note, text)))[-500:])
+
+    def beat(self, step: int, force: bool = False) -> None:
+        """Refresh status.json, at most once a second: the trial's heartbeat."""
+        self.harness.pulse()
+        self._step = step
+        now = time.monotonic()
+        if is_rank_zero() and (force or now - self._beaten >= HEARTBEAT_S):
+            self._beaten = now
+            self._write(State.RUNNING, "", step)
+
+    def end(self, state: State, reason: str) -> TrainResult:
+        """Record how the training ended."""
+        step = self.status.steps if state is State.DONE else self._step  # one that was only scored took no step
+        if is_rank_zero():
+            self._write(state, reason, step)
+        return TrainResult(state, reason, step)
+
+    def _write(self, state: State, reason: str, step: int) -> None:
+        spent = time.monotonic() - self._began
+        gpus = self.runtime.workers * self.runtime.gpus_per_worker
+        self.update(
+            state=state,
+            reason=reason,
+            step=step,
+            updated=time.time(),
+            beat=self.status.beat + 1,
+            wall_seconds=self._earlier.wall_seconds + spent,
+            gpu_seconds=self._earlier.gpu_seconds + spent * gpus,
+        )
+        self.harness.fence()
+        write_status(self.out, self.status)
+
+
+def is_rank_zero() -> bool:
+    """Return whether this process is the first, or the only, worker of its training."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
