@@ -13,8 +13,7 @@ from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, d
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
 from orchestrator.analysis.tables import Lost
-from orchestrator.sweep_folder.design import Factor, Step
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import Factor, Step, cell_name
 
 MAX_ALIASES = 8
 

@@ -29,9 +29,8 @@ from orchestrator.analysis.tables import (
     unneeded_replicates,
     with_levels,
 )
-from orchestrator.sweep_folder.design import Factor, Promote, Step
+from orchestrator.sweep_folder.design import Factor, Promote, Step, word_of
 from orchestrator.sweep_folder.looks_file import Looks, read_looks
-from orchestrator.sweep_folder.names import word_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.plan_file import PlanRead, read_plan
 from sagasr.config.parsing import parse

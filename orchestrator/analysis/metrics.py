@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from orchestrator.sweep_folder.plan_file import PlanRead
 from sagasr.metrics.table import Better, find_metric
-
-if TYPE_CHECKING:
-    from orchestrator.sweep_folder.plan_file import PlanRead
 
 
 @dataclass(frozen=True)
@@ -26,22 +23,22 @@ class Metric:
         return 1 if self.better == "higher" else -1
 
 
-def metrics_of(plan: "PlanRead", columns: Iterable[str]) -> tuple[Metric, ...]:
+def metrics_of(plan: PlanRead, columns: Iterable[str]) -> tuple[Metric, ...]:
     """Return the plan's metric first, then every other metric that ``columns`` holds."""
     return tuple(_metric(plan, name) for name in dict.fromkeys((plan.metric.column, *columns)))
 
 
-def is_known(plan: "PlanRead", name: str) -> bool:
+def is_known(plan: PlanRead, name: str) -> bool:
     """Return whether a column is a metric by its name: the plan names it, or the table of metrics."""
     return name in plan.metric_columns() or find_metric(name) is not None
 
 
-def knows_direction(plan: "PlanRead", name: str) -> bool:
+def knows_direction(plan: PlanRead, name: str) -> bool:
     """Return whether it is stated, or known, which way a metric is good."""
     return plan.stated(name).better is not None or find_metric(name) is not None
 
 
-def _metric(plan: "PlanRead", name: str) -> Metric:
+def _metric(plan: PlanRead, name: str) -> Metric:
     stated, known = plan.stated(name), find_metric(name)
     return Metric(
         name,

@@ -10,8 +10,7 @@ import pandas as pd
 
 from orchestrator.analysis.metrics import Metric, is_known
 from orchestrator.sweep_folder.columns import NO_METRIC, steps_column
-from orchestrator.sweep_folder.design import Factor
-from orchestrator.sweep_folder.names import cell_name, levels_of, word_of
+from orchestrator.sweep_folder.design import Factor, cell_name, levels_of, word_of
 from orchestrator.sweep_folder.plan_file import PlanRead, levels_of_cell
 from sagasr.io.errors import DataError
 from sagasr.io.states import State

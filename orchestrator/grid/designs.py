@@ -5,7 +5,7 @@ from itertools import product
 from math import prod
 
 from orchestrator.grid.space import SearchSpace
-from orchestrator.sweep_folder.names import Levels
+from orchestrator.sweep_folder.design import Levels
 from sagasr.config.idle import acting
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config

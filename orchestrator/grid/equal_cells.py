@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.grid.levels import Condition, holds
 from orchestrator.grid.space import Cell, SearchSpace
-from orchestrator.sweep_folder.names import Levels, cell_name
+from orchestrator.sweep_folder.design import Levels, cell_name
 from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from orchestrator.grid.designs import beside, design, promotable
 from orchestrator.grid.equal_cells import LeftOut, Repeats, explained, first_of_equals, idle_levels, missed
 from orchestrator.grid.space import Cell, SearchSpace
-from orchestrator.sweep_folder.names import Levels, cell_name
+from orchestrator.sweep_folder.design import Levels, cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested

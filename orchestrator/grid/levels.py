@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
-from orchestrator.sweep_folder.names import Levels
+from orchestrator.sweep_folder.design import Levels
 from sagasr.config.faults import Faults
 from sagasr.io.errors import did_you_mean
 

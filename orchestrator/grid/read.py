@@ -17,8 +17,7 @@ from orchestrator.grid.levels import level_name, read_condition, read_levels
 from orchestrator.grid.read_factors import read_factors, written
 from orchestrator.grid.schema import GridFile
 from orchestrator.grid.space import Factor, Rule, SearchSpace, own_metrics
-from orchestrator.sweep_folder.design import Promote, Step
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import Promote, Step, cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested

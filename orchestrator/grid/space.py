@@ -15,8 +15,7 @@ from orchestrator.grid.fractional import Fraction, fraction
 from orchestrator.grid.levels import Condition, holds
 from orchestrator.grid.schema import GridFile
 from orchestrator.sweep_folder.columns import RESERVED
-from orchestrator.sweep_folder.design import Promote, Step
-from orchestrator.sweep_folder.names import Levels, cell_name
+from orchestrator.sweep_folder.design import Levels, Promote, Step, cell_name
 from sagasr.config.patching import leaves, nested, patch
 from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError

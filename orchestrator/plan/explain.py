@@ -3,7 +3,7 @@
 from orchestrator.grid.levels import find_level, pairs
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Plan, Replicate
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 from sagasr.io.errors import ConfigError, did_you_mean
 from sagasr.io.states import State
 

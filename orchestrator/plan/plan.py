@@ -21,7 +21,7 @@ from orchestrator.plan.contents import Contents, check_scored, known_words, read
 from orchestrator.plan.identity import identity
 from orchestrator.plan.plan_json import tree_of
 from orchestrator.storage.folder import SweepFolder
-from orchestrator.sweep_folder.names import Levels
+from orchestrator.sweep_folder.design import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
 from orchestrator.sweep_folder.redact import redact_tree
 from sagasr.config.runtime import Runtime

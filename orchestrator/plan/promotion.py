@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.sweep_folder.design import Promote
+from orchestrator.sweep_folder.design import Levels, Promote, cell_name
 from orchestrator.sweep_folder.estimate_file import read_prediction
-from orchestrator.sweep_folder.names import Levels, cell_name
 from orchestrator.sweep_folder.promotion_file import Decision, Decisions, Judged, read_decisions, write_decisions
 from sagasr.io.states import State
 from sagasr.training.trial_log import read_status

@@ -15,8 +15,8 @@ from orchestrator.plan.gpu_memory import shown
 from orchestrator.plan.gpus import Gpu, gpus_here
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Options, Plan, Trial
+from orchestrator.sweep_folder.design import cell_name
 from orchestrator.sweep_folder.looks_file import MIN_SEEDS
-from orchestrator.sweep_folder.names import cell_name
 from orchestrator.sweep_folder.promotion_file import read_decisions
 from orchestrator.sweep_folder.redact import redact
 from sagasr.io.states import State

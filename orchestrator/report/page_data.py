@@ -10,7 +10,7 @@ import pandas as pd
 from orchestrator.analysis.cells import best_cell
 from orchestrator.analysis.load import Sweep
 from orchestrator.report.report import Report
-from orchestrator.sweep_folder.names import cell_name, word_of
+from orchestrator.sweep_folder.design import cell_name, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.plan_file import levels_of_cell
 

@@ -24,7 +24,7 @@ from orchestrator.formats import number, p_value
 from orchestrator.report.report import Report
 from orchestrator.report.summary import answer, beside_text, dependences, not_run
 from orchestrator.report.wording import word_of
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 from sagasr.metrics.table import is_distance
 
 WIDTH = 80

@@ -23,8 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.sweep_folder.design import Factor, Promote, Step
-from orchestrator.sweep_folder.names import Levels, level_of, word_of
+from orchestrator.sweep_folder.design import Factor, Levels, Promote, Step, level_of, word_of
 from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, did_you_mean, nearest
 from sagasr.io.files import read_json

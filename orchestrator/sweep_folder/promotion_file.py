@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from orchestrator.sweep_folder.design import Levels
 from orchestrator.sweep_folder.json_files import read_kept
-from orchestrator.sweep_folder.names import Levels
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.config.strict import Strict
 from sagasr.io.files import write_json

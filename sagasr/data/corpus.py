@@ -41,6 +41,7 @@ COMPUTING = (
     "sagasr.data.measures",
     "sagasr.codec.precision",
     "sagasr.codec.stable_audio_codecs",
+    "sagasr.constants",
 )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from orchestrator.report import forest, summary
 from orchestrator.report.page_data import PageData, records, rows_of
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 from orchestrator.sweep_folder.promotion_file import read_decisions
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from orchestrator.analysis.cells import runs_of, step_change
 from orchestrator.report.page_data import PageData, records
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 
 
 def ladder_section(data: PageData) -> dict[str, Any]:

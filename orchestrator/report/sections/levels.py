@@ -4,7 +4,7 @@ from typing import Any
 
 from orchestrator.analysis.cells import REFERENCES, baseline_cell, paper_cell, reference_rows, runs_of
 from orchestrator.report.page_data import PageData
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 
 CELLS_SHOWN = 200
 

@@ -11,7 +11,7 @@ from orchestrator.analysis.cells import baseline_cell
 from orchestrator.report.listening import ListeningSet, Version, listening_set
 from orchestrator.report.page_data import PageData, records
 from orchestrator.report.wording import number
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 
 PLAIN = re.compile(r"\w[\w-]*")  # names of folders: a plan cannot name a path outside audio/
 

@@ -16,7 +16,7 @@ def told(folder, rows, factors=TWO, **plan) -> list[str]:
     return outlying_seeds(read_sweep(write_sweep(folder, rows, factors, **plan)))
 
 
-def test_one_training_outlying_seeds_is_named_with_the_others_range(tmp_path):
+def test_one_training_far_out_is_named_with_the_others_range(tmp_path):
     rows = noisy_grid(TWO, 5, {"text": -0.2}, random=1)
     rows[19]["lsd"] += 1.0  # seed 2: text=off rolloff=on size=full
     (line,) = told(tmp_path, rows)
@@ -28,7 +28,7 @@ def test_one_training_outlying_seeds_is_named_with_the_others_range(tmp_path):
     assert effects(found.sweep)["verdict"].tolist() == found.effects["verdict"].tolist()
 
 
-def test_a_whole_seed_outlying_seeds_is_named_with_some_of_its_replicates(tmp_path):
+def test_a_whole_seed_far_out_is_named_with_some_of_its_replicates(tmp_path):
     rows = [{**row, "lsd": row["lsd"] + (row["seed"] == 3)} for row in noisy_grid(TWO, 6, {"text": -0.2}, random=2)]
     (line,) = told(tmp_path, rows)
     assert line.startswith("seed 3 lies far")

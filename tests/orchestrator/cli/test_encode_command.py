@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from orchestrator.cluster import main
+from orchestrator.cli.encode import main
 from sagasr.config.parsing import parse
 from sagasr.config.patching import located
 from sagasr.config.settings import Config

@@ -13,7 +13,7 @@ from orchestrator.grid.fractional import fraction
 from orchestrator.grid.levels import level_name, parse_only
 from orchestrator.grid.read import read_space
 from orchestrator.grid.space import SearchSpace
-from orchestrator.sweep_folder.names import cell_name
+from orchestrator.sweep_folder.design import cell_name
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
 from tests.small import BASE

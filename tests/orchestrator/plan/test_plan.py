@@ -14,9 +14,9 @@ from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
 from orchestrator.sweep_folder.plan_file import PlanFile
-from sagasr.audio import files as audio
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config
+from sagasr.data import contents
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml, read_json, read_yaml
 
@@ -233,8 +233,14 @@ def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid
     with (grid.parent / "manifest.csv").open("a") as table:
         table.write("gone.flac,train,noise,a noise\n")
     asked = []
-    look = audio.header_problem
-    monkeypatch.setattr(audio, "header_problem", lambda path: [asked.append(path), look(path)][1])
+    look = contents.problem_of
+
+    def counted(path, whole=True):
+        if not whole:
+            asked.append(path)
+        return look(path, whole)
+
+    monkeypatch.setattr(contents, "problem_of", counted)
     plan = plan_of(grid, settings={"data.policy": "quarantine"})
     assert len(asked) == len(set(asked)) > 1
     assert "1 recordings that are named are not there" in plan.listings[0].told

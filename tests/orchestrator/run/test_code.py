@@ -34,7 +34,7 @@ def test_another_checkout_is_found_by_its_content_and_named_with_both_paths(tmp_
     other = code_in(tmp_path)
     assert other.folders == tuple(str(tmp_path / package.name) for package in PACKAGES)
     check_same(code_here(), [other])  # where it lies does not matter
-    (tmp_path / "orchestrator" / "code.py").unlink()  # an older version may not know how to be compared
+    (tmp_path / "orchestrator" / "run" / "same_code.py").unlink()  # an older version may not know how to be compared
     with (tmp_path / "sagasr" / "metrics" / "__init__.py").open("a") as file:
         file.write("lsd = lambda *_: 42.0\n")
     with pytest.raises(ConfigError) as refused:

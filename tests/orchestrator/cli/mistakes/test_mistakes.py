@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from orchestrator.cli.encode import main as encode
 from orchestrator.cli.report import report
 from orchestrator.cli.sweep import sweep
-from orchestrator.cluster import main as encode
 from sagasr.cli.train import train
 from sagasr.cli.upsample import upsample
 from sagasr.config.patching import patch
