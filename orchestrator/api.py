@@ -18,7 +18,6 @@ import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +26,8 @@ from orchestrator.grid.levels import parse_only
 from orchestrator.grid.read import parse_space, read_space
 from orchestrator.grid.space import SearchSpace
 from orchestrator.plan.ledger import Ledger, lost, refused, scan
-from orchestrator.plan.plan import Options, Plan, make_plan
+from orchestrator.plan.plan import Options, Plan, make_plan, tracking_uri
+from orchestrator.storage.folder import SweepFolder
 from sagasr.io.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -197,24 +197,36 @@ class Sweep:
         else:
             self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
         self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
-
-    @cached_property
-    def _plan(self) -> Plan:
-        from orchestrator.storage.sync import fetch
-
-        plan = make_plan(self.space, self._only)
-        fetch(plan.uri, plan.folder)
-        return plan
+        self._made: Plan | None = None
+        self._is_fetched = False
 
     @property
     def folder(self) -> Path:
         """Where everything of the sweep lies."""
-        return self._plan.folder
+        return self._storage.path
 
     @property
     def tracking_uri(self) -> str:
         """Where MLflow keeps its runs."""
-        return self._plan.tracking_uri
+        return tracking_uri(self.space, self._storage)
+
+    @property
+    def _storage(self) -> SweepFolder:
+        return SweepFolder.of(self.space.grid.storage, self.space.grid.name)
+
+    def _fetched(self) -> SweepFolder:
+        """Return the folder, brought up to date when it is first needed."""
+        if not self._is_fetched:
+            self._storage.fetch()
+            self._is_fetched = True
+        return self._storage
+
+    def _resolved(self) -> Plan:
+        """Return the plan, made when it is first needed: that reads every recording."""
+        if self._made is None:
+            self._made = make_plan(self.space, self._only)
+        self._fetched()
+        return self._made
 
     def plan(self, *, calibrate: bool = False, address: str | None = None) -> Planned:
         """Return what would run and what it would cost; nothing is written. With ``address``, on a cluster.
@@ -227,7 +239,7 @@ class Sweep:
         from orchestrator.plan.cost import costs_of
         from orchestrator.plan.preflight import preflight
 
-        plan = self._plan
+        plan = self._resolved()
         ledger = scan(plan)
         todo = ledger.ahead(plan.selected)
         if build and not todo:  # nothing will run: no shape is needed, nor the time that torch takes
@@ -235,16 +247,17 @@ class Sweep:
         cells = {row.cell for trial in todo for row in trial.replicates}
         shapes = preflight(plan.cells, str(self.space.source), build=cells if build else ())
         if calibrating:
-            from orchestrator.plan.calibrate import calibrate
+            from orchestrator.run.calibrate import calibrate
 
-            calibrate(plan, [trial for trial in plan.selected if not ledger.finished(trial)])
+            calibrate(plan, ledger.ahead(plan.selected, held=False))
         return Planned(plan, ledger, shapes, costs_of(plan, shapes, ledger))
 
     def why(self, cell: str) -> list[str]:
         """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
         from orchestrator.plan.explain import explain
 
-        return explain(self._plan, scan(self._plan), cell)
+        plan = self._resolved()
+        return explain(plan, scan(plan), cell)
 
     def run(
         self,
@@ -269,7 +282,7 @@ class Sweep:
         from orchestrator.plan.cost import total
         from orchestrator.plan.preflight import ready
         from orchestrator.plan.show import show_cost, show_summary
-        from orchestrator.run.sweep import narrowed, run
+        from orchestrator.run.sweep import run
         from orchestrator.tracking.client import check_server
 
         console = console or Console(quiet=quiet, highlight=False, emoji=False)
@@ -277,8 +290,8 @@ class Sweep:
         plan, options = planned.allowing(allow), Options(address, max_concurrent, console.quiet)
         show_summary(plan, planned.ledger, console)
         show_cost(plan, planned.ledger, planned.costs, console, options)
-        waiting = [trial for trial in plan.selected if not planned.ledger.finished(trial)]
-        held = [trial for trial in plan.selected if planned.ledger.held(trial) and not narrowed(plan)]
+        waiting = planned.ledger.ahead(plan.selected, held=False)
+        held = [trial for trial in plan.selected if planned.ledger.held(trial) and not plan.is_narrowed]
         ready(plan, waiting, planned.shapes, options, held)
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
@@ -293,23 +306,25 @@ class Sweep:
         from orchestrator.report.forest import write_figure
         from orchestrator.report.page import write_page
 
-        report = analyse(self.folder)
-        page = write_page(report, self.folder)
-        write_figure(report, self.folder)
+        folder = self._fetched().path
+        report = analyse(folder)
+        page = write_page(report, folder)
+        write_figure(report, folder)
         return Answer(report, page)
 
     def publish(self, answer: Answer) -> list[str]:
         """Send the answer to the tracking server and the storage; return a line with each place to see it."""
         from orchestrator.analysis.cells import best_cell, paper_cell
-        from orchestrator.storage.sync import publish_results
         from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
         best = best_cell(sweep)
         cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
-        links = publish(self._plan, answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one]))
+        links = publish(
+            self._resolved(), answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one])
+        )
         try:
-            publish_results(self._plan.uri, self.folder, lost)
+            self._storage.publish_results(lost)
         except DataError as error:
             links.append(f"not sent: {error}")
         return links
@@ -337,7 +352,7 @@ class Sweep:
     def _table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        path = self._plan.paths.table(name)
+        path = self._fetched().paths.table(name)
         if not path.exists():
             raise DataError(f"{path}: no such file; run the sweep first")
         return pd.read_parquet(path)

@@ -91,7 +91,7 @@ def wait_for(
 @contextmanager
 def ray_head(*options: str) -> Iterator[str]:
     """Run the head of a Ray cluster that asks for the token in the home folder; yields its address."""
-    from orchestrator.run.ray_session import LOCAL_SETTINGS
+    from orchestrator.run.ray_internals import LOCAL_SETTINGS
 
     short = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a socket's path has 107 bytes
     port = free_port()

@@ -1,7 +1,7 @@
 """What trainings will cost: seconds, GPU-hours, bytes and money. Loads neither torch nor ray.
 
 A training is so many steps, validations and checkpoints; how long each takes on a machine is its ``Speed``. That is
-measured there (``orchestrator.plan.calibrate``) or, where it was not, assumed from operations. Trainings of the sweep
+measured there (``orchestrator.run.calibrate``) or, where it was not, assumed from operations. Trainings of the sweep
 that have ended correct it for those like them.
 """
 
@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from orchestrator.plan.gpus import gpus_here, here
+from orchestrator.plan.capacity import Resources, of_all_workers, this_machine
+from orchestrator.plan.gpus import here
 from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
@@ -141,13 +142,13 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
     """Write what the plan's trials are predicted to take, for the report; of those that have begun that stands."""
-    found = {
-        name: Predicted(seconds=it.seconds, gpu_hours=it.gpu_hours, disk_bytes=it.disk_bytes)
-        for name, it in costs.items()
+    predicted = {
+        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
+        for trial, cost in costs.items()
     }
     begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
     price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
-    write_prediction(plan.folder, found, begun, price)
+    write_prediction(plan.folder, predicted, begun, price)
 
 
 # ------------------------------------------------------------------------------------------------------- one training
@@ -227,25 +228,19 @@ def elapsed(
 
     A sweep that has not begun encodes its recordings first. None for trials that want a GPU where there is none.
     """
-    gpus = gpus_here() if any(trial.resources.gpus_per_worker for trial in todo) else 0
-    if not gpus and any(trial.resources.gpus_per_worker for trial in todo):
+    on_gpus = any(trial.resources.gpus_per_worker for trial in todo)
+    machine = this_machine()
+    if on_gpus and not machine.gpus:
         return None
-    capacity = (float(cpus_here()), float(gpus))
     now = 0.0 if plan.paths.trials.exists() else len(plan.recordings) * max(costs[trial.id].encode for trial in todo)
     for batch in _batches(plan, todo):
-        free, running = list(capacity), list[tuple[float, tuple[float, float]]]()
+        free, running = machine, list[tuple[float, Resources]]()
         for trial in batch:
-            runtime = trial.resources
-            demand = (
-                min(runtime.workers * runtime.cpus_per_worker, capacity[0]),
-                min(runtime.workers * runtime.gpus_per_worker, capacity[1]),
-            )
-            while running and (
-                any(want > has + 1e-9 for want, has in zip(demand, free, strict=True)) or len(running) == concurrent
-            ):
-                now, held = heapq.heappop(running)
-                free = [has + back for has, back in zip(free, held, strict=True)]
-            free = [has - want for has, want in zip(free, demand, strict=True)]
+            demand = of_all_workers(trial.resources).at_most(machine)
+            while running and (not free.holds(demand) or len(running) == concurrent):
+                now, ended = heapq.heappop(running)
+                free = Resources(free.cpus + ended.cpus, free.gpus + ended.gpus)
+            free = free.without(demand)
             heapq.heappush(running, (now + costs[trial.id].start + costs[trial.id].seconds, demand))
         now = max((end for end, _ in running), default=now)
     return now

@@ -16,7 +16,7 @@ from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import standing
 from orchestrator.sweep_folder.looks_file import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
-from orchestrator.sweep_folder.trial_marks import stopped
+from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.config.parsing import parse
 from sagasr.config.patching import differences, leaves
 from sagasr.config.settings import Config
@@ -59,9 +59,9 @@ class Ledger(NamedTuple):
         """Return whether a trial waits for what the others say (`promote`)."""
         return any(self.entries[row.id].state is State.HELD for row in trial.replicates)
 
-    def ahead(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Return the trials of which something remains to be done, and those that wait for what the others say."""
-        return [trial for trial in trials if not self.finished(trial) or self.held(trial)]
+    def ahead(self, trials: Iterable[Trial], *, held: bool = True) -> list[Trial]:
+        """Return the trials of which something remains to be done, and those that are ``held`` back."""
+        return [trial for trial in trials if not self.finished(trial) or (held and self.held(trial))]
 
 
 def scan(plan: Plan) -> Ledger:
@@ -75,7 +75,6 @@ def scan(plan: Plan) -> Ledger:
     own = {record["id"]: record for record in records if record["id"] in known}
     before = {(record["seed"], _key(record["levels"])): record for record in others}
     entries: dict[str, Entry] = {}
-    spared, why = _spared(plan)
     waiting = standing(plan)
     replaced: set[str] = set()
     trained: set[str] = set()
@@ -96,12 +95,20 @@ def scan(plan: Plan) -> Ledger:
                 entries[row.id] = _entry(status, scored)
                 if entries[row.id] == UNSCORED and (rescored := rescoring(own.get(trial.id), trial, row.variant)):
                     entries[row.id] = Entry(State.STALE, f"trained; to be scored again: {'; '.join(rescored)}")
-            if trial.seed in spared and not entries[row.id].state.finished:
-                entries[row.id] = Entry(State.NOT_NEEDED, why)
-            elif row.id in waiting and not entries[row.id].state.finished:
+            if row.id in waiting and not entries[row.id].state.finished:
                 entries[row.id] = Entry(*waiting[row.id])
     left = tuple(Left(r["id"], r["seed"], r["levels"]) for r in others if r["id"] not in replaced)
-    return Ledger(entries, left, frozenset(trained))
+    return with_spared(plan, Ledger(entries, left, frozenset(trained)))
+
+
+def with_spared(plan: Plan, ledger: Ledger) -> Ledger:
+    """Return the ledger with the replicates of seeds that the looks have made unnecessary, as looks.json stands now."""
+    spared, why = _spared(plan)
+    entries = dict(ledger.entries)
+    for row in plan.replicates if spared else ():
+        if row.seed in spared and not entries[row.id].state.finished:
+            entries[row.id] = Entry(State.NOT_NEEDED, why)
+    return ledger._replace(entries=entries)
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:
@@ -209,7 +216,7 @@ def _status(paths: SweepPaths, trial: str) -> tuple[Status | None, str]:
         status = read_status(paths.trial(trial))
     except SagasrError as error:
         return None, str(error)
-    if status and not status.state.finished and (why := stopped(paths.trial(trial))) is not None:
+    if status and not status.state.finished and (why := stop_reason(paths.trial(trial))) is not None:
         status = status.model_copy(update={"state": State.STOPPED, "reason": why})  # decided, and then the sweep died
     return status, ""
 

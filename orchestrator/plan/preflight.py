@@ -14,17 +14,17 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.grid.space import Cell
+from orchestrator.plan.capacity import most_at_once, this_machine
 from orchestrator.plan.cost import checkpoint_bytes, disk_bytes
 from orchestrator.plan.gpu_memory import check_memory
-from orchestrator.plan.gpus import Gpu, gpus_here, here, smallest, why_none
+from orchestrator.plan.gpus import Gpu, here, smallest, why_none
 from orchestrator.plan.plan import Options, Plan, Trial
-from orchestrator.storage.remote import check_folder
+from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
-from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config, Data, Words
 from sagasr.config.stages import trained_parts
-from sagasr.io.errors import ConfigError, SagasrError, nearest
-from sagasr.io.machine import cpus_here, memory_here
+from sagasr.io.errors import ConfigError, SagasrError, first_line, nearest
+from sagasr.io.machine import memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.model.words import vocabulary_of
 from sagasr.plugins.parts import identity
@@ -81,8 +81,9 @@ def ready(
     check_tracking(plan.tracking_uri, plan.folder.parent, plan.tracking_named or "tracking.uri")
     if local and (trials or held):
         check_machine(plan, [*trials, *held], shapes)
-    if not plan.uri:  # by URI, the folder here holds no checkpoints
-        check_disk(plan.folder, trials, shapes, options.max_concurrent or (at_once(trials) if local else 1))
+    if not plan.storage.uri:  # by URI, the folder here holds no checkpoints
+        at_once = most_at_once((trial.resources for trial in trials), this_machine()) if local else 1
+        check_disk(plan.folder, trials, shapes, options.max_concurrent or at_once)
 
 
 def check_storage_folder(folder: Path) -> None:
@@ -229,17 +230,6 @@ def disk_needed(trials: Sequence[tuple[Trial, Counts]], running: int) -> int:
     return DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in trials) + sum(largest)
 
 
-def at_once(trials: Iterable[Trial]) -> int:
-    """Return how many of the smallest trials this machine has room for."""
-    has = cpus_here(), gpus_here()
-    return max((_room(trial.resources, *has) for trial in trials), default=1)
-
-
-def _room(runtime: Runtime, cpus: int, gpus: int) -> int:
-    wants = (cpus, runtime.workers * runtime.cpus_per_worker), (gpus, runtime.workers * runtime.gpus_per_worker)
-    return max(1, min(int(has / want + 1e-9) for has, want in wants if want))
-
-
 def _texts(config: Config) -> Texts:
     """Return what decides the vocabulary of a configuration."""
     return config.data, config.conditions.text.source, isinstance(config.conditions.text.encoder, Words)
@@ -301,7 +291,7 @@ def _measure(config: Config, words: int) -> Counts | str:
     except SagasrError as error:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
-        return f"a training step fails on the meta device: {(str(error) or repr(error)).splitlines()[0]}"
+        return f"a training step fails on the meta device: {first_line(error)}"
     return counts_of(
         config,
         latents=found["latents"],

@@ -171,14 +171,7 @@ def promoted(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
     """
     decision = settle(plan)
     going = set(decision.replicates) if decision else set()
-    kept = []
-    for trial in trials:
-        rows = tuple(row for row in trial.replicates if row.id in going)
-        if rows:
-            used = {row.variant for row in rows}
-            variants = tuple(variant for variant in trial.variants if variant.id in used)
-            kept.append(trial.model_copy(update={"replicates": rows, "variants": variants}))
-    return kept
+    return list(filter(None, (trial.keeping(lambda row: row.id in going) for trial in trials)))
 
 
 def settle(plan: Plan) -> Decision | None:

@@ -49,8 +49,8 @@ def show_plan(
     show_summary(plan, ledger, console)
     console.print(_factors(plan))
     console.print(_cells(plan, ledger, shapes))
-    for one in plan.left_out:
-        console.print(escape(str(one)), soft_wrap=True)
+    for cell in plan.left_out:
+        console.print(escape(str(cell)), soft_wrap=True)
     if plan.space.ladder:
         console.print(_ladder(plan))
     _show_differences(plan, ledger, console)
@@ -86,10 +86,9 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     most, until = ("at most ", "; stops when every factor is decided") if stops_early(plan) else ("", "")
     console.print(f"{most}{count(trainings, 'training')}{folded}{until}")
     console.print(escape(_state(ledger)))
-    if sum(len(trial.replicates) for trial in plan.selected) < replicates:
-        console.print(
-            f"selected now: {sum(len(trial.replicates) for trial in plan.selected)} of {replicates} replicates"
-        )
+    if plan.is_narrowed:
+        selected = sum(len(trial.replicates) for trial in plan.selected)
+        console.print(f"selected now: {selected} of {replicates} replicates")
     for note in plan.text_notes:
         console.print(f"note: {note}", highlight=False)
     for source, share in plan.known_words.items():
@@ -110,7 +109,7 @@ def show_cost(
     plan: Plan, ledger: Ledger, costs: Mapping[str, Cost], console: Console, options: Options | None = None
 ) -> None:
     """Print what remains, what it is predicted to take, and what that rests on."""
-    todo = [trial for trial in plan.selected if not ledger.finished(trial)]
+    todo = ledger.ahead(plan.selected, held=False)
     if not todo:
         console.print("Nothing is left to do.")
         return

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from orchestrator.run.ray_internals import forget, remember, remembered
+
 SPACE = "sagasr-broken-gpus"
 
 
@@ -37,29 +39,17 @@ class Gpu(NamedTuple):
 
 def avoid(sweep: str, gpu: Gpu, reason: str) -> None:
     """Let all drivers of a sweep know that a GPU is broken."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    _internal_kv_put(_key(sweep, gpu), reason, namespace=SPACE)
+    remember(SPACE, _key(sweep, gpu), reason)
 
 
 def forgive(sweep: str, gpu: Gpu) -> None:
     """Let all drivers of a sweep use a GPU again."""
-    from ray.experimental.internal_kv import _internal_kv_del
-
-    _internal_kv_del(_key(sweep, gpu), namespace=SPACE)
+    forget(SPACE, _key(sweep, gpu))
 
 
 def avoided(sweep: str) -> dict[Gpu, str]:
     """Return the GPUs that are known to be broken, and why."""
-    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
-
-    found = {}
-    for key in _internal_kv_list(f"{sweep}/", namespace=SPACE):
-        reason = _internal_kv_get(key, namespace=SPACE)
-        if reason is not None:  # forgiven meanwhile
-            _, node, number = key.decode().split("/")
-            found[Gpu(node, number)] = reason.decode()
-    return found
+    return {Gpu(*key.split("/")[1:]): reason for key, reason in remembered(SPACE, f"{sweep}/")}
 
 
 def none_left(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu]) -> bool:

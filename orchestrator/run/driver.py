@@ -19,11 +19,11 @@ from ray.exceptions import RayError
 
 from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, none_left, too_few
 from orchestrator.run.ray_train import free_resources, train_by_several
-from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of, reached
-from orchestrator.run.watchdog import START_S, end_with_parent, hung
+from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of
+from orchestrator.run.watchdog import START_S, end_with_parent
 from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
-from orchestrator.storage.sync import following, send
 from orchestrator.sweep_folder.paths import SweptTrial
+from orchestrator.sweep_folder.trial_marks import committed_step, hang_of
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import read_owner
 from sagasr.io.states import State
@@ -105,7 +105,7 @@ class Training(threading.Thread):
     def __init__(self, task: Task, warm: "Warm") -> None:
         super().__init__(name=task.trial, daemon=True)
         self.task, self.folder = task, Path(task.folder)
-        self.left = threading.Event()  # nobody waits for a result: what ends now is not started again
+        self.left = threading.Event()  # set when the trial is abandoned; no retry after that
         self._warm = warm
         self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
 
@@ -115,7 +115,7 @@ class Training(threading.Thread):
             rows = self.task.config.training.batch_size // self.task.runtime.workers
             retries = Retries(rows, status.micro_batches if status else 1)
             while (problem := self._train(retries.micro_batches)) is not None and not self.left.is_set():
-                wait_s = retries.after(problem, reached(self.folder))
+                wait_s = retries.after(problem, committed_step(self.folder))
                 note(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
                 if wait_s is None:
                     self._warm.forgive()
@@ -130,7 +130,7 @@ class Training(threading.Thread):
 
     def _train(self, micro_batches: int) -> Problem | None:
         """Start the workers once and wait for them; return what went wrong."""
-        with following(self.task.uri, self.folder.parents[1], self.task.trial):
+        with self.task.sweep_folder.following(self.task.trial):
             status = read_status(self.folder)
             attempt = status.attempt + 1 if status else 1
             self._beats.begin(self.folder, attempt)
@@ -147,11 +147,11 @@ class Training(threading.Thread):
     def end_if_frozen(self) -> None:
         """End the workers if they have not moved for too long, not even to end themselves."""
         if self._beats.frozen(self.folder):
-            note(self.folder, f"{hung(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
+            note(self.folder, f"{hang_of(self._beats.limit_s)}, not even of its watchdog; its processes are ended\n")
             self._end_workers()
 
     def leave(self) -> None:
-        """Wait for the end; a training that was stopped early is told by its folder, and ended if it does not hear."""
+        """Wait for the end of a training that was stopped early; end its processes if it does not end itself."""
         self.left.set()
         self.join(LEAVE_S)
         while self.is_alive():
@@ -164,10 +164,10 @@ class Training(threading.Thread):
 
 
 class Beats:
-    """Sees that a running trial's status stands still: by its count of heartbeats, and by this process's own clock.
+    """Detects a stalled worker: the heartbeat counter in status.json stands still, by this process's own clock.
 
-    Only the status of ``attempt`` counts: while a worker waits for its turn or starts, that of the one before is there.
-    One that has taken the folder, and so has had its turn, gets ``START_S`` more for its first sign of life.
+    Only the status of ``attempt`` counts: while a worker waits for its turn or starts, the status is of the attempt
+    before. A worker that has taken the folder gets ``START_S`` more for its first sign of life.
     """
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -193,7 +193,7 @@ class Beats:
         return False
 
     def begin(self, folder: Path, attempt: int) -> None:
-        """Note that an attempt begins; who holds the folder now is of an earlier one."""
+        """Note that an attempt begins; whoever holds the folder now belongs to an earlier one."""
         self._before, self.attempt = self._token(folder), attempt
 
     @staticmethod
@@ -208,8 +208,8 @@ class Beats:
 class Warm:
     """The process in which trainings of one worker run, one after the other as long as they need the same resources.
 
-    Let go when a training fails in it, as nobody knows what that leaves behind, and when none follows for ``IDLE_S``.
-    One whose GPU broke is kept instead: as long as it holds its share, the next process gets another GPU.
+    The process is ended when a training fails in it, as nobody knows what that leaves behind, and when no training
+    follows for ``IDLE_S``. A process whose GPU broke is kept: as long as it holds its share, the next gets another GPU.
     """
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ class Warm:
         self._trainings = 0
         self._lock = threading.Lock()
         self._holding: list[Any] = []  # processes that hold broken GPUs
-        self._avoided: list[tuple[str, Gpu]] = []  # what this driver has told the others of its sweep
+        self._avoided: list[tuple[str, Gpu]] = []  # broken GPUs that this driver has reported to the others
 
     def train(self, task: Task, parameters: Parameters) -> Problem | None:
         """Train in the process, once there is one; return what went wrong."""
@@ -249,9 +249,9 @@ class Warm:
             self._end()
 
     def forgive(self) -> None:
-        """Let the GPUs be used again that this driver took for broken: a training that failed on two may be the cause.
+        """Allow the GPUs again that this driver reported: a training that failed on two of them may be the cause.
 
-        Where none was left, each training so finds out for itself, and says so.
+        So where no GPU is left, each training finds out for itself, and says so.
         """
         for sweep, gpu in self._avoided:
             forgive(sweep, gpu)
@@ -314,7 +314,7 @@ class Warm:
 
 
 def _too_few_gpus(task: Task) -> Problem | None:
-    """Return what is wrong where workers would wait for ever, as GPUs of the sweep are broken and held."""
+    """Return a problem where workers would wait for ever because GPUs of the sweep are broken and held."""
     broken = avoided(task.launch)
     wanted = task.runtime.workers * task.runtime.gpus_per_worker
     if not too_few(ray.nodes(), broken, wanted):
@@ -326,7 +326,6 @@ def _fail(task: Task, reason: str) -> None:
     folder = Path(task.folder)
     status = read_status(folder) or Status(state=State.FAILED)
     if not status.state.finished:
-        write_status(
-            folder, status.model_copy(update={"state": State.FAILED, "reason": reason, "updated": time.time()})
-        )
-        send(task.uri, folder.parents[1], f"trials/{task.trial}/status.json")
+        end = {"state": State.FAILED, "reason": reason, "updated": time.time()}
+        write_status(folder, status.model_copy(update=end))
+        task.sweep_folder.send(SweptTrial(folder).status)

@@ -12,37 +12,24 @@ from typing import Any
 
 from orchestrator.cluster import credentials
 from orchestrator.proxies import spare_this_machine
+from orchestrator.run.ray_internals import (
+    LOCAL_SETTINGS,
+    SERVICES_LOGGER,
+    SETTINGS,
+    SOCKET_NAME,
+    job_config,
+    start_local,
+)
 from orchestrator.run.same_code import Code, check_same, code_here, finder, search_path
-from sagasr.io.errors import ConfigError, SagasrError
+from sagasr.io.errors import ConfigError, SagasrError, first_line
 
 ANSWER_S = 180  # in which each node is to say what code it has
 STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
 SOCKET = 107  # bytes that the path of a Unix socket may have
-ROOM = SOCKET - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")  # bytes for Ray's folder
+ROOM = SOCKET - len(SOCKET_NAME)  # bytes for Ray's folder
 SHORT = ("/tmp", "/dev/shm", "/var/tmp")  # folders for Ray's sockets, where the one that the user names cannot be it
 STORE_BYTES = 150_000_000  # what goes through Ray is small; audio and latents are in files
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a trial may wait for its turn; 60 s by default, then an error
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a log is there twice
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else one trial without a report ends the whole sweep
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's returns as if all were well
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are never read
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else, under `uv run`, every process of Ray is one more `uv run`
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what a lost process means is said by the trial's status
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables are printed even when it is asked to be silent
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that was given no GPU sees none, instead of all
-    "PYTHONWARNINGS": "ignore",
-}
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the new name and the old one
-# On one machine no node is preempted, and no dashboard is needed to know who is alive.
-LOCAL_SETTINGS = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_agent_register_timeout_ms": "300000",  # 30 s by default, after which a node on a busy machine ends itself
-}
 
 
 def _to_stderr(line: str) -> None:
@@ -71,8 +58,12 @@ def connected(
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # That the dashboard is late harms nothing.
-        logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _job()}
+        logging.getLogger(SERVICES_LOGGER).setLevel(logging.CRITICAL)
+        settings: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "job_config": job_config(search_path()),
+        }
         try:
             if address:
                 _join(address, runtime_env={"env_vars": {**ours, **(env or {})}}, **settings)
@@ -94,20 +85,6 @@ def allocator(environment: Mapping[str, str]) -> dict[str, str]:
     """Return how torch is to hold a GPU's memory: as a user has set it, else so that little is lost between blocks."""
     given = {name: environment[name] for name in ALLOCATOR if name in environment}
     return given or {ALLOCATOR[0]: "expandable_segments:True"}
-
-
-def _job() -> Any:
-    """Return the settings of our job: its workers look for code where this process does, in the same order.
-
-    Ray alone would have them look into the working folder first.
-    """
-    from ray.job_config import JobConfig
-
-    class Job(JobConfig):  # type: ignore[misc]
-        def _runtime_env_has_working_dir(self) -> bool:
-            return True  # so Ray adds no folder of its own
-
-    return Job(_py_driver_sys_path=search_path()[::-1])  # each is put before those that came earlier
 
 
 def _codes() -> Iterator[Code]:
@@ -135,7 +112,7 @@ def _codes() -> Iterator[Code]:
             continue
         except ray.exceptions.RayError as error:
             raise SagasrError(
-                f"node {node['NodeManagerAddress']}: runs no process of ours ({_first_line(error)})"
+                f"node {node['NodeManagerAddress']}: runs no process of ours ({first_line(error)})"
             ) from error
 
 
@@ -145,7 +122,7 @@ def _join(address: str, **settings: Any) -> None:
     try:
         ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({_first_line(error)})") from error
+        raise ConfigError(f"--address {address}: no Ray cluster answers there ({first_line(error)})") from error
 
 
 def _start(folder: str, **settings: Any) -> None:
@@ -154,12 +131,12 @@ def _start(folder: str, **settings: Any) -> None:
 
     for left in reversed(range(STARTS)):
         try:
-            ray.init(address="local", _temp_dir=folder, **settings)  # else one that somebody has started here is joined
+            start_local(folder, **settings)
         except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
             ray.shutdown()
             if not left or isinstance(error, OSError):  # what a file system refuses it refuses again
                 raise SagasrError(
-                    f"Ray did not start on this machine: {_first_line(error)}; its logs are in "
+                    f"Ray did not start on this machine: {first_line(error)}; its logs are in "
                     f"{folder}/session_latest/logs, and the same command tries again"
                 ) from error
         else:
@@ -178,19 +155,19 @@ def _folder(say: Callable[[str], object]) -> Iterator[str]:
         yield str(wanted)
         return
     place = next((place for place in SHORT if not _unfit(Path(place) / "ray-12345678")), None)
-    told = f"{name or 'Ray'}: {wanted} {why}"
+    problem = f"{name or 'Ray'}: {wanted} {why}"
     if place is None:
-        raise SagasrError(f"{told}; name a folder of yours in RAY_TMPDIR, of at most {ROOM - len('/ray')} bytes")
+        raise SagasrError(f"{problem}; name a folder of yours in RAY_TMPDIR, of at most {ROOM - len('/ray')} bytes")
     folder = tempfile.mkdtemp(prefix="ray-", dir=place)
-    say(f"{told}; Ray's sockets and logs are in {folder} until this ends")
-    kept = False
+    say(f"{problem}; Ray's sockets and logs are in {folder} until this ends")
+    keep = False
     try:
         yield folder
     except SagasrError:  # Ray did not start, perhaps: its logs are there
-        kept = True
+        keep = True
         raise
     finally:
-        if not kept:
+        if not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -200,7 +177,3 @@ def _unfit(folder: Path) -> str:
         return f"is too long for the path of a socket, by {len(os.fsencode(folder)) - ROOM} bytes"
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return "" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else "may not be written by this user"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

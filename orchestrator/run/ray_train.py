@@ -8,43 +8,26 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from orchestrator.run.ray_internals import trainer, worker_errors
 from orchestrator.run.retries import Kind, Problem, lost, problem_of
 from orchestrator.run.watchdog import catch_terminate
 from orchestrator.run.worker import Parameters, Task, train_one_of_several
-from orchestrator.sweep_folder.paths import SweptTrial
-from sagasr.io.errors import SagasrError
-from sagasr.io.files import read_json
+from orchestrator.sweep_folder.trial_marks import placement_group
 
 PEERS_WAIT_S = 1_800  # at least, until workers that wait for another give up
-CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # of several workers' problems, the one told
+CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # the first of these explains the others
 
 
 def train_by_several(task: Task, parameters: Parameters) -> Problem | None:
     """Train by a run of Ray Train with several workers; return what went wrong."""
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    class Notice(WorkerGroupCallback):  # type: ignore[misc]
-        """Every worker takes SIGTERM as a notice, which only its main thread can decide, before it trains."""
-
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            worker_group.execute(catch_terminate)
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]
-        """Without the helper that frees what a lost run held: it asks a dashboard, maybe that of another cluster."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
-
     folder = Path(task.folder)
+    Trainer, on_start = trainer(catch_terminate)  # only a worker's main thread can take SIGTERM as a notice
     settings = settings_of_several(task)
-    settings["run_config"].callbacks = [Notice()]
-    trainer = Trainer(train_one_of_several, train_loop_config=parameters, **settings)
+    settings["run_config"].callbacks = [on_start]
     try:
-        trainer.fit()
+        Trainer(train_one_of_several, train_loop_config=parameters, **settings).fit()
     except TrainingFailedError as error:
         return problem_of_several(error, folder)
     except RayError as error:  # the controller itself was lost, and nobody gave back what its workers held
@@ -80,23 +63,20 @@ def settings_of_several(task: Task) -> dict[str, Any]:
 
 def problem_of_several(error: Any, folder: Path) -> Problem:
     """Tell what went wrong from what followed from it: once one process is gone, the others lose their connection."""
-    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
-
-    found = list(getattr(error, "worker_failures", {}).values()) or [getattr(error, "controller_failure", error)]
-    failures = [one._base_exc if isinstance(one, UserExceptionWithTraceback) else one for one in found]
-    raised = [problem_of(one) for one in failures if not isinstance(one, (RayError, RayTrainError))]
-    gone = [one for one in failures if isinstance(one, (RayError, RayTrainError))]
-    causes = [one for kind in CAUSES for one in raised if one.kind == kind]
-    if causes:
-        return causes[0]
-    return lost(getattr(gone[0], "health_check_failure", gone[0]), folder) if gone else raised[0]
+    raised, losses = worker_errors(error)
+    problems = [problem_of(cause) for cause in raised]
+    for kind in CAUSES:
+        for problem in problems:
+            if problem.kind == kind:
+                return problem
+    return lost(losses[0], folder) if losses else problems[0]
 
 
 def free_resources(folder: Path) -> None:
     """Give back what several workers of a trial held, if their driver was ended before it could."""
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    with contextlib.suppress(SagasrError, KeyError, TypeError, ValueError):
-        group = read_json(SweptTrial(folder).worker)["placement_group"]
+    group = placement_group(folder)
+    with contextlib.suppress(TypeError, ValueError):
         if group:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

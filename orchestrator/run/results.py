@@ -6,12 +6,11 @@ only ``columns.VOLATILE`` differ between two runs. Loads neither torch nor Ray.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import Plan, Replicate, Trial
 from orchestrator.sweep_folder import columns
 from sagasr.io.errors import SagasrError
@@ -22,11 +21,17 @@ from sagasr.io.trial_folder import SCORE_KEYS, distances_of
 from sagasr.metrics.table import METRICS
 from sagasr.training.trial_log import History, Status, read_status
 
+if TYPE_CHECKING:
+    from orchestrator.plan.ledger import Ledger
+
 Rows = list[dict[str, Any]]
 
 
-def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
-    """Write the results tables and gather the listening set of all that the plan's trial folders hold."""
+def collect(plan: Plan, ledger: "Ledger", run_ids: Mapping[str, str] | None = None) -> None:
+    """Write the results tables and gather the listening set of all that the plan's trial folders hold.
+
+    ``ledger``: where each replicate stands. ``run_ids``: the MLflow run by replicate.
+    """
     scores = {
         (trial.id, row.variant): _rows(plan.paths.of(trial.id).scores(row.variant)) for trial, row in _pairs(plan)
     }
@@ -35,7 +40,7 @@ def collect(plan: Plan, run_ids: Mapping[str, str] | None = None) -> None:
     first_rows = (row for rows in scores.values() for row in rows[:1])
     metrics = list(dict.fromkeys([*METRICS, *(name for row in first_rows for name in row if name not in SCORE_KEYS)]))
     measured = sorted({name for values in overall.values() for name in values})
-    replicates = _replicates(plan, scores, overall, run_ids or {})
+    replicates = _replicates(plan, ledger, scores, overall, run_ids or {})
     factors = list(plan.space.factors)
     _write(plan, "replicates", replicates, columns.replicates(factors, [*metrics, *measured]))
     _write(plan, "clips", _clips(plan, scores), columns.clips(factors, metrics))
@@ -76,14 +81,14 @@ def _overall(distances: Rows) -> dict[str, dict[str, float]]:
 
 def _replicates(
     plan: Plan,
+    ledger: "Ledger",
     scores: Mapping[tuple[str, str], Rows],
     overall: Mapping[str, Mapping[str, float]],
     run_ids: Mapping[str, str],
 ) -> Rows:
-    entries = scan(plan).entries
     rows: Rows = []
     for trial, row in _pairs(plan):
-        entry, status = entries[row.id], _status(plan, trial)
+        entry, status = ledger.entries[row.id], _status(plan, trial)
         rows.append(
             {
                 **_keys(plan, row),

@@ -5,15 +5,15 @@ from typing import Literal, NamedTuple
 
 from orchestrator.run.watchdog import Preempted
 from orchestrator.sweep_folder.redact import redact
-from orchestrator.sweep_folder.trial_marks import hang_of
-from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError
+from orchestrator.sweep_folder.trial_marks import hang_reason
+from sagasr.io.errors import GPU_MEMORY, SagasrError, StorageError, first_line
 from sagasr.io.lease import Lost
-from sagasr.io.trial_folder import CHECKPOINT, TrialFolder
+from sagasr.io.trial_folder import TrialFolder
 
 WAITS_S = (1.0, 5.0, 20.0)  # before the first, second, … new start without a new checkpoint in between
 Kind = Literal["input", "bug", "lost", "storage", "memory", "gpu"]
-# What CUDA, its libraries, NCCL and gloo say, in small letters, and what it means; the first that fits counts. What is
-# not here is a bug: also an illegal access or a failed assertion on the device, which are faults of a program.
+# Messages of CUDA, its libraries, NCCL and gloo, in small letters, by their meaning; the first match counts. All others
+# are bugs, such as an illegal access or a failed assertion on the device.
 PHRASES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (
         "memory",
@@ -80,9 +80,9 @@ class BrokenGpu(RuntimeError):
 class Retries:
     """Decides how often a trial is started again. As long as checkpoints advance there is no limit: it will end.
 
-    Without a new checkpoint: a lost process, node or disk gets ``WAITS_S`` more starts, an exception one (the same
-    again is a bug), a broken GPU one (the same on another GPU is the training's own fault). Running out of memory gets
-    one with twice the parts of a batch, until a part is one row. Unusable input gets none.
+    Without a new checkpoint, a lost process, node or disk is retried after each of ``WAITS_S``; an exception once (the
+    same again is a bug); a broken GPU once (the same on another GPU is the training's own fault). After running out of
+    memory, a batch is taken in twice as many parts, until a part is one row. Unusable input is not retried.
     """
 
     def __init__(self, rows: int, micro_batches: int = 1) -> None:
@@ -119,12 +119,6 @@ class Retries:
         return WAITS_S[self._tries]
 
 
-def reached(folder: Path) -> int:
-    """Return the step of the newest committed checkpoint, -1 before the first."""
-    committed = TrialFolder(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
-    return max((int(path.parent.name.removeprefix(CHECKPOINT)) for path in committed), default=-1)
-
-
 def problem_of(error: BaseException) -> Problem:
     """Return what an exception of a training means."""
     return Problem(kind_of(error), one_line(error))
@@ -133,7 +127,7 @@ def problem_of(error: BaseException) -> Problem:
 def lost(error: BaseException, folder: Path) -> Problem:
     """Return how a process or node was lost: hung, for want of memory, or for reasons that Ray may know."""
     note(folder, f"{type(error).__name__}: {error}\n")
-    if (hang := hang_of(folder)) is not None:
+    if (hang := hang_reason(folder)) is not None:
         return Problem("lost", hang)
     kind: Kind = "memory" if kind_of(error) == "memory" else "lost"
     return Problem(kind, f"its process or node was lost: {one_line(error)}")
@@ -165,7 +159,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line, without secrets."""
-    text = redact(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
+    text = redact(first_line(error)) if str(error).strip() else ""
     if isinstance(error, (SagasrError, BrokenGpu)) and text:
         return text
     return f"{type(error).__name__}: {text}".removesuffix(": ")

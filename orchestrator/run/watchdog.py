@@ -1,7 +1,7 @@
-"""What watches over a worker from inside its process: has its sweep ended, was it asked to save, does it still move?
+"""Watches over a worker from inside its process: has its sweep ended, was it asked to save, does it still move?
 
-The sweep's launch file is the only word from outside that every node can read: the launch itself means go on, followed
-by ``HALT`` it means save and end, and any other launch means that another sweep has begun and this process is over.
+Every node can read the sweep's launch file. The token of this launch means go on; followed by ``HALT``, save and end;
+any other token means that another sweep has begun, and this process ends.
 """
 
 import contextlib
@@ -89,13 +89,13 @@ class Guard:
         self._over.set()
 
     def look(self) -> None:
-        """Read once what was said from outside. Ends this process when another sweep has begun."""
+        """Read the marks in the folders once. Ends this process when another sweep has begun."""
         self.stopped = self.stopped or SweptTrial(self.folder).stopped.exists()
         with contextlib.suppress(OSError):
-            word = self.launch_file.read_text(encoding="utf-8")
-            if word == self.launch + HALT:
+            content = self.launch_file.read_text(encoding="utf-8")
+            if content == self.launch + HALT:
                 self.halted = True
-            elif word != self.launch:
+            elif content != self.launch:
                 os._exit(1)
 
     def _watch(self) -> None:
@@ -105,13 +105,8 @@ class Guard:
             if still > self.hang_s:
                 faulthandler.dump_traceback(sys.stderr)
                 with contextlib.suppress(SagasrError, OSError):
-                    mark_hung(self.folder, hung(self.hang_s))
+                    mark_hung(self.folder, self.hang_s)
                 os._exit(1)
-
-
-def hung(seconds: float) -> str:
-    """Return how a hang is told; where it hung stands in the log."""
-    return f"no sign of life for {seconds:g} s"
 
 
 @contextlib.contextmanager

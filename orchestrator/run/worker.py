@@ -1,6 +1,6 @@
-"""What runs in the processes that train: the trainer in a trial's folder, with that folder's log, lease and watchdog.
+"""Runs the trainer in a trial's folder, with that folder's log, lease and watchdog: the code of the worker processes.
 
-The same for a training of one worker, whose process is kept for the next, and of several, started by Ray Train.
+A process that trains alone is kept for the next training; processes that train together are started by Ray Train.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from orchestrator.run.broken_gpus import Gpu
 from orchestrator.run.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from orchestrator.run.same_code import Code, check_same, code_here
 from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
-from orchestrator.storage.sync import mirrored, send_store, shared_store
+from orchestrator.storage.folder import SweepFolder
+from orchestrator.storage.mirror import mirrored, send_store, shared_store
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config, Evaluation, Text
 from sagasr.config.strict import Strict
@@ -57,6 +58,11 @@ class Task(Strict):
     patience: int = 3
     code: Code | None = None  # what the sweep runs, and every worker must
 
+    @property
+    def sweep_folder(self) -> SweepFolder:
+        """The folder of the sweep, on the machine of the trial's driver."""
+        return SweepFolder(Path(self.folder).parents[1], self.uri)
+
 
 class Worker:
     """A Ray actor that trains, one trial after the other; from one to the next it keeps what it has imported."""
@@ -71,20 +77,20 @@ class Worker:
 
     def train(self, parameters: Parameters) -> Problem | None:
         """Train a trial; return what went wrong. The exception stays here, as only this process knows its type."""
-        found: list[Problem] = []
+        problems: list[Problem] = []
 
         def work() -> None:
             try:
                 train_trial(parameters)
             except Exception as error:  # noqa: BLE001 - the driver decides what follows
-                found.append(problem_of(error))
+                problems.append(problem_of(error))
 
         # In a thread of its own, the main thread's signals and a thread's settings in torch are left as they are.
         thread = threading.Thread(target=work, name="training")
         thread.start()
         thread.join()
         forget()
-        return found[0] if found else None
+        return problems[0] if problems else None
 
 
 def train_one_of_several(parameters: Parameters) -> None:

@@ -1,34 +1,27 @@
-"""Storages named by a URI, such as ``s3://bucket/prefix``: objects that appear whole, and one writer per place.
+"""Storages named by a URI, such as ``s3://bucket/prefix``: places of objects that appear whole.
 
 Any file system that pyarrow knows by URI will do. Keys and endpoints are found where it looks for them (instance
 profiles, ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` …), never in the URI, which is written down in many places.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import shutil
-import stat
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from sagasr.io import lease
-from sagasr.io.errors import ConfigError, DataError
+from sagasr.io.errors import ConfigError, first_line
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint, short
 
 THREADS = 8
 CHUNK = 1 << 20
-CLAIM_EXPIRES_S = 60.0
-TICK_S = 1.2  # object stores tell times in whole seconds
 T = TypeVar("T")
 
 
@@ -183,98 +176,8 @@ def local_folder(uri: str, *kind: str) -> Path:
     return Path(base, *kind, f"{readable}-{short(fingerprint(uri))}")
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ConfigError where others could write into a sweep's folder, or put another in its place."""
-    if folder.exists():
-        found = folder.stat()
-        if found.st_uid != os.geteuid():
-            raise ConfigError(f"{folder}: belongs to another user; choose another --storage")
-        if found.st_mode & stat.S_IWOTH:
-            raise ConfigError(f"{folder}: everybody may write there; chmod o-w it, or choose another --storage")
-    mode = folder.parent.stat().st_mode if folder.parent.exists() else 0
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise ConfigError(
-            f"{folder.parent}: everybody may replace what is there; chmod o-w it, or choose another --storage"
-        )
-
-
 def each(act: Callable[[str], object], names: Sequence[str]) -> None:
     """Act on every name, several at a time; the first error is raised."""
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(act, names):
             pass
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-# ------------------------------------------------------------------------------------------------------- one writer
-
-
-@contextlib.contextmanager
-def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[None]:
-    """Hold a place for this process. Raises DataError naming who else does.
-
-    Object stores have no locks. Every contender leaves a claim and looks at all claims a tick of the store's clock
-    later: the earliest by that clock holds, so two never do. A claim lives as long as its beat is renewed, which the
-    store's clock tells too, and no longer than its process where that can be asked. Who takes a place over removes the
-    claims that have ended: one that was only asleep, and finds its own gone, calls ``on_lost``.
-    """
-    claims, mine = remote / ".claims", secrets.token_hex(8)
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(CLAIM_EXPIRES_S / 4):
-            with contextlib.suppress(OSError):
-                if claims.read(f"{mine}.claim") is None:
-                    on_lost()
-                    return
-                claims.write(f"{mine}.beat", b"")
-
-    thread = threading.Thread(target=beat, name="claim", daemon=True)
-    try:
-        claims.write(f"{mine}.claim", lease.me().model_dump_json().encode())
-        thread.start()
-        time.sleep(TICK_S)
-        first = _holder(claims, mine)
-        if first != mine:
-            owner = _owner(claims, first)
-            raise DataError(
-                f"{remote.uri}: another sweep writes here ({owner}); wait for it, or choose another --storage"
-            )
-        yield
-    finally:
-        over.set()
-        if thread.is_alive():
-            thread.join()
-        for kind in ("claim", "beat"):
-            with contextlib.suppress(OSError):
-                claims.delete(f"{mine}.{kind}")
-
-
-def _holder(claims: Remote, mine: str) -> str:
-    """Return the earliest claim that is alive, and remove those that are not."""
-    claims.write(f"{mine}.beat", b"")
-    found = claims.list()
-    now = found[f"{mine}.beat"].modified_ns
-    alive = []
-    for name, claim in found.items():
-        token, _, kind = name.rpartition(".")
-        if kind != "claim":
-            continue
-        owner, last = _owner(claims, token), found.get(f"{token}.beat", claim).modified_ns
-        if now - last < CLAIM_EXPIRES_S * 1e9 and not (owner and lease.is_alive(owner) is False):
-            alive.append((claim.modified_ns, token))
-        else:
-            claims.delete(name)
-            claims.delete(f"{token}.beat")
-    return min(alive)[1]
-
-
-def _owner(claims: Remote, token: str) -> lease.Owner | None:
-    try:
-        return lease.Owner.model_validate(json.loads(claims.read(f"{token}.claim") or b""))
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""What a sweep notes in a trial's folder beside its results: that it was stopped early, and how its worker hung."""
+"""The small files by which the processes of a sweep tell each other of a trial: who trains it, how it hung, its end."""
 
 from pathlib import Path
 
@@ -7,9 +7,7 @@ from sagasr.config.parsing import parse
 from sagasr.config.strict import Strict
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import read_json, write_json
-
-NAMES = SweptTrial(Path())  # the paths inside any trial's folder
-LEASE, WORKER, HUNG, STOPPED = (path.name for path in (NAMES.lease, NAMES.worker, NAMES.hung, NAMES.stopped))
+from sagasr.io.trial_folder import CHECKPOINT
 
 
 class Mark(Strict):
@@ -20,23 +18,42 @@ class Mark(Strict):
 
 
 def mark_stopped(folder: Path, reason: str, step: int) -> None:
-    """Write down that a training is stopped early, at once: no resume takes the decision back."""
+    """Write down the decision to stop a training early, before anything else can fail: no resume takes it back."""
     write_json(SweptTrial(folder).stopped, Mark(reason=reason, step=step).model_dump())
 
 
-def stopped(folder: Path) -> str | None:
+def stop_reason(folder: Path) -> str | None:
     """Return why a training was stopped early, or None."""
     return _reason(SweptTrial(folder).stopped)
 
 
-def mark_hung(folder: Path, reason: str) -> None:
-    """Write down how a worker hung."""
-    write_json(SweptTrial(folder).hung, Mark(reason=reason).model_dump(exclude_none=True))
+def mark_hung(folder: Path, seconds: float) -> None:
+    """Write down that a worker showed no sign of life for so long."""
+    write_json(SweptTrial(folder).hung, Mark(reason=hang_of(seconds)).model_dump(exclude_none=True))
 
 
-def hang_of(folder: Path) -> str | None:
+def hang_of(seconds: float) -> str:
+    """Return the words for a hang; the log says where it hung."""
+    return f"no sign of life for {seconds:g} s"
+
+
+def hang_reason(folder: Path) -> str | None:
     """Return how the last worker of a trial hung, or None."""
     return _reason(SweptTrial(folder).hung)
+
+
+def placement_group(folder: Path) -> str | None:
+    """Return the placement group of the workers of a trial, as they wrote it down, or None."""
+    try:
+        return read_json(SweptTrial(folder).worker)["placement_group"] or None
+    except (SagasrError, KeyError, TypeError):
+        return None
+
+
+def committed_step(folder: Path) -> int:
+    """Return the step of the newest committed checkpoint, -1 before the first."""
+    committed = SweptTrial(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
+    return max((int(path.parent.name.removeprefix(CHECKPOINT)) for path in committed), default=-1)
 
 
 def _reason(path: Path) -> str | None:

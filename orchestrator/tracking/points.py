@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.sweep_folder.trial_marks import committed_step
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
-from sagasr.io.trial_folder import CHECKPOINT, TrialFolder
 from sagasr.training.trial_log import History, Status, read_status
 
 
@@ -32,12 +32,8 @@ def committed(records: Sequence[Mapping[str, Any]], status: Status, folder: Path
     """Return the records that no resume will drop: those up to the newest checkpoint, all once the trial has ended."""
     if status.state.final:
         return list(records)
-    steps = [
-        int(path.parent.name.removeprefix(CHECKPOINT))
-        for path in TrialFolder(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")
-    ]
-    newest = max(steps, default=0)
-    return [record for record in records if record["step"] <= newest] if newest else []
+    newest = committed_step(folder)
+    return [record for record in records if record["step"] <= newest] if newest > 0 else []
 
 
 def curves(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:

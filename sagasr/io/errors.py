@@ -35,6 +35,11 @@ class StorageError(DataError):
     """A disk is full, read-only or away: what failed now may work later."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something, or else the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'rolloff'?``, or the list of what would have been accepted."""
     known = sorted(map(str, known))
@@ -50,8 +55,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def shown(path: Path) -> str:
     """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
-    return str(error).partition("\n")[0] or type(error).__name__

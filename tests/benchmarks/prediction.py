@@ -15,12 +15,8 @@ from pathlib import Path
 time.monotonic = time.process_time  # before anything else takes the clock
 
 from orchestrator.api import Sweep  # noqa: E402
-from orchestrator.plan.calibrate import Task, _task, measure  # noqa: E402
-from orchestrator.plan.cost import (  # noqa: E402
-    assumed,
-    disk_bytes,
-    seconds_of,
-)
+from orchestrator.plan.cost import assumed, disk_bytes, seconds_of  # noqa: E402
+from orchestrator.run.calibrate import Task, _task, measure  # noqa: E402
 from sagasr.cli import common as cli  # noqa: E402
 from sagasr.data.encode import encode_store  # noqa: E402
 from sagasr.training.harness import Harness  # noqa: E402

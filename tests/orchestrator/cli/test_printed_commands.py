@@ -53,12 +53,13 @@ def test_the_remedy_for_a_configuration_that_is_swept_is_a_command(study, tmp_pa
 
 def test_the_commands_at_the_end_of_a_sweep_name_their_folders_whole(study, monkeypatch, tmp_path):
     sweep = Sweep(study / "grid.yaml", storage=str(study / "sweeps"), seeds=[0])
-    write_plan(sweep._plan)
+    plan = sweep.plan().plan
+    write_plan(plan)
     (sweep.folder / "results").mkdir()
     rows = [
         {"cell": row.cell, "trial": row.trial, "seed": row.seed, "replicate": row.id, **row.levels}
         | {"status": "done", "lsd": 1.0 + place}
-        for place, row in enumerate(sweep._plan.replicates)
+        for place, row in enumerate(plan.replicates)
     ]
     pd.DataFrame(rows).to_parquet(sweep.folder / "results" / "replicates.parquet")
     monkeypatch.setattr(Sweep, "publish", lambda *_: [])

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from orchestrator.api import Sweep
 from orchestrator.cli.sweep import sweep as command
+from orchestrator.plan import capacity
 from orchestrator.plan import cost as estimate
-from orchestrator.plan.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
 from orchestrator.plan.preflight import preflight
+from orchestrator.run.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
 from orchestrator.sweep_folder.estimate_file import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
@@ -161,7 +162,7 @@ def of(seconds: float, start: float = 0.0, encode: float = 0.0) -> Cost:
 
 
 def test_as_many_at_once_as_there_are_cpus(sweep, monkeypatch):
-    monkeypatch.setattr(estimate, "cpus_here", lambda: 2)
+    monkeypatch.setattr(capacity, "cpus_here", lambda: 2)
     plan = sweep(seeds=[0, 1, 2], factors={"text": ["off"]}, early_stopping={"policy": "none"}).plan().plan
     costs = {trial.id: of(100, start=5) for trial in plan.trials}
     assert elapsed(plan, plan.trials, costs) == pytest.approx(210)  # two, then the third
@@ -171,7 +172,7 @@ def test_as_many_at_once_as_there_are_cpus(sweep, monkeypatch):
 
 
 def test_a_block_ends_before_the_next_begins(sweep, monkeypatch):
-    monkeypatch.setattr(estimate, "cpus_here", lambda: 8)
+    monkeypatch.setattr(capacity, "cpus_here", lambda: 8)
     plan = sweep(seeds=[0, 1, 2, 3], factors={"text": ["off"]}).plan().plan
     costs = {trial.id: of(100) for trial in plan.trials}
     assert elapsed(plan, plan.trials, costs) == pytest.approx(300)  # two seeds, a look, one, a look, one
@@ -187,12 +188,12 @@ def test_a_sweep_that_has_not_begun_encodes_its_recordings_first(sweep):
 
 
 def test_four_small_trainings_share_a_gpu(sweep, monkeypatch):
-    monkeypatch.setattr(estimate, "cpus_here", lambda: 16)
-    monkeypatch.setattr(estimate, "gpus_here", lambda: 1)
+    monkeypatch.setattr(capacity, "cpus_here", lambda: 16)
+    monkeypatch.setattr(capacity, "gpus_here", lambda: 1)
     changes = {"resources": {"default": {"gpus_per_worker": 0.25}}, "early_stopping": {"policy": "none"}}
     found = sweep(seeds=[0, 1, 2, 3, 4], factors={"text": ["off"]}, **changes).plan().plan
     assert elapsed(found, found.trials, {trial.id: of(100) for trial in found.trials}) == pytest.approx(200)
-    monkeypatch.setattr(estimate, "gpus_here", lambda: 0)
+    monkeypatch.setattr(capacity, "gpus_here", lambda: 0)
     assert elapsed(found, found.trials, {trial.id: of(100) for trial in found.trials}) is None
 
 
@@ -278,7 +279,7 @@ def test_counted_and_built_a_cell_is_the_same(sweep):
 
 def test_parts_are_told_apart_by_the_signs_of_life(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("orchestrator.plan.calibrate._now", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.run.calibrate._now", lambda: clock[0])
     life = Timeline()
 
     def after(seconds: float, act) -> None:
@@ -310,7 +311,7 @@ def test_parts_are_told_apart_by_the_signs_of_life(monkeypatch):
 
 
 def test_a_gpu_that_is_not_here_is_not_timed(sweep, monkeypatch, capsys):
-    monkeypatch.setattr("orchestrator.plan.calibrate.gpus_here", lambda: 0)
+    monkeypatch.setattr("orchestrator.run.calibrate.gpus_here", lambda: 0)
     made = sweep(resources={"default": {"gpus_per_worker": 1}})
     assert {cost.basis for cost in made.plan(calibrate=True).costs.values()} == {"assumed"}
     assert capsys.readouterr().err.count("trains on a GPU and this machine has none: not timed") == 1

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.grid.files import find_grid
 from orchestrator.grid.read import read_space
-from orchestrator.plan import preflight as module
+from orchestrator.plan import capacity
 from orchestrator.plan.plan import Options, make_plan
 from orchestrator.plan.preflight import DISK_MARGIN, check_tracking, preflight, ready
 from sagasr.io.errors import ConfigError
@@ -38,7 +38,7 @@ def test_the_disk_must_hold_two_checkpoints_of_each_trial_and_one_more_of_those_
     plan = make_plan(read_space(make_grid(seeds=[0, 1, 2], **alike), storage=str(tmp_path / "sweeps")))
     shapes = preflight(plan.cells, "grid", build=())
     one = max(counts.state_bytes for counts in shapes.values()) * 4 // 5  # gradients, a fifth, are not kept
-    monkeypatch.setattr(module, "cpus_here", lambda: 2)
+    monkeypatch.setattr(capacity, "cpus_here", lambda: 2)
     free(DISK_MARGIN + one * (2 * len(plan.trials) + 2 + 1))  # and one for the audio
     ready(plan, plan.trials, shapes, Options())
     free(DISK_MARGIN + one * 2 * len(plan.trials))

@@ -23,8 +23,8 @@ from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
 from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
+from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
-from orchestrator.run.sweep import schedule
 from orchestrator.sweep_folder.design import Promote
 from orchestrator.sweep_folder.promotion_file import read_decisions
 from sagasr.io.errors import ConfigError
@@ -147,7 +147,7 @@ def run(plan: Plan) -> list[list[dict[str, str]]]:
     for batch in schedule(plan, waiting):
         finish(plan, batch)
         batches.append([trial.levels for trial in batch])
-    collect(plan)
+    collect(plan, scan(plan))
     return batches
 
 

@@ -15,7 +15,7 @@ import ray
 
 from orchestrator.cluster import credentials
 from orchestrator.run.driver import Training, Warm
-from orchestrator.run.ray_session import LOCAL_SETTINGS
+from orchestrator.run.ray_internals import LOCAL_SETTINGS
 from orchestrator.run.worker import Task
 from sagasr.config.parsing import parse
 from sagasr.config.runtime import Runtime

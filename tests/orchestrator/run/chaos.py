@@ -88,13 +88,12 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
                     train(trial.config, folder, store, variants, trial.resources, harness)
             if tracker:
                 tracker.sync()
-        collect(plan, tracker.run_ids if tracker else {})
+        collect(plan, scan(plan), tracker.run_ids if tracker else {})
 
 
 def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
     """Return all that must not depend on what was survived, by name; hashes of what is large."""
-
-    from orchestrator.sweep_folder.trial_marks import LEASE, WORKER
+    from orchestrator.sweep_folder.paths import SweptTrial
     from sagasr.training.trial_log import History, read_status
 
     plan = plan_of(grid, storage)
@@ -108,7 +107,8 @@ def state_of(grid: Path, storage: Path, tracked: bool = True) -> dict[str, Any]:
         status = read_status(folder)
         found[f"{number} status"] = [status.state, status.step] if status else None
         # A claim outlives its holder, until the next one takes it over; a finished training has no next one.
-        litter = [path.name for path in folder.rglob(".*") if path.name not in (WORKER, LEASE)]
+        claims = {SweptTrial(folder).worker.name, SweptTrial(folder).lease.name}
+        litter = [path.name for path in folder.rglob(".*") if path.name not in claims]
         found[f"{number} litter"] = litter
     found |= tables(plan)
     if tracked:

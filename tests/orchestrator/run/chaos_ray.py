@@ -280,7 +280,7 @@ def calm_state(folder: Path, workers: int) -> dict[str, Any]:
 
 def train_by_two(grid: Path, storage: Path) -> None:
     """Train the only trial of a grid in this process and a child, which gloo connects; write the tables."""
-    from orchestrator.plan.ledger import record
+    from orchestrator.plan.ledger import record, scan
     from orchestrator.run.results import collect
     from orchestrator.run.worker import encode
     from sagasr.training.harness import Harness
@@ -298,7 +298,7 @@ def train_by_two(grid: Path, storage: Path) -> None:
     train(trial.config, plan.paths.trial(trial.id), Path(store), variants, trial.resources, harness)
     if rank:
         os._exit(0)
-    collect(plan)
+    collect(plan, scan(plan))
 
 
 def state(grid: Path, storage: Path) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.plan.show import show_summary
 from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
+from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
-from orchestrator.run.sweep import schedule
 from orchestrator.sweep_folder.looks_file import read_looks
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
@@ -255,7 +255,7 @@ def test_the_sweep_hands_out_two_blocks_then_one_by_one_until_the_answer_is_in(p
 def test_a_restart_after_the_answer_mends_failures_and_launches_no_seed(plan: Plan) -> None:
     finish(plan, 0)
     finish(plan, 1)
-    collect(plan)
+    collect(plan, scan(plan))
     take_looks(plan.folder)
     failed = plan.trials[0]
     write_status(plan.paths.trial(failed.id), Status(state="failed", step=4, steps=4, reason="why"))
@@ -281,9 +281,9 @@ def test_cells_picked_by_hand_are_one_batch_without_looks(make_grid, tmp_path) -
 def test_seeds_not_needed_are_said_to_be_so_everywhere(plan: Plan) -> None:
     for seed in (0, 1):
         finish(plan, seed)
-    collect(plan)
+    collect(plan, scan(plan))
     take_looks(plan.folder)
-    collect(plan)
+    collect(plan, scan(plan))
     ledger = scan(plan)
     late = [row for row in plan.replicates if row.seed > 1]
     assert {ledger.entries[row.id] for row in late} == {("not needed", "decided after block 2")}
@@ -306,12 +306,12 @@ def test_seeds_not_needed_are_said_to_be_so_everywhere(plan: Plan) -> None:
 def test_a_seed_begun_and_not_needed_enters_no_comparison(plan: Plan) -> None:
     for seed in (0, 1):
         finish(plan, seed)
-    collect(plan)
+    collect(plan, scan(plan))
     take_looks(plan.folder)
     finish(plan, 2)
     begun = next(trial for trial in plan.trials if trial.seed == 2)
     write_status(plan.paths.trial(begun.id), Status(state="interrupted", step=1, steps=4))
-    collect(plan)
+    collect(plan, scan(plan))
     sweep = read_sweep(plan.folder)
     assert sweep.runs["seed"].nunique() == 3
     assert primary(effects(sweep), "text")["n_seeds"] == 2

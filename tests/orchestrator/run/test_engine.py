@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.run import ray_session as engine
-from orchestrator.run.ray_session import LOCAL_SETTINGS, allocator
+from orchestrator.run.ray_internals import LOCAL_SETTINGS
+from orchestrator.run.ray_session import allocator
 from sagasr.io.errors import SagasrError
 
 AFTER_OTHERS = """

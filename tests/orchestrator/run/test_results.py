@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.grid.read import read_space
-from orchestrator.plan.ledger import record
+from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import collect
 from orchestrator.sweep_folder.columns import VOLATILE
@@ -57,7 +57,7 @@ def table(plan, name):
 def test_each_planned_replicate_is_one_row_with_its_factors_and_the_means_over_its_clips(plan):
     first, second = plan.trials
     finish(plan, first, wall_seconds=3.0, devices=[Device(name="NVIDIA L4"), Device(name="NVIDIA H200", attempt=2)])
-    collect(plan, {first.replicates[0].id: "run-1"})
+    collect(plan, scan(plan), {first.replicates[0].id: "run-1"})
     rows = {row["replicate"]: row for row in table(plan, "replicates")}
     assert list(rows) == [row.id for row in plan.replicates]
     for number, replicate in enumerate(first.replicates):
@@ -80,7 +80,7 @@ def test_a_failed_and_an_early_stopped_training_say_why_and_have_no_scores(plan)
     first, second = plan.trials
     finish(plan, first, "failed", scored=False, reason="training loss is nan at step 2", step=2)
     finish(plan, second, "stopped", scored=False, reason="asha: behind the others at step 2", step=2)
-    collect(plan)
+    collect(plan, scan(plan))
     for row in table(plan, "replicates"):
         failed = row["trial"] == first.id
         assert row["status"] == ("failed" if failed else "stopped")
@@ -92,7 +92,7 @@ def test_a_failed_and_an_early_stopped_training_say_why_and_have_no_scores(plan)
 def test_clips_curves_and_references_belong_to_their_replicates(plan):
     first = plan.trials[0]
     finish(plan, first)
-    collect(plan)
+    collect(plan, scan(plan))
     assert [(row["replicate"], row["clip"]) for row in table(plan, "clips")] == [
         (replicate.id, clip) for replicate in first.replicates for clip in ("a", "b")
     ]
@@ -105,8 +105,8 @@ def test_clips_curves_and_references_belong_to_their_replicates(plan):
 def test_the_listening_set_is_gathered_by_replicate(plan):
     first = plan.trials[0]
     finish(plan, first)
-    collect(plan)
-    collect(plan)  # again, over what is there
+    collect(plan, scan(plan))
+    collect(plan, scan(plan))  # again, over what is there
     for number, replicate in enumerate(first.replicates):
         assert (plan.paths.audio / replicate.id / "a.flac").read_bytes() == b"prediction %d" % number
     assert (plan.paths.audio / "high" / "a.flac").read_bytes() == b"high"
@@ -116,11 +116,11 @@ def test_the_listening_set_is_gathered_by_replicate(plan):
 def test_tables_of_equal_trainings_are_equal_but_for_times_and_run_ids(plan):
     first = plan.trials[0]
     finish(plan, first, wall_seconds=1.0, started=1.0)
-    collect(plan, {first.replicates[0].id: "one"})
+    collect(plan, scan(plan), {first.replicates[0].id: "one"})
     before = pq.read_table(plan.paths.table("replicates"))
     status = Status(state="done", step=4, steps=4, started=9.0, updated=99.0, wall_seconds=8.0, attempt=3)
     write_status(plan.paths.trial(first.id), status)
-    collect(plan, {first.replicates[0].id: "two"})
+    collect(plan, scan(plan), {first.replicates[0].id: "two"})
     after = pq.read_table(plan.paths.table("replicates"))
     assert before != after
     assert before.drop_columns(list(VOLATILE)) == after.drop_columns(list(VOLATILE))
@@ -130,7 +130,7 @@ def test_a_factor_called_steps_keeps_its_column(make_grid, tmp_path):
     steps = {"baseline": "4", "levels": {"4": {}, "2": {"evaluation.sampler.steps": 3}}}
     plan = make_plan(read_space(make_grid(factors={"steps": steps}, seeds=[0]), storage=str(tmp_path / "sweeps")))
     finish(plan, plan.trials[0])
-    collect(plan)
+    collect(plan, scan(plan))
     assert [row["steps"] for row in table(plan, "replicates")] == ["4", "2"]
     assert [row["training_steps"] for row in table(plan, "replicates")] == [4, 4]
 
@@ -142,8 +142,8 @@ def test_audio_of_which_half_was_copied_is_not_taken_for_whole(plan, monkeypatch
     with monkeypatch.context() as full:
         only_half_is_copied(full)
         with pytest.raises((OSError, StorageError)):
-            collect(plan)
+            collect(plan, scan(plan))
     assert not list(plan.paths.audio.rglob("a.flac"))
-    collect(plan)
+    collect(plan, scan(plan))
     row = trial.replicates[0]
     assert (plan.paths.audio / row.id / "a.flac").read_bytes().startswith(b"prediction")

@@ -14,9 +14,10 @@ import torch
 from orchestrator.run import watchdog as guard
 from orchestrator.run.driver import Beats, validations
 from orchestrator.run.ray_train import problem_of_several, settings_of_several
-from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of, reached
+from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of
 from orchestrator.run.worker import Task, train_trial
 from orchestrator.sweep_folder import trial_marks
+from orchestrator.sweep_folder.paths import SweptTrial
 from sagasr.config.parsing import parse
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config, Evaluation
@@ -277,7 +278,7 @@ def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: 
     assert not after(0, beat=3)
     beats.begin(tmp_path, attempt=2)
     assert not after(600, beat=3)  # left by the attempt before, while the next one waits for its turn
-    write_json(tmp_path / trial_marks.LEASE, me().model_dump())
+    write_json(SweptTrial(tmp_path).lease, me().model_dump())
     assert not after(0, beat=3)
     assert not after(300, beat=3)  # it has its turn, and starts
     assert after(61, beat=3)
@@ -304,11 +305,11 @@ def config() -> Config:
 
 
 def test_the_newest_committed_checkpoint_counts_as_progress(tmp_path: Path) -> None:
-    assert reached(tmp_path) == -1
+    assert trial_marks.committed_step(tmp_path) == -1
     for step in (100, 200):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00000100" / "manifest.json").write_text("{}")
-    assert reached(tmp_path) == 100  # the other has no manifest, so it does not exist
+    assert trial_marks.committed_step(tmp_path) == 100  # the other has no manifest, so it does not exist
 
 
 def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:
@@ -323,10 +324,10 @@ def test_a_guard_hears_of_a_halt_by_the_launch_file(tmp_path: Path) -> None:
 
 
 def test_a_stop_that_was_decided_is_kept_with_its_reason(tmp_path: Path) -> None:
-    assert trial_marks.stopped(tmp_path) is None
+    assert trial_marks.stop_reason(tmp_path) is None
     trial_marks.mark_stopped(tmp_path, "asha: behind the others at step 30", 30)
-    assert trial_marks.stopped(tmp_path) == "asha: behind the others at step 30"
-    assert json.loads((tmp_path / trial_marks.STOPPED).read_text())["step"] == 30
+    assert trial_marks.stop_reason(tmp_path) == "asha: behind the others at step 30"
+    assert json.loads(SweptTrial(tmp_path).stopped.read_text())["step"] == 30
 
 
 def silent(task: Task, rank: int) -> None:
@@ -350,6 +351,6 @@ def test_only_the_first_worker_hangs_when_it_is_silent_as_the_others_wait_for_it
         config=config, variants={"v": Evaluation()}, runtime=Runtime(hang_seconds=0.2),
     )  # fmt: skip
     assert forked(lambda: silent(task, 1)) == 0
-    assert trial_marks.hang_of(tmp_path / "t") is None
+    assert trial_marks.hang_reason(tmp_path / "t") is None
     assert forked(lambda: silent(task, 0)) == 1
-    assert trial_marks.hang_of(tmp_path / "t") == guard.hung(0.2)
+    assert trial_marks.hang_reason(tmp_path / "t") == trial_marks.hang_of(0.2)

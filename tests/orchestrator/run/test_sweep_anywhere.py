@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan.ledger import record
+from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan
 from orchestrator.run.results import collect
 from orchestrator.storage.remote import open_storage
@@ -45,7 +45,7 @@ def calm(grid: Path) -> dict[str, list[dict]]:
         store = encode_store(trial.config, plan.folder.parent / "encoded")
         variants = {variant.id: variant.evaluation for variant in trial.variants}
         train(trial.config, plan.paths.trial(trial.id), store, variants, trial.resources)
-    collect(plan)
+    collect(plan, scan(plan))
     return tables(plan)
 
 
@@ -58,7 +58,7 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         storage = f"s3://{BUCKET}/lab"
         plan = plan_of(grid, storage)
         first, second = (f"trials/{trial.id}" for trial in plan.trials)
-        bucket = open_storage(plan.uri)
+        bucket = open_storage(plan.storage.uri)
         command = [*SWEEP, str(grid), "--storage", storage, "--max-concurrent", "1"]
 
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.grid.read import read_space
+from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.results import collect
 from tests.orchestrator.run import chaos
@@ -31,7 +32,8 @@ def test_cold_warm_and_much_used_processes_give_the_same_bits(trained: tuple[Pat
     grid = folder / "study" / "grid.yaml"
     states = []
     for name in ("cold", *(f"warm-{number}" for number in range(ROUNDS))):
-        collect(make_plan(read_space(grid, storage=str(folder / name))))
+        plan = make_plan(read_space(grid, storage=str(folder / name)))
+        collect(plan, scan(plan))
         states.append(chaos.state_of(grid, folder / name, tracked=False))
     assert any("model" in name or "safetensors" in name for name in states[0])
     assert states == [states[0]] * len(states)

@@ -12,20 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.storage import claims, mirror
 from orchestrator.storage import remote as storage
-from orchestrator.storage import sync as mirror
-from orchestrator.storage.remote import Remote, check_folder, check_storage, claimed, open_storage
-from orchestrator.storage.sync import (
-    LAUNCH,
-    Mirror,
-    fetch,
-    fetch_trials,
-    mirrored,
-    publish_results,
-    send_results,
-    send_store,
-    shared_store,
-)
+from orchestrator.storage.claims import claimed
+from orchestrator.storage.copying import LAUNCH
+from orchestrator.storage.folder import SweepFolder, check_folder
+from orchestrator.storage.mirror import Mirror, mirrored, send_store, shared_store
+from orchestrator.storage.remote import Remote, check_storage, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
@@ -188,7 +181,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(place: Remote, monkeypatch: p
     time.sleep(1.1)  # the earlier of the two, by a clock of whole seconds
     with pytest.raises(DataError, match="elsewhere"), claimed(place):
         pass
-    monkeypatch.setattr(storage, "CLAIM_EXPIRES_S", 2.0)
+    monkeypatch.setattr(claims, "CLAIM_EXPIRES_S", 2.0)
     time.sleep(2.1)
     with claimed(place):
         pass
@@ -197,7 +190,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(place: Remote, monkeypatch: p
 def test_who_was_asleep_while_its_place_was_taken_over_finds_out(
     place: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "CLAIM_EXPIRES_S", 0.4)
+    monkeypatch.setattr(claims, "CLAIM_EXPIRES_S", 0.4)
     lost = threading.Event()
     with claimed(place, lost.set):
         assert not lost.wait(0.5)
@@ -379,14 +372,14 @@ def test_the_sweep_reads_along_without_the_weights(bucket: str, tmp_path: Path) 
     worker.pull()
     train(worker.folder, 10)
     worker.push()
-    fetch(bucket, tmp_path / "sweep")
+    SweepFolder(tmp_path / "sweep", bucket).fetch()
     copy = tmp_path / "sweep/trials/t1"
     assert read_status(copy) == read_status(worker.folder)
     assert [path.name for path in (copy / "checkpoints/step-00000010").iterdir()] == ["manifest.json"]
     for steps in (20, 30, 40):
         train(worker.folder, steps, "done" if steps == 40 else "running")
         worker.push()
-        fetch_trials(bucket, tmp_path / "sweep", ["t1"])
+        SweepFolder(tmp_path / "sweep", bucket).fetch_trials(["t1"])
         assert read_status(copy) == read_status(worker.folder)
     assert sorted(path.parent.name for path in copy.glob("checkpoints/*/manifest.json")) == [
         "step-00000030",
@@ -396,16 +389,16 @@ def test_the_sweep_reads_along_without_the_weights(bucket: str, tmp_path: Path) 
 
 def test_a_copy_that_the_storage_does_not_know_is_no_result(bucket: str, tmp_path: Path) -> None:
     write(tmp_path / "sweep/trials/old/status.json", "{}")
-    fetch(bucket, tmp_path / "sweep")
+    SweepFolder(tmp_path / "sweep", bucket).fetch()
     assert not (tmp_path / "sweep/trials/old").exists()
 
 
 def test_a_trial_that_a_sweep_of_this_machine_has_just_begun_is_left_to_it(local: str, tmp_path: Path) -> None:
     record = write(tmp_path / "sweep/trials/new/trial.json", "{}")
     with lease.held(SweepPaths(tmp_path / "sweep").lease):
-        fetch(local, tmp_path / "sweep")
+        SweepFolder(tmp_path / "sweep", local).fetch()
         assert record.exists()
-        fetch(local, tmp_path / "sweep", alone=True)
+        SweepFolder(tmp_path / "sweep", local).fetch(alone=True)
     assert not record.parent.exists()
 
 
@@ -424,7 +417,7 @@ def test_what_is_removed_while_it_is_listed_is_no_fault(
         return download(self, name, target)
 
     monkeypatch.setattr(Remote, "download", prune)
-    fetch(local, tmp_path / "sweep")
+    SweepFolder(tmp_path / "sweep", local).fetch()
     assert (tmp_path / "sweep" / kept).exists()
     assert not (tmp_path / "sweep" / pruned).exists()
 
@@ -432,9 +425,9 @@ def test_what_is_removed_while_it_is_listed_is_no_fault(
 def test_results_are_published_by_who_holds_the_place_alone(local: str, tmp_path: Path) -> None:
     write(tmp_path / "sweep/report/index.html", "an older answer")
     with claimed(open_storage(local)), pytest.raises(DataError, match="another sweep writes here"):
-        publish_results(local, tmp_path / "sweep", str)
+        SweepFolder(tmp_path / "sweep", local).publish_results(str)
     assert "report/index.html" not in open_storage(local).list()
-    publish_results(local, tmp_path / "sweep", str)
+    SweepFolder(tmp_path / "sweep", local).publish_results(str)
     assert "report/index.html" in open_storage(local).list()
 
 
@@ -442,7 +435,7 @@ def test_results_reach_the_storage_and_private_files_do_not(bucket: str, tmp_pat
     for name in ("plan.json", "results/replicates.parquet", "audio/r1/clip.flac", ".tracking.json", ".owner.json"):
         write(tmp_path / "sweep" / name, name)
     write(tmp_path / "sweep/trials/t1/log.txt", "of the worker")
-    send_results(bucket, tmp_path / "sweep")
+    SweepFolder(tmp_path / "sweep", bucket).send_results()
     expected = {"plan.json", "results/replicates.parquet", "audio/r1/clip.flac", ".tracking.json"}
     assert set(open_storage(bucket).list()) == expected
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from orchestrator.grid.read import read_space
-from orchestrator.plan.ledger import record
+from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
@@ -147,7 +147,7 @@ def test_no_secret_and_no_hostile_name_gets_through(
     alive = Tracker(tracked, tags=environment_tags())
     alive.start()
     assert alive.close(timeout_s=60).replicates == 0
-    collect(plan, alive.run_ids)
+    collect(plan, scan(plan), alive.run_ids)
     answer = analyse(plan.folder)
     page = write_page(answer, plan.folder)
 

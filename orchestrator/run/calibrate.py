@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.plan.capacity import workers_beside
 from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds, speeds_path
 from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
@@ -27,7 +28,6 @@ from sagasr.config.stages import sampling_of
 from sagasr.config.strict import Strict
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import write_json, write_text
-from sagasr.io.machine import cpus_here
 from sagasr.model.guidance import guidance_branches
 
 STEPS = 12
@@ -62,20 +62,14 @@ def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
         if first.resources.gpus_per_worker and not gpus_here():
             _say(f"size {first.size} trains on a GPU and this machine has none: not timed, its cost stays assumed")
             continue
-        beside = min(_beside(first.resources), len(alike) * first.resources.workers)
+        beside = min(workers_beside(first.resources), len(alike) * first.resources.workers)
         _say(f"timing a few steps of size {first.size} ({beside} at once)")
         known[kind] = _mean(_time(first, beside))
         write_json(speeds_path(plan), Speeds(kinds=known).model_dump(mode="json"))
 
 
-def _beside(runtime: Runtime) -> int:
-    """Return how many workers of this kind fit beside each other on the same CPUs or the same GPU."""
-    room, share = (1.0, runtime.gpus_per_worker) if runtime.gpus_per_worker else (cpus_here(), runtime.cpus_per_worker)
-    return max(1, int(room / share + 1e-9))
-
-
 def _mean(speeds: Sequence[Speed]) -> Speed:
-    return Speed(**{name: statistics.fmean(getattr(one, name) for one in speeds) for name in Speed.model_fields})
+    return Speed(**{name: statistics.fmean(getattr(speed, name) for speed in speeds) for name in Speed.model_fields})
 
 
 def _time(trial: Trial, beside: int) -> list[Speed]:
@@ -88,7 +82,7 @@ def _time(trial: Trial, beside: int) -> list[Speed]:
     with tempfile.TemporaryDirectory(prefix="sagasr-calibrate-") as name:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-P", "-m", "orchestrator.plan.calibrate", _task(trial, Path(name) / str(copy))],
+                [sys.executable, "-P", "-m", "orchestrator.run.calibrate", _task(trial, Path(name) / str(copy))],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -226,7 +220,7 @@ def _speed(
 ) -> dict[str, float]:
     """Return what the parts of a training took, from its signs of life. ``branches``: of each sampling, in order.
 
-    The first validation and the first step find much for the first time; what they take longer is paid once.
+    Warm-up of the first step and the first validation is counted once.
     """
     steps, (_, first), (pulses, last) = life.steps, life.validated[0], life.validated[-1]
     step = (steps[-1] - steps[0]) / (len(steps) - 1)

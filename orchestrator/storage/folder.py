@@ -1,0 +1,212 @@
+"""The folder of a sweep on this machine and, where the sweep's storage is a URI, what the folder is a copy of.
+
+The sweep reads along (``fetch``, ``following``) what its workers send, and sends the little that it writes itself
+(``send``). Without a URI the folder is all there is, and none of these does anything.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from orchestrator.storage.claims import claimed
+from orchestrator.storage.copying import (
+    EVERY_S,
+    MANIFEST,
+    SHARED,
+    STATUS,
+    TRACKING,
+    files_of,
+    insist,
+    is_shared,
+    stamp_of,
+)
+from orchestrator.storage.mirror import stores_of
+from orchestrator.storage.remote import Object, Remote, check_storage, each, is_uri, local_folder, open_storage
+from orchestrator.sweep_folder.paths import SweepPaths
+from sagasr.io.errors import ConfigError, SagasrError, first_line
+from sagasr.io.files import read_json, write_json
+from sagasr.io.lease import wait_free
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """``path``: the folder on this machine. ``uri``: what it is a copy of, or nothing."""
+
+    path: Path
+    uri: str = ""
+
+    @classmethod
+    def of(cls, storage: str, name: str) -> "SweepFolder":
+        """Return the folder of a sweep in a storage: a folder, or a URI. Nothing is made, and nobody is asked."""
+        if is_uri(storage):
+            uri = storage.rstrip("/")
+            return cls(local_folder(uri, "sweeps").resolve() / name, f"{uri}/{name}")
+        return cls(Path(storage.removeprefix("file://")).expanduser().resolve() / name)
+
+    @property
+    def paths(self) -> SweepPaths:
+        return SweepPaths(self.path)
+
+    @property
+    def stores(self) -> Path:
+        """Where this machine keeps the encoded recordings of the storage."""
+        return stores_of(self.uri) if self.uri else self.path.parent / "encoded"
+
+    def send(self, file: Path) -> None:
+        """Copy one file that the sweep wrote in its folder to the storage. Raises StorageError."""
+        if self.uri:
+            remote, name = self._remote, str(file.relative_to(self.path))
+            insist(lambda: remote.upload(file, name), self.uri)
+
+    def fetch(self, *, alone: bool = False) -> None:
+        """Make the folder what the storage holds, but for the content of checkpoints.
+
+        Trials that the storage does not know are removed, unless a sweep of this machine may just have begun them;
+        ``alone`` says that there is none, as the caller holds the folder. Raises ConfigError when the storage cannot be
+        read.
+        """
+        if not self.uri:
+            return
+        before = list(self.paths.trials.glob("*"))
+        try:
+            _copy_in(self._remote, self.path)
+            there = {PurePosixPath(name).parts[1] for name in self._remote.list() if name.startswith("trials/")}
+        except OSError as error:
+            raise ConfigError(
+                f"storage {self.uri}: {first_line(error)}; does the bucket exist, and may these keys read it?"
+            ) from error
+        if alone or wait_free(self.paths.lease, 0):
+            for path in before:
+                if path.name not in there:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def fetch_trials(self, trials: Iterable[str]) -> None:
+        """Bring the folders of these trials up to date. Raises StorageError."""
+        if self.uri:
+            names = list(trials)
+            insist(lambda: each(self._copy_trial, names), self.uri)
+
+    @contextlib.contextmanager
+    def following(self, trial: str) -> Iterator[None]:
+        """Keep the folder of one trial up to date for the block.
+
+        The trial's driver does so: the requests to the storage grow with the trials that run, not with those that wait.
+        """
+        if not self.uri:
+            yield
+            return
+        over = threading.Event()
+
+        def follow() -> None:
+            while not over.wait(EVERY_S):
+                with contextlib.suppress(OSError, SagasrError):
+                    self._copy_trial(trial)
+
+        self.fetch_trials([trial])
+        thread = threading.Thread(target=follow, name="copy", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.fetch_trials([trial])
+
+    @contextlib.contextmanager
+    def held(self, on_lost: Callable[[], object]) -> Iterator[None]:
+        """Hold the storage for the block, with the folder up to date; then send the results.
+
+        ``on_lost`` is called should another sweep take the storage over. Raises SagasrError when the storage cannot be
+        used or another sweep holds it.
+        """
+        if not self.uri:
+            yield
+            return
+        check_storage(self._remote)
+        with claimed(self._remote, on_lost):
+            self.fetch(alone=True)
+            try:
+                yield
+            finally:
+                self.send_results()
+
+    def publish_results(self, on_lost: Callable[[], object]) -> None:
+        """Hold the storage once more, and send the results. Raises DataError when another sweep holds it by now."""
+        if self.uri:
+            with claimed(self._remote, on_lost):
+                self.send_results()
+
+    def send_results(self) -> None:
+        """Copy plan, tables, report and listening set to the storage."""
+        if not self.uri:
+            return
+        there = self._remote.list()
+        own = [name for name in (*files_of(self.path), TRACKING) if not name.startswith("trials/")]
+        new = [name for name in own if not name.startswith("audio/") or name not in there]
+        insist(lambda: each(lambda name: self._remote.upload(self.path / name, name), new), self.uri)
+
+    @property
+    def _remote(self) -> Remote:
+        return open_storage(self.uri)
+
+    def _copy_trial(self, trial: str) -> None:
+        _copy_in(self._remote / f"trials/{trial}", self.paths.trial(trial))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError where others could write into a sweep's folder, or put another in its place."""
+    if folder.exists():
+        status = folder.stat()
+        if status.st_uid != os.geteuid():
+            raise ConfigError(f"{folder}: belongs to another user; choose another --storage")
+        if status.st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{folder}: everybody may write there; chmod o-w it, or choose another --storage")
+    mode = folder.parent.stat().st_mode if folder.parent.exists() else 0
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"{folder.parent}: everybody may replace what is there; chmod o-w it, or choose another --storage"
+        )
+
+
+def _copy_in(remote: Remote, folder: Path) -> None:
+    """Copy what differs, a status after all else, and remove what only workers write and have removed."""
+    index = folder / ".copied.json"
+    known = _read_index(index)
+    listed = {name: entry for name, entry in remote.list().items() if _is_wanted(name)}
+    new = [name for name, entry in listed.items() if known.get(name) != list(entry) or not (folder / name).exists()]
+    for last in (False, True):
+        each(lambda name: remote.download(name, folder / name), [name for name in new if _is_status(name) == last])
+    for name in files_of(folder):
+        if name not in listed and (name.endswith(f"/{MANIFEST}") or PurePosixPath(name).name in SHARED):
+            (folder / name).unlink(missing_ok=True)
+    settled = {name: list(entry) for name, entry in listed.items() if name not in new or _settled(folder, name, entry)}
+    write_json(index, settled)
+
+
+def _settled(folder: Path, name: str, entry: Object) -> bool:
+    """Return whether an object will not change unseen: listings tell times in whole seconds."""
+    stamp = stamp_of(folder / name)  # None: it was gone before it could be copied
+    return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
+
+
+def _read_index(path: Path) -> dict[str, list[int]]:
+    try:
+        return dict(read_json(path))
+    except SagasrError:
+        return {}
+
+
+def _is_wanted(name: str) -> bool:
+    """Return whether the sweep's folder has a use for an object: of checkpoints, that they are there."""
+    inside = "checkpoints" in PurePosixPath(name).parts
+    return (name == TRACKING or is_shared(name)) and (not inside or name.endswith(f"/{MANIFEST}"))
+
+
+def _is_status(name: str) -> bool:
+    return PurePosixPath(name).name == STATUS

@@ -1,0 +1,51 @@
+"""What we use of Ray beyond its public interface is there, in the version that is installed."""
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+from ray.exceptions import WorkerCrashedError
+from ray.job_config import JobConfig
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from orchestrator.run import ray_internals
+
+
+def test_the_installed_ray_is_the_one_that_was_looked_at() -> None:
+    assert version("ray") == ray_internals.CHECKED_WITH
+
+
+def test_the_workers_of_a_job_look_for_code_where_we_do() -> None:
+    assert callable(JobConfig._runtime_env_has_working_dir)
+    job = ray_internals.job_config(["/first", "/second"])
+    assert job._runtime_env_has_working_dir()
+    assert job._py_driver_sys_path == ["/second", "/first"]  # each is put before those that came earlier
+
+
+def test_a_ray_is_started_in_a_folder_that_is_named() -> None:
+    import ray
+
+    assert "_temp_dir" in inspect.getsource(ray.init)
+
+
+def test_a_trainer_is_made_without_the_helper_that_asks_a_dashboard() -> None:
+    trainer, on_start = ray_internals.trainer(str)
+    assert callable(trainer.__base__._create_default_callbacks)
+    assert callable(type(on_start).__base__.after_worker_group_start)
+
+
+def test_what_a_worker_raised_is_told_from_the_loss_of_another() -> None:
+    cause, loss = ValueError("why"), WorkerCrashedError()
+    raised, losses = ray_internals.worker_errors(
+        WorkerGroupError("failed", {0: UserExceptionWithTraceback(cause, traceback_str=""), 1: loss})
+    )
+    assert raised == [cause]
+    assert losses == [loss]
+
+
+@pytest.mark.parametrize("name", ["_internal_kv_put", "_internal_kv_get", "_internal_kv_list", "_internal_kv_del"])
+def test_the_key_value_store_of_the_head_is_there(name: str) -> None:
+    from ray.experimental import internal_kv
+
+    assert "namespace" in inspect.signature(getattr(internal_kv, name)).parameters
