@@ -40,7 +40,8 @@ from sagasr.config.settings import Config, Evaluation
 from sagasr.io.files import read_yaml
 from sagasr.training.module import SagaModule, ShardedStrategy
 from sagasr.io.signals import Halt
-from sagasr.training.train import RULE, FailureRule, Harness, train
+from sagasr.training.harness import RULE, FailureRule, Harness
+from sagasr.training.train import train
 torch.distributed.init_process_group("gloo")  # as Ray Train does before it calls a worker
 settings, out, store, kind, halt_at, margin = sys.argv[1:]
 out, shares, writes = Path(out), [], []
