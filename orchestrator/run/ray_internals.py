@@ -3,7 +3,8 @@
 Each is here because Ray offers no public way; look at all of them when the pinned version changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 CHECKED_WITH = "2.60.0"
@@ -32,6 +33,16 @@ LOCAL_SETTINGS = {
 }
 SERVICES_LOGGER = "ray._private.services"
 SOCKET_NAME = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"  # in Ray's folder, the longest
+
+
+def apply(settings: Mapping[str, str]) -> None:
+    """Make variables of Ray hold for this process and what it starts, even where Ray was imported before."""
+    os.environ.update(settings)
+    from ray._private import ray_constants
+
+    # Ray reads this one when it is imported. Under `uv run` it would start each of its processes by `uv run` in a copy
+    # of the working folder, with an environment that is installed first.
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def job_config(search_path: Sequence[str]) -> Any:

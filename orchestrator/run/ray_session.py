@@ -17,6 +17,7 @@ from orchestrator.run.ray_internals import (
     SERVICES_LOGGER,
     SETTINGS,
     SOCKET_NAME,
+    apply,
     job_config,
     start_local,
 )
@@ -50,10 +51,10 @@ def connected(
     answers or a node has other code than this process, SagasrError where none starts.
     """
     ours = SETTINGS | allocator(os.environ)
-    os.environ.update(ours if address else ours | LOCAL_SETTINGS)
     spare_this_machine()
     with credentials(address), contextlib.ExitStack() as held:
-        import ray  # reads the environment when it is imported
+        apply(ours if address else ours | LOCAL_SETTINGS)
+        import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)

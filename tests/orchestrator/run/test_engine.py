@@ -15,12 +15,12 @@ from sagasr.io.errors import SagasrError
 
 AFTER_OTHERS = """
 import importlib.util, os, sys
-import ray
+import ray  # before our settings are made
 from orchestrator.run.ray_session import connected
 from sagasr.io.errors import ConfigError
 
 def where():
-    return [importlib.util.find_spec(name).origin for name in ("sagasr", "orchestrator", "torch", "numpy", "mlflow")]
+    return [sys.executable] + [importlib.util.find_spec(name).origin for name in ("sagasr", "orchestrator", "torch", "numpy", "mlflow")]
 
 ray.init(address="local", num_cpus=1, include_dashboard=False)
 try:
@@ -46,7 +46,8 @@ def test_ray_starts_where_it_was_used_before_and_what_the_environment_says_of_ot
     tmp_path: Path,
 ) -> None:
     """In a notebook in which others have used Ray without a token, in a folder with packages of our names, with a
-    cluster that this is not meant for, a proxy that is dead, and a temporary folder too long for a socket's path.
+    cluster that this is not meant for, a proxy that is dead, and a temporary folder too long for a socket's path. It
+    was started by `uv run`: left to itself, Ray would copy the working folder and install an environment there.
     """
     for name in ("sagasr", "orchestrator", "torch", "mlflow"):
         (tmp_path / name).mkdir()
@@ -55,10 +56,13 @@ def test_ray_starts_where_it_was_used_before_and_what_the_environment_says_of_ot
         (tmp_path / name).touch()
     long = tmp_path / ("x" * 100)
     long.mkdir()
+    # As an installed command: the working folder is not where this process looks for code.
+    command = [sys.executable, "-P", "-c", AFTER_OTHERS, str(long)]
+    (tmp_path / "run").write_text(f"import subprocess, sys\nsys.exit(subprocess.run({command!r}).returncode)\n")
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     done = subprocess.run(
-        # As an installed command: the working folder is not where this process looks for code.
-        [sys.executable, "-P", "-c", AFTER_OTHERS, str(long)],
+        ["uv", "run"],  # a process of Python that is called so
+        executable=sys.executable,
         cwd=tmp_path,
         env=environment,
         capture_output=True,
