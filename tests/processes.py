@@ -77,12 +77,18 @@ def forked_command(command: Callable[[], int], folder: Path, more_bytes: int) ->
 
 
 def wait_for(
-    condition: Callable[[], Any], what: str, process: "subprocess.Popen[Any] | None" = None, limit_s: float = LIMIT_S
+    condition: Callable[[], Any],
+    what: str,
+    process: "subprocess.Popen[Any] | None" = None,
+    log: Path = Path(os.devnull),
+    limit_s: float = LIMIT_S,
 ) -> Any:
-    """Return the first true answer. Raises AssertionError where the process ends before, or none comes."""
+    """Return the first true answer. Raises AssertionError, with the log, where the process ends or none comes."""
     end = time.monotonic() + limit_s
     while not (answer := condition()):
-        assert process is None or process.poll() is None, f"{what}: ended by itself with {process.returncode}"
+        assert process is None or process.poll() is None, (
+            f"{what}: ended by itself ({process.returncode}), {log.read_text()}"
+        )
         assert time.monotonic() < end, f"{what}: not within {limit_s:g} s"
         time.sleep(0.05)
     return answer

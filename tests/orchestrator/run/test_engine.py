@@ -20,7 +20,8 @@ from orchestrator.run.ray_session import connected
 from sagasr.io.errors import ConfigError
 
 def where():
-    return [sys.executable] + [importlib.util.find_spec(name).origin for name in ("sagasr", "orchestrator", "torch", "numpy", "mlflow")]
+    names = ("sagasr", "orchestrator", "torch", "numpy", "mlflow")
+    return [sys.executable] + [importlib.util.find_spec(name).origin for name in names]
 
 ray.init(address="local", num_cpus=1, include_dashboard=False)
 try:

@@ -145,10 +145,12 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
     plan = plan_of(grid, tmp_path)
     first, second = (plan.paths.trial(trial.id) for trial in plan.trials)
     command = [*SWEEP, str(grid), "--storage", str(tmp_path), "--max-concurrent", "1"]
-    victim = subprocess.Popen(
-        command, env=os.environ | SLOWLY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    wait_for(lambda: list(second.glob("checkpoints/step-*")), "a checkpoint", victim)
+    out = tmp_path / "out.txt"
+    with out.open("w") as stream:
+        victim = subprocess.Popen(
+            command, env=os.environ | SLOWLY, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    wait_for(lambda: list(second.glob("checkpoints/step-*")), "a checkpoint", victim, out)
     orphan = read_json(second / ".worker.json")["pid"]
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()

@@ -61,10 +61,11 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         bucket = open_storage(plan.storage.uri)
         command = [*SWEEP, str(grid), "--storage", storage, "--max-concurrent", "1"]
 
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        victim = subprocess.Popen(command, env=os.environ | SLOWLY, **quiet)
+        out = tmp_path / "out.txt"
+        with out.open("w") as stream:
+            victim = subprocess.Popen(command, env=os.environ | SLOWLY, stdout=stream, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: newest_checkpoint(bucket, second), "a checkpoint", victim)
+            wait_for(lambda: newest_checkpoint(bucket, second), "a checkpoint", victim, out)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
         finally:
             victim.send_signal(signal.SIGKILL)
@@ -143,21 +144,21 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
         script.write_text("import sys\nfrom orchestrator.cli.sweep import sweep\nsys.exit(sweep())\n")
         ray = str(Path(sys.executable).parent / "ray")
         words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
-        with (tmp_path / "out.txt").open("w") as out:
-            sweep = subprocess.Popen(
-                launcher(desk, ray, "submit", str(file), str(script), *words), stdout=out, stderr=out
-            )
+        out = tmp_path / "out.txt"
+        with out.open("w") as stream:
+            submit = launcher(desk, ray, "submit", str(file), str(script), *words)
+            sweep = subprocess.Popen(submit, stdout=stream, stderr=subprocess.STDOUT)
         try:
             # Whoever has no token is turned away, and the dashboard listens on the head alone.
             assert desk.run(sys.executable, "-c", TOKEN, f"{head.address}:6379", cwd=ROOT).returncode == 0
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/22").returncode == 0
             assert desk.run("bash", "-c", f": < /dev/tcp/{head.address}/8265").returncode != 0
             names = [trial.id for trial in plan.trials]
-            wait_for(lambda: all(saved(plan, name) for name in names), "checkpoints", sweep)
+            wait_for(lambda: all(saved(plan, name) for name in names), "checkpoints", sweep, out)
             victim = next(name for name in names if hosts_of(plan, name) == ["two"])
             assert {host for name in names for host in hosts_of(plan, name)} == {"one", "two"}
             workers[1].cut_the_power()
-            assert sweep.wait(LIMIT_S) == 0, (tmp_path / "out.txt").read_text()
+            assert sweep.wait(LIMIT_S) == 0, out.read_text()
         finally:
             sweep.kill()
         assert hosts_of(plan, victim) == ["two", "one"]
