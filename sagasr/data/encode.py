@@ -26,22 +26,9 @@ import torch
 
 from sagasr.config.settings import Config
 from sagasr.data.assemble import Shards, assemble
-from sagasr.data.corpus import (
-    Corpus,
-    Problem,
-    Recording,
-    recordings,
-    select_clips,
-    settings_key,
-    store_identity,
-)
+from sagasr.data.corpus import Corpus, Problem, Recording, recordings, select_clips, settings_key, store_identity
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.shards import (
-    PER_SHARD,
-    grouped,
-    ids_in,
-    shard_name,
-)
+from sagasr.data.shards import PER_SHARD, grouped, ids_in, shard_name
 from sagasr.data.tasks import Item, Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
@@ -204,12 +191,7 @@ class _Build:
         groups = grouped(sizes)
         return {shard_name(split, self.settings[split], ids): ids for ids in groups}
 
-    def _encode(
-        self,
-        shards: Shards,
-        rows: Mapping[Split, Sequence[Recording]],
-        progress: Progress | None,
-    ) -> None:
+    def _encode(self, shards: Shards, rows: Mapping[Split, Sequence[Recording]], progress: Progress | None) -> None:
         """Bring every shard into the working folder."""
         self.work.mkdir(exist_ok=True)
         count = _Count(sum(len(ids) for named in shards.values() for ids in named.values()), progress)

@@ -28,12 +28,7 @@ MOST_PER_SHARD = 64
 SHARD_BYTES = 64 << 20  # of recordings as stored on disk
 
 _F16, _F32, _F64 = (pa.large_list(kind) for kind in (pa.float16(), pa.float32(), pa.float64()))
-_COMMON = [
-    ("id", pa.string()),
-    ("samples", pa.int64()),
-    ("rolloff_hz", pa.float64()),
-    ("notes", pa.list_(pa.string())),
-]
+_COMMON = [("id", pa.string()), ("samples", pa.int64()), ("rolloff_hz", pa.float64()), ("notes", pa.list_(pa.string()))]
 _DRAWN = [("filter", pa.list_(pa.string())), ("order", pa.list_(pa.int32())), ("cutoff_hz", pa.list_(pa.float64()))]
 _LATENTS = [("high", _F16), ("low", _F16)]
 SCHEMAS: Mapping[Split, pa.Schema] = {
