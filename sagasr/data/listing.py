@@ -14,7 +14,7 @@ from sagasr.config.settings import Config, Data
 from sagasr.data.folders import Layout, layout_of
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import SPLITS
-from sagasr.data.splits import rows_among
+from sagasr.data.splits import rows_of
 from sagasr.data.walk import AGAIN, BESIDE_MANIFEST, CLOSED, File, files_below, real_paths
 from sagasr.io.errors import SagasrError, shown
 
@@ -126,7 +126,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
     """
     layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
-    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
+    asked = {split: rows_of(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
     used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
     files: dict[str, File] = {}
     unused: dict[str, list[str]] = {}

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sagasr.config.settings import Data
-from sagasr.data.contents import content_hashes, hash_or_problem, header_problems
+from sagasr.data.contents import content_hashes, hash_or_problem, header_problems, same_sounds
 from sagasr.data.folders import is_vctk, rows_in
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import Row, Split
-from sagasr.data.same import same_sounds
 from sagasr.io.errors import ConfigError
 from sagasr.io.fingerprint import seed_of
 
@@ -24,24 +23,16 @@ def read_manifest(path: Path) -> tuple[Row, ...]:
     return rows_in(path) if os.path.isdir(path) else read_table(path)
 
 
-def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
-    """Return the rows of one split of a configuration's data. Raises ConfigError.
+def rows_of(data: Data, split: Split, rows: Sequence[Row] | None = None) -> tuple[Row, ...]:
+    """Return the rows of one split of a configuration's data, of all ``rows`` where they were read. Raises ConfigError.
 
-    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``divided``).
+    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``divided``). Where
+    no row is marked all are returned.
     """
-    return rows_among(data, split, read_manifest(Path(getattr(data, split))))
-
-
-def rows_among(data: Data, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return ``rows_of`` one split, of which all rows are given."""
     path = Path(getattr(data, split))
+    rows = read_manifest(path) if rows is None else rows
     if same_source(data) and path.is_dir() and not any(row.split for row in rows):
         return tuple(row for row in divided(path, rows) if row.split == split)
-    return marked_rows(path, split, rows)
-
-
-def marked_rows(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows of one split; all where no row is marked. Raises ConfigError where there are none."""
     chosen = tuple(row for row in rows if row.split in (split, ""))
     if not chosen:
         marks = ", ".join(sorted({row.split for row in rows}))
@@ -63,11 +54,6 @@ class Checked(NamedTuple):
     left_out: dict[tuple[str, str], str]
 
 
-def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
-    """Return the rows and problems of ``checked_rows``. Raises ConfigError for the manifest."""
-    return checked_rows(data, split)[:2]
-
-
 def checked_rows(data: Data, split: Split) -> Checked:
     """Return the rows of a split, and what planning can see wrong with their files (see ``header_problems``).
 
@@ -77,17 +63,13 @@ def checked_rows(data: Data, split: Split) -> Checked:
     rows = rows_of(data, split)
     if data.policy != "quarantine":
         return Checked(rows, [reason for reason in header_problems(rows) if reason], {})
-    checked = list(zip(rows, _reasons(rows), strict=True))
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows))
+        checked = list(zip(rows, reasons, strict=True))
     left_out: dict[tuple[str, str], str] = {
         (split, row.path): reason.removeprefix(f"{row.file}: ") for row, reason in checked if reason
     }
     return Checked(tuple(row for row, reason in checked if not reason), [], left_out)
-
-
-def _reasons(rows: Sequence[Row]) -> list[str | None]:
-    """Return for each row why it is left out by quarantine, or None."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows)))
 
 
 def shared_problems(data: Data, train: Mapping[str, Row], val: Mapping[str, Row]) -> list[str]:
