@@ -16,11 +16,9 @@ The work is a list of tasks (``data.tasks``), which threads or a cluster can per
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -29,7 +27,7 @@ from sagasr.data.assemble import Shards, assemble
 from sagasr.data.corpus import Corpus, Problem, Recording, recordings, select_clips, settings_key, store_identity
 from sagasr.data.rows import SPLITS, Split
 from sagasr.data.shards import PER_SHARD, grouped, ids_in, shard_name
-from sagasr.data.tasks import Item, Outcome, Task, codec_of, forget_codec, perform
+from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json
@@ -38,10 +36,6 @@ from sagasr.io.fingerprint import fingerprint, short
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 
 Progress = Callable[[int, int], object]
-T = TypeVar("T")
-R = TypeVar("R")
-
-
 Runner = Callable[[Sequence[Task]], Iterator[Outcome]]
 
 
@@ -95,15 +89,12 @@ def in_process(workers: int) -> Runner:
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from _in_order(pool, perform, tasks, 2 * workers)
+                yield from pool.map(perform, tasks)
         finally:
             torch.set_num_threads(threads)
             forget_codec()  # a training that follows in this process has a codec of its own
 
     return run
-
-
-# ------------------------------------------------------------------------------------------------------------ all tasks
 
 
 class _Build:
@@ -136,7 +127,10 @@ class _Build:
                 raise DataError(f"{source}: no {split} recording can be used; the first: {left_out[0]}")
         chosen = select_clips(good["val"], self.config.validation.clips)
         rows_of: dict[Split, list[Recording]] = {"train": good["train"], "val": chosen}
-        shards = {split: self._shards(split, rows) for split, rows in rows_of.items()}
+        shards: dict[Split, dict[str, list[str]]] = {}
+        for split, part in rows_of.items():
+            groups = grouped({digest: row.file.stat().st_size for digest, row in part})
+            shards[split] = {shard_name(split, self.settings[split], ids): ids for ids in groups}
         self._encode(shards, rows_of, progress)
 
         name = names[-1] if left_out else names[0]
@@ -172,65 +166,49 @@ class _Build:
         """Return why recordings cannot be used, by content. Those that have records were looked at before."""
         tasks = []
         for split in SPLITS:
-            new = {it.sha256: _item(it) for it in self.corpus.of(split) if it.sha256 not in self.holders[split]}
-            items = tuple(new.values())
-            for start in range(0, len(items), PER_SHARD):
-                part = items[start : start + PER_SHARD]
-                tasks.append(Task(step="check", split=split, config=self.config, items=part))
-        count = _Count(sum(len(task.items) for task in tasks), checking)
-        reasons: dict[str, str] = {}
-        for outcome in self.runner(tasks):
-            _refuse_changed(outcome)
-            reasons |= outcome.problems
-            count.add(outcome.recordings)
-        return reasons
-
-    def _shards(self, split: Split, rows: Sequence[Recording]) -> dict[str, list[str]]:
-        """Return the ids of each shard by its name, in the order of the ids."""
-        sizes = {recording.sha256: recording.row.file.stat().st_size for recording in rows}
-        groups = grouped(sizes)
-        return {shard_name(split, self.settings[split], ids): ids for ids in groups}
+            files = [(digest, str(row.file)) for digest, row in self.corpus.of(split)]
+            new = list(dict(item for item in files if item[0] not in self.holders[split]).items())
+            for start in range(0, len(new), PER_SHARD):
+                part = dict(new[start : start + PER_SHARD])
+                tasks.append(Task(step="check", split=split, config=self.config, files=part))
+        outcomes = self._performed(tasks, sum(len(task.files) for task in tasks), 0, checking)
+        return {digest: reason for outcome in outcomes for digest, reason in outcome.problems.items()}
 
     def _encode(self, shards: Shards, rows: Mapping[Split, Sequence[Recording]], progress: Progress | None) -> None:
         """Bring every shard into the working folder."""
         self.work.mkdir(exist_ok=True)
-        count = _Count(sum(len(ids) for named in shards.values() for ids in named.values()), progress)
         tasks = []
         for split, named in shards.items():
-            items = {it.sha256: _item(it) for it in rows[split]}
+            files, holders = {digest: str(row.file) for digest, row in rows[split]}, self.holders[split]
             for name, ids in named.items():
                 if name in self.shards and _share(self.shards[name], self.work / name):
-                    count.add(len(ids))
                     continue
-                holders = self.holders[split]
-                donors = tuple(sorted({str(holders[it]) for it in ids if it in holders}))
                 task = Task(
                     step="encode",
                     split=split,
                     config=self.config,
-                    items=tuple(items[it] for it in ids),
+                    files={digest: files[digest] for digest in ids},
                     settings=self.settings[split],
                     target=str(self.work / name),
-                    donors=donors,
+                    donors=tuple(sorted({str(holders[digest]) for digest in ids if digest in holders})),
                 )
                 tasks.append(task)
-        for outcome in self.runner(tasks):
-            _refuse_changed(outcome)
+        total = sum(len(ids) for named in shards.values() for ids in named.values())
+        for outcome in self._performed(tasks, total, total - sum(len(task.files) for task in tasks), progress):
             self.hashes[outcome.target] = outcome.sha256
-            count.add(outcome.recordings)
 
-
-class _Count:
-    """Progress, one call per recording."""
-
-    def __init__(self, total: int, tell: Progress | None) -> None:
-        self.total, self.done, self.tell = total, 0, tell
-
-    def add(self, recordings: int) -> None:
-        for _ in range(recordings):
-            self.done += 1
-            if self.tell:
-                self.tell(self.done, self.total)
+    def _performed(self, tasks: Sequence[Task], total: int, done: int, progress: Progress | None) -> Iterator[Outcome]:
+        """Yield the outcomes of tasks, and show each recording that is done. Raises DataError where a file changed."""
+        show = progress or (lambda done, total: None)
+        for number in range(done):
+            show(number + 1, total)
+        for outcome in self.runner(tasks):
+            if outcome.changed:
+                remedy = "it changed while recordings were encoded; give the command again when nothing writes to it"
+                raise DataError("\n".join(f"{file}: {remedy}" for file in outcome.changed))
+            yield outcome
+            for _ in range(outcome.recordings):
+                show(done := done + 1, total)
 
 
 def _names(config: Config, corpus: Corpus) -> list[str]:
@@ -239,16 +217,6 @@ def _names(config: Config, corpus: Corpus) -> list[str]:
     if corpus.unreadable:
         policies = policies[-1:]
     return [short(fingerprint(store_identity(config, corpus, policy))) for policy in policies]
-
-
-def _item(recording: Recording) -> Item:
-    return Item(sha256=recording.sha256, file=str(recording.row.file))
-
-
-def _refuse_changed(outcome: Outcome) -> None:
-    if outcome.changed:
-        remedy = "it changed while recordings were encoded; give the command again when nothing writes to it"
-        raise DataError("\n".join(f"{file}: {remedy}" for file in outcome.changed))
 
 
 def _share(source: Path, target: Path) -> bool:
@@ -282,18 +250,3 @@ def _publish(folder: Path, final: Path) -> None:
     except OSError:
         if not (final / "meta.json").is_file():
             raise
-
-
-def _in_order(pool: ThreadPoolExecutor, job: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield ``job(item)`` in the order of the items, with a bounded number of them waiting in memory."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(job, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()

@@ -77,29 +77,6 @@ def mean_power(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return power / frames, log_power / frames
 
 
-class Moments:
-    """What ``LatentNorm`` says of each latent channel, of what training draws: every recording counts the same."""
-
-    def __init__(self, channels: int) -> None:
-        self.first, self.second, self.recordings = np.zeros(channels), np.zeros(channels), 0
-        self.log_rms = np.zeros(channels)
-
-    def add(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Add one recording's mean latent and mean square, both [D]."""
-        self.first += first
-        self.second += second
-        self.log_rms += np.log(np.maximum(second, LEAST_POWER)) / 2
-        self.recordings += 1
-
-    def norm(self) -> dict[str, list[float]]:
-        """Return mean, std and level; channels that hold next to nothing are not blown up to the others."""
-        mean = self.first / self.recordings
-        std = np.sqrt(np.maximum(self.second / self.recordings - mean**2, 0))
-        std = np.maximum(std, max(1e-3 * std.max(), 1e-8))
-        level = np.clip(np.exp(self.log_rms / self.recordings) / std, 1e-2, 1)
-        return {"mean": mean.tolist(), "std": std.tolist(), "level": level.tolist()}
-
-
 def latent_moments(latents: np.ndarray, weights: np.ndarray, frames: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and mean square [D] of latents [D, N] over all crops, each scaled by its weight [K, G]."""
     share, square = np.zeros(latents.shape[1]), np.zeros(latents.shape[1])
