@@ -66,9 +66,7 @@ def _named(row: Row) -> str:
 def manifest_fingerprint(rows: Iterable[Row]) -> str:
     """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
     rows = list(rows)
-    digests = content_hashes(rows)
-    texts = ([row.caption, row.transcript, row.domain] for row in rows)
-    return fingerprint(sorted([digest, *said] for digest, said in zip(digests, texts, strict=True)))
+    return fingerprint(sorted([digest, *row.meaning] for digest, row in zip(content_hashes(rows), rows, strict=True)))
 
 
 def same_sounds(train: Mapping[str, Row], val: Mapping[str, Row]) -> list[tuple[Row, Row]]:

@@ -116,7 +116,7 @@ class _Build:
         for split in SPLITS:
             for recording in self.corpus.of(split):
                 if reason := bad.get(recording.sha256):
-                    left_out.append(Problem(split, recording.row.path, str(recording.row.file), reason))
+                    left_out.append(Problem.of(split, recording.row, reason))
                 else:
                     good[split].append(recording)
         if left_out and self.config.data.policy == "strict":

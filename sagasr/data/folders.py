@@ -24,7 +24,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from sagasr.audio.decoders import SUFFIXES
 from sagasr.data.manifest import columns_of, read_table
 from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, Row, is_no_name
 from sagasr.data.walk import File, files_below
@@ -54,14 +53,6 @@ class Layout(NamedTuple):
     unused: str = ""
     texts: Collection[Path] = ()
     files: Sequence[File] | None = None  # where they were looked at
-
-
-def rows_in(folder: Path) -> tuple[Row, ...]:
-    """Return the recordings of a folder, by its layout. Raises ConfigError listing all faults."""
-    rows = layout_of(folder).rows
-    if not rows:
-        raise ConfigError(f"{folder}: holds no recordings ({', '.join(SUFFIXES)}); name a manifest or another folder")
-    return tuple(rows)
 
 
 def describe(folder: Path) -> str:
@@ -152,25 +143,29 @@ def _plain(folder: Path) -> Layout:
     files = [file for file in everything if not file.passed_by]
     beside: dict[object, Path] = {}
     for path in (file.path for file in files if file.path.suffix.lower() == ".txt"):
-        beside |= {path: path, _alike(path): path}
+        beside |= {path: path, (path.parent, same_name(path.stem)): path}
     called = [file.path for file in files if file.path.name in TABLES]
     tables = [path for path in called if "file_name" in columns_of(path)]
     remarks = [
-        f"{path.relative_to(folder)} {'' if path in tables else 'names no file_name and '}is "
-        f"{'' if path in tables else 'not '}read"
+        f"{path.relative_to(folder)} {'is read' if path in tables else 'names no file_name and is not read'}"
         for path in called
     ]
     texts = set(tables)
 
     def describe_one(path: Path) -> dict[str, str]:
-        file = beside.get(path.with_suffix(".txt")) or beside.get(_alike(path))
+        file = beside.get(path.with_suffix(".txt")) or beside.get((path.parent, same_name(path.stem)))
         texts.update([file] if file else [])
         text = _text(file) if file else ""
         return {"caption": text, "transcript": text}
 
     places = {path.parent for path in tables}
-    free = [it.path for it in files if it.is_recording and places.isdisjoint(it.path.parents)]
-    rows = _named(folder, tables) + _rows(folder, free, describe_one)
+    free = [file.path for file in files if file.is_recording and places.isdisjoint(file.path.parents)]
+    named = {}
+    for table in tables:
+        for row in read_table(table):
+            path = (table.parent / row.path).relative_to(folder).as_posix()
+            named[path] = replace(row, path=path)
+    rows = [*named.values(), *_rows(folder, free, describe_one)]
     split, how = ({}, "") if any(row.split for row in rows) else split_by_folders([row.path for row in rows])
     if split:
         rows = [replace(row, split=split[row.path]) for row in rows if row.path in split]
@@ -186,14 +181,12 @@ def _split_tables(folder: Path) -> dict[Path, str]:
     part_of = {
         path: PARTS[path.stem.lower()]
         for path in sorted(folder.iterdir())
-        if path.stem.lower() in PARTS and path.suffix in (".csv", ".parquet", ".jsonl") and _names_files(path)
+        if path.stem.lower() in PARTS
+        and path.suffix in (".csv", ".parquet", ".jsonl")
+        and not {"path", "file_name"}.isdisjoint(columns_of(path))
     }
     part_of = _validated(part_of)
     return part_of if {"train", "val"} <= set(part_of.values()) else {}
-
-
-def _names_files(table: Path) -> bool:
-    return not {"path", "file_name"}.isdisjoint(columns_of(table))
 
 
 def _validated(part_of: Mapping[Named, str]) -> dict[Named, str]:
@@ -239,21 +232,6 @@ def _who(part_of: Mapping[str, str]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join([*sorted(names)[:4], *(["…"] if len(names) > 4 else [])])
-
-
-def _alike(path: Path) -> tuple[Path, str]:
-    """Return what is equal for a recording and the text that is meant beside it."""
-    return path.parent, same_name(path.stem)
-
-
-def _named(folder: Path, tables: Sequence[Path]) -> list[Row]:
-    """Return the recordings that tables of Hugging Face name, with paths as the folder has them."""
-    rows = {}
-    for table in tables:
-        for row in read_table(table):
-            path = (table.parent / row.path).relative_to(folder).as_posix()
-            rows[path] = replace(row, path=path)
-    return list(rows.values())
 
 
 def _rows(folder: Path, files: Iterable[Path], describe_one: Callable[[Path], dict[str, str]]) -> list[Row]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from sagasr.audio.decoders import SUFFIXES
 from sagasr.config.settings import Data
 from sagasr.data.contents import content_hashes, hash_or_problem, header_problems, same_sounds
-from sagasr.data.folders import is_vctk, rows_in
+from sagasr.data.folders import is_vctk, layout_of
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import Row, Split
 from sagasr.io.errors import ConfigError
@@ -20,7 +21,11 @@ VAL_SHARE = 10  # one in so many validates
 
 def read_manifest(path: Path) -> tuple[Row, ...]:
     """Return all rows of a manifest or a folder. Raises ConfigError listing every fault with its line."""
-    return rows_in(path) if os.path.isdir(path) else read_table(path)
+    if not os.path.isdir(path):
+        return read_table(path)
+    if not (rows := layout_of(path).rows):
+        raise ConfigError(f"{path}: holds no recordings ({', '.join(SUFFIXES)}); name a manifest or another folder")
+    return tuple(rows)
 
 
 def rows_of(data: Data, split: Split, rows: Sequence[Row] | None = None) -> tuple[Row, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sagasr.codec.latents import LatentNorm
 from sagasr.data.measures import estimate_rolloff
-from sagasr.data.rows import Source, Split
+from sagasr.data.rows import Source, Split, text_of
 from sagasr.data.shards import ROWS, SCHEMAS, read_records, views
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json
@@ -44,7 +44,7 @@ class Clip(NamedTuple):
 
     def text(self, source: Source) -> str:
         """Return what a model with this text source is told."""
-        return {"off": "", "caption": self.caption, "transcript": self.transcript}[source]
+        return text_of(self, source)
 
 
 class Entry(NamedTuple):
@@ -78,7 +78,7 @@ class Training:
 
     def texts(self, source: Source) -> list[str]:
         """Return what a model with this text source is told of each recording."""
-        return ["" if source == "off" else str(getattr(entry, source)) for entry in self.entries]
+        return [text_of(entry, source) for entry in self.entries]
 
     def crops(
         self, picked: Sequence[int], variants: Sequence[int], starts: Sequence[int], frames: int

@@ -15,33 +15,18 @@ from sagasr.audio.decoders import SUFFIXES
 from sagasr.io.errors import ConfigError
 
 JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
-
-
 # Names of sound, or of films with sound, as far as they are not in SUFFIXES: told apart from files of other kinds.
 SOUND = re.compile(
     r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
     r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
 )
-
-
 SWEEP = {"base.yaml", "grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
-
-
 BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
 
-
-HIDDEN, NOWHERE, NO_FILE = "hidden", "links that lead nowhere", "devices or pipes"
-
-
-OF_A_SWEEP = "written by a sweep"
-
-
-AGAIN = "that are read anyway or hold the link"
-
-
-CLOSED = "could not be looked into"
-
-
+# Why a file is no recording, or a folder was not looked into.
+HIDDEN, OF_A_SWEEP, NOWHERE, NO_FILE = "hidden", "written by a sweep", "links that lead nowhere", "devices or pipes"
+AGAIN, CLOSED = "that are read anyway or hold the link", "could not be looked into"
+REMEDY = "let it be read, or move it elsewhere"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
 
@@ -90,11 +75,13 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
             continue
         seen.add(real)
         try:
-            entries = _entries(place)
+            with os.scandir(place) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
             vanished = isinstance(error, (FileNotFoundError, NotADirectoryError))
             if strict and not inside and (real == top or not vanished):
-                raise _not_searched(folder, place, error) from error
+                why = f"{error.strerror}: {place}"
+                raise ConfigError(f"{folder}: cannot be searched for recordings ({why}); {REMEDY}") from error
             if not inside and os.path.exists(place):
                 files.append(File(Path(place), place, False, CLOSED))
             continue
@@ -114,28 +101,12 @@ def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -
     return sorted(files, key=lambda file: file.path)
 
 
-def _not_searched(folder: Path, place: str, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"{folder}: cannot be searched for recordings ({error.strerror}: {place}); let it be read, or move it elsewhere"
-    )
-
-
-def _entries(place: str) -> list[os.DirEntry[str]]:
-    with os.scandir(place) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
 def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
     path = Path(entry.path)
     suffix = path.suffix.lower()
-    if inside:
-        reason = inside
-    elif entry.is_symlink() and not os.path.exists(path):
-        reason = NOWHERE
-    elif not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
-        reason = NO_FILE
-    else:
-        reason = "" if suffix in SUFFIXES else NOT_READ
+    reason = inside or ("" if suffix in SUFFIXES else NOT_READ)
+    if not inside and not entry.is_file():
+        reason = NO_FILE if os.path.exists(path) else NOWHERE
     return File(path, real, suffix in SUFFIXES or SOUND.fullmatch(suffix) is not None, reason)
 
 
