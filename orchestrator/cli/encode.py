@@ -58,7 +58,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     config = _config(options, source)
     check_writable(options.store)
     if options.captioner:
-        from sagasr.data.captioned_manifest import with_captions
+        from sagasr.data.captions import with_captions
 
         config = with_captions(config, options.captioner, options.store, _bars, print)
     _check_texts(config)

@@ -105,7 +105,7 @@ def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
     path = Path(entry.path)
     suffix = path.suffix.lower()
     reason = inside or ("" if suffix in SUFFIXES else NOT_READ)
-    if not inside and not entry.is_file():
+    if not inside and not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
         reason = NO_FILE if os.path.exists(path) else NOWHERE
     return File(path, real, suffix in SUFFIXES or SOUND.fullmatch(suffix) is not None, reason)
 
