@@ -28,6 +28,13 @@ UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as S
     range(0xFFFFF000, 0xFFFFFFFF - 35),
     range(2**62, 2**64),
 )
+CHUNKS: dict[bytes, tuple[int, Literal["little", "big"], int, bytes]] = {  # by first bytes: ``_chunk``'s arguments
+    **dict.fromkeys((b"RIFF", b"RF64"), (12, "little", 4, b"data")),
+    b"RIFX": (12, "big", 4, b"data"),
+    b"FORM": (12, "big", 4, b"SSND"),
+    b"riff": (40, "little", 8, b"data"),
+    b"caff": (8, "big", 8, b"data"),
+}
 MAX_CHUNKS = 10_000  # before the samples; more are zeros, or no chunks
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -91,25 +98,12 @@ def stated_bytes(source: Stretch, size: int) -> int | None:
     """
     source.seek(0)
     magic = source.read(4)
-    match magic:
-        case b"RIFF" | b"RF64":
-            chunk = _chunk(source, 12, "little", 4, b"data")
-        case b"RIFX":
-            chunk = _chunk(source, 12, "big", 4, b"data")
-        case b"FORM":
-            chunk = _chunk(source, 12, "big", 4, b"SSND")
-        case b"riff":
-            chunk = _chunk(source, 40, "little", 8, b"data")
-        case b"caff":
-            chunk = _chunk(source, 8, "big", 8, b"data")
-        case b".snd":
-            start, declared = (int.from_bytes(source.read(4)) for _ in range(2))
-            chunk = start, declared
-        case _:
-            return size
-    if chunk is None:
+    if magic == b".snd":
+        start, declared = (int.from_bytes(source.read(4)) for _ in range(2))
+    elif magic in CHUNKS and (chunk := _chunk(source, *CHUNKS[magic])):
+        start, declared = chunk
+    else:
         return size
-    start, declared = chunk
     source.seek(4)
     if declared == 0 and int.from_bytes(source.read(4), "big" if magic in (b"FORM", b"RIFX") else "little") + 8 == size:
         raise DataError("holds no samples")  # as its header says

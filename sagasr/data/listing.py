@@ -103,7 +103,7 @@ def _kinds(paths: Sequence[Path]) -> str:
     """Return e.g. ``8 wav, 1 flac``."""
     kinds = Counter(shown(path.suffix[1:].lower()) or "without suffix" for path in paths).most_common()
     more = [(sum(count for _, count in kinds[8:]), "of other kinds")] if kinds[8:] else []
-    return ", ".join(f"{count:,} {kind}" for kind, count in [*((n, kind) for kind, n in kinds[:8]), *more])
+    return ", ".join(f"{count:,} {kind}" for count, kind in [*((n, kind) for kind, n in kinds[:8]), *more])
 
 
 def _names(paths: Sequence[Path]) -> str:
