@@ -16,7 +16,7 @@ The work is a list of tasks (``data.tasks``), which threads or a cluster can per
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import torch
 
 from sagasr.config.settings import Config
 from sagasr.data.assemble import Shards, assemble
-from sagasr.data.corpus import Corpus, Problem, Recording, recordings, select_clips, settings_key, store_identity
+from sagasr.data.corpus import Corpus, Problem, recordings, select_clips, settings_key, store_identity
 from sagasr.data.rows import SPLITS, Split
 from sagasr.data.shards import PER_SHARD, grouped, ids_in, shard_name
 from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
@@ -57,19 +57,17 @@ def encode_store(
     """
     corpus = recordings(config)
     names = _names(config, corpus)
-    for name in names:
-        if (root / name / "meta.json").is_file():
-            return root / name
+    if store := _finished(root, names):
+        return store
     _make_root(root, names[-1])
     work = root / f".{names[-1]}-work"
     build = _Build(config, corpus, root, work, runner or in_process(workers))
     try:
         return build.run(names, progress, checking)
     except OSError as error:
-        finished = [root / name for name in names if (root / name / "meta.json").is_file()]
-        if finished:  # another process was first and has cleared the folder that both worked in
+        if store := _finished(root, names):  # another process was first and has cleared the folder that both worked in
             shutil.rmtree(work, ignore_errors=True)  # with what this one has written there since
-            return finished[0]
+            return store
         if remedy := STORAGE_FAULTS.get(error.errno or 0):
             raise StorageError(f"{root}: {remedy}") from error
         raise
@@ -111,35 +109,32 @@ class _Build:
         """Check, encode what is missing, and publish. Returns the store."""
         self._look_around()
         bad = self._check(checking)
-        good: dict[Split, list[Recording]] = {"train": [], "val": []}
-        left_out = [*self.corpus.unreadable]
-        for split in SPLITS:
-            for recording in self.corpus.of(split):
-                if reason := bad.get(recording.sha256):
-                    left_out.append(Problem.of(split, recording.row, reason))
-                else:
-                    good[split].append(recording)
+        train, val = ([part for part in self.corpus.of(split) if part.sha256 not in bad] for split in SPLITS)
+        left_out = self.corpus.unreadable + [
+            Problem.of(split, row, bad[digest])
+            for split in SPLITS
+            for digest, row in self.corpus.of(split)
+            if digest in bad
+        ]
         if left_out and self.config.data.policy == "strict":
             raise DataError("\n".join(map(str, left_out)))
-        for split, usable_ones in good.items():
-            if not usable_ones:
+        for split, usable in (("train", train), ("val", val)):
+            if not usable:
                 source = getattr(self.config.data, split)
                 raise DataError(f"{source}: no {split} recording can be used; the first: {left_out[0]}")
-        chosen = select_clips(good["val"], self.config.validation.clips)
-        rows_of: dict[Split, list[Recording]] = {"train": good["train"], "val": chosen}
+        used = Corpus(train, select_clips(val, self.config.validation.clips), left_out)
         shards: dict[Split, dict[str, list[str]]] = {}
-        for split, part in rows_of.items():
-            groups = grouped({digest: row.file.stat().st_size for digest, row in part})
+        for split in SPLITS:
+            groups = grouped({digest: row.file.stat().st_size for digest, row in used.of(split)})
             shards[split] = {shard_name(split, self.settings[split], ids): ids for ids in groups}
-        self._encode(shards, rows_of, progress)
+        self._encode(shards, used, progress)
 
         name = names[-1] if left_out else names[0]
         folder = make_folder(self.root, f".{name}-")
         try:
             for shard in (name for named in shards.values() for name in named):
                 link_or_copy(self.work / shard, folder / shard)
-            used = Corpus(good["train"], chosen, left_out)
-            assemble(folder, self.config, codec_of(self.config), used, shards, self.hashes, len(good["val"]))
+            assemble(folder, self.config, codec_of(self.config), used, shards, self.hashes, len(val))
             point("store.commit")
             _publish(folder, self.root / name)
         finally:
@@ -174,12 +169,12 @@ class _Build:
         outcomes = self._performed(tasks, sum(len(task.files) for task in tasks), 0, checking)
         return {digest: reason for outcome in outcomes for digest, reason in outcome.problems.items()}
 
-    def _encode(self, shards: Shards, rows: Mapping[Split, Sequence[Recording]], progress: Progress | None) -> None:
+    def _encode(self, shards: Shards, used: Corpus, progress: Progress | None) -> None:
         """Bring every shard into the working folder."""
         self.work.mkdir(exist_ok=True)
         tasks = []
         for split, named in shards.items():
-            files, holders = {digest: str(row.file) for digest, row in rows[split]}, self.holders[split]
+            files, holders = {digest: str(row.file) for digest, row in used.of(split)}, self.holders[split]
             for name, ids in named.items():
                 if name in self.shards and _share(self.shards[name], self.work / name):
                     continue
@@ -209,6 +204,10 @@ class _Build:
             yield outcome
             for _ in range(outcome.recordings):
                 show(done := done + 1, total)
+
+
+def _finished(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name / "meta.json").is_file()), None)
 
 
 def _names(config: Config, corpus: Corpus) -> list[str]:

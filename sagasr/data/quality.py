@@ -62,7 +62,11 @@ def usable(config: Config, split: Split, file: Path) -> Usable:
     high, heard = (_cut(audio, start, samples, segment, of) for of in (np.zeros_like(offset), offset))
     del audio
     rolloff = rolloff_hz(heard)
-    _refuse_band_limited(config, file, rolloff, cancelling)
+    if config.degradation.rolloff_cap * rolloff < (least := config.degradation.cutoff_hz[0]):
+        raise DataError(
+            f"{file}: its roll-off is {rolloff:,.0f} Hz{cancelling and f' ({cancelling})'}, so nothing is left to "
+            f"restore above a cutoff of {least:,.0f} Hz; remove it from the manifest, or lower degradation.cutoff_hz"
+        )
     if samples < segment:
         seconds = f"{samples / SAMPLE_RATE:.2f} s of {segment / SAMPLE_RATE:.2f} s"
         notes.append(f"shorter than a segment ({seconds}); it ends in silence")
@@ -85,15 +89,6 @@ def _cancelling(config: Config, file: Path, samples: np.ndarray) -> str:
             "set audio.channels to 2"
         )
     return "its two channels cancel in the upper half of their band, which is lost where they are mixed to mono"
-
-
-def _refuse_band_limited(config: Config, file: Path, rolloff: float, why: str) -> None:
-    least = config.degradation.cutoff_hz[0]
-    if config.degradation.rolloff_cap * rolloff < least:
-        raise DataError(
-            f"{file}: its roll-off is {rolloff:,.0f} Hz{f' ({why})' if why else ''}, so nothing is left to restore "
-            f"above a cutoff of {least:,.0f} Hz; remove it from the manifest, or lower degradation.cutoff_hz"
-        )
 
 
 def _cut(audio: np.ndarray, start: int, length: int, least: int, offset: np.ndarray) -> np.ndarray:

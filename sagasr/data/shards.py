@@ -27,47 +27,40 @@ PER_SHARD = 16  # recordings, on average
 MOST_PER_SHARD = 64
 SHARD_BYTES = 64 << 20  # of recordings as stored on disk
 
+
+def _columns(kind: pa.DataType, *names: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, kind) for name in names]
+
+
 _F16, _F32, _F64 = (pa.large_list(kind) for kind in (pa.float16(), pa.float32(), pa.float64()))
 _COMMON = [("id", pa.string()), ("samples", pa.int64()), ("rolloff_hz", pa.float64()), ("notes", pa.list_(pa.string()))]
-_DRAWN = [("filter", pa.list_(pa.string())), ("order", pa.list_(pa.int32())), ("cutoff_hz", pa.list_(pa.float64()))]
-_LATENTS = [("high", _F16), ("low", _F16)]
+_COMMON += [("filter", pa.list_(pa.string())), ("order", pa.list_(pa.int32())), ("cutoff_hz", pa.list_(pa.float64()))]
 SCHEMAS: Mapping[Split, pa.Schema] = {
     "train": pa.schema(
         [
             *_COMMON,
-            *_DRAWN,
-            ("rolloff_high_hz", _F32),
-            ("rolloff_low_hz", _F32),
-            ("gain", _F32),
-            *_LATENTS,
-            ("moments", _F64),
-            ("features", _F64),
-            ("power", _F32),
-            ("log10_power", _F32),
+            *_columns(_F32, "rolloff_high_hz", "rolloff_low_hz", "gain"),
+            *_columns(_F16, "high", "low"),
+            *_columns(_F64, "moments", "features"),
+            *_columns(_F32, "power", "log10_power"),
         ]
     ),
     "val": pa.schema(
         [
             *_COMMON,
-            *_DRAWN,
-            ("start", pa.int64()),
-            ("total_samples", pa.int64()),
-            ("rolloff_low_hz", pa.float64()),
-            ("gain", pa.float64()),
+            *_columns(pa.int64(), "start", "total_samples"),
+            *_columns(pa.float64(), "rolloff_low_hz", "gain"),
             ("features", _F64),
-            ("high_audio", _F32),
-            ("low_audio", _F32),
-            *_LATENTS,
+            *_columns(_F32, "high_audio", "low_audio"),
+            *_columns(_F16, "high", "low"),
         ]
     ),
 }
-
 # Which recordings a store holds, in its order, and where the record of each lies.
 ROWS = pa.schema(
     [
-        *((name, pa.string()) for name in ("split", "id", "path", "name", "domain", "caption", "transcript")),
-        ("shard", pa.int32()),
-        ("place", pa.int32()),
+        *_columns(pa.string(), "split", "id", "path", "name", "domain", "caption", "transcript"),
+        *_columns(pa.int32(), "shard", "place"),
     ]
 )
 

@@ -86,11 +86,9 @@ class Training:
         """Return high and low latents float16 [B, D, frames] of one batch, each pair cropped with one index."""
         shape = (len(picked), self.mapped_high[0].shape[0], frames)
         high, low = np.empty(shape, np.float16), np.empty(shape, np.float16)
-        highs, lows = self.mapped_high, self.mapped_low
         for place, (index, variant, start) in enumerate(zip(picked, variants, starts, strict=True)):
-            stop = start + frames
-            high[place] = highs[index][:, start:stop]
-            low[place] = lows[index][variant, :, start:stop]
+            high[place] = self.mapped_high[index][:, start : start + frames]
+            low[place] = self.mapped_low[index][variant, :, start : start + frames]
         return high, low
 
 
@@ -108,11 +106,9 @@ class Store:
         """Return the store at ``path`` without reading its latents. Raises DataError when files are missing or cut."""
         meta = read_json(path / "meta.json")
         for name, size in meta["bytes"].items():
-            found = (path / name).stat().st_size if (path / name).is_file() else None
-            if found != size:
-                raise DataError(
-                    f"{path / name}: {found or 0} bytes, not the {size} written; delete {path} to encode anew"
-                )
+            there = (path / name).stat().st_size if (path / name).is_file() else 0
+            if there != size:
+                raise DataError(f"{path / name}: {there} bytes, not the {size} written; delete {path} to encode anew")
         return cls(path, meta, _open_train(path, meta), _open_val(path, meta))
 
     @property
@@ -162,17 +158,11 @@ def _open_val(path: Path, meta: dict[str, Any]) -> tuple[Clip, ...]:
     rows = {"high_audio": audio, "low_audio": audio, "high": latents, "low": latents}
     clips = []
     for entry, record in _in_store_order(path, meta, "val"):
-        estimated = estimate_rolloff(meta["rolloff_regression"], record["features"], record["rolloff_low_hz"])
-        known = entry._asdict() | {
-            "samples": record["samples"],
-            "start": record["start"],
-            "total_samples": record["total_samples"],
-            "cutoff_hz": record["cutoff_hz"][0],
-            "rolloff_low_hz": record["rolloff_low_hz"],
-            "rolloff_high_hz": record["rolloff_hz"],
-            "rolloff_estimated_hz": estimated,
-            "gain": record["gain"],
-        }
+        known = entry._asdict() | record
+        known |= {"cutoff_hz": record["cutoff_hz"][0], "rolloff_high_hz": record["rolloff_hz"]}
+        known["rolloff_estimated_hz"] = estimate_rolloff(
+            meta["rolloff_regression"], record["features"], record["rolloff_low_hz"]
+        )
         arrays = views([record[name].reshape(count, -1) for name, count in rows.items()])
         known |= dict(zip(rows, arrays, strict=True))
         clips.append(Clip(**{name: known[name] for name in Clip._fields}))
