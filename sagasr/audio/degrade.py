@@ -8,7 +8,7 @@ import math
 import random
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import numpy as np
 from scipy import signal
@@ -64,18 +64,11 @@ def degrade(high: np.ndarray, draw: Draw) -> np.ndarray:
 @lru_cache(maxsize=256)
 def _filter(draw: Draw) -> np.ndarray:
     """Return the second-order sections of the low-pass."""
-    order, cutoff_hz = draw.order, draw.cutoff_hz
-    match draw.family:
-        case "chebyshev1":
-            return signal.cheby1(order, RIPPLE_DB, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "butterworth":
-            return signal.butter(order, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "bessel":
-            return signal.bessel(order, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "elliptic":
-            return signal.ellip(order, RIPPLE_DB, STOPBAND_DB, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case unknown:
-            assert_never(unknown)
+    kind = {"chebyshev1": "cheby1", "butterworth": "butter", "bessel": "bessel", "elliptic": "ellip"}[draw.family]
+    ripples = {"rp": RIPPLE_DB, "rs": STOPBAND_DB}
+    return signal.iirfilter(
+        draw.order, draw.cutoff_hz, **ripples, btype="lowpass", ftype=kind, output="sos", fs=SAMPLE_RATE
+    )
 
 
 def _steps(frequency_hz: float, up: bool = False) -> int:

@@ -1,16 +1,7 @@
 """Folders of recordings as corpora come: which files there are, what is said of them, which train and which validate.
 
-| layout | known by | texts | split |
-|---|---|---|---|
-| a manifest inside | ``manifest.csv`` / ``.parquet`` / ``.jsonl`` | its columns | its column |
-| VCTK | ``wav48*/SPEAKER/…`` and ``txt/SPEAKER/….txt`` | transcripts | by speaker, one in ten validates |
-| ESC-50 | ``audio/`` and ``meta/esc50.csv`` | the category as a caption | fold 5 validates |
-| MUSDB18 | ``train/TRACK/mixture.wav`` and ``test/…`` | none; stems are left out | its test tracks validate |
-| any other | recordings at any depth | ``NAME.txt`` beside ``NAME.wav``; ``metadata.csv`` | folders, or by content |
-
-Folders called train and val (or valid, validation, dev; else test or eval) are a split, and so are those of LibriSpeech
-(``train-clean-100``). ``metadata.csv`` / ``.jsonl`` / ``.parquet`` with a column ``file_name`` is a table of Hugging
-Face, in the folder or in those of its split. ``train.csv`` and ``val.csv`` in a folder are manifests of its split.
+The layouts stand in the README of ``sagasr``: a manifest inside, VCTK, ESC-50, MUSDB18, or recordings at any depth with
+texts beside them, in folders or tables of a split.
 
 A split that the layout does not give is made only where one folder is named for both training and validation. It is a
 function of the speaker's name, or of a file's content, alone: adding recordings moves none of the others.
