@@ -31,8 +31,7 @@ from sagasr.audio.spectrum import mono
 from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
 from sagasr.data.contents import hash_or_problem
-from sagasr.data.encoded_record import low_of
-from sagasr.data.quality import usable
+from sagasr.data.encoded_record import low_of, usable
 from sagasr.data.rows import SPLITS, Row, Split
 from sagasr.data.splits import read_manifest, rows_of
 from sagasr.io.errors import DataError

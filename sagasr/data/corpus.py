@@ -36,7 +36,6 @@ COMPUTING = (
     "sagasr.audio.files",
     "sagasr.audio.spectrum",
     "sagasr.codec.codec",
-    "sagasr.data.quality",
     "sagasr.data.encoded_record",
     "sagasr.data.measures",
     "sagasr.codec.precision",

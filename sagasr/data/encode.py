@@ -16,26 +16,52 @@ The work is a list of tasks (``data.tasks``), which threads or a cluster can per
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from sagasr.config.settings import Config
-from sagasr.data.assemble import Shards, assemble
-from sagasr.data.corpus import Corpus, Problem, recordings, select_clips, settings_key, store_identity
+from sagasr.constants import SAMPLE_RATE
+from sagasr.data.corpus import (
+    Corpus,
+    Problem,
+    clip_names,
+    record_settings,
+    recordings,
+    select_clips,
+    settings_key,
+    store_identity,
+)
+from sagasr.data.measures import LEAST_POWER, fit_rolloff
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.shards import PER_SHARD, grouped, ids_in, shard_name
+from sagasr.data.shards import (
+    PER_SHARD,
+    ROWS,
+    SCHEMAS,
+    Record,
+    grouped,
+    ids_in,
+    read_records,
+    shard_name,
+    write_arrow,
+)
 from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json
-from sagasr.io.fingerprint import fingerprint, short
+from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
+from sagasr.io.fingerprint import file_sha256, fingerprint, short
+from sagasr.model.words import vocabulary_of
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 
 Progress = Callable[[int, int], object]
+Shards = Mapping[Split, Mapping[str, list[str]]]  # the ids of each shard, by its name
 Runner = Callable[[Sequence[Task]], Iterator[Outcome]]
 
 
@@ -134,7 +160,7 @@ class _Build:
         try:
             for shard in (name for named in shards.values() for name in named):
                 link_or_copy(self.work / shard, folder / shard)
-            assemble(folder, self.config, codec_of(self.config), used, shards, self.hashes, len(val))
+            self._assemble(folder, used, shards, len(val))
             point("store.commit")
             _publish(folder, self.root / name)
         finally:
@@ -205,6 +231,34 @@ class _Build:
             for _ in range(outcome.recordings):
                 show(done := done + 1, total)
 
+    def _assemble(self, folder: Path, used: Corpus, shards: Shards, available: int) -> None:
+        """Write recordings.arrow and meta.json beside all shards, which lie in ``folder``."""
+        table: list[dict[str, Any]] = []
+        notes: list[dict[str, str]] = []
+        for split, named in shards.items():
+            places: dict[str, dict[str, int]] = {}
+            remarks: dict[str, list[str]] = {}
+            for number, name in enumerate(named):
+                for place, record in enumerate(read_records(folder / name, SCHEMAS[split])):
+                    places[record["id"]], remarks[record["id"]] = {"shard": number, "place": place}, record["notes"]
+            for (digest, row), name in zip(used.of(split), clip_names(used.of(split)), strict=True):
+                known = {key: getattr(row, key) for key in ("path", "domain", "caption", "transcript")}
+                table.append({"split": split, "id": digest, "name": name, **known, **places[digest]})
+                notes += [{"split": split, "path": row.path, "note": note} for note in remarks[digest]]
+        write_arrow(folder / "recordings.arrow", ROWS, table)
+        files = [folder / "recordings.arrow", *(folder / name for named in shards.values() for name in named)]
+        records = (record for name in shards["train"] for record in read_records(folder / name, SCHEMAS["train"]))
+        meta = {
+            **_facts(self.config, used, available),
+            **_statistics(records, used),
+            "shards": {split: list(named) for split, named in shards.items()},
+            "bytes": {file.name: file.stat().st_size for file in files},
+            "sha256": {file.name: self.hashes.get(file.name) or file_sha256(file) for file in files},
+            "left_out": [{"split": it.split, "path": it.path, "reason": it.reason} for it in used.unreadable],
+            "notes": sorted(notes, key=lambda note: (note["split"], note["path"], note["note"])),
+        }
+        write_json(folder / "meta.json", meta)
+
 
 def _finished(root: Path, names: Sequence[str]) -> Path | None:
     return next((root / name for name in names if (root / name / "meta.json").is_file()), None)
@@ -249,3 +303,57 @@ def _publish(folder: Path, final: Path) -> None:
     except OSError:
         if not (final / "meta.json").is_file():
             raise
+
+
+def _facts(config: Config, corpus: Corpus, available: int) -> dict[str, Any]:
+    """Return what is known of a store without its records; ``available`` recordings could be scored."""
+    codec = codec_of(config)
+    return {
+        "settings": {split: record_settings(config, split) for split in SPLITS},
+        "sample_rate": SAMPLE_RATE,
+        "channels": config.audio.channels,
+        "segment": config.audio.segment,
+        "ratio": codec.ratio,
+        "latent_channels": codec.latent_channels,
+        "companding": codec.companding,
+        "variants": config.degradation.variants,
+        "counts": {"train": len(corpus.train), "val": len(corpus.val), "val_available": available},
+        "vocabulary": {
+            source: vocabulary_of(getattr(row, source) for _, row in corpus.train)
+            for source in ("caption", "transcript")
+        },
+    }
+
+
+def _statistics(records: Iterable[Record], corpus: Corpus) -> dict[str, Any]:
+    """Return what the training set says as a whole, each recording as often as it is named.
+
+    Latents (``LatentNorm``) and the mean spectrum of the highs are at the level at which the model works.
+    """
+    times = Counter(digest for digest, _ in corpus.train)
+    samples = first = second = log_rms = power = log_power = np.zeros(())
+    features: list[np.ndarray] = []
+    rolloffs: list[float] = []
+    groups: list[int] = []
+    named = chain.from_iterable(repeat(record, times[record["id"]]) for record in records)
+    for number, record in enumerate(named):
+        mean, square = record["moments"].reshape(2, -1)
+        first, second = first + mean, second + square
+        log_rms = log_rms + np.log(np.maximum(square, LEAST_POWER)) / 2
+        power, log_power = power + record["power"].astype(float), log_power + record["log10_power"].astype(float)
+        samples = samples + record["samples"]
+        rows = record["features"].reshape(len(record["filter"]), -1).copy()
+        features += list(rows)
+        rolloffs += [record["rolloff_hz"]] * len(rows)
+        groups += [number] * len(rows)
+    count = len(corpus.train)
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - mean**2, 0))
+    std = np.maximum(std, max(1e-3 * std.max(), 1e-8))  # channels that hold next to nothing are not blown up
+    level = np.clip(np.exp(log_rms / count) / std, 1e-2, 1)
+    return {
+        "train_seconds": float(samples / SAMPLE_RATE),
+        "norm": {"mean": mean.tolist(), "std": std.tolist(), "level": level.tolist()},
+        "high_spectrum": {"power": (power / count).tolist(), "log10_power": (log_power / count).tolist()},
+        "rolloff_regression": fit_rolloff(np.stack(features), np.array(rolloffs), groups),
+    }

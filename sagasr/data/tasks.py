@@ -12,8 +12,7 @@ from pydantic import Field
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config, OwnCodec
 from sagasr.config.strict import Strict
-from sagasr.data.encoded_record import record_of
-from sagasr.data.quality import usable
+from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
 from sagasr.data.shards import SCHEMAS, Record, read_records, write_shard
 from sagasr.io.errors import DataError

@@ -42,7 +42,7 @@ def captioner(model: Path, **options: Any) -> Qwen2Audio:
 class Counting:
     """A captioner that writes down how much it was asked, and can be interrupted."""
 
-    identity = "counting"
+    identity = model = "counting"
 
     def __init__(self, say: Any = None, stop_after: int | None = None) -> None:
         self.heard = 0

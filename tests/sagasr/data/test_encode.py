@@ -22,8 +22,7 @@ from sagasr.config.settings import Config
 from sagasr.data import corpus as recordings
 from sagasr.data import tasks
 from sagasr.data.encode import encode_store, in_process
-from sagasr.data.encoded_record import record_of
-from sagasr.data.quality import usable
+from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
 from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
 from sagasr.data.store import Store
