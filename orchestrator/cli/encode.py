@@ -92,7 +92,7 @@ def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractC
     are_few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     workers = options.workers or (1 if are_few else None)
     if options.address is None and workers == 1:
-        return contextlib.nullcontext(in_process(1))
+        return contextlib.nullcontext(in_process)
     return ray_runner(options.address, workers)
 
 

@@ -10,7 +10,7 @@ Shards are committed one by one into a hidden folder, which a killed run leaves 
 the store's name at the end. A record that stands in any store below the same root is taken over, not computed again,
 and a whole shard is shared by a hard link: a store can be deleted or copied without regard to the others.
 
-The work is a list of tasks (``data.tasks``), which threads or a cluster can perform.
+The work is a list of tasks (``data.tasks``), which this process or a cluster can perform.
 """
 
 import os
@@ -18,7 +18,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -65,21 +64,34 @@ Shards = Mapping[Split, Mapping[str, list[str]]]  # the ids of each shard, by it
 Runner = Callable[[Sequence[Task]], Iterator[Outcome]]
 
 
+def in_process(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Perform tasks in this process, in their order.
+
+    Each stays on one core: torch's threads would wait for one another on arrays as small as these.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from map(perform, tasks)
+    finally:
+        torch.set_num_threads(threads)
+        forget_codec()  # a training that follows in this process has a codec of its own
+
+
 def encode_store(
     config: Config,
     root: Path,
     *,
-    workers: int = 1,
     progress: Progress | None = None,
     checking: Progress | None = None,
-    runner: Runner | None = None,
+    runner: Runner = in_process,
 ) -> Path:
     """Return the store of a configuration below ``root``, encoding it first if it is not there.
 
     It appears whole or not at all; of two processes that encode the same one, the first to finish wins. ``progress``
-    counts the recordings encoded, ``checking`` those looked at before; ``runner`` performs the tasks, by default in
-    ``workers`` threads. Raises ConfigError for the manifests, and DataError naming every recording that cannot be used
-    (or, by ``data.policy: quarantine``, leaves them out and lists them in meta.json), before anything appears.
+    counts the recordings encoded, ``checking`` those looked at before; ``runner`` performs the tasks. Raises
+    ConfigError for the manifests, and DataError naming every recording that cannot be used (or, by ``data.policy:
+    quarantine``, leaves them out and lists them in meta.json), before anything appears.
     """
     corpus = recordings(config)
     names = _names(config, corpus)
@@ -87,7 +99,7 @@ def encode_store(
         return store
     _make_root(root, names[-1])
     work = root / f".{names[-1]}-work"
-    build = _Build(config, corpus, root, work, runner or in_process(workers))
+    build = _Build(config, corpus, root, work, runner)
     try:
         return build.run(names, progress, checking)
     except OSError as error:
@@ -100,25 +112,6 @@ def encode_store(
     finally:
         if work.is_dir() and not any(work.iterdir()):
             work.rmdir()
-
-
-def in_process(workers: int) -> Runner:
-    """Return a runner that performs tasks in threads of this process, in their order.
-
-    Each task stays on one core: torch's own threads would wait for one another on arrays as small as these.
-    """
-
-    def run(tasks: Sequence[Task]) -> Iterator[Outcome]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from pool.map(perform, tasks)
-        finally:
-            torch.set_num_threads(threads)
-            forget_codec()  # a training that follows in this process has a codec of its own
-
-    return run
 
 
 class _Build:

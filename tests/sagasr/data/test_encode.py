@@ -411,7 +411,7 @@ def test_a_file_that_changes_while_it_is_encoded_stops_the_run_by_name(sounds: P
         if tasks and tasks[0].step == "encode":
             soundfile.write(folder / "train03.wav", noise(77), RATE)
             (folder / "train04.wav").unlink()
-        yield from in_process(1)(tasks)
+        yield from in_process(tasks)
 
     for policy in ("strict", "quarantine"):
         with pytest.raises(DataError, match=r"train0[34].wav: it changed while recordings were encoded"):
