@@ -119,8 +119,7 @@ def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
     Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
     in ``out`` began.
     """
-    from sagasr.data.contents import manifest_fingerprint
-    from sagasr.data.splits import checked_rows
+    from sagasr.data.splits import checked_rows, manifest_fingerprint
 
     usable = {split: checked_rows(config.data, split) for split in SPLITS}
     if problems := [problem for rows in usable.values() for problem in rows.problems]:

@@ -30,10 +30,9 @@ from sagasr.audio.files import read_audio
 from sagasr.audio.spectrum import mono
 from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
-from sagasr.data.contents import hash_or_problem
 from sagasr.data.encoded_record import low_of, usable
 from sagasr.data.rows import SPLITS, Row, Split
-from sagasr.data.splits import read_manifest, rows_of
+from sagasr.data.splits import hash_or_problem, read_manifest, rows_of
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json, write_text
 from sagasr.io.fingerprint import file_sha256, fingerprint

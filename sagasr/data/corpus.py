@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 from sagasr.audio.files import problem_of
 from sagasr.config import settings
 from sagasr.config.settings import Config
-from sagasr.data.contents import hash_or_problem
 from sagasr.data.rows import SPLITS, Row, Split
-from sagasr.data.splits import rows_of, shared_problems
+from sagasr.data.splits import hash_or_problem, rows_of, shared_problems
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import same_name
 from sagasr.io.fingerprint import RESULT_VERSION, content_of, fingerprint

@@ -39,7 +39,7 @@ from sagasr.data.corpus import (
 )
 from sagasr.data.measures import LEAST_POWER, fit_rolloff
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.shards import (
+from sagasr.data.store import (
     PER_SHARD,
     ROWS,
     SCHEMAS,

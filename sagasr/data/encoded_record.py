@@ -26,7 +26,7 @@ from sagasr.config.settings import Config
 from sagasr.constants import SAMPLE_RATE
 from sagasr.data.measures import STEP, gain_of, latent_moments, mean_power, measure_crops, rms_of, rolloff_features
 from sagasr.data.rows import Split
-from sagasr.data.shards import Record
+from sagasr.data.store import Record
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import seed_of
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sagasr.config.settings import Config, Data
-from sagasr.data.folders import Layout, layout_of
+from sagasr.data.folders import AGAIN, BESIDE_MANIFEST, CLOSED, File, Layout, files_below, layout_of, real_paths
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import SPLITS
 from sagasr.data.splits import rows_of
-from sagasr.data.walk import AGAIN, BESIDE_MANIFEST, CLOSED, File, files_below, real_paths
 from sagasr.io.errors import SagasrError, shown
 
 NAMES_SHOWN = 3

@@ -14,7 +14,7 @@ from sagasr.config.settings import Config, OwnCodec
 from sagasr.config.strict import Strict
 from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
-from sagasr.data.shards import SCHEMAS, Record, read_records, write_shard
+from sagasr.data.store import SCHEMAS, Record, read_records, write_shard
 from sagasr.io.errors import DataError
 from sagasr.io.failpoints import point
 from sagasr.io.fingerprint import file_sha256

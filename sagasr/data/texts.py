@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from sagasr.config import settings
-from sagasr.data.shards import read_records, views, write_arrow
-from sagasr.data.store import Store
+from sagasr.data.store import Store, read_records, views, write_arrow
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import content_of, fingerprint, short

@@ -24,8 +24,7 @@ from sagasr.data import tasks
 from sagasr.data.encode import encode_store, in_process
 from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
-from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
-from sagasr.data.store import Store
+from sagasr.data.store import MOST_PER_SHARD, PER_SHARD, Store, grouped
 from sagasr.data.tasks import Outcome, Task, perform
 from sagasr.io import failpoints
 from sagasr.io.errors import DataError

@@ -13,12 +13,11 @@ import soundfile
 
 from sagasr.config.patching import located
 from sagasr.config.settings import Data
-from sagasr.data import contents
-from sagasr.data.contents import content_hashes
+from sagasr.data import splits
 from sagasr.data.folders import describe
 from sagasr.data.listing import list_data
 from sagasr.data.rows import Row
-from sagasr.data.splits import checked_rows, read_manifest, rows_of, shared_problems
+from sagasr.data.splits import checked_rows, content_hashes, read_manifest, rows_of, shared_problems
 from sagasr.io.errors import ConfigError
 
 
@@ -433,15 +432,15 @@ def test_a_sound_is_found_in_containers_that_libsndfile_does_not_read(
     lossless(tmp_path / "train/1.m4a", noise[1])
     lossless(tmp_path / "val/2.mka", noise[2])
     read: list[str] = []
-    samples_of = contents._samples
-    monkeypatch.setattr(contents, "_samples", lambda file: [read.append(file.name), samples_of(file)][1])
+    samples_of = splits._samples
+    monkeypatch.setattr(splits, "_samples", lambda file: [read.append(file.name), samples_of(file)][1])
     rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
-    assert contents.same_sounds(rows["train"], rows["val"]) == []
+    assert splits.same_sounds(rows["train"], rows["val"]) == []
     assert read == []
     lossless(tmp_path / "val/same.mka", noise[0])
     soundfile.write(tmp_path / "val/same.flac", noise[1], 44_100)
     rows["val"] = {row.path: row for row in read_manifest(tmp_path / "val")}
-    found = contents.same_sounds(rows["train"], rows["val"])
+    found = splits.same_sounds(rows["train"], rows["val"])
     assert {(one.path, other.path) for one, other in found} == {("0.m4a", "same.mka"), ("1.m4a", "same.flac")}
 
 
@@ -452,5 +451,5 @@ def test_a_sound_is_found_on_two_equal_channels(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, samples, 44_100)
     rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
-    found = contents.same_sounds(rows["train"], rows["val"])
+    found = splits.same_sounds(rows["train"], rows["val"])
     assert [(one.path, other.path) for one, other in found] == [("0.flac", "1.wav")]

@@ -17,9 +17,8 @@ import pytest
 import soundfile
 
 from sagasr.config.settings import Data
-from sagasr.data.contents import content_hashes, header_problems, manifest_fingerprint
 from sagasr.data.rows import Row, Split
-from sagasr.data.splits import read_manifest, rows_of
+from sagasr.data.splits import content_hashes, header_problems, manifest_fingerprint, read_manifest, rows_of
 from sagasr.io.errors import ConfigError, DataError
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"

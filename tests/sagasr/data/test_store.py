@@ -29,9 +29,8 @@ from sagasr.data.corpus import Recording, clip_names, recordings, select_clips, 
 from sagasr.data.encode import encode_store
 from sagasr.data.encoded_record import clip_gain
 from sagasr.data.rows import Row
-from sagasr.data.shards import SCHEMAS, read_records
 from sagasr.data.splits import read_manifest
-from sagasr.data.store import Store
+from sagasr.data.store import SCHEMAS, Store, read_records
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.metrics.score import score
 from tests.processes import forked
