@@ -4,9 +4,6 @@ Two libraries share the work. libsndfile reads WAV, AIFF, FLAC, Ogg and their ki
 FFmpeg reads all else, and what libsndfile would read in part: MP3, whose length is guessed from its first frames where
 no header counts them, and files whose length their writer did not know. Ogg and FLAC streams that stand one behind
 another in one file are read one after another, each as a file of its own.
-
-Decoders are lenient: they read a file cut in half as a shorter recording. So what ``containers`` finds is compared with
-what was there.
 """
 
 import math
@@ -81,18 +78,18 @@ def decoded(path: Path, whole: bool = True) -> Iterator[Reading]:
         behind = size - parts[-1].stop
         leftover = [f"its last {behind:,} bytes are no part of its Ogg stream, and are left out"] if behind else []
         if len(parts) == 1:
-            with _one(file, parts[0], os.fsencode(path)) as reading:
+            with _opened(file, parts[0], os.fsencode(path)) as reading:
                 reading.notes.extend(leftover)
                 yield reading
             return
-        with _one(file, parts[0]) as first:
+        with _opened(file, parts[0]) as first:
             notes = [*first.notes, f"{len(parts)} recordings one behind another, read as one", *leftover]
         yield first._replace(samples=None, blocks=_chained(file, parts, first), notes=notes)
 
 
 def _chained(file: BinaryIO, parts: list[Part], head: Reading) -> Iterator[np.ndarray]:
     for number, part in enumerate(parts, 1):
-        with _one(file, part) as reading:
+        with _opened(file, part) as reading:
             if (reading.rate, reading.channels) != (head.rate, head.channels):
                 raise DataError(
                     f"part {number} of {len(parts)} has {_form(reading.rate, reading.channels)}, the first "
@@ -116,7 +113,7 @@ def check_whole(declared: int | None, present: int, part: str = "") -> None:
 
 
 @contextmanager
-def _one(file: BinaryIO, part: Part, name: bytes | None = None) -> Iterator[Reading]:
+def _opened(file: BinaryIO, part: Part, name: bytes | None = None) -> Iterator[Reading]:
     """Open one recording of a file, by libsndfile where it reads all of it, else by FFmpeg."""
     source = Stretch(file, part)
     magic, stated = source.read(4), stated_bytes(source, part.stop - part.start)

@@ -130,14 +130,14 @@ def problem_of(path: Path, whole: bool = True) -> str | None:
 def opened(path: Path, whole: bool = True) -> Iterator[Reading]:
     """Open a recording whose header can be used, to read its blocks once. Raises DataError, as its blocks do."""
     with ExitStack() as stack:
-        with _told(path):
+        with _naming(path):
             reading = stack.enter_context(decoded(path, whole))
             _check_form(reading)
         yield reading._replace(blocks=_checked(path, reading))
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong in decoders into a DataError of one line that names the file."""
     try:
         yield
@@ -159,7 +159,7 @@ def _checked(path: Path, reading: Reading) -> Iterator[np.ndarray]:
     """Yield the blocks of an opened recording, each looked at. Raises DataError, also where samples are missing."""
     present, blocks = 0, reading.blocks
     while True:
-        with _told(path):
+        with _naming(path):
             block = next(blocks, None)
             if block is None:
                 break
@@ -167,7 +167,7 @@ def _checked(path: Path, reading: Reading) -> Iterator[np.ndarray]:
             _check_length(present, reading)
             _check_samples(block)
         yield block
-    with _told(path):
+    with _naming(path):
         check_whole(reading.samples, present)
         _check_enough(present, reading.rate)
 

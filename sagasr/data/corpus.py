@@ -108,7 +108,7 @@ def recordings(config: Config) -> Corpus:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
     if shared := shared_problems(config.data, *(dict(part) for part in by_split.values())):
         raise DataError("\n".join(shared))
-    return Corpus(*map(_in_content_order, by_split.values()), unreadable)
+    return Corpus(_in_content_order(by_split["train"]), _in_content_order(by_split["val"]), unreadable)
 
 
 def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> dict[str, Any]:
@@ -208,4 +208,4 @@ def _broken(by_split: Mapping[Split, Sequence[Recording]]) -> list[Problem]:
 
 
 def _in_content_order(recordings: Iterable[Recording]) -> list[Recording]:
-    return sorted(recordings, key=lambda it: (it.sha256, it.row.caption, it.row.transcript, it.row.domain, it.row.path))
+    return sorted(recordings, key=lambda recording: (recording.sha256, *recording.row.meaning, recording.row.path))

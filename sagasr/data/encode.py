@@ -5,10 +5,9 @@
                            recordings.arrow  names, domains and texts, and where each record lies
                            meta.json         counts, latent statistics, vocabulary, regression, what was left out
 
-The folder's name is the identity of what went in, so a store never changes and a change of any input makes another one.
-Shards are committed one by one into a hidden folder, which a killed run leaves for the next, and appear together under
-the store's name at the end. A record that stands in any store below the same root is taken over, not computed again,
-and a whole shard is shared by a hard link: a store can be deleted or copied without regard to the others.
+The folder's name is the identity of what went in, so a store never changes. Shards are committed one by one into a
+hidden folder, which a killed run leaves for the next, and appear together under the store's name at the end. A record
+that stands in any store below the same root is taken over, and a whole shard is shared by a hard link.
 
 The work is a list of tasks (``data.tasks``), which this process or a cluster can perform.
 """
@@ -247,7 +246,7 @@ class _Build:
             "shards": {split: list(named) for split, named in shards.items()},
             "bytes": {file.name: file.stat().st_size for file in files},
             "sha256": {file.name: self.hashes.get(file.name) or file_sha256(file) for file in files},
-            "left_out": [{"split": it.split, "path": it.path, "reason": it.reason} for it in used.unreadable],
+            "left_out": [{"split": left.split, "path": left.path, "reason": left.reason} for left in used.unreadable],
             "notes": sorted(notes, key=lambda note: (note["split"], note["path"], note["note"])),
         }
         write_json(folder / "meta.json", meta)

@@ -40,15 +40,13 @@ def read_table(path: Path) -> tuple[Row, ...]:
     reader, exists = readers.get(path.suffix.lower()), os.path.exists(path)
     if reader is None and (path.suffix or exists):
         is_sheet = path.suffix.lower() in (".xlsx", ".xls")
-        remedy = (
-            "save the table as CSV" if is_sheet else "recordings are named by their folder, or by a manifest of them"
-        )
+        remedy = "save the table as CSV" if is_sheet else "name the folder of the recordings, or a manifest of them"
         kind = path.suffix or "a file without suffix"
         raise ConfigError(f"{path}: a manifest is .csv, .parquet or .jsonl, not {kind!r}; {remedy}")
     if reader is None or not os.path.isfile(path):
         reason = "is not a file" if exists else "no such file" if reader else "no such file or folder"
-        hint = (reader and like(path)) or "; name a manifest, or a folder of recordings"
-        raise ConfigError(f"{path}: {reason}{hint}")
+        hint = like(path) if reader else ""
+        raise ConfigError(f"{path}: {reason}{hint or '; name a manifest, or a folder of recordings'}")
     faults: list[str] = []
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -136,20 +134,17 @@ def _header_is_good(header: list[str], report: Report) -> bool:
         if name not in KNOWN and name.casefold() in KNOWN:
             report(1, f"column {_shown(name)} would not be read; rename it {name.casefold()!r}")
     if "path" not in header:
-        if not header:
-            hint = "; the file is empty: begin with a line of column names, such as path,text,split"
-        elif len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-            hint = "; separate columns by commas"
-        else:
-            hint = _rename(name[:80] for name in header[:20])
-        report(1, f"no column 'path'{hint}")
+        is_one = len(header) == 1 and any(mark in header[0] for mark in ";\t|")
+        hint = "; separate columns by commas" if is_one else _rename(name[:80] for name in header[:20])
+        empty = "; the file is empty: begin with a line of column names, such as path,text,split"
+        report(1, f"no column 'path'{hint if header else empty}")
     return not twice and "path" in header
 
 
 def _rename(names: Iterable[str]) -> str:
     """Return which of the columns that are there should be called ``path``."""
-    told = did_you_mean("path", names).replace("did you mean", "rename")
-    return told.replace("; known:", "; rename the one that names the recordings:")
+    hint = did_you_mean("path", names).replace("did you mean", "rename")
+    return hint.replace("; known:", "; rename the one that names the recordings:")
 
 
 def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
@@ -173,7 +168,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
             if not raw.strip():
                 continue
             try:
-                record = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+                record = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
             except (ValueError, RecursionError) as error:
                 report(line, f"not valid JSON ({str(error)[:200]})")
                 continue
@@ -187,7 +182,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 yield line, _as_texts(record, line, report)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         raise ValueError("a key stands twice")
