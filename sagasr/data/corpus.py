@@ -127,7 +127,11 @@ def record_settings(config: Config, split: Split) -> dict[str, Any]:
     """Return what, beside the recording's content, decides a record of a split."""
     codec = config.codec.model_dump(mode="json")
     if isinstance(config.codec, settings.StableAudio):
-        codec |= {key: _file_hash(Path(codec[key])) for key in ("checkpoint", "config")}
+        try:
+            codec |= {key: content_of(Path(codec[key])) for key in ("checkpoint", "config")}
+        except OSError as error:
+            why = f"the codec's weights cannot be read ({error.strerror or error})"
+            raise DataError(f"{error.filename}: {why}") from error
     if isinstance(config.codec, settings.OwnCodec):
         codec["part"] = sources([("codec", config.codec.part)])
     audio = config.audio.model_dump(mode="json")
@@ -190,13 +194,6 @@ def _is_text_or_import(statement: ast.stmt) -> bool:
     value = statement.value if isinstance(statement, ast.Expr) else None
     is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
     return is_text or isinstance(statement, (ast.Import, ast.ImportFrom))
-
-
-def _file_hash(path: Path) -> str:
-    try:
-        return content_of(path)
-    except OSError as error:
-        raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
 
 
 def _broken(by_split: Mapping[Split, Sequence[Recording]]) -> list[Problem]:

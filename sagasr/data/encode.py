@@ -12,7 +12,7 @@ that stands in any store below the same root is taken over, and a whole shard is
 The work is a list of tasks (``data.tasks``), which this process or a cluster can perform.
 """
 
-import os
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -52,7 +52,7 @@ from sagasr.data.store import (
 from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
+from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json, write_whole
 from sagasr.io.fingerprint import file_sha256, fingerprint, short
 from sagasr.model.words import vocabulary_of
 
@@ -154,7 +154,11 @@ class _Build:
                 link_or_copy(self.work / shard, folder / shard)
             self._assemble(folder, used, shards, len(val))
             point("store.commit")
-            _publish(folder, self.root / name)
+            try:
+                folder.rename(self.root / name)
+            except OSError:
+                if not (self.root / name / "meta.json").is_file():  # else another process was first
+                    raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
@@ -194,8 +198,10 @@ class _Build:
         for split, named in shards.items():
             files, holders = {digest: str(row.file) for digest, row in used.of(split)}, self.holders[split]
             for name, ids in named.items():
-                if name in self.shards and _share(self.shards[name], self.work / name):
-                    continue
+                if shard := self.shards.get(name):
+                    with contextlib.suppress(FileNotFoundError):  # its store may just have gone
+                        link_or_copy(shard, self.work / name)
+                        continue
                 task = Task(
                     step="encode",
                     split=split,
@@ -237,7 +243,7 @@ class _Build:
                 known = {key: getattr(row, key) for key in ("path", "domain", "caption", "transcript")}
                 table.append({"split": split, "id": digest, "name": name, **known, **places[digest]})
                 notes += [{"split": split, "path": row.path, "note": note} for note in remarks[digest]]
-        write_arrow(folder / "recordings.arrow", ROWS, table)
+        write_whole(folder / "recordings.arrow", lambda temporary: write_arrow(temporary, ROWS, table))
         files = [folder / "recordings.arrow", *(folder / name for named in shards.values() for name in named)]
         records = (record for name in shards["train"] for record in read_records(folder / name, SCHEMAS["train"]))
         meta = {
@@ -264,16 +270,6 @@ def _names(config: Config, corpus: Corpus) -> list[str]:
     return [short(fingerprint(store_identity(config, corpus, policy))) for policy in policies]
 
 
-def _share(source: Path, target: Path) -> bool:
-    """Make a shard available in the working folder; return whether it is there, for its store may just have gone."""
-    try:
-        if not target.exists():
-            link_or_copy(source, target)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _make_root(root: Path, name: str) -> None:
     """Create the folder of stores and clear what killed processes left of this one, but for finished shards."""
     try:
@@ -283,18 +279,6 @@ def _make_root(root: Path, name: str) -> None:
     for folder in root.glob(f".{name}-*"):
         if not folder.name.endswith("-work") and time.time() - folder.stat().st_mtime > ABANDONED_AFTER_S:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(folder: Path, final: Path) -> None:
-    """Flush all files to disk and rename the folder into place, unless another process was first."""
-    for file in folder.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    try:
-        folder.rename(final)
-    except OSError:
-        if not (final / "meta.json").is_file():
-            raise
 
 
 def _facts(config: Config, corpus: Corpus, available: int) -> dict[str, Any]:

@@ -38,6 +38,20 @@ AGAIN, CLOSED = "that are read anyway or hold the link", "could not be looked in
 REMEDY = "let it be read, or move it elsewhere"
 NOT_READ = "formats that are not read; convert them to FLAC"
 
+MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
+TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
+MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript
+ESC_VAL_FOLD = "5"
+# What is in folders with such a word in their name.
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+MEANS = {"train": "trains", "val": "validates", "test": "is left out"}
+
+Named = TypeVar("Named")
+
 
 class File(NamedTuple):
     """A file in a folder. ``real`` is the same by whatever links it is reached; ``reason`` says why no recording."""
@@ -123,21 +137,6 @@ def real_paths(paths: Iterable[Path]) -> list[str]:
     """Return the ``File.real`` of files."""
     real_of = cache(os.path.realpath)  # of one call, as links may change
     return [f"{real_of(path.parent)}/{path.name}" for path in paths]
-
-
-MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
-TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
-MICROPHONE = re.compile(r"_mic\d$")  # of VCTK 0.92, whose two microphones share a transcript
-ESC_VAL_FOLD = "5"
-# What is in folders with such a word in their name.
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
-MEANS = {"train": "trains", "val": "validates", "test": "is left out"}
-
-Named = TypeVar("Named")
 
 
 class Layout(NamedTuple):
