@@ -51,20 +51,14 @@ class Recording(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A recording that cannot be used. ``path`` is as the manifest has it, ``file`` where it lies."""
+    """A recording that cannot be used, and why."""
 
-    split: str
-    path: str
-    file: str
+    split: Split
+    row: Row
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-    @classmethod
-    def of(cls, split: str, row: Row, reason: str) -> "Problem":
-        """Return the problem of a row; its reason may begin with the file."""
-        return cls(split, row.path, str(row.file), reason.removeprefix(f"{row.file}: "))
+        return f"{self.row.file}: {self.reason}"
 
 
 class Corpus(NamedTuple):
@@ -98,7 +92,7 @@ def recordings(config: Config) -> Corpus:
         for split, rows in splits.items():
             for row, (digest, problem) in zip(rows, pool.map(hash_or_problem, rows), strict=True):
                 if problem:
-                    unreadable.append(Problem.of(split, row, problem))
+                    unreadable.append(Problem(split, row, problem.removeprefix(f"{row.file}: ")))
                 else:
                     by_split[split].append(Recording(digest, row))
     if unreadable and config.data.policy == "strict":
@@ -201,7 +195,7 @@ def _broken(by_split: Mapping[Split, Sequence[Recording]]) -> list[Problem]:
     rows = [(split, row) for split, part in by_split.items() for _, row in part]
     with ThreadPoolExecutor() as pool:
         reasons = pool.map(problem_of, (row.file for _, row in rows))
-        return [Problem.of(split, row, reason) for (split, row), reason in zip(rows, reasons, strict=True) if reason]
+        return [Problem(split, row, reason) for (split, row), reason in zip(rows, reasons, strict=True) if reason]
 
 
 def _in_content_order(recordings: Iterable[Recording]) -> list[Recording]:

@@ -129,7 +129,7 @@ class _Build:
         bad = self._check(checking)
         train, val = ([part for part in self.corpus.of(split) if part.sha256 not in bad] for split in SPLITS)
         left_out = self.corpus.unreadable + [
-            Problem.of(split, row, bad[digest])
+            Problem(split, row, bad[digest])
             for split in SPLITS
             for digest, row in self.corpus.of(split)
             if digest in bad
@@ -252,7 +252,7 @@ class _Build:
             "shards": {split: list(named) for split, named in shards.items()},
             "bytes": {file.name: file.stat().st_size for file in files},
             "sha256": {file.name: self.hashes.get(file.name) or file_sha256(file) for file in files},
-            "left_out": [{"split": left.split, "path": left.path, "reason": left.reason} for left in used.unreadable],
+            "left_out": [{"split": split, "path": row.path, "reason": why} for split, row, why in used.unreadable],
             "notes": sorted(notes, key=lambda note: (note["split"], note["path"], note["note"])),
         }
         write_json(folder / "meta.json", meta)
