@@ -301,7 +301,7 @@ def split_by_folders(paths: Sequence[str]) -> tuple[dict[str, str], str]:
     for depth in range(max(map(len, parts), default=0)):
         names = {part[depth] for part in parts if len(part) > depth}
         words = {name: set(re.split(r"[\W_]+", name.lower())) & PARTS.keys() for name in names}
-        part_of = {name: PARTS[found.copy().pop()] for name, found in words.items() if len(found) == 1}
+        part_of = {name: PARTS[next(iter(named))] for name, named in words.items() if len(named) == 1}
         if "train" not in part_of.values():
             part_of |= {name: "train" for name in part_of if "dev" in words[name]}
         part_of = _validated(part_of)

@@ -150,7 +150,7 @@ def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
 
     The store is whole, so data that can be read no more are only said.
     """
-    unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
+    unusable = {(left["split"], left["path"]): "cannot be used" for left in meta["left_out"]}
     try:
         return list_data(config.data, unusable, config.validation.clips).lines()
     except SagasrError as error:

@@ -23,6 +23,8 @@ from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.fingerprint import content_of, fingerprint, seed_of
 from sagasr.io.machine import cpus_here
 
+VAL_SHARE = 10  # one in so many validates
+
 
 def hash_or_problem(row: Row) -> tuple[str, str | None]:
     """Return the sha256 of a recording's file, and why it cannot be read or is not the one meant, or None."""
@@ -125,9 +127,6 @@ def _samples(file: Path) -> bytes | None:
     except DataError:
         return None
     return (left if doubled else every).digest() if least < most else None
-
-
-VAL_SHARE = 10  # one in so many validates
 
 
 def read_manifest(path: Path) -> tuple[Row, ...]:
