@@ -98,7 +98,7 @@ def _clipped_share(samples: np.ndarray) -> float:
         return 0.0
     from scipy.ndimage import binary_opening  # loads slowly
 
-    in_runs = binary_opening(magnitudes >= peak * (1 - 1e-4), np.ones((1, CLIPPED_RUN)))
+    in_runs = binary_opening(magnitudes >= peak * (1 - 1e-4), np.ones((1, CLIPPED_RUN), bool))
     return float(in_runs.mean())
 
 

@@ -52,7 +52,7 @@ from sagasr.data.store import (
 from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json, write_whole
+from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
 from sagasr.io.fingerprint import file_sha256, fingerprint, short
 from sagasr.model.words import vocabulary_of
 
@@ -243,7 +243,7 @@ class _Build:
                 known = {key: getattr(row, key) for key in ("path", "domain", "caption", "transcript")}
                 table.append({"split": split, "id": digest, "name": name, **known, **places[digest]})
                 notes += [{"split": split, "path": row.path, "note": note} for note in remarks[digest]]
-        write_whole(folder / "recordings.arrow", lambda temporary: write_arrow(temporary, ROWS, table))
+        write_arrow(folder / "recordings.arrow", ROWS, table)
         files = [folder / "recordings.arrow", *(folder / name for named in shards.values() for name in named)]
         records = (record for name in shards["train"] for record in read_records(folder / name, SCHEMAS["train"]))
         meta = {

@@ -146,9 +146,9 @@ def _train(config: Config, codec: Codec, sha256: str, recording: Usable) -> Reco
     rolloffs, gains, features, latents = [], [], [], []
     for draw in draws:  # one at a time: an hour of audio takes gigabytes
         low, heard = _lows(recording, draw)
-        crops = measure_crops(heard, segment)
-        rolloffs.append(crops.rolloff_hz)
-        gains.append(gain_at(config, crops.rms))
+        rolloffs_hz, rms = measure_crops(heard, segment)
+        rolloffs.append(rolloffs_hz)
+        gains.append(gain_at(config, rms))
         features.append(rolloff_features(heard))
         latents.append(_encode(codec, low).astype(np.float16))
     gain, exact = np.stack(gains), _encode(codec, high)
@@ -158,7 +158,7 @@ def _train(config: Config, codec: Codec, sha256: str, recording: Usable) -> Reco
         "filter": [draw.family for draw in draws],
         "order": [draw.order for draw in draws],
         "cutoff_hz": [draw.cutoff_hz for draw in draws],
-        "rolloff_high_hz": measure_crops(recording.heard, segment).rolloff_hz,
+        "rolloff_high_hz": measure_crops(recording.heard, segment)[0],
         "rolloff_low_hz": np.stack(rolloffs),
         "gain": gain.astype(np.float32),
         "high": exact.astype(np.float16),

@@ -5,7 +5,7 @@ Crops begin on multiples of ``STEP`` samples, so that what holds for a crop (rol
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +25,6 @@ RIDGE = 0.3  # per training example
 _FRAMES = 4_096  # transformed at once, a multiple of STEP / HOP
 
 
-class Crops(NamedTuple):
-    """One value per possible crop, [G], for ``G = (T - segment) // STEP + 1``."""
-
-    rolloff_hz: np.ndarray
-    rms: np.ndarray
-
-
 def rms_of(audio: np.ndarray) -> float:
     """Return the root of the mean square of audio [C, T] without each channel's mean: an offset is not heard.
 
@@ -46,8 +39,11 @@ def gain_of(rms: np.ndarray | float) -> np.ndarray:
     return np.asarray(TARGET_RMS / np.maximum(rms, LEAST_RMS))
 
 
-def measure_crops(audio: np.ndarray, segment: int) -> Crops:
-    """Return roll-off and RMS (as ``rms_of``) of all crops of ``segment`` samples of audio [C, T >= segment]."""
+def measure_crops(audio: np.ndarray, segment: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return roll-offs and RMS (as ``rms_of``), each [G], of the crops of ``segment`` samples of audio [C, T].
+
+    G = (T - segment) // STEP + 1.
+    """
     crops = (audio.shape[-1] - segment) // STEP + 1
     length = segment // STEP
     blocks, edges = _blocks(mono(audio))
@@ -62,7 +58,7 @@ def measure_crops(audio: np.ndarray, segment: int) -> Crops:
         mean, square = (part[:, crop : crop + length].mean(1) for part in (means, squares))
         levels[crop] = np.sqrt(np.maximum(square - mean**2, 0).mean())
         summed -= blocks[crop]
-    return Crops(rolloffs, levels)
+    return rolloffs, levels
 
 
 def mean_power(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

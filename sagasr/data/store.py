@@ -92,25 +92,26 @@ def shard_name(split: Split, settings: str, ids: Sequence[str]) -> str:
     return f"{split}-{fingerprint([settings, list(ids)])[:16]}.arrow"
 
 
-def write_shard(path: Path, split: Split, settings: str, records: Iterable[Record]) -> None:
-    """Write a shard whole. Raises StorageError when the disk cannot take it."""
-    schema = SCHEMAS[split].with_metadata({"settings": settings})
-    write_whole(path, lambda temporary: write_arrow(temporary, schema, records))
-
-
 def write_arrow(path: Path, schema: pa.Schema, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write an Arrow IPC file without compression; arrays become lists, and few records are held at a time."""
-    group: list[Mapping[str, Any]] = []
-    size = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for record in records:
-            group.append(record)
-            size += sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
-            if size >= GROUP_BYTES:
+    """Write an Arrow IPC file whole, without compression; arrays become lists, and few records are held at a time.
+
+    Raises StorageError when the disk cannot take it.
+    """
+
+    def write(temporary: Path) -> None:
+        group: list[Mapping[str, Any]] = []
+        size = 0
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for record in records:
+                group.append(record)
+                size += sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
+                if size >= GROUP_BYTES:
+                    writer.write_batch(_batch(schema, group))
+                    group, size = [], 0
+            if group:
                 writer.write_batch(_batch(schema, group))
-                group, size = [], 0
-        if group:
-            writer.write_batch(_batch(schema, group))
+
+    write_whole(path, write)
 
 
 def read_records(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from sagasr.config.settings import Config, OwnCodec
 from sagasr.config.strict import Strict
 from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
-from sagasr.data.store import SCHEMAS, Record, read_records, write_shard
+from sagasr.data.store import SCHEMAS, Record, read_records, write_arrow
 from sagasr.io.errors import DataError
 from sagasr.io.failpoints import point
 from sagasr.io.fingerprint import file_sha256
@@ -74,7 +74,7 @@ def _check(task: Task) -> Outcome:
 def _encode(task: Task) -> Outcome:
     target = Path(task.target)
     try:
-        write_shard(target, task.split, task.settings, _records(task))
+        write_arrow(target, SCHEMAS[task.split].with_metadata({"settings": task.settings}), _records(task))
     except _Changed as error:
         return Outcome(recordings=len(task.files), changed=(str(error),))
     point("encode.shard")
