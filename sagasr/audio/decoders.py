@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
 
-from sagasr.audio.containers import Part, Stretch, frames_counted, mpeg_frame_bytes, parts_of, stated_bytes
+from sagasr.audio.containers import Part, frames_counted, mpeg_frame_bytes, parts_of, stated_bytes
 from sagasr.io.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,22 +74,22 @@ def decoded(path: Path, whole: bool = True) -> Iterator[Reading]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise DataError("the file is empty")
-        parts = parts_of(file, size) if whole else [Part(0, size)]
+        parts = parts_of(file, size) if whole else [Part(file, 0, size)]
         behind = size - parts[-1].stop
         leftover = [f"its last {behind:,} bytes are no part of its Ogg stream, and are left out"] if behind else []
         if len(parts) == 1:
-            with _opened(file, parts[0], os.fsencode(path)) as reading:
+            with _opened(parts[0], os.fsencode(path)) as reading:
                 reading.notes.extend(leftover)
                 yield reading
             return
-        with _opened(file, parts[0]) as first:
+        with _opened(parts[0]) as first:
             notes = [*first.notes, f"{len(parts)} recordings one behind another, read as one", *leftover]
-        yield first._replace(samples=None, blocks=_chained(file, parts, first), notes=notes)
+        yield first._replace(samples=None, blocks=_chained(parts, first), notes=notes)
 
 
-def _chained(file: BinaryIO, parts: list[Part], head: Reading) -> Iterator[np.ndarray]:
+def _chained(parts: list[Part], head: Reading) -> Iterator[np.ndarray]:
     for number, part in enumerate(parts, 1):
-        with _opened(file, part) as reading:
+        with _opened(part) as reading:
             if (reading.rate, reading.channels) != (head.rate, head.channels):
                 raise DataError(
                     f"part {number} of {len(parts)} has {_form(reading.rate, reading.channels)}, the first "
@@ -113,14 +113,15 @@ def check_whole(declared: int | None, present: int, part: str = "") -> None:
 
 
 @contextmanager
-def _opened(file: BinaryIO, part: Part, name: bytes | None = None) -> Iterator[Reading]:
+def _opened(source: Part, name: bytes | None = None) -> Iterator[Reading]:
     """Open one recording of a file, by libsndfile where it reads all of it, else by FFmpeg."""
-    source = Stretch(file, part)
-    magic, stated = source.read(4), stated_bytes(source, part.stop - part.start)
+    stated = stated_bytes(source)
+    source.seek(0)
+    magic = source.read(4)
     source.seek(0)
     with ExitStack() as stack:
         sound = None
-        if magic in LIBSNDFILE and part.streams == 1:
+        if magic in LIBSNDFILE and source.streams == 1:
             try:
                 sound = stack.enter_context(soundfile.SoundFile(name or source))
             except (soundfile.SoundFileError, TypeError):  # TypeError: soundfile knows better, by the suffix
@@ -151,7 +152,7 @@ def ffmpeg() -> Any:
 
 
 @contextmanager
-def _by_ffmpeg(source: Stretch, magic: bytes, open_end: bool) -> Iterator[Reading]:
+def _by_ffmpeg(source: Part, magic: bytes, open_end: bool) -> Iterator[Reading]:
     av = ffmpeg()
     options = {"format_whitelist": ",".join(sorted(set(SUFFIXES.values())))}  # no playlists, which name other files
     options |= {"ignore_length": "1"} if open_end and magic in (b"RIFF", b"RIFX", b"RF64") else {}
