@@ -38,17 +38,7 @@ from sagasr.data.corpus import (
 )
 from sagasr.data.measures import LEAST_POWER, fit_rolloff
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.store import (
-    PER_SHARD,
-    ROWS,
-    SCHEMAS,
-    Record,
-    grouped,
-    ids_in,
-    read_records,
-    shard_name,
-    write_arrow,
-)
+from sagasr.data.store import PER_SHARD, ROWS, SCHEMAS, Record, grouped, ids_in, read_records, shard_name, write_arrow
 from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
