@@ -257,8 +257,8 @@ def _plain(folder: Path) -> Layout:
     named = {}
     for table in tables:
         for row in read_table(table):
-            path = (table.parent / row.path).relative_to(folder).as_posix()
-            named[path] = replace(row, path=path)
+            name = (table.parent / row.path).relative_to(folder).as_posix()
+            named[name] = replace(row, path=name)
     rows = [*named.values(), *_rows(folder, free, describe_one)]
     split, how = ({}, "") if any(row.split for row in rows) else split_by_folders([row.path for row in rows])
     if split:
