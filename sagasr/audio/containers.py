@@ -19,8 +19,7 @@ COUNT = re.compile(
 BIT_RATES = {  # of MPEG frames in kbit/s, by whether they are of version 1, and their layer
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    **dict.fromkeys(((False, 3), (False, 2)), (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)),
 }
 UNKNOWN = (0, 0xFFFFFFFF)  # bytes of audio, in headers of those who wrote into a pipe, or were killed
 UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as SoX, LAME and ALSA put there
@@ -50,9 +49,6 @@ class Part(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.stop - self.start}[whence]

@@ -1,10 +1,8 @@
 """Reading recordings strictly and writing predictions. Audio is float32 [C, T] at 44,100 Hz everywhere else.
 
-A recording is used whole and as it was meant, or refused with one line that names it. What is refused: files that are
-missing, empty, not audio, broken or cut off, that hold NaN, infinite or absurdly large samples, more than two channels,
-several audio streams, more than an hour, less than one analysis window, or a sample rate outside 4 to 384 kHz. Silence,
-a constant offset, clipped and 8-bit recordings are read as they are. Not noticed: wrong bytes inside the samples of a
-WAV or AIFF file, which hold no checksum, and a cut in a file that does not state its length, which is said of it.
+A recording is used whole and as it was meant, or refused with one line that names it; the README of sagasr says what is
+refused. Silence, a constant offset, clipped and 8-bit recordings are read as they are. Not noticed: wrong bytes
+inside the samples of a WAV or AIFF file, which hold no checksum, and a cut in a file that does not state its length.
 """
 
 import errno
@@ -18,8 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from sagasr.audio.decoders import BLOCK as BLOCK
-from sagasr.audio.decoders import SUFFIXES as SUFFIXES
 from sagasr.audio.decoders import Reading, check_whole, decoded, ffmpeg, reason_of
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError, SagasrError

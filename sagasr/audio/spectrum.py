@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.constants import N_FFT as N_FFT
-from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
+from sagasr.constants import N_FFT, ROLLOFF_SHARE, SAMPLE_RATE
 
 HOP = 512
 NUM_BINS = N_FFT // 2 + 1

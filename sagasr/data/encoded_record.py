@@ -1,9 +1,7 @@
 """What a recording must be to be learnt from or scored, and what is computed of it, as one record of a shard.
 
 Refused beside what ``sagasr.audio.files`` refuses: silence, a constant, channels that cancel where they are mixed to
-mono, and recordings so band-limited that no cutoff of the configuration would leave anything to restore. Said, and
-used: 8-bit samples, clipping, samples beyond full scale, recordings shorter than a training segment, and clips whose
-roll-off lies so low that they are scored at a lower cutoff than the others.
+mono, and recordings so band-limited that no cutoff of the configuration would leave anything to restore.
 
 A record holds numbers only. High and low latents stand together, so that one index crops both. Latents are those of
 the whole recording as recorded; the gain that brings a crop to the level at which the model works is stored beside

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sagasr.audio.decoders import SUFFIXES
-from sagasr.audio.files import BLOCK, opened, problem_of
+from sagasr.audio.decoders import BLOCK, SUFFIXES
+from sagasr.audio.files import opened, problem_of
 from sagasr.config.settings import Data
 from sagasr.data.folders import is_vctk, layout_of
 from sagasr.data.manifest import read_table
