@@ -33,6 +33,7 @@ STORAGE_FAULTS = {
 LOOP = "a link that leads back to itself; let it name a file or folder"
 LITTER = ".tmp-"  # prefix of files that are being written
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_NODES = 100_000  # aliases of aliases make 4e8 of nine lines
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -207,7 +208,11 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return the tree in YAML 1.2 ``text``; ``source`` names it in errors. Raises ConfigError."""
     try:
         tree = YAML(typ="safe", pure=True, plug_ins=[]).load(text)
-        fault = odd_value(tree)
+        nodes = [tree]
+        for node in nodes:  # which grows meanwhile
+            nodes += [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else []
+            if len(nodes) > MAX_YAML_NODES:
+                raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = f"not valid YAML: {error.problem or error.context}"
@@ -218,7 +223,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except (YAMLError, ValueError, RecursionError, TypeError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML: {first}") from error
-    if fault:
+    if fault := odd_value(tree):
         raise ConfigError(f"{source}: {fault}")
     return tree
 

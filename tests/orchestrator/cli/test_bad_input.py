@@ -47,6 +47,11 @@ TRAPS = {
     "duplicate factors": (GRID + "  text: [off]\n", 'duplicate key "text"'),
     "tabs": (GRID + "\tlfr: [off, hard]\n", "line 6: not valid YAML"),
     "unsafe tag": (GRID + "question: !!python/object/apply:os.system ['touch hacked']\n", "not valid YAML"),
+    "alias bomb": (
+        "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+        "too deeply nested or too large",
+    ),
     "deep nest": ("name: " + "[" * 2_000 + "]" * 2_000 + "\n", "not valid YAML"),
     "huge": ("# " + "x" * MAX_YAML_BYTES + "\n", "larger than"),
     "unclosed": (GRID + "seeds: [0, 1\n", "not valid YAML"),
