@@ -58,7 +58,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     config = _config(options, source)
     check_writable(options.store)
     if options.captioner:
-        from sagasr.data.captioned_manifest import with_captions
+        from sagasr.data.captions import with_captions
 
         config = with_captions(config, options.captioner, options.store, _bars, print)
     _check_texts(config)
@@ -92,7 +92,7 @@ def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractC
     are_few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     workers = options.workers or (1 if are_few else None)
     if options.address is None and workers == 1:
-        return contextlib.nullcontext(in_process(1))
+        return contextlib.nullcontext(in_process)
     return ray_runner(options.address, workers)
 
 

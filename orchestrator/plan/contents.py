@@ -31,9 +31,8 @@ class Contents(NamedTuple):
 
 def read_contents(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.contents import manifest_fingerprint
     from sagasr.data.listing import list_data
-    from sagasr.data.splits import shared_problems
+    from sagasr.data.splits import manifest_fingerprint, shared_problems
 
     faults: list[str] = []
     read: dict[tuple[Data, Split], _SplitRead] = {}
@@ -84,8 +83,7 @@ class _SplitRead(NamedTuple):
 
 def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> _SplitRead:
     """Read a split; its faults are those of its rows, and the ``sources`` of texts that none of its rows has."""
-    from sagasr.data.contents import content_hashes
-    from sagasr.data.splits import checked_rows
+    from sagasr.data.splits import checked_rows, content_hashes
 
     try:
         rows, problems, left_out = checked_rows(data, split)

@@ -136,12 +136,12 @@ def _short(evaluation: Evaluation) -> Evaluation:
 
 def _few(data: Data, folder: Path, clips: int) -> Data:
     """Return manifests of a few recordings, spread evenly over the data, as links in ``folder``."""
-    from sagasr.data.splits import usable_rows
+    from sagasr.data.splits import checked_rows
 
     folder.mkdir(parents=True)
     paths = {}
     for split, wanted in (("train", RECORDINGS), ("val", clips)):
-        rows, problems = usable_rows(data, split)  # type: ignore[arg-type]
+        rows, problems, _ = checked_rows(data, split)  # type: ignore[arg-type]
         if problems:
             raise DataError("\n".join(problems))
         chosen = rows[:: max(1, len(rows) // wanted)][:wanted]

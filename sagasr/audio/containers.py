@@ -8,7 +8,7 @@ import mmap
 import os
 import re
 import zlib
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 from sagasr.io.errors import DataError
 
@@ -19,8 +19,7 @@ COUNT = re.compile(
 BIT_RATES = {  # of MPEG frames in kbit/s, by whether they are of version 1, and their layer
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    **dict.fromkeys(((False, 3), (False, 2)), (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)),
 }
 UNKNOWN = (0, 0xFFFFFFFF)  # bytes of audio, in headers of those who wrote into a pipe, or were killed
 UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as SoX, LAME and ALSA put there
@@ -28,23 +27,22 @@ UNLIKELY = (  # the same: the largest that 31, 32 or 64 bits have room for, as S
     range(0xFFFFF000, 0xFFFFFFFF - 35),
     range(2**62, 2**64),
 )
+CHUNKS: dict[bytes, tuple[int, Literal["little", "big"], int, bytes]] = {  # by first bytes: ``_chunk``'s arguments
+    **dict.fromkeys((b"RIFF", b"RF64"), (12, "little", 4, b"data")),
+    b"RIFX": (12, "big", 4, b"data"),
+    b"FORM": (12, "big", 4, b"SSND"),
+    b"riff": (40, "little", 8, b"data"),
+    b"caff": (8, "big", 8, b"data"),
+}
 MAX_CHUNKS = 10_000  # before the samples; more are zeros, or no chunks
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-class Part(NamedTuple):
-    """A stretch of a file that is a whole recording, and how many streams it interleaves."""
+class Part(io.RawIOBase):
+    """A stretch of a file that is a whole recording, as a file of its own; and how many streams it interleaves."""
 
-    start: int
-    stop: int
-    streams: int = 1
-
-
-class Stretch(io.RawIOBase):
-    """A stretch of a file as a file of its own, for decoders."""
-
-    def __init__(self, file: BinaryIO, part: Part) -> None:
-        self._file, self._part, self._at = file, part, 0
+    def __init__(self, file: BinaryIO, start: int, stop: int, streams: int = 1) -> None:
+        self._file, self.start, self.stop, self.streams, self._at = file, start, stop, streams, 0
 
     def readable(self) -> bool:
         return True
@@ -52,20 +50,17 @@ class Stretch(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._part.stop - self._part.start}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.stop - self.start}[whence]
         self._at = min(max(0, base + offset), 2**62)  # broken files ask for places beyond what C can count
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        view, start = memoryview(buffer), self._part.start + self._at
-        if start >= self._part.stop:
+        view, start = memoryview(buffer), self.start + self._at
+        if start >= self.stop:
             return 0
         self._file.seek(start)
-        data = self._file.read(min(len(view), self._part.stop - start))
+        data = self._file.read(min(len(view), self.stop - start))
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -81,35 +76,22 @@ def parts_of(file: BinaryIO, size: int) -> list[Part]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while (place := content.find(FLAC_START, starts[-1] + 1)) > 0:
                 starts.append(place)
-    return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+    return [Part(file, start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
 
 
-def stated_bytes(source: Stretch, size: int) -> int | None:
+def stated_bytes(source: Part) -> int | None:
     """Return the bytes of audio that a container states, None where it states none that can be true.
 
     Raises DataError where fewer are there: the file is cut off. Formats that are no chunks of bytes state their size.
     """
     source.seek(0)
-    magic = source.read(4)
-    match magic:
-        case b"RIFF" | b"RF64":
-            chunk = _chunk(source, 12, "little", 4, b"data")
-        case b"RIFX":
-            chunk = _chunk(source, 12, "big", 4, b"data")
-        case b"FORM":
-            chunk = _chunk(source, 12, "big", 4, b"SSND")
-        case b"riff":
-            chunk = _chunk(source, 40, "little", 8, b"data")
-        case b"caff":
-            chunk = _chunk(source, 8, "big", 8, b"data")
-        case b".snd":
-            start, declared = (int.from_bytes(source.read(4)) for _ in range(2))
-            chunk = start, declared
-        case _:
-            return size
-    if chunk is None:
+    magic, size = source.read(4), source.stop - source.start
+    if magic == b".snd":
+        start, declared = (int.from_bytes(source.read(4)) for _ in range(2))
+    elif magic in CHUNKS and (chunk := _chunk(source, *CHUNKS[magic])):
+        start, declared = chunk
+    else:
         return size
-    start, declared = chunk
     source.seek(4)
     if declared == 0 and int.from_bytes(source.read(4), "big" if magic in (b"FORM", b"RIFX") else "little") + 8 == size:
         raise DataError("holds no samples")  # as its header says
@@ -121,7 +103,7 @@ def stated_bytes(source: Stretch, size: int) -> int | None:
 
 
 def _chunk(
-    source: Stretch, start: int, order: Literal["little", "big"], width: int, wanted: bytes
+    source: Part, start: int, order: Literal["little", "big"], width: int, wanted: bytes
 ) -> tuple[int, int] | None:
     """Return where the chunk of the samples begins in a file of chunks, and its size; None where there is none.
 
@@ -150,7 +132,7 @@ def _chunk(
     return None
 
 
-def frames_counted(source: Stretch) -> int:
+def frames_counted(source: Part) -> int:
     """Return the number of samples that an MP3 stream states in its first frame, 0 where it has no such frame."""
     start = 0
     source.seek(start)
@@ -203,7 +185,7 @@ def _ogg_parts(file: BinaryIO) -> list[Part]:
         raise DataError(f"damaged; behind page {pages} of its Ogg stream no page begins")
     if not ended or not starts:
         raise DataError("cut off or damaged; its Ogg stream does not end with a last page")
-    return [Part(*link) for link in zip(starts, [*starts[1:], stop], streams, strict=True)]
+    return [Part(file, *link) for link in zip(starts, [*starts[1:], stop], streams, strict=True)]
 
 
 def _ogg_checksum(page: bytes) -> int:

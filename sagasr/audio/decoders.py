@@ -4,9 +4,6 @@ Two libraries share the work. libsndfile reads WAV, AIFF, FLAC, Ogg and their ki
 FFmpeg reads all else, and what libsndfile would read in part: MP3, whose length is guessed from its first frames where
 no header counts them, and files whose length their writer did not know. Ogg and FLAC streams that stand one behind
 another in one file are read one after another, each as a file of its own.
-
-Decoders are lenient: they read a file cut in half as a shorter recording. So what ``containers`` finds is compared with
-what was there.
 """
 
 import math
@@ -16,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
 
-from sagasr.audio.containers import Part, Stretch, frames_counted, mpeg_frame_bytes, parts_of, stated_bytes
+from sagasr.audio.containers import Part, frames_counted, mpeg_frame_bytes, parts_of, stated_bytes
 from sagasr.io.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,13 +64,6 @@ class Reading(NamedTuple):
     notes: list[str]
 
 
-class Length(NamedTuple):
-    """What a container says of its length, and how much less may be there without anything missing."""
-
-    seconds: float
-    slack: float
-
-
 @contextmanager
 def decoded(path: Path, whole: bool = True) -> Iterator[Reading]:
     """Open a recording. Raises DataError with the reason alone, or what a decoder raises; so do its blocks.
@@ -84,23 +74,22 @@ def decoded(path: Path, whole: bool = True) -> Iterator[Reading]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise DataError("the file is empty")
-        parts = parts_of(file, size) if whole else [Part(0, size)]
+        parts = parts_of(file, size) if whole else [Part(file, 0, size)]
         behind = size - parts[-1].stop
         leftover = [f"its last {behind:,} bytes are no part of its Ogg stream, and are left out"] if behind else []
         if len(parts) == 1:
-            with _one(file, parts[0], os.fsencode(path)) as reading:
+            with _opened(parts[0], os.fsencode(path)) as reading:
                 reading.notes.extend(leftover)
                 yield reading
             return
-        with _one(file, parts[0]) as first:
+        with _opened(parts[0]) as first:
             notes = [*first.notes, f"{len(parts)} recordings one behind another, read as one", *leftover]
-            head = Reading(first.rate, first.channels, first.subtype, None, iter(()), notes)
-        yield head._replace(blocks=_chained(file, parts, head))
+        yield first._replace(samples=None, blocks=_chained(parts, first), notes=notes)
 
 
-def _chained(file: BinaryIO, parts: list[Part], head: Reading) -> Iterator[np.ndarray]:
+def _chained(parts: list[Part], head: Reading) -> Iterator[np.ndarray]:
     for number, part in enumerate(parts, 1):
-        with _one(file, part) as reading:
+        with _opened(part) as reading:
             if (reading.rate, reading.channels) != (head.rate, head.channels):
                 raise DataError(
                     f"part {number} of {len(parts)} has {_form(reading.rate, reading.channels)}, the first "
@@ -110,27 +99,29 @@ def _chained(file: BinaryIO, parts: list[Part], head: Reading) -> Iterator[np.nd
             for block in reading.blocks:
                 present += block.shape[1]
                 yield block
-            if reading.samples is not None and present < reading.samples:
-                raise DataError(f"part {number} of {len(parts)} is {cut_off(reading.samples, present)}")
+            check_whole(reading.samples, present, f"part {number} of {len(parts)} is ")
 
 
 def _form(rate: int, channels: int) -> str:
     return f"{rate:,} Hz and {channels} channel{'s' if channels > 1 else ''}"
 
 
-def cut_off(declared: int, present: int) -> str:
-    return f"cut off; its header declares {declared:,} samples, {present:,} are there"
+def check_whole(declared: int | None, present: int, part: str = "") -> None:
+    """Raise DataError where fewer samples are there than are declared."""
+    if declared is not None and present < declared:
+        raise DataError(f"{part}cut off; its header declares {declared:,} samples, {present:,} are there")
 
 
 @contextmanager
-def _one(file: BinaryIO, part: Part, name: bytes | None = None) -> Iterator[Reading]:
+def _opened(source: Part, name: bytes | None = None) -> Iterator[Reading]:
     """Open one recording of a file, by libsndfile where it reads all of it, else by FFmpeg."""
-    source = Stretch(file, part)
-    magic, stated = source.read(4), stated_bytes(source, part.stop - part.start)
+    stated = stated_bytes(source)
+    source.seek(0)
+    magic = source.read(4)
     source.seek(0)
     with ExitStack() as stack:
         sound = None
-        if magic in LIBSNDFILE and part.streams == 1:
+        if magic in LIBSNDFILE and source.streams == 1:
             try:
                 sound = stack.enter_context(soundfile.SoundFile(name or source))
             except (soundfile.SoundFileError, TypeError):  # TypeError: soundfile knows better, by the suffix
@@ -161,9 +152,8 @@ def ffmpeg() -> Any:
 
 
 @contextmanager
-def _by_ffmpeg(source: Stretch, magic: bytes, open_end: bool) -> Iterator[Reading]:
+def _by_ffmpeg(source: Part, magic: bytes, open_end: bool) -> Iterator[Reading]:
     av = ffmpeg()
-
     options = {"format_whitelist": ",".join(sorted(set(SUFFIXES.values())))}  # no playlists, which name other files
     options |= {"ignore_length": "1"} if open_end and magic in (b"RIFF", b"RIFX", b"RF64") else {}
     counted = frames_counted(source)
@@ -178,37 +168,33 @@ def _by_ffmpeg(source: Stretch, magic: bytes, open_end: bool) -> Iterator[Readin
         if stream.codec_context is None:
             raise DataError("no decoder is known for its audio; convert it to FLAC or WAV")
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # FFmpeg leaves checksums unread otherwise
-        others = [other.type for other in container.streams if other.type != "audio" and not _is_picture(other)]
+        others = [
+            other.type
+            for other in container.streams
+            if other.type not in ("audio", "attachment") and av.stream.Disposition.attached_pic not in other.disposition
+        ]
         notes = [f"left out beside its audio: {', '.join(others)}"] if others else []
         frames = _frames(container.demux(stream), kind, open_end, notes)
         first = next(frames, None)
         if first is None:
             raise DataError("holds no samples")
         rate, channels = first.sample_rate, first.layout.nb_channels
-        length = None if open_end else _length(container, stream, kind, counted / rate)
-        blocks = _joined(first, frames, length, notes)
+        length, slack = (None, 0.0) if open_end else _length(container, stream, kind, counted / rate)
+        blocks = _joined(first, frames, length, slack, notes)
         yield Reading(rate, channels, stream.codec_context.name.upper(), None, blocks, notes)
 
 
-def _length(container: Any, stream: Any, kind: str, counted: float) -> Length | None:
-    """Return the length that a container states; what FFmpeg guesses from sizes and bit rates is none."""
-    if stream.duration is not None:
-        stated = float(stream.duration * stream.time_base)
-    else:
-        stated = (container.duration or 0) / 1e6
-    if kind == "mp3":
-        if not counted:
-            return None
+def _length(container: Any, stream: Any, kind: str, counted: float) -> tuple[float | None, float]:
+    """Return the seconds that a container states, and how much less may be there without anything missing.
+
+    What FFmpeg guesses from sizes and bit rates is None.
+    """
+    has_own = stream.duration is not None
+    stated = float(stream.duration * stream.time_base) if has_own else (container.duration or 0) / 1e6
+    if kind == "mp3" and counted:
         gapless = stream.start_time and counted - ROUNDING < stated <= counted  # else FFmpeg guessed: more lies behind
-        return Length(stated, 0) if gapless else Length(counted, ROUNDING)
-    return Length(stated, SLACK[kind]) if stated > 0 and kind in SLACK else None
-
-
-def _is_picture(stream: Any) -> bool:
-    """Whether a stream is the picture of a cover and no film."""
-    from av.stream import Disposition
-
-    return Disposition.attached_pic in stream.disposition or stream.type == "attachment"
+        return (stated, 0.0) if gapless else (counted, ROUNDING)
+    return (stated, SLACK[kind]) if stated > 0 and kind in SLACK else (None, 0.0)
 
 
 def _frames(packets: Iterator[Any], kind: str, open_end: bool, notes: list[str]) -> "Iterator[AudioFrame]":
@@ -246,7 +232,7 @@ def _frames(packets: Iterator[Any], kind: str, open_end: bool, notes: list[str])
 
 
 def _joined(
-    first: "AudioFrame", frames: "Iterator[AudioFrame]", length: Length | None, notes: list[str]
+    first: "AudioFrame", frames: "Iterator[AudioFrame]", length: float | None, slack: float, notes: list[str]
 ) -> Iterator[np.ndarray]:
     """Yield frames in blocks, and check their form and their number against what is stated."""
     rate, channels = first.sample_rate, first.layout.nb_channels
@@ -265,10 +251,10 @@ def _joined(
         yield np.concatenate(pending, axis=1)
     if length is None:
         notes.append(_open_end(present / rate))
-    elif present < (length.seconds - length.slack) * rate - 0.5:
-        raise DataError(cut_off(round(length.seconds * rate), present))
-    elif present / rate > length.seconds + max(length.slack, ROUNDING):
-        notes.append(f"its header states {length.seconds:,.2f} s; {present / rate:,.2f} s were read, to its end")
+    elif present < (length - slack) * rate - 0.5:
+        check_whole(round(length * rate), present)
+    elif present / rate > length + max(slack, ROUNDING):
+        notes.append(f"its header states {length:,.2f} s; {present / rate:,.2f} s were read, to its end")
 
 
 def _floats(frame: "AudioFrame") -> np.ndarray:

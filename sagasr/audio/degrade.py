@@ -6,9 +6,10 @@ Cutoffs are multiples of 50 Hz: the resampling ratios stay small, which takes mi
 
 import math
 import random
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import signal
@@ -17,6 +18,8 @@ from sagasr.config.settings import Degradation, FilterFamily, Validation
 from sagasr.constants import NYQUIST, SAMPLE_RATE
 
 CUTOFF_STEP_HZ = 50
+Kind = Literal["cheby1", "butter", "bessel", "ellip"]  # scipy's names
+KINDS: Mapping[str, Kind] = {"chebyshev1": "cheby1", "butterworth": "butter", "bessel": "bessel", "elliptic": "ellip"}
 RIPPLE_DB = 0.1  # Chebyshev and elliptic pass band, released code
 STOPBAND_DB = 60.0  # elliptic, released code
 
@@ -64,18 +67,10 @@ def degrade(high: np.ndarray, draw: Draw) -> np.ndarray:
 @lru_cache(maxsize=256)
 def _filter(draw: Draw) -> np.ndarray:
     """Return the second-order sections of the low-pass."""
-    order, cutoff_hz = draw.order, draw.cutoff_hz
-    match draw.family:
-        case "chebyshev1":
-            return signal.cheby1(order, RIPPLE_DB, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "butterworth":
-            return signal.butter(order, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "bessel":
-            return signal.bessel(order, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case "elliptic":
-            return signal.ellip(order, RIPPLE_DB, STOPBAND_DB, cutoff_hz, output="sos", fs=SAMPLE_RATE)
-        case unknown:
-            assert_never(unknown)
+    kind = KINDS[draw.family]
+    return signal.iirfilter(
+        draw.order, draw.cutoff_hz, RIPPLE_DB, STOPBAND_DB, "lowpass", ftype=kind, output="sos", fs=SAMPLE_RATE
+    )
 
 
 def _steps(frequency_hz: float, up: bool = False) -> int:

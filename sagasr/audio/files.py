@@ -1,10 +1,8 @@
 """Reading recordings strictly and writing predictions. Audio is float32 [C, T] at 44,100 Hz everywhere else.
 
-A recording is used whole and as it was meant, or refused with one line that names it. What is refused: files that are
-missing, empty, not audio, broken or cut off, that hold NaN, infinite or absurdly large samples, more than two channels,
-several audio streams, more than an hour, less than one analysis window, or a sample rate outside 4 to 384 kHz. Silence,
-a constant offset, clipped and 8-bit recordings are read as they are. Not noticed: wrong bytes inside the samples of a
-WAV or AIFF file, which hold no checksum, and a cut in a file that does not state its length, which is said of it.
+A recording is used whole and as it was meant, or refused with one line that names it; the README of sagasr says what is
+refused. Silence, a constant offset, clipped and 8-bit recordings are read as they are. Not noticed: wrong bytes
+inside the samples of a WAV or AIFF file, which hold no checksum, and a cut in a file that does not state its length.
 """
 
 import errno
@@ -18,9 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from sagasr.audio.decoders import BLOCK as BLOCK
-from sagasr.audio.decoders import SUFFIXES as SUFFIXES
-from sagasr.audio.decoders import Reading, cut_off, decoded, ffmpeg, reason_of
+from sagasr.audio.decoders import Reading, check_whole, decoded, ffmpeg, reason_of
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError, SagasrError
 from sagasr.io.files import LOOP, write_whole
@@ -92,15 +88,14 @@ def oddities(sound: Sound) -> list[str]:
 
 def _clipped_share(samples: np.ndarray) -> float:
     """Return the share of samples [C, T] in runs of at least CLIPPED_RUN at the recording's own peak, either sign."""
-    peak = float(np.abs(samples).max())
-    if peak == 0 or samples.shape[-1] < CLIPPED_RUN:
+    magnitudes = np.abs(samples)
+    peak = float(magnitudes.max())
+    if peak == 0:
         return 0.0
-    at_peak = np.abs(samples) >= peak * (1 - 1e-4)
-    runs = np.lib.stride_tricks.sliding_window_view(at_peak, CLIPPED_RUN, axis=1).all(-1)
-    inside = np.zeros_like(at_peak)
-    for shift in range(CLIPPED_RUN):
-        inside[:, shift : shift + runs.shape[-1]] |= runs
-    return float(inside.mean())
+    from scipy.ndimage import binary_opening  # loads slowly
+
+    in_runs = binary_opening(magnitudes >= peak * (1 - 1e-4), np.ones((1, CLIPPED_RUN), bool))
+    return float(in_runs.mean())
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -131,14 +126,14 @@ def problem_of(path: Path, whole: bool = True) -> str | None:
 def opened(path: Path, whole: bool = True) -> Iterator[Reading]:
     """Open a recording whose header can be used, to read its blocks once. Raises DataError, as its blocks do."""
     with ExitStack() as stack:
-        with _told(path):
+        with _naming(path):
             reading = stack.enter_context(decoded(path, whole))
-            _refuse(_form_problem(reading))
+            _check_form(reading)
         yield reading._replace(blocks=_checked(path, reading))
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong in decoders into a DataError of one line that names the file."""
     try:
         yield
@@ -160,17 +155,17 @@ def _checked(path: Path, reading: Reading) -> Iterator[np.ndarray]:
     """Yield the blocks of an opened recording, each looked at. Raises DataError, also where samples are missing."""
     present, blocks = 0, reading.blocks
     while True:
-        with _told(path):
+        with _naming(path):
             block = next(blocks, None)
             if block is None:
                 break
             present += block.shape[1]
-            _refuse(_length_problem(present, reading) or _sample_problem(block))
+            _check_length(present, reading)
+            _check_samples(block)
         yield block
-    with _told(path):
-        if reading.samples is not None and present < reading.samples:
-            raise DataError(cut_off(reading.samples, present))
-        _refuse(_too_short(present, reading.rate))
+    with _naming(path):
+        check_whole(reading.samples, present)
+        _check_enough(present, reading.rate)
 
 
 def write_flac(path: Path, audio: np.ndarray) -> None:
@@ -182,42 +177,33 @@ def write_flac(path: Path, audio: np.ndarray) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(encoded.getvalue()))
 
 
-def _refuse(problem: str | None) -> None:
-    if problem:
-        raise DataError(problem)
-
-
-def _form_problem(reading: Reading) -> str | None:
-    """Return why a recording need not be decoded at all, or None."""
+def _check_form(reading: Reading) -> None:
+    """Raise DataError where a recording need not be decoded at all."""
     if not RATES[0] <= reading.rate <= RATES[1]:
-        return f"sampled at {reading.rate:,} Hz; {RATES[0]:,} to {RATES[1]:,} Hz are read"
+        raise DataError(f"sampled at {reading.rate:,} Hz; {RATES[0]:,} to {RATES[1]:,} Hz are read")
     if reading.channels > MAX_CHANNELS:
-        return f"{reading.channels} channels; mono or stereo is read, so mix it down first"
-    if reading.samples is None:
-        return None
-    return _length_problem(reading.samples, reading) or _too_short(reading.samples, reading.rate)
+        raise DataError(f"{reading.channels} channels; mono or stereo is read, so mix it down first")
+    if reading.samples is not None:
+        _check_length(reading.samples, reading)
+        _check_enough(reading.samples, reading.rate)
 
 
-def _length_problem(samples: int, reading: Reading) -> str | None:
+def _check_length(samples: int, reading: Reading) -> None:
     seconds = samples / reading.rate
     if seconds > MAX_SECONDS or samples * reading.channels > MAX_SAMPLES:
         least = "" if samples == reading.samples else "more than "
-        return f"{least}{seconds / 60:,.0f} minutes at {reading.rate:,} Hz is too long; split it into parts"
-    return None
+        raise DataError(f"{least}{seconds / 60:,.0f} minutes at {reading.rate:,} Hz is too long; split it into parts")
 
 
-def _too_short(samples: int, rate: int) -> str | None:
-    seconds = samples / rate
-    if seconds * SAMPLE_RATE < MIN_SAMPLES:
-        return f"{1000 * seconds:.1f} ms long; at least {1000 * MIN_SAMPLES / SAMPLE_RATE:.1f} ms are needed"
-    return None
+def _check_enough(samples: int, rate: int) -> None:
+    ms, least = 1000 * samples / rate, 1000 * MIN_SAMPLES / SAMPLE_RATE
+    if ms < least:
+        raise DataError(f"{ms:.1f} ms long; at least {least:.1f} ms are needed")
 
 
-def _sample_problem(samples: np.ndarray) -> str | None:
-    """Return why decoded samples [C, n] cannot be used, or None."""
+def _check_samples(samples: np.ndarray) -> None:
     peak = float(np.abs(samples).max(initial=0.0))
     if not math.isfinite(peak):
-        return f"holds {np.count_nonzero(~np.isfinite(samples)):,} NaN or infinite samples"
+        raise DataError(f"holds {np.count_nonzero(~np.isfinite(samples)):,} NaN or infinite samples")
     if peak > MAX_LEVEL:
-        return f"samples reach {peak:g} where full scale is 1; were integers stored as floats?"
-    return None
+        raise DataError(f"samples reach {peak:g} where full scale is 1; were integers stored as floats?")

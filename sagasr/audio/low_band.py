@@ -6,7 +6,7 @@ bin. This breaks the exact passage of low, by up to 0.19 of LSD below the cutoff
 """
 
 import math
-from typing import Literal, assert_never
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,15 +53,11 @@ def low_share(cutoff_hz: Tensor, kind: Literal["hard", "crossfade"]) -> Tensor:
     """Return the weight [B, F] of low at each bin: 1 in the low band, 0 in the high band."""
     frequency = BIN_HZ * torch.arange(NUM_BINS, dtype=cutoff_hz.dtype, device=cutoff_hz.device)
     cutoff = cutoff_hz[:, None]
-    match kind:
-        case "hard":
-            return (frequency < cutoff - 1e-3).to(cutoff_hz)
-        case "crossfade":
-            start, end = CROSSFADE
-            progress = ((frequency - start * cutoff) / ((end - start) * cutoff).clamp_min(BIN_HZ)).clamp(0, 1)
-            return 0.5 * (1 + torch.cos(math.pi * progress)) * (cutoff > 0)
-        case unknown:
-            assert_never(unknown)
+    if kind == "hard":
+        return (frequency < cutoff - 1e-3).to(cutoff_hz)
+    start, end = CROSSFADE
+    progress = ((frequency - start * cutoff) / ((end - start) * cutoff).clamp_min(BIN_HZ)).clamp(0, 1)
+    return 0.5 * (1 + torch.cos(math.pi * progress)) * (cutoff > 0)
 
 
 def _filtered(audio: Tensor, gain: Tensor) -> Tensor:

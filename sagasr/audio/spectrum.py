@@ -5,14 +5,14 @@ samples give 1 + T // hop frames. Frames come before frequencies: [..., N, F] wi
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sagasr.constants import N_FFT as N_FFT
-from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
+from sagasr.constants import N_FFT, ROLLOFF_SHARE, SAMPLE_RATE
 
 HOP = 512
 NUM_BINS = N_FFT // 2 + 1
@@ -67,11 +67,16 @@ def rolloff_hz(audio: np.ndarray | Tensor) -> float:
     return _rolloff_hz(mono(np.asarray(audio, np.float32)))
 
 
+def magnitudes(signal: np.ndarray, hop: int = HOP, at_once: int = _BLOCK) -> Iterator[Tensor]:
+    """Yield the magnitudes of a signal [T] in pieces [n, F] of so many frames."""
+    for frames in _frames(torch.from_numpy(np.ascontiguousarray(signal)), hop).split(at_once):
+        yield _spectrum(frames).abs()
+
+
 def _rolloff_hz(signal: np.ndarray, hop: int = HOP) -> float:
-    frames = _frames(torch.from_numpy(np.ascontiguousarray(signal)), hop)
     summed = torch.zeros(NUM_BINS, dtype=torch.float64)
-    for start in range(0, len(frames), _BLOCK):
-        summed += _spectrum(frames[start : start + _BLOCK]).abs().sum(0)
+    for part in magnitudes(signal, hop):
+        summed += part.sum(0)
     return BIN_HZ * rolloff_bin(summed)
 
 
@@ -96,8 +101,7 @@ def cancels(audio: np.ndarray) -> bool:
 
 
 def _louder(audio: np.ndarray) -> np.ndarray:
-    channel: np.ndarray = audio[int(_covariance(audio).diagonal().argmax())]
-    return channel
+    return np.asarray(audio[_covariance(audio).diagonal().argmax()])
 
 
 def _covariance(audio: np.ndarray) -> np.ndarray:

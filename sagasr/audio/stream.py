@@ -18,7 +18,8 @@ import torch
 from scipy.ndimage import median_filter
 from scipy.signal import firwin, resample_poly
 
-from sagasr.audio.files import BLOCK, opened
+from sagasr.audio.decoders import BLOCK
+from sagasr.audio.files import opened
 from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, rolloff_bin, window
 from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.io.errors import DataError

@@ -119,13 +119,12 @@ def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
     Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
     in ``out`` began.
     """
-    from sagasr.data.contents import manifest_fingerprint
-    from sagasr.data.splits import usable_rows
+    from sagasr.data.splits import checked_rows, manifest_fingerprint
 
-    usable = {split: usable_rows(config.data, split) for split in SPLITS}
-    if problems := [problem for _, reasons in usable.values() for problem in reasons]:
+    usable = {split: checked_rows(config.data, split) for split in SPLITS}
+    if problems := [problem for rows in usable.values() for problem in rows.problems]:
         raise SagasrError("\n".join(dict.fromkeys(problems)))
-    fingerprints = {split: manifest_fingerprint(rows) for split, (rows, _) in usable.items()}
+    fingerprints = {split: manifest_fingerprint(rows.rows) for split, rows in usable.items()}
     began = read_json(out / DATA) if (out / DATA).exists() else {}
     if changed := [split for split in SPLITS if began.get(split, fingerprints[split]) != fingerprints[split]]:
         raise ConfigError(

@@ -70,8 +70,8 @@ def _upsample(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from sagasr.data.folders import files_below
     from sagasr.data.listing import listed
-    from sagasr.data.walk import files_below
     from sagasr.upsample.files import plan_files, seconds_of, upsample_files
     from sagasr.upsample.settings import Settings
     from sagasr.upsample.upsampler import Upsampler

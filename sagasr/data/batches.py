@@ -48,8 +48,7 @@ class Draws:
     def __init__(
         self, store: Store, config: Config, start: Callable[[], int] = lambda: 0, rank: int = 0, world: int = 1
     ) -> None:
-        self.store, self.config, self.start = store, config, start
-        self.rank, self.world = rank, world
+        self.store, self.config, self.start, self.rank, self.world = store, config, start, rank, world
         self.norm = store.norm.seen_as(config.model.latents)
         text = config.conditions.text
         self.texts = store.train.texts(text.source)
@@ -66,7 +65,8 @@ class Draws:
         size = config.training.batch_size
         rows = range(self.rank, size, self.world)
         uniform = np.random.default_rng(seed_of(config.seed, "draws", step)).random((size, 5))[self.rank :: self.world]
-        picked = [_recording_at(config.seed, step * size + row, len(train)) for row in rows]
+        places = (divmod(step * size + row, len(train)) for row in rows)
+        picked = [int(_order(config.seed, epoch, len(train))[place]) for epoch, place in places]
         shape = (len(picked), store.latent_channels, store.frames)
         noise = torch.empty(shape)
         gain, rolloff, seconds = torch.empty(shape[0]), torch.empty(shape[0], 2), torch.empty(shape[0], 2)
@@ -103,12 +103,7 @@ def _normalised(latents: Tensor, weight: Tensor, norm: LatentNorm) -> Tensor:
     return latents.mul_(weight / norm.std[:, None]).sub_((norm.mean / norm.std)[:, None])
 
 
-def _recording_at(seed: int, position: int, recordings: int) -> int:
-    """Return the recording at a position of the endless order: all of them once per epoch, each epoch shuffled anew."""
-    epoch, place = divmod(position, recordings)
-    return int(_order(seed, epoch, recordings)[place])
-
-
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, recordings: int) -> np.ndarray:
+    """Return the order of all recordings in an epoch, each of which is shuffled anew."""
     return np.random.default_rng(seed_of(seed, "order", epoch)).permutation(recordings)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import zip_longest
@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 from sagasr.audio.files import problem_of
 from sagasr.config import settings
 from sagasr.config.settings import Config
-from sagasr.data.contents import hash_or_problem
 from sagasr.data.rows import SPLITS, Row, Split
-from sagasr.data.splits import rows_of, shared_problems
+from sagasr.data.splits import hash_or_problem, rows_of, shared_problems
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import same_name
 from sagasr.io.fingerprint import RESULT_VERSION, content_of, fingerprint
@@ -36,7 +35,6 @@ COMPUTING = (
     "sagasr.audio.files",
     "sagasr.audio.spectrum",
     "sagasr.codec.codec",
-    "sagasr.data.quality",
     "sagasr.data.encoded_record",
     "sagasr.data.measures",
     "sagasr.codec.precision",
@@ -53,20 +51,14 @@ class Recording(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A recording that cannot be used. ``path`` is as the manifest has it, ``file`` where it lies."""
+    """A recording that cannot be used, and why."""
 
-    split: str
-    path: str
-    file: str
+    split: Split
+    row: Row
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-    @classmethod
-    def of(cls, split: str, row: Row, error: object) -> "Problem":
-        """Return the problem that an error's text, which begins with the file, states."""
-        return cls(split, row.path, str(row.file), str(error).removeprefix(f"{row.file}: "))
+        return f"{self.row.file}: {self.reason}"
 
 
 class Corpus(NamedTuple):
@@ -91,25 +83,24 @@ def recordings(config: Config) -> Corpus:
         try:
             splits[split] = rows_of(config.data, split)
         except ConfigError as error:
-            faults += [line for line in str(error).splitlines() if line not in faults]
+            faults += str(error).splitlines()
     if faults:
-        raise ConfigError("\n".join(faults))
-    by_split: dict[str, list[Recording]] = {"train": [], "val": []}
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    by_split: dict[Split, list[Recording]] = {"train": [], "val": []}
     unreadable = []
     with ThreadPoolExecutor() as pool:
         for split, rows in splits.items():
             for row, (digest, problem) in zip(rows, pool.map(hash_or_problem, rows), strict=True):
                 if problem:
-                    unreadable.append(Problem.of(split, row, problem))
+                    unreadable.append(Problem(split, row, problem.removeprefix(f"{row.file}: ")))
                 else:
                     by_split[split].append(Recording(digest, row))
     if unreadable and config.data.policy == "strict":
         raise DataError("\n".join(map(str, unreadable + _broken(by_split))))
-    for split in SPLITS:
-        if not by_split[split]:
+    for split, part in by_split.items():
+        if not part:
             raise DataError(f"{getattr(config.data, split)}: no {split} recording can be read; {unreadable[0]}")
-    rows_by_content = [{recording.sha256: recording.row for recording in part} for part in by_split.values()]
-    if shared := shared_problems(config.data, *rows_by_content):
+    if shared := shared_problems(config.data, *(dict(part) for part in by_split.values())):
         raise DataError("\n".join(shared))
     return Corpus(_in_content_order(by_split["train"]), _in_content_order(by_split["val"]), unreadable)
 
@@ -122,10 +113,7 @@ def store_identity(config: Config, corpus: Corpus, policy: str = "strict") -> di
         "val_records": record_settings(config, "val"),
         "clips": config.validation.clips,
         **({} if policy == "strict" else {"policy": policy}),
-        **{
-            split: [[sha256, row.caption, row.transcript, row.domain] for sha256, row in corpus.of(split)]
-            for split in SPLITS
-        },
+        **{split: [[digest, *row.meaning] for digest, row in corpus.of(split)] for split in SPLITS},
     }
 
 
@@ -133,20 +121,22 @@ def record_settings(config: Config, split: Split) -> dict[str, Any]:
     """Return what, beside the recording's content, decides a record of a split."""
     codec = config.codec.model_dump(mode="json")
     if isinstance(config.codec, settings.StableAudio):
-        codec |= {key: _file_hash(Path(codec[key])) for key in ("checkpoint", "config")}
+        try:
+            codec |= {key: content_of(Path(codec[key])) for key in ("checkpoint", "config")}
+        except OSError as error:
+            why = f"the codec's weights cannot be read ({error.strerror or error})"
+            raise DataError(f"{error.filename}: {why}") from error
     if isinstance(config.codec, settings.OwnCodec):
         codec["part"] = sources([("codec", config.codec.part)])
     audio = config.audio.model_dump(mode="json")
-    common = {
+    validation = config.validation.model_dump(mode="json", exclude={"every", "clips"})
+    return {
         "version": RESULT_VERSION,
         "code": code_identity(),
         "codec": codec,
         "degradation": config.degradation.model_dump(mode="json"),
+        **({"audio": audio} if split == "train" else {"channels": config.audio.channels, "validation": validation}),
     }
-    if split == "train":
-        return {**common, "audio": audio}
-    validation = config.validation.model_dump(mode="json", exclude={"every", "clips"})
-    return {**common, "channels": config.audio.channels, "validation": validation}
 
 
 @cache
@@ -163,7 +153,7 @@ def code_identity(modules: tuple[str, ...] = COMPUTING) -> str:
         tree = ast.parse(Path(spec.origin).read_bytes())
         for node in ast.walk(tree):
             if isinstance(body := getattr(node, "body", None), list):
-                body[:] = [statement for statement in body if not _is_text_or_import(statement)]
+                body[:] = [part for part in body if not _is_text_or_import(part)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()
 
@@ -195,33 +185,18 @@ def settings_key(config: Config, split: Split) -> str:
 
 
 def _is_text_or_import(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return isinstance(statement.value.value, str)
-    return isinstance(statement, (ast.Import, ast.ImportFrom))
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+    return is_text or isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
-def _file_hash(path: Path) -> str:
-    try:
-        return content_of(path)
-    except OSError as error:
-        raise DataError(f"{path}: the codec's weights cannot be read ({error.strerror or error})") from error
-
-
-def _broken(by_split: dict[str, list[Recording]]) -> list[Problem]:
+def _broken(by_split: Mapping[Split, Sequence[Recording]]) -> list[Problem]:
     """Return the problems of the files that could be read but hold no usable audio."""
-    items = [(split, recording.row) for split, part in by_split.items() for recording in part]
+    rows = [(split, row) for split, part in by_split.items() for _, row in part]
     with ThreadPoolExecutor() as pool:
-        reasons = pool.map(problem_of, (row.file for _, row in items))
-        return [
-            Problem(split, row.path, str(row.file), reason)
-            for (split, row), reason in zip(items, reasons, strict=True)
-            if reason
-        ]
+        reasons = pool.map(problem_of, (row.file for _, row in rows))
+        return [Problem(split, row, reason) for (split, row), reason in zip(rows, reasons, strict=True) if reason]
 
 
-def _in_content_order(pairs: Iterable[Recording]) -> list[Recording]:
-    def order(recording: Recording) -> tuple[str, ...]:
-        sha256, row = recording
-        return sha256, row.caption, row.transcript, row.domain, row.path
-
-    return sorted(pairs, key=order)
+def _in_content_order(recordings: Iterable[Recording]) -> list[Recording]:
+    return sorted(recordings, key=lambda recording: (recording.sha256, *recording.row.meaning, recording.row.path))

@@ -5,118 +5,102 @@
                            recordings.arrow  names, domains and texts, and where each record lies
                            meta.json         counts, latent statistics, vocabulary, regression, what was left out
 
-The folder's name is the identity of what went in, so a store never changes and a change of any input makes another one.
-Shards are committed one by one into a hidden folder, which a killed run leaves for the next, and appear together under
-the store's name at the end. A record that stands in any store below the same root is taken over, not computed again,
-and a whole shard is shared by a hard link: a store can be deleted or copied without regard to the others.
+The folder's name is the identity of what went in, so a store never changes. Shards are committed one by one into a
+hidden folder, which a killed run leaves for the next, and appear together under the store's name at the end. A record
+that stands in any store below the same root is taken over, and a whole shard is shared by a hard link.
 
-The work is a list of tasks (``data.tasks``), which threads or a cluster can perform.
+The work is a list of tasks (``data.tasks``), which this process or a cluster can perform.
 """
 
-import os
+import contextlib
 import shutil
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 
 from sagasr.config.settings import Config
-from sagasr.data.assemble import Shards, assemble
+from sagasr.constants import SAMPLE_RATE
 from sagasr.data.corpus import (
     Corpus,
     Problem,
-    Recording,
+    clip_names,
+    record_settings,
     recordings,
     select_clips,
     settings_key,
     store_identity,
 )
+from sagasr.data.measures import LEAST_POWER, fit_rolloff
 from sagasr.data.rows import SPLITS, Split
-from sagasr.data.shards import (
-    PER_SHARD,
-    grouped,
-    ids_in,
-    shard_name,
-)
-from sagasr.data.tasks import Item, Outcome, Task, codec_of, forget_codec, perform
+from sagasr.data.store import PER_SHARD, ROWS, SCHEMAS, Record, grouped, ids_in, read_records, shard_name, write_arrow
+from sagasr.data.tasks import Outcome, Task, codec_of, forget_codec, perform
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json
-from sagasr.io.fingerprint import fingerprint, short
+from sagasr.io.files import STORAGE_FAULTS, link_or_copy, make_folder, read_json, write_json
+from sagasr.io.fingerprint import file_sha256, fingerprint, short
+from sagasr.model.words import vocabulary_of
 
 ABANDONED_AFTER_S = 24 * 3_600  # a temporary folder that old belongs to a process that was killed
 
 Progress = Callable[[int, int], object]
-T = TypeVar("T")
-R = TypeVar("R")
-
-
+Shards = Mapping[Split, Mapping[str, list[str]]]  # the ids of each shard, by its name
 Runner = Callable[[Sequence[Task]], Iterator[Outcome]]
+
+
+def in_process(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Perform tasks in this process, in their order.
+
+    Each stays on one core: torch's threads would wait for one another on arrays as small as these.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from map(perform, tasks)
+    finally:
+        torch.set_num_threads(threads)
+        forget_codec()  # a training that follows in this process has a codec of its own
 
 
 def encode_store(
     config: Config,
     root: Path,
     *,
-    workers: int = 1,
     progress: Progress | None = None,
     checking: Progress | None = None,
-    runner: Runner | None = None,
+    runner: Runner = in_process,
 ) -> Path:
     """Return the store of a configuration below ``root``, encoding it first if it is not there.
 
     It appears whole or not at all; of two processes that encode the same one, the first to finish wins. ``progress``
-    counts the recordings encoded, ``checking`` those looked at before; ``runner`` performs the tasks, by default in
-    ``workers`` threads. Raises ConfigError for the manifests, and DataError naming every recording that cannot be used
-    (or, by ``data.policy: quarantine``, leaves them out and lists them in meta.json), before anything appears.
+    counts the recordings encoded, ``checking`` those looked at before; ``runner`` performs the tasks. Raises
+    ConfigError for the manifests, and DataError naming every recording that cannot be used (or, by ``data.policy:
+    quarantine``, leaves them out and lists them in meta.json), before anything appears.
     """
     corpus = recordings(config)
     names = _names(config, corpus)
-    for name in names:
-        if (root / name / "meta.json").is_file():
-            return root / name
+    if store := _finished(root, names):
+        return store
     _make_root(root, names[-1])
     work = root / f".{names[-1]}-work"
-    build = _Build(config, corpus, root, work, runner or in_process(workers))
+    build = _Build(config, corpus, root, work, runner)
     try:
         return build.run(names, progress, checking)
     except OSError as error:
-        finished = [root / name for name in names if (root / name / "meta.json").is_file()]
-        if finished:  # another process was first and has cleared the folder that both worked in
+        if store := _finished(root, names):  # another process was first and has cleared the folder that both worked in
             shutil.rmtree(work, ignore_errors=True)  # with what this one has written there since
-            return finished[0]
+            return store
         if remedy := STORAGE_FAULTS.get(error.errno or 0):
             raise StorageError(f"{root}: {remedy}") from error
         raise
     finally:
         if work.is_dir() and not any(work.iterdir()):
             work.rmdir()
-
-
-def in_process(workers: int) -> Runner:
-    """Return a runner that performs tasks in threads of this process, in their order.
-
-    Each task stays on one core: torch's own threads would wait for one another on arrays as small as these.
-    """
-
-    def run(tasks: Sequence[Task]) -> Iterator[Outcome]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from _in_order(pool, perform, tasks, 2 * workers)
-        finally:
-            torch.set_num_threads(threads)
-            forget_codec()  # a training that follows in this process has a codec of its own
-
-    return run
-
-
-# ------------------------------------------------------------------------------------------------------------ all tasks
 
 
 class _Build:
@@ -133,34 +117,38 @@ class _Build:
         """Check, encode what is missing, and publish. Returns the store."""
         self._look_around()
         bad = self._check(checking)
-        good: dict[Split, list[Recording]] = {"train": [], "val": []}
-        left_out = [*self.corpus.unreadable]
-        for split in SPLITS:
-            for recording in self.corpus.of(split):
-                if reason := bad.get(recording.sha256):
-                    left_out.append(Problem(split, recording.row.path, str(recording.row.file), reason))
-                else:
-                    good[split].append(recording)
+        train, val = ([part for part in self.corpus.of(split) if part.sha256 not in bad] for split in SPLITS)
+        left_out = self.corpus.unreadable + [
+            Problem(split, row, bad[digest])
+            for split in SPLITS
+            for digest, row in self.corpus.of(split)
+            if digest in bad
+        ]
         if left_out and self.config.data.policy == "strict":
             raise DataError("\n".join(map(str, left_out)))
-        for split, usable_ones in good.items():
-            if not usable_ones:
+        for split, usable in (("train", train), ("val", val)):
+            if not usable:
                 source = getattr(self.config.data, split)
                 raise DataError(f"{source}: no {split} recording can be used; the first: {left_out[0]}")
-        chosen = select_clips(good["val"], self.config.validation.clips)
-        rows_of: dict[Split, list[Recording]] = {"train": good["train"], "val": chosen}
-        shards = {split: self._shards(split, rows) for split, rows in rows_of.items()}
-        self._encode(shards, rows_of, progress)
+        used = Corpus(train, select_clips(val, self.config.validation.clips), left_out)
+        shards: dict[Split, dict[str, list[str]]] = {}
+        for split in SPLITS:
+            groups = grouped({digest: row.file.stat().st_size for digest, row in used.of(split)})
+            shards[split] = {shard_name(split, self.settings[split], ids): ids for ids in groups}
+        self._encode(shards, used, progress)
 
         name = names[-1] if left_out else names[0]
         folder = make_folder(self.root, f".{name}-")
         try:
             for shard in (name for named in shards.values() for name in named):
                 link_or_copy(self.work / shard, folder / shard)
-            used = Corpus(good["train"], chosen, left_out)
-            assemble(folder, self.config, codec_of(self.config), used, shards, self.hashes, len(good["val"]))
+            self._assemble(folder, used, shards, len(val))
             point("store.commit")
-            _publish(folder, self.root / name)
+            try:
+                folder.rename(self.root / name)
+            except OSError:
+                if not (self.root / name / "meta.json").is_file():  # else another process was first
+                    raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
@@ -185,70 +173,83 @@ class _Build:
         """Return why recordings cannot be used, by content. Those that have records were looked at before."""
         tasks = []
         for split in SPLITS:
-            new = {it.sha256: _item(it) for it in self.corpus.of(split) if it.sha256 not in self.holders[split]}
-            items = tuple(new.values())
-            for start in range(0, len(items), PER_SHARD):
-                part = items[start : start + PER_SHARD]
-                tasks.append(Task(step="check", split=split, config=self.config, items=part))
-        count = _Count(sum(len(task.items) for task in tasks), checking)
-        reasons: dict[str, str] = {}
-        for outcome in self.runner(tasks):
-            _refuse_changed(outcome)
-            reasons |= outcome.problems
-            count.add(outcome.recordings)
-        return reasons
+            files = [(digest, str(row.file)) for digest, row in self.corpus.of(split)]
+            new = list(dict(item for item in files if item[0] not in self.holders[split]).items())
+            for start in range(0, len(new), PER_SHARD):
+                part = dict(new[start : start + PER_SHARD])
+                tasks.append(Task(step="check", split=split, config=self.config, files=part))
+        outcomes = self._performed(tasks, sum(len(task.files) for task in tasks), 0, checking)
+        return {digest: reason for outcome in outcomes for digest, reason in outcome.problems.items()}
 
-    def _shards(self, split: Split, rows: Sequence[Recording]) -> dict[str, list[str]]:
-        """Return the ids of each shard by its name, in the order of the ids."""
-        sizes = {recording.sha256: recording.row.file.stat().st_size for recording in rows}
-        groups = grouped(sizes)
-        return {shard_name(split, self.settings[split], ids): ids for ids in groups}
-
-    def _encode(
-        self,
-        shards: Shards,
-        rows: Mapping[Split, Sequence[Recording]],
-        progress: Progress | None,
-    ) -> None:
+    def _encode(self, shards: Shards, used: Corpus, progress: Progress | None) -> None:
         """Bring every shard into the working folder."""
         self.work.mkdir(exist_ok=True)
-        count = _Count(sum(len(ids) for named in shards.values() for ids in named.values()), progress)
         tasks = []
         for split, named in shards.items():
-            items = {it.sha256: _item(it) for it in rows[split]}
+            files, holders = {digest: str(row.file) for digest, row in used.of(split)}, self.holders[split]
             for name, ids in named.items():
-                if name in self.shards and _share(self.shards[name], self.work / name):
-                    count.add(len(ids))
-                    continue
-                holders = self.holders[split]
-                donors = tuple(sorted({str(holders[it]) for it in ids if it in holders}))
+                if shard := self.shards.get(name):
+                    with contextlib.suppress(FileNotFoundError):  # its store may just have gone
+                        link_or_copy(shard, self.work / name)
+                        continue
                 task = Task(
                     step="encode",
                     split=split,
                     config=self.config,
-                    items=tuple(items[it] for it in ids),
+                    files={digest: files[digest] for digest in ids},
                     settings=self.settings[split],
                     target=str(self.work / name),
-                    donors=donors,
+                    donors=tuple(sorted({str(holders[digest]) for digest in ids if digest in holders})),
                 )
                 tasks.append(task)
-        for outcome in self.runner(tasks):
-            _refuse_changed(outcome)
+        total = sum(len(ids) for named in shards.values() for ids in named.values())
+        for outcome in self._performed(tasks, total, total - sum(len(task.files) for task in tasks), progress):
             self.hashes[outcome.target] = outcome.sha256
-            count.add(outcome.recordings)
+
+    def _performed(self, tasks: Sequence[Task], total: int, done: int, progress: Progress | None) -> Iterator[Outcome]:
+        """Yield the outcomes of tasks, and show each recording that is done. Raises DataError where a file changed."""
+        show = progress or (lambda done, total: None)
+        for number in range(done):
+            show(number + 1, total)
+        for outcome in self.runner(tasks):
+            if outcome.changed:
+                remedy = "it changed while recordings were encoded; give the command again when nothing writes to it"
+                raise DataError("\n".join(f"{file}: {remedy}" for file in outcome.changed))
+            yield outcome
+            for _ in range(outcome.recordings):
+                show(done := done + 1, total)
+
+    def _assemble(self, folder: Path, used: Corpus, shards: Shards, available: int) -> None:
+        """Write recordings.arrow and meta.json beside all shards, which lie in ``folder``."""
+        table: list[dict[str, Any]] = []
+        notes: list[dict[str, str]] = []
+        for split, named in shards.items():
+            places: dict[str, dict[str, int]] = {}
+            remarks: dict[str, list[str]] = {}
+            for number, name in enumerate(named):
+                for place, record in enumerate(read_records(folder / name, SCHEMAS[split])):
+                    places[record["id"]], remarks[record["id"]] = {"shard": number, "place": place}, record["notes"]
+            for (digest, row), name in zip(used.of(split), clip_names(used.of(split)), strict=True):
+                known = {key: getattr(row, key) for key in ("path", "domain", "caption", "transcript")}
+                table.append({"split": split, "id": digest, "name": name, **known, **places[digest]})
+                notes += [{"split": split, "path": row.path, "note": note} for note in remarks[digest]]
+        write_arrow(folder / "recordings.arrow", ROWS, table)
+        files = [folder / "recordings.arrow", *(folder / name for named in shards.values() for name in named)]
+        records = (record for name in shards["train"] for record in read_records(folder / name, SCHEMAS["train"]))
+        meta = {
+            **_facts(self.config, used, available),
+            **_statistics(records, used),
+            "shards": {split: list(named) for split, named in shards.items()},
+            "bytes": {file.name: file.stat().st_size for file in files},
+            "sha256": {file.name: self.hashes.get(file.name) or file_sha256(file) for file in files},
+            "left_out": [{"split": split, "path": row.path, "reason": why} for split, row, why in used.unreadable],
+            "notes": sorted(notes, key=lambda note: (note["split"], note["path"], note["note"])),
+        }
+        write_json(folder / "meta.json", meta)
 
 
-class _Count:
-    """Progress, one call per recording."""
-
-    def __init__(self, total: int, tell: Progress | None) -> None:
-        self.total, self.done, self.tell = total, 0, tell
-
-    def add(self, recordings: int) -> None:
-        for _ in range(recordings):
-            self.done += 1
-            if self.tell:
-                self.tell(self.done, self.total)
+def _finished(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name / "meta.json").is_file()), None)
 
 
 def _names(config: Config, corpus: Corpus) -> list[str]:
@@ -257,26 +258,6 @@ def _names(config: Config, corpus: Corpus) -> list[str]:
     if corpus.unreadable:
         policies = policies[-1:]
     return [short(fingerprint(store_identity(config, corpus, policy))) for policy in policies]
-
-
-def _item(recording: Recording) -> Item:
-    return Item(sha256=recording.sha256, file=str(recording.row.file))
-
-
-def _refuse_changed(outcome: Outcome) -> None:
-    if outcome.changed:
-        remedy = "it changed while recordings were encoded; give the command again when nothing writes to it"
-        raise DataError("\n".join(f"{file}: {remedy}" for file in outcome.changed))
-
-
-def _share(source: Path, target: Path) -> bool:
-    """Make a shard available in the working folder; return whether it is there, for its store may just have gone."""
-    try:
-        if not target.exists():
-            link_or_copy(source, target)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _make_root(root: Path, name: str) -> None:
@@ -290,28 +271,55 @@ def _make_root(root: Path, name: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(folder: Path, final: Path) -> None:
-    """Flush all files to disk and rename the folder into place, unless another process was first."""
-    for file in folder.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    try:
-        folder.rename(final)
-    except OSError:
-        if not (final / "meta.json").is_file():
-            raise
+def _facts(config: Config, corpus: Corpus, available: int) -> dict[str, Any]:
+    """Return what is known of a store without its records; ``available`` recordings could be scored."""
+    codec = codec_of(config)
+    return {
+        "settings": {split: record_settings(config, split) for split in SPLITS},
+        "sample_rate": SAMPLE_RATE,
+        "channels": config.audio.channels,
+        "segment": config.audio.segment,
+        "ratio": codec.ratio,
+        "latent_channels": codec.latent_channels,
+        "companding": codec.companding,
+        "variants": config.degradation.variants,
+        "counts": {"train": len(corpus.train), "val": len(corpus.val), "val_available": available},
+        "vocabulary": {
+            source: vocabulary_of(getattr(row, source) for _, row in corpus.train)
+            for source in ("caption", "transcript")
+        },
+    }
 
 
-def _in_order(pool: ThreadPoolExecutor, job: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield ``job(item)`` in the order of the items, with a bounded number of them waiting in memory."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(job, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+def _statistics(records: Iterable[Record], corpus: Corpus) -> dict[str, Any]:
+    """Return what the training set says as a whole, each recording as often as it is named.
+
+    Latents (``LatentNorm``) and the mean spectrum of the highs are at the level at which the model works.
+    """
+    times = Counter(digest for digest, _ in corpus.train)
+    samples = first = second = log_rms = power = log_power = np.zeros(())
+    features: list[np.ndarray] = []
+    rolloffs: list[float] = []
+    groups: list[int] = []
+    named = chain.from_iterable(repeat(record, times[record["id"]]) for record in records)
+    for number, record in enumerate(named):
+        mean, square = record["moments"].reshape(2, -1)
+        first, second = first + mean, second + square
+        log_rms = log_rms + np.log(np.maximum(square, LEAST_POWER)) / 2
+        power, log_power = power + record["power"].astype(float), log_power + record["log10_power"].astype(float)
+        samples = samples + record["samples"]
+        rows = record["features"].reshape(len(record["filter"]), -1).copy()
+        features += list(rows)
+        rolloffs += [record["rolloff_hz"]] * len(rows)
+        groups += [number] * len(rows)
+    count = len(corpus.train)
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - mean**2, 0))
+    std = np.maximum(std, max(1e-3 * std.max(), 1e-8))  # channels that hold next to nothing are not blown up
+    level = np.clip(np.exp(log_rms / count) / std, 1e-2, 1)
+    return {
+        "train_seconds": float(samples / SAMPLE_RATE),
+        "norm": {"mean": mean.tolist(), "std": std.tolist(), "level": level.tolist()},
+        "high_spectrum": {"power": (power / count).tolist(), "log10_power": (log_power / count).tolist()},
+        "rolloff_regression": fit_rolloff(np.stack(features), np.array(rolloffs), groups),
+    }

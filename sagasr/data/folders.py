@@ -1,16 +1,7 @@
 """Folders of recordings as corpora come: which files there are, what is said of them, which train and which validate.
 
-| layout | known by | texts | split |
-|---|---|---|---|
-| a manifest inside | ``manifest.csv`` / ``.parquet`` / ``.jsonl`` | its columns | its column |
-| VCTK | ``wav48*/SPEAKER/…`` and ``txt/SPEAKER/….txt`` | transcripts | by speaker, one in ten validates |
-| ESC-50 | ``audio/`` and ``meta/esc50.csv`` | the category as a caption | fold 5 validates |
-| MUSDB18 | ``train/TRACK/mixture.wav`` and ``test/…`` | none; stems are left out | its test tracks validate |
-| any other | recordings at any depth | ``NAME.txt`` beside ``NAME.wav``; ``metadata.csv`` | folders, or by content |
-
-Folders called train and val (or valid, validation, dev; else test or eval) are a split, and so are those of LibriSpeech
-(``train-clean-100``). ``metadata.csv`` / ``.jsonl`` / ``.parquet`` with a column ``file_name`` is a table of Hugging
-Face, in the folder or in those of its split. ``train.csv`` and ``val.csv`` in a folder are manifests of its split.
+The layouts stand in the README of ``sagasr``: a manifest inside, VCTK, ESC-50, MUSDB18, or recordings at any depth with
+texts beside them, in folders or tables of a split. Links are followed; no real folder is read twice.
 
 A split that the layout does not give is made only where one folder is named for both training and validation. It is a
 function of the speaker's name, or of a file's content, alone: adding recordings moves none of the others.
@@ -19,17 +10,33 @@ function of the speaker's name, or of a file's content, alone: adding recordings
 import csv
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 from sagasr.audio.decoders import SUFFIXES
 from sagasr.data.manifest import columns_of, read_table
 from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, Row, is_no_name
-from sagasr.data.walk import File, files_below
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import on_disk, same_name
+
+JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # of macOS, Synology and Windows: as good as hidden
+# Names of sound, or of films with sound, as far as they are not in SUFFIXES: told apart from files of other kinds.
+SOUND = re.compile(
+    r"\.(3gp|aac|ac3|aif[cf]?|amr|ape|au|avi|caf|dff|dsf|dts|eac3|flac|gsm|m4[abv]|mk[av]|mov|mp[234cg]|mpeg|"
+    r"og[agv]|opus|r[am]|rf64|shn|snd|sph|spx|tak|tta|voc|w64|wave?|web[am]|wma|wv)"
+)
+SWEEP = {"base.yaml", "grid.yaml", "plan.json"}  # in the folder of a sweep, which holds predictions
+BESIDE_MANIFEST = 100_000  # files that are looked at beside a manifest, which may lie anywhere
+
+# Why a file is no recording, or a folder was not looked into.
+HIDDEN, OF_A_SWEEP, NOWHERE, NO_FILE = "hidden", "written by a sweep", "links that lead nowhere", "devices or pipes"
+AGAIN, CLOSED = "that are read anyway or hold the link", "could not be looked into"
+REMEDY = "let it be read, or move it elsewhere"
+NOT_READ = "formats that are not read; convert them to FLAC"
 
 MANIFESTS = ("manifest.csv", "manifest.parquet", "manifest.jsonl")
 TABLES = ("metadata.csv", "metadata.parquet", "metadata.jsonl")
@@ -46,6 +53,92 @@ MEANS = {"train": "trains", "val": "validates", "test": "is left out"}
 Named = TypeVar("Named")
 
 
+class File(NamedTuple):
+    """A file in a folder. ``real`` is the same by whatever links it is reached; ``reason`` says why no recording."""
+
+    path: Path
+    real: str
+    sound: bool
+    reason: str = ""
+
+    @property
+    def passed_by(self) -> bool:
+        """Whether it lies where no recordings are looked for."""
+        return self.reason in (HIDDEN, OF_A_SWEEP)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it can be used."""
+        return self.sound and not self.reason
+
+
+def files_below(folder: Path, at_most: int | None = None, strict: bool = True) -> list[File]:
+    """Return the files below a folder, sorted; of a hidden folder all are hidden, of a sweep's all are its output.
+
+    Raises ConfigError for a folder that cannot be looked into, as it may hold recordings; unless ``strict`` such a
+    folder is among what is returned, by its reason. One that vanished meanwhile holds nothing.
+
+    Where a folder is reached in several ways the one without links counts. A link to a folder that holds the link is
+    not followed, as it would lead out. Links that are not followed are among what is returned, by their reason.
+    """
+    top = os.path.realpath(folder)
+    files: list[File] = []
+    seen: set[str] = set()
+    folders, links = deque([(os.fspath(folder), top, "")]), deque[tuple[str, str]]()
+    while folders or links:
+        if folders:
+            place, real, inside = folders.popleft()
+        else:
+            (place, parent), inside = links.popleft(), ""
+            real = os.path.realpath(place)
+            if real in seen or f"{parent}/".startswith(f"{real.rstrip('/')}/"):
+                files.append(File(Path(place), place, False, AGAIN))
+                continue
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(place) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            vanished = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            if strict and not inside and (real == top or not vanished):
+                why = f"{error.strerror}: {place}"
+                raise ConfigError(f"{folder}: cannot be searched for recordings ({why}); {REMEDY}") from error
+            if not inside and os.path.exists(place):
+                files.append(File(Path(place), place, False, CLOSED))
+            continue
+        if real != top and {entry.name for entry in entries} >= SWEEP:
+            inside = inside or OF_A_SWEEP
+        for entry in entries:
+            why = inside or (HIDDEN if entry.name.startswith(".") or entry.name in JUNK else "")
+            path = f"{real}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, path, why))
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                links.extend([] if why else [(entry.path, real)])
+            else:
+                files.append(_file(entry, path, why))
+        if at_most is not None and len(files) >= at_most:
+            break
+    return sorted(files, key=lambda file: file.path)
+
+
+def _file(entry: os.DirEntry[str], real: str, inside: str) -> File:
+    path = Path(entry.path)
+    suffix = path.suffix.lower()
+    reason = inside or ("" if suffix in SUFFIXES else NOT_READ)
+    if not inside and not (os.path.isfile(path) if entry.is_symlink() else entry.is_file()):
+        reason = NO_FILE if os.path.exists(path) else NOWHERE
+    return File(path, real, suffix in SUFFIXES or SOUND.fullmatch(suffix) is not None, reason)
+
+
+def real_paths(paths: Iterable[Path]) -> list[str]:
+    """Return the ``File.real`` of files."""
+    real_of = cache(os.path.realpath)  # of one call, as links may change
+    return [f"{real_of(path.parent)}/{path.name}" for path in paths]
+
+
 class Layout(NamedTuple):
     """A folder understood: its recordings, one line on how, why others are left out, and the files of texts read."""
 
@@ -54,14 +147,6 @@ class Layout(NamedTuple):
     unused: str = ""
     texts: Collection[Path] = ()
     files: Sequence[File] | None = None  # where they were looked at
-
-
-def rows_in(folder: Path) -> tuple[Row, ...]:
-    """Return the recordings of a folder, by its layout. Raises ConfigError listing all faults."""
-    rows = layout_of(folder).rows
-    if not rows:
-        raise ConfigError(f"{folder}: holds no recordings ({', '.join(SUFFIXES)}); name a manifest or another folder")
-    return tuple(rows)
 
 
 def describe(folder: Path) -> str:
@@ -152,25 +237,29 @@ def _plain(folder: Path) -> Layout:
     files = [file for file in everything if not file.passed_by]
     beside: dict[object, Path] = {}
     for path in (file.path for file in files if file.path.suffix.lower() == ".txt"):
-        beside |= {path: path, _alike(path): path}
+        beside |= {path: path, (path.parent, same_name(path.stem)): path}
     called = [file.path for file in files if file.path.name in TABLES]
     tables = [path for path in called if "file_name" in columns_of(path)]
     remarks = [
-        f"{path.relative_to(folder)} {'' if path in tables else 'names no file_name and '}is "
-        f"{'' if path in tables else 'not '}read"
+        f"{path.relative_to(folder)} {'is read' if path in tables else 'names no file_name and is not read'}"
         for path in called
     ]
     texts = set(tables)
 
     def describe_one(path: Path) -> dict[str, str]:
-        file = beside.get(path.with_suffix(".txt")) or beside.get(_alike(path))
+        file = beside.get(path.with_suffix(".txt")) or beside.get((path.parent, same_name(path.stem)))
         texts.update([file] if file else [])
         text = _text(file) if file else ""
         return {"caption": text, "transcript": text}
 
     places = {path.parent for path in tables}
-    free = [it.path for it in files if it.is_recording and places.isdisjoint(it.path.parents)]
-    rows = _named(folder, tables) + _rows(folder, free, describe_one)
+    free = [file.path for file in files if file.is_recording and places.isdisjoint(file.path.parents)]
+    named = {}
+    for table in tables:
+        for row in read_table(table):
+            name = (table.parent / row.path).relative_to(folder).as_posix()
+            named[name] = replace(row, path=name)
+    rows = [*named.values(), *_rows(folder, free, describe_one)]
     split, how = ({}, "") if any(row.split for row in rows) else split_by_folders([row.path for row in rows])
     if split:
         rows = [replace(row, split=split[row.path]) for row in rows if row.path in split]
@@ -186,14 +275,12 @@ def _split_tables(folder: Path) -> dict[Path, str]:
     part_of = {
         path: PARTS[path.stem.lower()]
         for path in sorted(folder.iterdir())
-        if path.stem.lower() in PARTS and path.suffix in (".csv", ".parquet", ".jsonl") and _names_files(path)
+        if path.stem.lower() in PARTS
+        and path.suffix in (".csv", ".parquet", ".jsonl")
+        and not {"path", "file_name"}.isdisjoint(columns_of(path))
     }
     part_of = _validated(part_of)
     return part_of if {"train", "val"} <= set(part_of.values()) else {}
-
-
-def _names_files(table: Path) -> bool:
-    return not {"path", "file_name"}.isdisjoint(columns_of(table))
 
 
 def _validated(part_of: Mapping[Named, str]) -> dict[Named, str]:
@@ -214,7 +301,7 @@ def split_by_folders(paths: Sequence[str]) -> tuple[dict[str, str], str]:
     for depth in range(max(map(len, parts), default=0)):
         names = {part[depth] for part in parts if len(part) > depth}
         words = {name: set(re.split(r"[\W_]+", name.lower())) & PARTS.keys() for name in names}
-        part_of = {name: PARTS[found.copy().pop()] for name, found in words.items() if len(found) == 1}
+        part_of = {name: PARTS[next(iter(named))] for name, named in words.items() if len(named) == 1}
         if "train" not in part_of.values():
             part_of |= {name: "train" for name in part_of if "dev" in words[name]}
         part_of = _validated(part_of)
@@ -239,21 +326,6 @@ def _who(part_of: Mapping[str, str]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join([*sorted(names)[:4], *(["…"] if len(names) > 4 else [])])
-
-
-def _alike(path: Path) -> tuple[Path, str]:
-    """Return what is equal for a recording and the text that is meant beside it."""
-    return path.parent, same_name(path.stem)
-
-
-def _named(folder: Path, tables: Sequence[Path]) -> list[Row]:
-    """Return the recordings that tables of Hugging Face name, with paths as the folder has them."""
-    rows = {}
-    for table in tables:
-        for row in read_table(table):
-            path = (table.parent / row.path).relative_to(folder).as_posix()
-            rows[path] = replace(row, path=path)
-    return list(rows.values())
 
 
 def _rows(folder: Path, files: Iterable[Path], describe_one: Callable[[Path], dict[str, str]]) -> list[Row]:

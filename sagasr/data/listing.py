@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sagasr.config.settings import Config, Data
-from sagasr.data.folders import Layout, layout_of
+from sagasr.data.folders import AGAIN, BESIDE_MANIFEST, CLOSED, File, Layout, files_below, layout_of, real_paths
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import SPLITS
-from sagasr.data.splits import rows_among
-from sagasr.data.walk import AGAIN, BESIDE_MANIFEST, CLOSED, File, files_below, real_paths
+from sagasr.data.splits import rows_of
 from sagasr.io.errors import SagasrError, shown
 
 NAMES_SHOWN = 3
@@ -79,40 +78,31 @@ def listed(
     What is used counts even where it was not found, such as a file that a manifest names through a hidden folder.
     """
     there = {file.real for file in files}
-    in_use: dict[str, dict[str, Path]] = {
-        use: {
-            real: path
-            for real, path in zip(real_paths(paths), paths, strict=True)
-            if real in there or os.path.exists(path)
-        }
-        for use, paths in used.items()
-    }
+    in_use: dict[str, dict[str, Path]] = {}
+    for use, paths in used.items():
+        pairs = zip(real_paths(paths), paths, strict=True)
+        in_use[use] = {real: path for real, path in pairs if real in there or os.path.exists(path)}
     left_out: dict[str, list[Path]] = {}
     other = []
-    folders: dict[str, list[Path]] = {AGAIN: [], CLOSED: []}
     for file in files:
         if any(file.real in paths for paths in in_use.values()):
             continue
         reason = reason_of.get(file.real) or file.reason
-        if reason in folders:
-            folders[reason].append(file.path)
-        elif file.sound or file.real in reason_of:
+        if file.sound or file.real in reason_of or reason in (AGAIN, CLOSED):
             left_out.setdefault(reason, []).append(file.path)
         else:
             other.append(file.path)
-    for what, reason in (("links to folders", AGAIN), ("folders", CLOSED)):
-        if paths := folders[reason]:
-            told = [*told, f"{len(paths):,} {what} {reason}: {_names(paths)}"]
+    for kind, reason in (("links to folders", AGAIN), ("folders", CLOSED)):
+        if folders := left_out.pop(reason, []):
+            told = [*told, f"{len(folders):,} {kind} {reason}: {_names(folders)}"]
     return Listing({use: [*paths.values()] for use, paths in in_use.items()}, left_out, other, texts, told)
 
 
 def _kinds(paths: Sequence[Path]) -> str:
     """Return e.g. ``8 wav, 1 flac``."""
-    kinds = Counter(
-        shown(Path(path.suffix[1:].lower())) if path.suffix else "without suffix" for path in paths
-    ).most_common()
-    few = [f"{count:,} {kind}" for kind, count in kinds[:8]]
-    return ", ".join([*few, *([f"{sum(count for _, count in kinds[8:]):,} of other kinds"] if kinds[8:] else [])])
+    kinds = Counter(shown(path.suffix[1:].lower()) or "without suffix" for path in paths).most_common()
+    more = [(sum(count for _, count in kinds[8:]), "of other kinds")] if kinds[8:] else []
+    return ", ".join(f"{count:,} {kind}" for count, kind in [*((n, kind) for kind, n in kinds[:8]), *more])
 
 
 def _names(paths: Sequence[Path]) -> str:
@@ -126,7 +116,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
     ``unusable`` says by split and path why a row is not used; ``scored`` is the most that are scored.
     """
     layouts = {name: _understood(Path(name)) for name in dict.fromkeys((data.train, data.val))}
-    asked = {split: rows_among(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
+    asked = {split: rows_of(data, split, layouts[getattr(data, split)].rows) for split in SPLITS}
     used = {split: [row.file for row in rows if (split, row.path) not in unusable] for split, rows in asked.items()}
     files: dict[str, File] = {}
     unused: dict[str, list[str]] = {}
@@ -152,8 +142,7 @@ def list_data(data: Data, unusable: Mapping[tuple[str, str], str], scored: int) 
         remarks.append(f"{absent:,} recordings that are named are not there")
     if len(used["val"]) > scored:
         remarks.append(f"{scored:,} of the {len(used['val']):,} that validate are scored (validation.clips)")
-    used_for = {"train": used["train"], "validate": used["val"]}
-    return listed(files.values(), used_for, reason_of, texts=len(texts), told=remarks)
+    return listed(files.values(), {"train": used["train"], "validate": used["val"]}, reason_of, len(texts), remarks)
 
 
 def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
@@ -161,13 +150,12 @@ def list_stored(config: Config, meta: Mapping[str, Any]) -> list[str]:
 
     The store is whole, so data that can be read no more are only said.
     """
-    unusable = {(it["split"], it["path"]): "cannot be used" for it in meta["left_out"]}
+    unusable = {(left["split"], left["path"]): "cannot be used" for left in meta["left_out"]}
     try:
         return list_data(config.data, unusable, config.validation.clips).lines()
     except SagasrError as error:
-        return [
-            f"files: not listed, as the data changed after they were read: {line}" for line in f"{error}".splitlines()
-        ]
+        why = "files: not listed, as the data changed after they were read"
+        return [f"{why}: {line}" for line in str(error).splitlines()]
 
 
 def _understood(source: Path) -> Layout:

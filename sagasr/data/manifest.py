@@ -10,12 +10,13 @@ import csv
 import json
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from sagasr.data.rows import MAX_FAULTS, MAX_TEXT, NO_DOMAIN, SPLITS, Row, has_control_characters, is_no_name
-from sagasr.io.errors import ConfigError, did_you_mean, first_line
+from sagasr.io.errors import ConfigError, did_you_mean, first_line, shown
 from sagasr.io.files import like, on_disk
 
 MARKS = (*SPLITS, "test")  # in the column ``split``; what is marked test is left alone
@@ -36,26 +37,22 @@ MAX_HEAD = 100_000  # characters of a first line
 def read_table(path: Path) -> tuple[Row, ...]:
     """Return all rows of a manifest. Raises ConfigError listing every fault with its line."""
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}
-    reader = readers.get(path.suffix.lower())
-    if reader is None and not path.suffix and not os.path.exists(path):
-        raise ConfigError(f"{path}: no such file or folder; name a manifest, or a folder of recordings")
-    if reader is None:
-        remedy = {".xlsx": "; save the table as CSV", ".xls": "; save the table as CSV"}.get(path.suffix.lower(), "")
-        raise ConfigError(
-            f"{path}: a manifest is .csv, .parquet or .jsonl, not {path.suffix or 'a file without suffix'!r}"
-            f"{remedy or '; recordings are named by their folder, or by a manifest of them'}"
-        )
-    if not os.path.isfile(path):
-        reason = "is not a file" if os.path.exists(path) else "no such file"
-        hint = like(path) or "; name a manifest, or a folder of recordings"
-        raise ConfigError(f"{path}: {reason}{hint}")
+    reader, exists = readers.get(path.suffix.lower()), os.path.exists(path)
+    if reader is None and (path.suffix or exists):
+        is_sheet = path.suffix.lower() in (".xlsx", ".xls")
+        remedy = "save the table as CSV" if is_sheet else "name the folder of the recordings, or a manifest of them"
+        kind = path.suffix or "a file without suffix"
+        raise ConfigError(f"{path}: a manifest is .csv, .parquet or .jsonl, not {kind!r}; {remedy}")
+    if reader is None or not os.path.isfile(path):
+        reason = "is not a file" if exists else "no such file" if reader else "no such file or folder"
+        hint = like(path) if reader else ""
+        raise ConfigError(f"{path}: {reason}{hint or '; name a manifest, or a folder of recordings'}")
     faults: list[str] = []
     rows: list[Row] = []
     lines: dict[str, int] = {}
 
     def report(line: int | None, fault: str) -> None:
-        fault = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in fault)  # it goes to a terminal
-        faults.append(f"{path}: {fault}" if line is None else f"{path}: line {line}: {fault}")
+        faults.append(f"{path}: {'' if line is None else f'line {line}: '}{shown(fault)}")
 
     for line, record in reader(path, report):
         row = _row(path, line, record, report)
@@ -90,12 +87,11 @@ def _csv(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 line, start = start, reader.line_num + 1
                 if not any(cells):
                     continue
-                if len(cells) != len(header):
-                    report(
-                        line, f"{len(cells)} columns where the header has {len(header)}; quote texts that hold commas"
-                    )
-                    continue
-                yield line, dict(zip(header, cells, strict=True))
+                if len(cells) == len(header):
+                    yield line, dict(zip(header, cells, strict=True))
+                else:
+                    fault = f"{len(cells)} columns where the header has {len(header)}; quote texts that hold commas"
+                    report(line, fault)
     except UnicodeDecodeError as error:
         report(None, f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
     except csv.Error as error:
@@ -123,11 +119,11 @@ def _columns(names: list[str]) -> list[str]:
     """Return the names of columns as manifests have them."""
     if "path" in names or "file_name" not in names:
         return names
-    found = list(names)
-    for theirs, ours in HUGGING_FACE.items():
-        if theirs in found and ours not in found:
-            found[found.index(theirs)] = ours
-    return found
+    ours = list(names)
+    for theirs, name in HUGGING_FACE.items():
+        if theirs in ours and name not in ours:
+            ours[ours.index(theirs)] = name
+    return ours
 
 
 def _header_is_good(header: list[str], report: Report) -> bool:
@@ -138,20 +134,17 @@ def _header_is_good(header: list[str], report: Report) -> bool:
         if name not in KNOWN and name.casefold() in KNOWN:
             report(1, f"column {_shown(name)} would not be read; rename it {name.casefold()!r}")
     if "path" not in header:
-        if not header:
-            hint = "; the file is empty: begin with a line of column names, such as path,text,split"
-        elif len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-            hint = "; separate columns by commas"
-        else:
-            hint = _rename(name[:80] for name in header[:20])
-        report(1, f"no column 'path'{hint}")
+        is_one = len(header) == 1 and any(mark in header[0] for mark in ";\t|")
+        hint = "; separate columns by commas" if is_one else _rename(name[:80] for name in header[:20])
+        empty = "; the file is empty: begin with a line of column names, such as path,text,split"
+        report(1, f"no column 'path'{hint if header else empty}")
     return not twice and "path" in header
 
 
 def _rename(names: Iterable[str]) -> str:
     """Return which of the columns that are there should be called ``path``."""
-    told = did_you_mean("path", names).replace("did you mean", "rename")
-    return told.replace("; known:", "; rename the one that names the recordings:")
+    hint = did_you_mean("path", names).replace("did you mean", "rename")
+    return hint.replace("; known:", "; rename the one that names the recordings:")
 
 
 def _parquet(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
@@ -175,7 +168,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
             if not raw.strip():
                 continue
             try:
-                record = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+                record = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
             except (ValueError, RecursionError) as error:
                 report(line, f"not valid JSON ({str(error)[:200]})")
                 continue
@@ -189,7 +182,7 @@ def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, Record]]:
                 yield line, _as_texts(record, line, report)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         raise ValueError("a key stands twice")
@@ -198,17 +191,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _as_texts(record: Mapping[str, Any], line: int, report: Report) -> Record:
     """Return the cells of a typed format as CSV would hold them, after reporting those that hold no single text."""
-    for name in KNOWN:
-        if isinstance(value := record.get(name), (list, dict)):
+    cells = {}
+    for name, value in record.items():
+        if name in KNOWN and isinstance(value, (list, dict)):
             report(line, f"{name} is a {'list' if isinstance(value, list) else 'mapping'}; give one text")
-    return {name: _as_text(value) for name, value in record.items()}
-
-
-def _as_text(value: Any) -> str:
-    """Return a cell of a typed format as CSV would hold it."""
-    if value is None or value != value:  # NaN, as tables have it where nothing is
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+        is_nothing = value is None or value != value  # NaN, as tables have it
+        cells[name] = "" if is_nothing else value if isinstance(value, str) else json.dumps(value, default=str)
+    return cells
 
 
 def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | None:
@@ -216,23 +205,22 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
     faults: list[str] = []
     cells = {name: record.get(name, "").strip() for name in KNOWN}
     path = cells["path"]
-    faults += _path_faults(path)
+    if fault := _path_fault(path):
+        faults.append(fault)
     for name in ("text", "caption", "transcript", "domain", "licence"):
         if len(cells[name]) > MAX_TEXT:
-            faults.append(
-                f"{name} is {len(cells[name]):,} characters long, at most {MAX_TEXT:,}; is a quotation mark unclosed?"
-            )
+            length = f"{len(cells[name]):,} characters long, at most {MAX_TEXT:,}"
+            faults.append(f"{name} is {length}; is a quotation mark unclosed?")
         elif cells[name] in NOTHING:
             faults.append(f"{name} {_shown(cells[name])} stands for nothing; leave the cell empty")
         elif has_control_characters(cells[name]):
             faults.append(f"{name} {_shown(cells[name])} holds control characters; remove them")
     if "split" in record and cells["split"] not in MARKS:
-        faults.append(
-            f"split {_shown(cells['split'])} is none of train, val, test{did_you_mean(cells['split'][:80], MARKS)}"
-        )
+        hint = did_you_mean(cells["split"][:80], MARKS)
+        faults.append(f"split {_shown(cells['split'])} is none of train, val, test{hint}")
     if cells["domain"] == "all":
         faults.append("domain 'all' means all domains together in the results; choose another word")
-    if cells["sha256"] and not (len(cells["sha256"]) == 64 and set(cells["sha256"].lower()) <= set("0123456789abcdef")):
+    if cells["sha256"] and not re.fullmatch("[0-9a-fA-F]{64}", cells["sha256"]):
         faults.append(f"sha256 {_shown(cells['sha256'])} is not 64 hexadecimal digits")
     for fault in faults:
         report(line, fault)
@@ -242,8 +230,8 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
         line=line,
         path=path,
         file=on_disk(manifest.parent / path),
-        caption=_one_line(cells["caption"] if "caption" in record else cells["text"]),
-        transcript=_one_line(cells["transcript"] if "transcript" in record else cells["text"]),
+        caption=" ".join(cells["caption" if "caption" in record else "text"].split()),
+        transcript=" ".join(cells["transcript" if "transcript" in record else "text"].split()),
         split=cells["split"],
         domain=cells["domain"] or NO_DOMAIN,
         licence=cells["licence"],
@@ -252,25 +240,21 @@ def _row(manifest: Path, line: int, record: Record, report: Report) -> Row | Non
     )
 
 
-def _path_faults(path: str) -> list[str]:
-    """Return why a path does not name a file below the manifest's folder."""
+def _path_fault(path: str) -> str | None:
+    """Return why a path does not name a file below the manifest's folder, or None."""
     if not path:
-        return ["path is empty"]
+        return "path is empty"
     if len(path) > MAX_PATH:
-        return [f"path is {len(path):,} characters long; is a quotation mark unclosed?"]
+        return f"path is {len(path):,} characters long; is a quotation mark unclosed?"
     if is_no_name(path):
-        return [f"path {_shown(path)} holds control characters"]
+        return f"path {_shown(path)} holds control characters"
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or PureWindowsPath(path).drive:
-        return [f"path {_shown(path)} is absolute; write it relative to the manifest, so that the data can move"]
+        return f"path {_shown(path)} is absolute; write it relative to the manifest, so that the data can move"
     if "\\" in path:
-        return [f"path {_shown(path)} holds a backslash; separate folders by /"]
+        return f"path {_shown(path)} holds a backslash; separate folders by /"
     if ".." in PurePosixPath(path).parts:
-        return [f"path {_shown(path)} leaves the manifest's folder; move the manifest above all recordings"]
-    return []
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        return f"path {_shown(path)} leaves the manifest's folder; move the manifest above all recordings"
+    return None
 
 
 def _shown(text: str) -> str:

@@ -4,14 +4,14 @@ mean high band and a regression that guesses a roll-off. No files are touched he
 Crops begin on multiples of ``STEP`` samples, so that what holds for a crop (roll-off, level) can be measured once.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, mono, rolloff_bin
-from sagasr.constants import N_FFT, NYQUIST
+from sagasr.audio.spectrum import BIN_HZ, HOP, NUM_BINS, magnitudes, mono, rolloff_bin
+from sagasr.constants import NYQUIST
 
 STEP = 2_048  # samples between two crops; a multiple of every codec's frame
 TARGET_RMS = 0.1  # of the low version, when levels are normalised
@@ -22,14 +22,7 @@ LEAST_POWER = 1e-12  # -120 dB, so that silence has a logarithm
 BAND_EDGES = np.round(np.geomspace(3, NUM_BINS, 13)).astype(int)
 BAND_FLOOR = 1e-4  # of the loudest band; below, a band counts as empty, whatever the filter left there
 RIDGE = 0.3  # per training example
-_FRAMES = 4_096  # frames transformed at once
-
-
-class Crops(NamedTuple):
-    """One value per possible crop, [G], for ``G = (T - segment) // STEP + 1``."""
-
-    rolloff_hz: np.ndarray
-    rms: np.ndarray
+_FRAMES = 4_096  # transformed at once, a multiple of STEP / HOP
 
 
 def rms_of(audio: np.ndarray) -> float:
@@ -46,8 +39,11 @@ def gain_of(rms: np.ndarray | float) -> np.ndarray:
     return np.asarray(TARGET_RMS / np.maximum(rms, LEAST_RMS))
 
 
-def measure_crops(audio: np.ndarray, segment: int) -> Crops:
-    """Return roll-off and RMS (as ``rms_of``) of all crops of ``segment`` samples of audio [C, T >= segment]."""
+def measure_crops(audio: np.ndarray, segment: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return roll-offs and RMS (as ``rms_of``), each [G], of the crops of ``segment`` samples of audio [C, T].
+
+    G = (T - segment) // STEP + 1.
+    """
     crops = (audio.shape[-1] - segment) // STEP + 1
     length = segment // STEP
     blocks, edges = _blocks(mono(audio))
@@ -62,42 +58,19 @@ def measure_crops(audio: np.ndarray, segment: int) -> Crops:
         mean, square = (part[:, crop : crop + length].mean(1) for part in (means, squares))
         levels[crop] = np.sqrt(np.maximum(square - mean**2, 0).mean())
         summed -= blocks[crop]
-    return Crops(rolloffs, levels)
+    return rolloffs, levels
 
 
 def mean_power(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean power and mean log10 power of audio [C, T] in each of the 1,025 bins."""
     power, log_power, frames = np.zeros(NUM_BINS), np.zeros(NUM_BINS), 0
     for channel in audio:
-        for magnitudes in _spectra(channel):
-            square = np.square(magnitudes, dtype=np.float64)
+        for part in magnitudes(channel, at_once=_FRAMES):
+            square = part.double().square().numpy()
             power += square.sum(0)
             log_power += np.log10(np.maximum(square, LEAST_POWER)).sum(0)
-            frames += len(magnitudes)
+            frames += len(square)
     return power / frames, log_power / frames
-
-
-class Moments:
-    """What ``LatentNorm`` says of each latent channel, of what training draws: every recording counts the same."""
-
-    def __init__(self, channels: int) -> None:
-        self.first, self.second, self.recordings = np.zeros(channels), np.zeros(channels), 0
-        self.log_rms = np.zeros(channels)
-
-    def add(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Add one recording's mean latent and mean square, both [D]."""
-        self.first += first
-        self.second += second
-        self.log_rms += np.log(np.maximum(second, LEAST_POWER)) / 2
-        self.recordings += 1
-
-    def norm(self) -> dict[str, list[float]]:
-        """Return mean, std and level; channels that hold next to nothing are not blown up to the others."""
-        mean = self.first / self.recordings
-        std = np.sqrt(np.maximum(self.second / self.recordings - mean**2, 0))
-        std = np.maximum(std, max(1e-3 * std.max(), 1e-8))
-        level = np.clip(np.exp(self.log_rms / self.recordings) / std, 1e-2, 1)
-        return {"mean": mean.tolist(), "std": std.tolist(), "level": level.tolist()}
 
 
 def latent_moments(latents: np.ndarray, weights: np.ndarray, frames: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,8 +85,8 @@ def latent_moments(latents: np.ndarray, weights: np.ndarray, frames: int, step: 
 
 def rolloff_features(low: np.ndarray) -> np.ndarray:
     """Return what low [C, T] tells of the lost roll-off: its long-term spectrum in bands, relative to the loudest."""
-    summed = sum(magnitudes.sum(0, dtype=np.float64) for magnitudes in _spectra(mono(low)))
-    bands = np.add.reduceat(np.asarray(summed), BAND_EDGES[:-1]) / np.diff(BAND_EDGES)
+    summed = np.sum([part.double().sum(0).numpy() for part in magnitudes(mono(low), at_once=_FRAMES)], axis=0)
+    bands = np.add.reduceat(summed, BAND_EDGES[:-1]) / np.diff(BAND_EDGES)
     return np.asarray(np.log10(np.maximum(bands / max(bands.max(), 1e-20), BAND_FLOOR)))
 
 
@@ -154,20 +127,12 @@ def _answer(fitted: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
     return np.asarray((features - fitted["centre"]) / fitted["scale"] @ fitted["weights"] + fitted["mean"])
 
 
-def _spectra(mono: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the magnitudes of audio [T] in pieces [n, F], n a multiple of STEP / HOP except in the last."""
-    padded = torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(mono)), (N_FFT // 2, N_FFT // 2))
-    window = torch.hann_window(N_FFT)
-    for frames in padded.unfold(-1, N_FFT, HOP).split(_FRAMES):
-        yield torch.fft.rfft(frames * window).abs().numpy()
-
-
-def _blocks(mono: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return magnitudes summed over blocks of STEP samples [n, F], and the single frames at which the blocks begin."""
     per_block = STEP // HOP
     blocks, edges = [], []
-    for magnitudes in _spectra(mono):
-        whole = len(magnitudes) // per_block * per_block
-        blocks.append(magnitudes[:whole].reshape(-1, per_block, NUM_BINS).sum(1))
-        edges.append(magnitudes[::per_block])
-    return np.concatenate(blocks), np.concatenate(edges)
+    for part in magnitudes(signal, at_once=_FRAMES):
+        whole = len(part) // per_block * per_block
+        blocks.append(part[:whole].reshape(-1, per_block, NUM_BINS).sum(1))
+        edges.append(part[::per_block])
+    return torch.cat(blocks).numpy(), torch.cat(edges).numpy()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Split = Literal["train", "val"]
 Source = Literal["off", "transcript", "caption"]
@@ -28,9 +28,19 @@ class Row:
     sha256: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def meaning(self) -> list[str]:
+        """What is said of the recording, as far as it enters results."""
+        return [self.caption, self.transcript, self.domain]
+
     def text(self, source: Source) -> str:
         """Return what a model with this text source is told."""
-        return {"off": "", "caption": self.caption, "transcript": self.transcript}[source]
+        return text_of(self, source)
+
+
+def text_of(recording: Any, source: Source) -> str:
+    """Return what a model with this text source is told of what has a caption and a transcript."""
+    return "" if source == "off" else str(getattr(recording, source))
 
 
 def is_no_name(path: str) -> bool:

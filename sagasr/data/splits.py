@@ -1,47 +1,153 @@
-"""Which rows train and which validate, and what is wrong with them before they are encoded."""
+"""Which rows train and which validate, what their files hold, and what is wrong with them before they are encoded.
 
+Loads without torch.
+"""
+
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from sagasr.audio.decoders import BLOCK, SUFFIXES
+from sagasr.audio.files import opened, problem_of
 from sagasr.config.settings import Data
-from sagasr.data.contents import content_hashes, hash_or_problem, header_problems
-from sagasr.data.folders import is_vctk, rows_in
+from sagasr.data.folders import is_vctk, layout_of
 from sagasr.data.manifest import read_table
 from sagasr.data.rows import Row, Split
-from sagasr.data.same import same_sounds
-from sagasr.io.errors import ConfigError
-from sagasr.io.fingerprint import seed_of
+from sagasr.io.errors import ConfigError, DataError
+from sagasr.io.fingerprint import content_of, fingerprint, seed_of
+from sagasr.io.machine import cpus_here
 
 VAL_SHARE = 10  # one in so many validates
 
 
+def hash_or_problem(row: Row) -> tuple[str, str | None]:
+    """Return the sha256 of a recording's file, and why it cannot be read or is not the one meant, or None."""
+    try:
+        digest = content_of(row.file)
+    except FileNotFoundError:
+        return "", f"{row.file}: no such file{_named(row)}"
+    except OSError as error:
+        return "", f"{row.file}: cannot be read ({error.strerror or error}){_named(row)}"
+    if row.sha256 and digest != row.sha256:
+        difference = f"sha256 {digest[:12]}…, line {row.line} of the manifest says {row.sha256[:12]}…"
+        return digest, f"{row.file}: is not the recording that was meant ({difference})"
+    return digest, None
+
+
+def content_hashes(rows: Iterable[Row]) -> list[str]:
+    """Return the sha256 of each recording's file, in the order of the rows.
+
+    Raises DataError naming every file that cannot be read, or that is not what the manifest's ``sha256`` says.
+    """
+    with ThreadPoolExecutor() as pool:
+        hashed = list(pool.map(hash_or_problem, rows))
+    if problems := [problem for _, problem in hashed if problem]:
+        raise DataError("\n".join(problems))
+    return [digest for digest, _ in hashed]
+
+
+def header_problems(rows: Iterable[Row]) -> list[str | None]:
+    """Return for each row why its file is missing or has no readable header, or None.
+
+    Quick enough for planning: contents are checked when they are encoded.
+    """
+
+    def header_problem(row: Row) -> str | None:
+        problem = problem_of(row.file, whole=False)
+        return problem and f"{row.file}: {problem}{_named(row)}"
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(header_problem, rows))
+
+
+def _named(row: Row) -> str:
+    """Return where a file is named that is not there, or cannot be, as its name is too long; else nothing."""
+    return "" if os.path.exists(row.file) else f" (named in line {row.line} of the manifest)"
+
+
+def manifest_fingerprint(rows: Iterable[Row]) -> str:
+    """Return the identity of what the rows hold: sound, texts and domains; not paths, order or other columns."""
+    rows = list(rows)
+    return fingerprint(sorted([digest, *row.meaning] for digest, row in zip(content_hashes(rows), rows, strict=True)))
+
+
+def same_sounds(train: Mapping[str, Row], val: Mapping[str, Row]) -> list[tuple[Row, Row]]:
+    """Return who stands in both splits in files that differ, as a WAV and its FLAC. Rows are given by their sha256.
+
+    Only recordings that begin like one of the other split are read as a whole.
+    """
+    sides = [
+        [row for digest, row in side.items() if digest not in other] for side, other in ((train, val), (val, train))
+    ]
+    with ThreadPoolExecutor(cpus_here()) as pool:
+        starts = [list(pool.map(_start, (row.file for row in rows))) for rows in sides]
+        shared = set(starts[0]) & set(starts[1]) - {None}
+        sides = [
+            [row for row, start in zip(rows, side, strict=True) if start in shared]
+            for rows, side in zip(sides, starts, strict=True)
+        ]
+        learnt, scored = (
+            list(zip(pool.map(_samples, (row.file for row in rows)), rows, strict=True)) for rows in sides
+        )
+    row_of = dict(reversed(learnt))
+    return [(row_of[samples], row) for samples, row in scored if samples and samples in row_of]
+
+
+def _start(file: Path) -> tuple[int, bytes] | None:
+    """Return the rate and what is equal for recordings that begin alike, mono or doubled; None for unreadable ones."""
+    try:
+        with opened(file, whole=False) as reading:
+            samples = next(reading.blocks)[:, :BLOCK].T  # time by time, as blocks may be of any length
+    except DataError:
+        return None
+    doubled = (samples == samples[:, :1]).all()
+    return reading.rate, hashlib.sha256((samples[:, :1] if doubled else samples).tobytes()).digest()
+
+
+def _samples(file: Path) -> bytes | None:
+    """Return the identity of all samples, of one channel where both are equal.
+
+    None for silence, which is refused elsewhere, and what cannot be read.
+    """
+    every, left, doubled = hashlib.sha256(), hashlib.sha256(), True
+    least, most = np.inf, -np.inf
+    try:
+        with opened(file) as reading:
+            for block in reading.blocks:
+                every.update(block.T.tobytes())
+                left.update(block[0].tobytes())
+                doubled = doubled and bool((block == block[0]).all())
+                least, most = min(least, block.min()), max(most, block.max())
+    except DataError:
+        return None
+    return (left if doubled else every).digest() if least < most else None
+
+
 def read_manifest(path: Path) -> tuple[Row, ...]:
     """Return all rows of a manifest or a folder. Raises ConfigError listing every fault with its line."""
-    return rows_in(path) if os.path.isdir(path) else read_table(path)
+    if not os.path.isdir(path):
+        return read_table(path)
+    if not (rows := layout_of(path).rows):
+        raise ConfigError(f"{path}: holds no recordings ({', '.join(SUFFIXES)}); name a manifest or another folder")
+    return tuple(rows)
 
 
-def rows_of(data: Data, split: Split) -> tuple[Row, ...]:
-    """Return the rows of one split of a configuration's data. Raises ConfigError.
+def rows_of(data: Data, split: Split, rows: Sequence[Row] | None = None) -> tuple[Row, ...]:
+    """Return the rows of one split of a configuration's data, of all ``rows`` where they were read. Raises ConfigError.
 
-    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``divided``).
+    A folder whose layout says nothing of a split, named for both, is split by content or speaker (``divided``). Where
+    no row is marked all are returned.
     """
-    return rows_among(data, split, read_manifest(Path(getattr(data, split))))
-
-
-def rows_among(data: Data, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return ``rows_of`` one split, of which all rows are given."""
     path = Path(getattr(data, split))
+    rows = read_manifest(path) if rows is None else rows
     if same_source(data) and path.is_dir() and not any(row.split for row in rows):
         return tuple(row for row in divided(path, rows) if row.split == split)
-    return marked_rows(path, split, rows)
-
-
-def marked_rows(path: Path, split: Split, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows of one split; all where no row is marked. Raises ConfigError where there are none."""
     chosen = tuple(row for row in rows if row.split in (split, ""))
     if not chosen:
         marks = ", ".join(sorted({row.split for row in rows}))
@@ -63,11 +169,6 @@ class Checked(NamedTuple):
     left_out: dict[tuple[str, str], str]
 
 
-def usable_rows(data: Data, split: Split) -> tuple[tuple[Row, ...], list[str]]:
-    """Return the rows and problems of ``checked_rows``. Raises ConfigError for the manifest."""
-    return checked_rows(data, split)[:2]
-
-
 def checked_rows(data: Data, split: Split) -> Checked:
     """Return the rows of a split, and what planning can see wrong with their files (see ``header_problems``).
 
@@ -77,17 +178,13 @@ def checked_rows(data: Data, split: Split) -> Checked:
     rows = rows_of(data, split)
     if data.policy != "quarantine":
         return Checked(rows, [reason for reason in header_problems(rows) if reason], {})
-    checked = list(zip(rows, _reasons(rows), strict=True))
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows))
+        checked = list(zip(rows, reasons, strict=True))
     left_out: dict[tuple[str, str], str] = {
         (split, row.path): reason.removeprefix(f"{row.file}: ") for row, reason in checked if reason
     }
     return Checked(tuple(row for row, reason in checked if not reason), [], left_out)
-
-
-def _reasons(rows: Sequence[Row]) -> list[str | None]:
-    """Return for each row why it is left out by quarantine, or None."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda row, seen: seen or hash_or_problem(row)[1], rows, header_problems(rows)))
 
 
 def shared_problems(data: Data, train: Mapping[str, Row], val: Mapping[str, Row]) -> list[str]:

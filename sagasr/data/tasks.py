@@ -12,30 +12,25 @@ from pydantic import Field
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config, OwnCodec
 from sagasr.config.strict import Strict
-from sagasr.data.encoded_record import record_of
-from sagasr.data.quality import usable
+from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
-from sagasr.data.shards import SCHEMAS, Record, read_records, write_shard
+from sagasr.data.store import SCHEMAS, Record, read_records, write_arrow
 from sagasr.io.errors import DataError
 from sagasr.io.failpoints import point
 from sagasr.io.fingerprint import file_sha256
 from sagasr.plugins.parts import identity
 
 
-class Item(Strict):
-    """A recording to look at: its content and where it lies."""
-
-    sha256: str
-    file: str
-
-
 class Task(Strict):
-    """A few recordings to be checked, or encoded into the shard ``target``, taking records over from ``donors``."""
+    """A few recordings to be checked, or encoded into the shard ``target``, taking records over from ``donors``.
+
+    ``files``: where each lies, by its content.
+    """
 
     step: Literal["check", "encode"]
     split: Split
     config: Config
-    items: tuple[Item, ...]
+    files: dict[str, str]
     settings: str = ""
     target: str = ""
     donors: tuple[str, ...] = ()
@@ -47,12 +42,15 @@ class Outcome(Strict):
     ``problems``: why recordings cannot be used, by content. ``changed``: files that are no longer what they were.
     """
 
-    step: Literal["check", "encode"]
     recordings: int
     problems: dict[str, str] = Field(default_factory=dict)
     changed: tuple[str, ...] = ()
     target: str = ""
     sha256: str = ""
+
+
+class _Changed(Exception):
+    """A file is not what it was when the run began."""
 
 
 def perform(task: Task) -> Outcome:
@@ -62,67 +60,53 @@ def perform(task: Task) -> Outcome:
 
 def _check(task: Task) -> Outcome:
     problems, changed = {}, []
-    for item in task.items:
+    for digest, file in task.files.items():
         try:
-            usable(task.config, task.split, Path(item.file))
+            usable(task.config, task.split, Path(file))
         except DataError as error:
-            if _changed(item):
-                changed.append(item.file)
+            if _holds(file, digest):
+                problems[digest] = str(error).removeprefix(f"{file}: ")
             else:
-                problems[item.sha256] = str(error).removeprefix(f"{item.file}: ")
-    return Outcome(step="check", recordings=len(task.items), problems=problems, changed=tuple(changed))
+                changed.append(file)
+    return Outcome(recordings=len(task.files), problems=problems, changed=tuple(changed))
 
 
 def _encode(task: Task) -> Outcome:
     target = Path(task.target)
     try:
-        write_shard(target, task.split, task.settings, _records(task))
+        write_arrow(target, SCHEMAS[task.split].with_metadata({"settings": task.settings}), _records(task))
     except _Changed as error:
-        return Outcome(step="encode", recordings=len(task.items), changed=(str(error),))
+        return Outcome(recordings=len(task.files), changed=(str(error),))
     point("encode.shard")
-    return Outcome(step="encode", recordings=len(task.items), target=target.name, sha256=file_sha256(target))
-
-
-class _Changed(Exception):
-    """A file is not what it was when the run began."""
+    return Outcome(recordings=len(task.files), target=target.name, sha256=file_sha256(target))
 
 
 def _records(task: Task) -> Iterator[Record]:
-    """Yield the records of a task in the order of its items. Raises _Changed naming a file."""
-    taken = _taken(task)
+    """Yield the records of a task in the order of its files, those of donors as they are. Raises _Changed."""
+    taken: dict[str, Record] = {}
+    for donor in task.donors:
+        with contextlib.suppress(DataError):  # it may just have been deleted
+            records = read_records(Path(donor), SCHEMAS[task.split])
+            taken |= {record["id"]: record for record in records if record["id"] in task.files}
     codec = codec_of(task.config)
-    for item in task.items:
-        if item.sha256 in taken:
-            yield taken[item.sha256]
+    for digest, file in task.files.items():
+        if digest in taken:
+            yield taken[digest]
             continue
         try:
-            recording = usable(task.config, task.split, Path(item.file))
+            recording = usable(task.config, task.split, Path(file))
         except DataError as error:  # it was usable when it was checked
-            raise _Changed(item.file) from error
-        if _changed(item):
-            raise _Changed(item.file)
-        yield record_of(task.config, codec, task.split, item.sha256, recording)
+            raise _Changed(file) from error
+        if not _holds(file, digest):
+            raise _Changed(file)
+        yield record_of(task.config, codec, task.split, digest, recording)
 
 
-def _taken(task: Task) -> dict[str, Record]:
-    """Return the records that other shards hold already; views of mapped files. A donor may just have been deleted."""
-    wanted = {item.sha256 for item in task.items}
-    records: dict[str, Record] = {}
-    for donor in task.donors:
-        with contextlib.suppress(DataError):
-            records |= {
-                record["id"]: record
-                for record in read_records(Path(donor), SCHEMAS[task.split])
-                if record["id"] in wanted
-            }
-    return records
-
-
-def _changed(item: Item) -> bool:
+def _holds(file: str, digest: str) -> bool:
     try:
-        return file_sha256(Path(item.file)) != item.sha256
+        return file_sha256(Path(file)) == digest
     except OSError:
-        return True
+        return False
 
 
 def codec_of(config: Config) -> Codec:

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from sagasr.config import settings
-from sagasr.data.shards import read_records, views, write_arrow
-from sagasr.data.store import Store
+from sagasr.data.store import Store, read_records, views, write_arrow
 from sagasr.io.errors import DataError
-from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import content_of, fingerprint, short
 from sagasr.model.text import T5Encoder, TextEncoder, frozen_t5
 from sagasr.published.hugging_face import file_of
@@ -71,7 +69,7 @@ def recall_texts(encoder: TextEncoder, store: Store, text: settings.Text) -> Non
 
 def _write(path: Path, texts: Sequence[str], features: Mapping[str, Tensor]) -> None:
     rows = ({"text": text, "width": features[text].shape[-1], "features": features[text].numpy()} for text in texts)
-    write_whole(path, lambda temporary: write_arrow(temporary, SCHEMA, rows))
+    write_arrow(path, SCHEMA, rows)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

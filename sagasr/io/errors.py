@@ -52,6 +52,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def shown(path: Path) -> str:
-    """Return a path as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
+def shown(text: Path | str) -> str:
+    """Return a text as one harmless line: names of files may hold line breaks, terminal codes or broken characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))

@@ -24,35 +24,26 @@ class Injected(RuntimeError):
     """The error that the action ``raise`` raises."""
 
 
-def _hang() -> None:
-    while True:
-        time.sleep(3_600)
-
-
-def _error(error: BaseException) -> Callable[[], None]:
-    def act() -> None:
-        raise error
-
-    return act
+def _fail(error: BaseException) -> None:
+    raise error
 
 
 ACTIONS: dict[str, Callable[[str], None]] = {
     "kill": lambda point: os.kill(os.getpid(), signal.SIGKILL),
     "freeze": lambda point: os.kill(os.getpid(), signal.SIGSTOP),
     "terminate": lambda point: os.kill(os.getpid(), signal.SIGTERM),
-    "hang": lambda point: _hang(),
+    "hang": lambda point: time.sleep(1e8),
     "pause": lambda point: time.sleep(PAUSE_S),
-    "raise": lambda point: _error(Injected(f"injected at {point}"))(),
-    "enospc": lambda point: _error(OSError(errno.ENOSPC, "No space left on device", point))(),
-    "eio": lambda point: _error(OSError(errno.EIO, "Input/output error", point))(),
-    "memory": lambda point: _error(MemoryError(f"injected at {point}"))(),
+    "raise": lambda point: _fail(Injected(f"injected at {point}")),
+    "enospc": lambda point: _fail(OSError(errno.ENOSPC, "No space left on device", point)),
+    "eio": lambda point: _fail(OSError(errno.EIO, "Input/output error", point)),
+    "memory": lambda point: _fail(MemoryError(f"injected at {point}")),
 }
 
 
 class _Schedule:
     def __init__(self, entries: Sequence[Mapping[str, Any]], trace: str | None) -> None:
-        self.entries = list(entries)
-        self.trace = trace
+        self.entries, self.trace = entries, trace
         self.visits: Counter[str] = Counter()
 
     def visit(self, point: str) -> None:
@@ -61,12 +52,10 @@ class _Schedule:
             with Path(self.trace).open("a", encoding="utf-8") as handle:
                 handle.write(f"{point}\n")
         for entry in self.entries:
-            due = entry["point"] in (point, "*") and entry.get("visit", 1) in (0, self._count(entry))
+            visits = self.visits.total() if entry["point"] == "*" else self.visits[entry["point"]]
+            due = entry["point"] in (point, "*") and entry.get("visit", 1) in (0, visits)
             if due and _first(entry):
                 ACTIONS[entry["do"]](point)
-
-    def _count(self, entry: Mapping[str, Any]) -> int:
-        return self.visits.total() if entry["point"] == "*" else self.visits[entry["point"]]
 
 
 _armed: _Schedule | None = None

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import itertools
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,10 @@ STORAGE_FAULTS = {
     errno.EDQUOT: "the disk quota is used up; free some space or choose another --storage",
     errno.EROFS: "the file system is read-only; mount it writable or choose another --storage",
     errno.EIO: "the disk answers with an input/output error; check it or choose another --storage",
-    errno.ESTALE: "the network file system is gone; mount it again",
-    errno.ENOTCONN: "the network file system is gone; mount it again",
-    errno.EHOSTDOWN: "the network file system is gone; mount it again",
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "the network file system is gone; mount it again"),
 }
-
 LOOP = "a link that leads back to itself; let it name a file or folder"
-
 LITTER = ".tmp-"  # prefix of files that are being written
-
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_NODES = 100_000  # aliases of aliases make 4e8 of nine lines
 
@@ -214,8 +208,11 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return the tree in YAML 1.2 ``text``; ``source`` names it in errors. Raises ConfigError."""
     try:
         tree = YAML(typ="safe", pure=True, plug_ins=[]).load(text)
-        if next(itertools.islice(_nodes(tree), MAX_YAML_NODES, None), None) is not None:
-            raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
+        nodes = [tree]
+        for node in nodes:  # which grows meanwhile
+            nodes += [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else []
+            if len(nodes) > MAX_YAML_NODES:
+                raise ValueError("too deeply nested or too large for a configuration (aliases expanded)")
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = f"not valid YAML: {error.problem or error.context}"
@@ -233,23 +230,20 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def odd_value(tree: Any, path: str = "") -> str | None:
     """Return a line on the first value or key that JSON cannot hold, or None: our files are kept as JSON."""
-    where = f"{path}: " if path else ""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
+    where, inside = (f"{path}: ", f"{path}.") if path else ("", "")
+    if isinstance(tree, (dict, list, tuple)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             if not isinstance(key, (str, int, float, type(None))):
                 return f"{where}a {_kind(key)} as a key: {key!r:.80}; write a word"
-            if fault := odd_value(value, f"{path}.{key}" if path else str(key)):
+            if fault := odd_value(value, f"{inside}{key}"):
                 return fault
-    elif isinstance(tree, (list, tuple)):
-        return next(
-            (fault for n, value in enumerate(tree) if (fault := odd_value(value, f"{path}.{n}".lstrip(".")))), None
-        )
-    elif isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    if isinstance(tree, float) and not math.isfinite(tree):
         return f"{where}{tree} is no finite number; give one"
-    elif not isinstance(tree, (str, int, float, type(None))):
-        remedy = "write a list" if isinstance(tree, (set, frozenset)) else "put it in quotes to mean the word"
-        return f"{where}{str(tree)[:80]} is read as a {_kind(tree)}; {remedy}"
-    return None
+    if isinstance(tree, (str, int, float, type(None))):
+        return None
+    remedy = "write a list" if isinstance(tree, (set, frozenset)) else "put it in quotes to mean the word"
+    return f"{where}{str(tree)[:80]} is read as a {_kind(tree)}; {remedy}"
 
 
 def _kind(value: Any) -> str:
@@ -264,11 +258,3 @@ def dump_yaml(tree: Any) -> str:
     out = io.StringIO()
     yaml.dump(tree, out)
     return out.getvalue()
-
-
-def _nodes(tree: Any) -> Iterator[Any]:
-    """Yield every key and value of nested containers, once per alias."""
-    yield tree
-    if isinstance(tree, (dict, list)):
-        for child in itertools.chain(tree, tree.values()) if isinstance(tree, dict) else tree:
-            yield from _nodes(child)

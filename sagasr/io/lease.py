@@ -129,8 +129,8 @@ def _take(path: Path, mine: Owner, wait_s: float, replace: bool, say: Say) -> in
             now = _read(path)
         except FileNotFoundError:
             continue
-        except OSError:  # a network file system may be away for a moment
-            if time.monotonic() > end + EXPIRES_S:
+        except OSError:
+            if time.monotonic() > end + EXPIRES_S:  # a network file system may be away for a moment
                 raise
             time.sleep(0.2)
             continue
@@ -198,36 +198,32 @@ def is_alive(owner: Owner) -> bool | None:
 
     A machine of the same name but another boot may be this one before a restart, or another: host names are not unique.
     """
-    if (owner.host, owner.boot) == (socket.gethostname(), _boot()):
-        return _ticks(owner.pid) == owner.ticks
-    return None
+    is_here = (owner.host, owner.boot) == (socket.gethostname(), _boot())
+    return _ticks(owner.pid) == owner.ticks if is_here else None
 
 
 def me() -> Owner:
     """Return this process as an owner, with a token never used before."""
-    return Owner(
-        host=socket.gethostname(), boot=_boot(), pid=os.getpid(), ticks=_ticks(os.getpid()) or 0, started=time.time(),
-        token=secrets.token_hex(8),
-    )  # fmt: skip
+    pid, token = os.getpid(), secrets.token_hex(8)
+    ticks = _ticks(pid) or 0
+    return Owner(host=socket.gethostname(), boot=_boot(), pid=pid, ticks=ticks, started=time.time(), token=token)
 
 
 def _create(path: Path, owner: Owner) -> int | None:
-    """Create the file with its content, whole, and return a descriptor of it; None if it is there already."""
+    """Create the file with its content, whole if there are links, and return a descriptor; None if it is there."""
     staged = path.with_name(f"{LITTER}{path.name}-{owner.token}")
     write_json(staged, owner.model_dump())
     descriptor = os.open(staged, os.O_RDONLY)
     try:
         os.link(staged, path)
-    except OSError as error:
+        return descriptor
+    except FileExistsError:
         os.close(descriptor)
-        return None if isinstance(error, FileExistsError) else _create_without_links(path, owner)
+        return None
+    except OSError:
+        os.close(descriptor)
     finally:
         staged.unlink(missing_ok=True)
-    return descriptor
-
-
-def _create_without_links(path: Path, owner: Owner) -> int | None:
-    """Create the file, then write its content through the same descriptor."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -274,17 +270,14 @@ def _ticks(pid: int) -> int | None:
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
     except OSError:
-        return None if Path("/proc/self/stat").exists() else _signalled(pid)
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _signalled(pid: int) -> int | None:
-    """Return 0 if a process is there, else None."""
+        if Path("/proc/self/stat").exists():
+            return None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass
+        pass  # it is another user's
     return 0

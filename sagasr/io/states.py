@@ -53,10 +53,5 @@ class State(StrEnum):
 
 
 _MARKS = {State.MISSING: "+", State.STALE: "~", State.FAILED: "!"}
-_COLOURS = {
-    State.RUNNING: "cyan",
-    State.DONE: "green",
-    State.STOPPED: "yellow",
-    State.FAILED: "red",
-    State.INTERRUPTED: "yellow",
-}
+_COLOURS = {State.RUNNING: "cyan", State.DONE: "green", State.FAILED: "red"}
+_COLOURS |= dict.fromkeys((State.STOPPED, State.INTERRUPTED), "yellow")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SCORE_KEYS = ("clip", "domain", "subject", "remark")  # a row of scores has these texts, and a number per metric
 DISTANCES = {  # between whole distributions: a row per subject, metric and domain
@@ -16,37 +17,28 @@ DISTANCES = {  # between whole distributions: a row per subject, metric and doma
 CHECKPOINT = "step-"  # begins the name of a checkpoint's folder, followed by its step
 
 
+class Named:
+    """A file or folder of this name, in the folder that an object has as ``root``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: Any, owner: type | None = None) -> Path:
+        return Path(folder.root, self.name)
+
+
 @dataclass(frozen=True)
 class TrialFolder:
     """A trial's folder. Nothing is made by asking for a path."""
 
     root: Path
 
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def status(self) -> Path:
-        return self.root / "status.json"
-
-    @property
-    def history(self) -> Path:
-        return self.root / "history.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """What upsampling needs to know beside configuration and weights."""
-        return self.root / "model.json"
-
-    @property
-    def lease(self) -> Path:
-        """Who writes here."""
-        return self.root / ".worker.lease"
+    config = Named("config.yaml")
+    status = Named("status.json")
+    history = Named("history.jsonl")
+    checkpoints = Named("checkpoints")
+    model = Named("model.json")  # what upsampling needs to know beside configuration and weights
+    lease = Named(".worker.lease")  # who writes here
 
     def log(self, rank: int = 0) -> Path:
         """Return what a worker printed."""

@@ -8,7 +8,7 @@ from sagasr.audio.decoders import SUFFIXES
 from sagasr.audio.files import problem_of
 from sagasr.audio.stream import file_source, overflow_of, write_blocks
 from sagasr.constants import SAMPLE_RATE
-from sagasr.data.walk import files_below
+from sagasr.data.folders import files_below
 from sagasr.io.errors import DataError
 from sagasr.io.files import check_writable
 from sagasr.upsample.settings import Settings

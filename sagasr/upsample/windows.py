@@ -13,8 +13,8 @@ from sagasr.audio.low_band import Kind, replace_low_band
 from sagasr.audio.spectrum import HOP
 from sagasr.audio.stream import Buffer, Source, resampled
 from sagasr.constants import N_FFT, NYQUIST, SAMPLE_RATE
+from sagasr.data.encoded_record import SILENCE_RMS
 from sagasr.data.measures import STEP
-from sagasr.data.quality import SILENCE_RMS
 
 Progress = Callable[[float], object]
 """Called with the seconds of audio that were finished since the last call; they sum to the length of a recording."""

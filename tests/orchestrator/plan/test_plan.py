@@ -16,7 +16,7 @@ from orchestrator.plan.show import show_summary
 from orchestrator.sweep_folder.plan_file import PlanFile
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config
-from sagasr.data import contents
+from sagasr.data import splits
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml, read_json, read_yaml
 
@@ -233,14 +233,14 @@ def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid
     with (grid.parent / "manifest.csv").open("a") as table:
         table.write("gone.flac,train,noise,a noise\n")
     asked = []
-    look = contents.problem_of
+    look = splits.problem_of
 
     def counted(path, whole=True):
         if not whole:
             asked.append(path)
         return look(path, whole)
 
-    monkeypatch.setattr(contents, "problem_of", counted)
+    monkeypatch.setattr(splits, "problem_of", counted)
     plan = plan_of(grid, settings={"data.policy": "quarantine"})
     assert len(asked) == len(set(asked)) > 1
     assert "1 recordings that are named are not there" in plan.listings[0].told

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sagasr.data.captions import RATE, Qwen2Audio, caption, heard_part, missing_weights, unique_share
+from sagasr.data.captions import INSTRUCTION, RATE, Qwen2Audio, caption, heard_part, missing_weights, unique_share
 from sagasr.io.errors import DataError
 from sagasr.io.fingerprint import fingerprint
 from tests.sagasr.data.qwen import write_qwen
@@ -42,7 +42,7 @@ def captioner(model: Path, **options: Any) -> Qwen2Audio:
 class Counting:
     """A captioner that writes down how much it was asked, and can be interrupted."""
 
-    identity = "counting"
+    identity = model = "counting"
 
     def __init__(self, say: Any = None, stop_after: int | None = None) -> None:
         self.heard = 0
@@ -222,7 +222,7 @@ def test_a_hub_name_is_found_where_hf_download_puts_it_and_counts_by_its_commit(
     named = Qwen2Audio("Qwen/Tiny-Audio", max_tokens=12, device="cpu")
     silence = np.zeros((1, 44_100), np.float32)
     assert caption([silence], named, tmp_path / "a.json") == caption([silence], captioner(qwen), tmp_path / "b.json")
-    assert named.identity == fingerprint([f"Qwen/Tiny-Audio@{commit}", named.instruction, 12])
+    assert named.identity == fingerprint([f"Qwen/Tiny-Audio@{commit}", INSTRUCTION, 12])
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,9 @@ from sagasr.config.settings import Config
 from sagasr.data import corpus as recordings
 from sagasr.data import tasks
 from sagasr.data.encode import encode_store, in_process
-from sagasr.data.encoded_record import record_of
-from sagasr.data.quality import usable
+from sagasr.data.encoded_record import record_of, usable
 from sagasr.data.rows import Split
-from sagasr.data.shards import MOST_PER_SHARD, PER_SHARD, grouped
-from sagasr.data.store import Store
+from sagasr.data.store import MOST_PER_SHARD, PER_SHARD, Store, grouped
 from sagasr.data.tasks import Outcome, Task, perform
 from sagasr.io import failpoints
 from sagasr.io.errors import DataError
@@ -412,7 +410,7 @@ def test_a_file_that_changes_while_it_is_encoded_stops_the_run_by_name(sounds: P
         if tasks and tasks[0].step == "encode":
             soundfile.write(folder / "train03.wav", noise(77), RATE)
             (folder / "train04.wav").unlink()
-        yield from in_process(1)(tasks)
+        yield from in_process(tasks)
 
     for policy in ("strict", "quarantine"):
         with pytest.raises(DataError, match=r"train0[34].wav: it changed while recordings were encoded"):

@@ -13,12 +13,11 @@ import soundfile
 
 from sagasr.config.patching import located
 from sagasr.config.settings import Data
-from sagasr.data import same
-from sagasr.data.contents import content_hashes
+from sagasr.data import splits
 from sagasr.data.folders import describe
 from sagasr.data.listing import list_data
 from sagasr.data.rows import Row
-from sagasr.data.splits import checked_rows, read_manifest, rows_of, shared_problems, usable_rows
+from sagasr.data.splits import checked_rows, content_hashes, read_manifest, rows_of, shared_problems
 from sagasr.io.errors import ConfigError
 
 
@@ -92,10 +91,10 @@ def test_a_recording_that_esc50_lists_and_lacks_is_named(tmp_path: Path) -> None
     text(tmp_path / "meta/esc50.csv", "filename,fold,category\na.wav,1,dog\nb.wav,5,dog\n")
     sound(tmp_path / "audio/a.wav")
     data = Data(train=str(tmp_path), val=str(tmp_path))
-    assert usable_rows(data, "train")[1] == []
-    assert "audio/b.wav: no such file (named in line 3" in usable_rows(data, "val")[1][0]
+    assert checked_rows(data, "train")[1] == []
+    assert "audio/b.wav: no such file (named in line 3" in checked_rows(data, "val")[1][0]
     left_out = data.model_copy(update={"policy": "quarantine"})
-    assert usable_rows(left_out, "val") == ((), [])
+    assert checked_rows(left_out, "val")[:2] == ((), [])
 
 
 def test_musdb_gives_mixtures_and_its_test_tracks_validate(tmp_path: Path) -> None:
@@ -401,9 +400,9 @@ def test_a_name_that_no_disk_can_hold_is_a_file_that_is_not_there(tmp_path: Path
         sound(tmp_path / f"{number}.wav", number)
     text(tmp_path / "m.csv", f"path,split\n0.wav,train\n{name},train\n1.wav,val\n")
     data = Data(train=str(tmp_path / "m.csv"), val=str(tmp_path / "m.csv"), policy="quarantine")
-    assert [row.path for row in usable_rows(data, "train")[0]] == ["0.wav"]
+    assert [row.path for row in checked_rows(data, "train")[0]] == ["0.wav"]
     assert "1 recordings that are named are not there" in list_data(data, reasons_of(data), 9).told
-    (problem,) = usable_rows(data.model_copy(update={"policy": "strict"}), "train")[1]
+    (problem,) = checked_rows(data.model_copy(update={"policy": "strict"}), "train")[1]
     assert problem.endswith("cannot be read (File name too long) (named in line 3 of the manifest)")
 
 
@@ -433,15 +432,15 @@ def test_a_sound_is_found_in_containers_that_libsndfile_does_not_read(
     lossless(tmp_path / "train/1.m4a", noise[1])
     lossless(tmp_path / "val/2.mka", noise[2])
     read: list[str] = []
-    samples_of = same._samples
-    monkeypatch.setattr(same, "_samples", lambda file: [read.append(file.name), samples_of(file)][1])
+    samples_of = splits._samples
+    monkeypatch.setattr(splits, "_samples", lambda file: [read.append(file.name), samples_of(file)][1])
     rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
-    assert same.same_sounds(rows["train"], rows["val"]) == []
+    assert splits.same_sounds(rows["train"], rows["val"]) == []
     assert read == []
     lossless(tmp_path / "val/same.mka", noise[0])
     soundfile.write(tmp_path / "val/same.flac", noise[1], 44_100)
     rows["val"] = {row.path: row for row in read_manifest(tmp_path / "val")}
-    found = same.same_sounds(rows["train"], rows["val"])
+    found = splits.same_sounds(rows["train"], rows["val"])
     assert {(one.path, other.path) for one, other in found} == {("0.m4a", "same.mka"), ("1.m4a", "same.flac")}
 
 
@@ -452,5 +451,5 @@ def test_a_sound_is_found_on_two_equal_channels(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, samples, 44_100)
     rows = {it: {row.path: row for row in read_manifest(tmp_path / it)} for it in ("train", "val")}
-    found = same.same_sounds(rows["train"], rows["val"])
+    found = splits.same_sounds(rows["train"], rows["val"])
     assert [(one.path, other.path) for one, other in found] == [("0.flac", "1.wav")]

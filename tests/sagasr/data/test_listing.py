@@ -25,9 +25,9 @@ from sagasr.cli.train import train as train_command
 from sagasr.cli.upsample import upsample
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config, Data
+from sagasr.data.folders import files_below
 from sagasr.data.listing import Listing, list_data, list_stored, listed
 from sagasr.data.splits import rows_of
-from sagasr.data.walk import files_below
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_yaml
 from sagasr.upsample.files import plan_files

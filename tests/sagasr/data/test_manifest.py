@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from sagasr.data.contents import content_hashes, header_problems, manifest_fingerprint
+from sagasr.config.settings import Data
 from sagasr.data.rows import Row, Split
-from sagasr.data.splits import marked_rows, read_manifest
+from sagasr.data.splits import content_hashes, header_problems, manifest_fingerprint, read_manifest, rows_of
 from sagasr.io.errors import ConfigError, DataError
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
@@ -29,7 +29,7 @@ RECORDS = [
 
 
 def rows_for(path: Path, split: Split) -> tuple[Row, ...]:
-    return marked_rows(path, split, read_manifest(path))
+    return rows_of(Data(train=str(path), val=str(path)), split)
 
 
 def write_csv(path: Path, records: list[dict[str, str]], encoding: str = "utf-8") -> Path:

@@ -29,9 +29,8 @@ from sagasr.data.corpus import Recording, clip_names, recordings, select_clips, 
 from sagasr.data.encode import encode_store
 from sagasr.data.encoded_record import clip_gain
 from sagasr.data.rows import Row
-from sagasr.data.shards import SCHEMAS, read_records
 from sagasr.data.splits import read_manifest
-from sagasr.data.store import Store
+from sagasr.data.store import SCHEMAS, Store, read_records
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.metrics.score import score
 from tests.processes import forked
@@ -278,7 +277,7 @@ def test_names_and_order_of_the_files_change_nothing(corpus: Path, store: Store,
         shutil.copy(corpus / path, tmp_path / f"{number}.flac")
         lines.append(f"{number}.flac,{split},{path[:1]},{texts[path]}")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,split,domain,text", *lines]) + "\n")
-    other = encode_store(config_of(tmp_path), tmp_path / "stores", workers=2)
+    other = encode_store(config_of(tmp_path), tmp_path / "stores")
     assert other.name == store.path.name
     again = Store.open(other)
     for key in ("high_spectrum", "rolloff_regression", "vocabulary", "counts"):
@@ -338,7 +337,7 @@ def test_clip_names_are_unique_and_safe() -> None:
 
 def test_progress_counts_every_recording(corpus: Path, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    encode_store(config_of(corpus), tmp_path, workers=2, progress=lambda done, total: calls.append((done, total)))
+    encode_store(config_of(corpus), tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 9) for done in range(1, 10)]
 
 
@@ -451,7 +450,7 @@ def test_all_unusable_recordings_are_listed_at_once_and_nothing_is_written(tmp_p
     write_manifest(tmp_path, rows)
     config = config_of(tmp_path, validation={"segment": SEGMENT, "clips": 20})
     with pytest.raises(DataError) as caught:
-        encode_store(config, tmp_path / "stores", workers=2)
+        encode_store(config, tmp_path / "stores")
     found = {Path(line.split(": ")[0]).name: line for line in str(caught.value).splitlines()}
     assert found.keys() == reasons.keys()
     for name, reason in reasons.items():
