@@ -25,11 +25,8 @@ class Resources(NamedTuple):
         pairs = zip(self, wanted, strict=True)
         return min(int(available / amount + ROUNDING) for available, amount in pairs if amount)
 
-    def without(self, taken: "Resources") -> "Resources":
+    def __sub__(self, taken: "Resources") -> "Resources":
         return Resources(self.cpus - taken.cpus, self.gpus - taken.gpus)
-
-    def at_most(self, limit: "Resources") -> "Resources":
-        return Resources(min(self.cpus, limit.cpus), min(self.gpus, limit.gpus))
 
 
 def this_machine() -> Resources:
@@ -49,6 +46,6 @@ def most_at_once(runtimes: Iterable[Runtime], room: Resources) -> int:
 
 def workers_beside(runtime: Runtime) -> int:
     """Return how many workers of a training fit beside each other on the same GPU or, without one, the same CPUs."""
-    if runtime.gpus_per_worker:
-        return max(1, Resources(0, 1).how_many(Resources(0, runtime.gpus_per_worker)))
-    return max(1, Resources(cpus_here(), 0).how_many(Resources(runtime.cpus_per_worker, 0)))
+    gpus, cpus = runtime.gpus_per_worker, runtime.cpus_per_worker
+    each, room = (Resources(0, gpus), Resources(0, 1)) if gpus else (Resources(cpus, 0), Resources(cpus_here(), 0))
+    return max(1, room.how_many(each))

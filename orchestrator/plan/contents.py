@@ -43,16 +43,16 @@ def read_contents(cells: Sequence[Cell]) -> Contents:
         for split in SPLITS:
             read[data, split] = _read_split(data, split, sorted(sources - {"off"}))
             faults.extend(read[data, split].faults)
-        faults.extend(shared_problems(data, read[data, "train"].by_hash(), read[data, "val"].by_hash()))
+        faults.extend(shared_problems(data, dict(read[data, "train"].pairs), dict(read[data, "val"].pairs)))
     if faults:
         raise DataError("\n".join(dict.fromkeys(faults)))
     clips = {cell.config.data: cell.config.validation.clips for cell in cells}
     return Contents(
         train={data: manifest_fingerprint(read[data, "train"].rows) for data in datas},
         val={data: manifest_fingerprint(read[data, "val"].rows) for data in datas},
-        scored={data: read[data, "val"].scored() for data in datas},
+        scored={data: fingerprint(sorted([h, row.domain] for h, row in read[data, "val"].pairs)) for data in datas},
         rows={key: part.rows for key, part in read.items()},
-        files={str(row.file): digest for part in read.values() for digest, row in part.pairs()},
+        files={str(row.file): digest for part in read.values() for digest, row in part.pairs},
         listings=[
             list_data(data, {**read[data, "train"].left_out, **read[data, "val"].left_out}, most)
             for data, most in clips.items()
@@ -61,25 +61,15 @@ def read_contents(cells: Sequence[Cell]) -> Contents:
 
 
 class _SplitRead(NamedTuple):
-    """One split of one pair of manifests. ``hashes``: the sha256 of each row's recording, empty where there are faults.
+    """One split of one pair of manifests. ``pairs``: sha256 and row of each recording, empty where there are faults.
 
     ``left_out``: why files were left out.
     """
 
     rows: Sequence[Row] = ()
-    hashes: Sequence[str] = ()
+    pairs: Sequence[tuple[str, Row]] = ()
     left_out: Mapping[tuple[str, str], str] = {}
     faults: Sequence[str] = ()
-
-    def pairs(self) -> list[tuple[str, Row]]:
-        return list(zip(self.hashes, self.rows, strict=True)) if self.hashes else []
-
-    def by_hash(self) -> dict[str, Row]:
-        return dict(self.pairs())
-
-    def scored(self) -> str:
-        """Return the fingerprint of the recordings and their domains; other texts make no other question."""
-        return fingerprint(sorted([digest, row.domain] for digest, row in self.pairs()))
 
 
 def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> _SplitRead:
@@ -89,25 +79,19 @@ def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> _SplitRe
 
     try:
         rows, problems, left_out = checked_rows(data, split)
-        hashes = [] if problems else content_hashes(rows)
+        pairs = [] if problems else list(zip(content_hashes(rows), rows, strict=True))
     except SagasrError as error:
         return _SplitRead(faults=str(error).splitlines())
-    manifest = data.train if split == "train" else data.val
-    without = [
-        f"{manifest}: no {split} recording has a {source}; "
-        f"{_remedy_for_texts(manifest, source)}, or leave text={source} out "
-        "(without a factor text: --set conditions.text.source=off)"
-        for source in sources
-        if not any(row.text(source) for row in rows)
-    ]
-    return _SplitRead(rows, hashes, left_out, [*problems, *without])
-
-
-def _remedy_for_texts(manifest: str, source: str) -> str:
-    """Return how the recordings of a manifest or folder get texts."""
-    if Path(manifest).is_dir():
-        return "write what is heard in NAME.wav into NAME.txt beside it"
-    return f"add the column {source!r}"
+    manifest = getattr(data, split)
+    for source in (source for source in sources if not any(row.text(source) for row in rows)):
+        remedy = f"add the column {source!r}"
+        if Path(manifest).is_dir():
+            remedy = "write what is heard in NAME.wav into NAME.txt beside it"
+        problems.append(
+            f"{manifest}: no {split} recording has a {source}; {remedy}, or leave text={source} out "
+            "(without a factor text: --set conditions.text.source=off)"
+        )
+    return _SplitRead(rows, pairs, left_out, problems)
 
 
 def known_words(cells: Sequence[Cell], contents: Contents) -> dict[str, float]:
@@ -134,8 +118,8 @@ def without_texts(cells: Sequence[Cell], contents: Contents) -> tuple[str, ...]:
 
 def check_scored(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> None:
     """Raise ConfigError where cells are scored on other recordings than the first."""
-    names = {cell.config.data.val: cell.name for cell in reversed(cells)}
     if len({data.scored[cell.config.data] for cell in cells}) > 1:
+        names = {cell.config.data.val: cell.name for cell in reversed(cells)}
         where = "; ".join(f"{path} ('{name}')" for path, name in names.items())
         raise ConfigError(
             f"{space.source}: data.val: cells are scored on different recordings, so they are not comparable: {where}; "

@@ -1,7 +1,9 @@
 """Why a cell is done, new, stale, failed or gone: ``sagasr-sweep GRID --why CELL``."""
 
+from collections.abc import Iterable, Mapping
+
 from orchestrator.grid.levels import find_level, pairs
-from orchestrator.plan.ledger import Entry, Ledger, Left
+from orchestrator.plan.ledger import Entry, Ledger
 from orchestrator.plan.plan import Plan, Replicate
 from orchestrator.sweep_folder.design import cell_name
 from sagasr.io.errors import ConfigError, did_you_mean
@@ -10,18 +12,21 @@ from sagasr.io.states import State
 GONE = "-"
 
 
-def word_of(entry: Entry) -> str:
-    """Return the state as a person says it: what is missing and was never begun is new."""
-    return "new" if entry == Entry(State.MISSING) else entry.state
-
-
 def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
     """Return a line for each replicate that is asked for: by levels, such as ``text=off seed=0``, or by an id.
 
     Raises ConfigError when nothing is meant.
     """
-    lines = [_line(row, ledger.entries[row.id]) for row in plan.replicates if _is_meant(row, asked)]
-    lines += [_gone(left) for left in ledger.left if _was_meant(left, asked)]
+    lines = [
+        _line(row, ledger.entries[row.id])
+        for row in plan.replicates
+        if _is_meant(asked, row.levels, row.seed, (row.id, row.trial))
+    ]
+    lines += [
+        f"{GONE} {cell_name(left.levels)} seed={left.seed} (trial {left.trial})  no longer in the grid: kept"
+        for left in ledger.left
+        if _is_meant(asked, left.levels, left.seed, (left.trial,), whole=False)
+    ]
     if not lines:
         raise ConfigError(f"--why {asked or repr(asked)}: {_unmeant(plan, ledger, asked)}")
     return lines
@@ -29,11 +34,10 @@ def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
 
 def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
     """Return what is wrong with levels or an id that nothing has."""
-    known: dict[str, set[str]] = {"seed": {str(row.seed) for row in plan.replicates}}
-    for levels in (*(cell.levels for cell in plan.cells), *(left.levels for left in ledger.left)):
-        for name, level in levels.items():
+    known: dict[str, set[str]] = {}
+    for place in (*plan.replicates, *ledger.left):
+        for name, level in {**place.levels, "seed": str(place.seed)}.items():
             known.setdefault(name, set()).add(level)
-    known["seed"] |= {str(left.seed) for left in ledger.left}
     wanted = _levels(asked)
     for name, level in wanted.items():
         if name not in known:
@@ -48,35 +52,21 @@ def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
 
 def _line(row: Replicate, entry: Entry) -> str:
     reason = f": {entry.reason}" if entry.reason else ""
+    word = "new" if entry == Entry(State.MISSING) else entry.state
     where = f"(replicate {row.id}, trial {row.trial})"
-    return f"{entry.state.mark} {row.cell} seed={row.seed} {where}  {word_of(entry)}{reason}"
+    return f"{entry.state.mark} {row.cell} seed={row.seed} {where}  {word}{reason}"
 
 
-def _gone(left: Left) -> str:
-    return f"{GONE} {cell_name(left.levels)} seed={left.seed} (trial {left.trial})  no longer in the grid: kept"
-
-
-def _is_meant(row: Replicate, asked: str) -> bool:
-    wanted = _levels(asked)
+def _is_meant(asked: str, levels: Mapping[str, str], seed: int, ids: Iterable[str], *, whole: bool = True) -> bool:
+    """Return whether levels or a beginning of an id are meant; a trial's folder does not know all factors (whole)."""
+    wanted, named = _levels(asked), {**levels, "seed": str(seed)}
     if not wanted:
-        return _starts(asked, row.id, row.trial)
-    levels = {**row.levels, "seed": str(row.seed)}
-    return wanted.keys() <= levels.keys() and all(find_level(wanted[name], [levels[name]]) for name in wanted)
-
-
-def _was_meant(left: Left, asked: str) -> bool:
-    wanted = _levels(asked)
-    if not wanted:
-        return _starts(asked, left.trial)
-    levels = {**left.levels, "seed": str(left.seed)}
-    return any(name in levels for name in wanted) and all(
-        find_level(level, [levels.get(name, level)]) for name, level in wanted.items()
+        return len(asked.strip()) >= 4 and any(name.startswith(asked.strip()) for name in ids)
+    shared = wanted.keys() & named.keys()
+    return (shared == wanted.keys() if whole else bool(shared)) and all(
+        find_level(wanted[name], [named[name]]) for name in shared
     )
 
 
 def _levels(asked: str) -> dict[str, str]:
     return {name: level for name, equals, level in pairs(asked) if equals}
-
-
-def _starts(asked: str, *ids: str) -> bool:
-    return len(asked.strip()) >= 4 and any(one.startswith(asked.strip()) for one in ids)

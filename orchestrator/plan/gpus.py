@@ -63,21 +63,20 @@ def why_none() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return f"CUDA_VISIBLE_DEVICES={visible} shows none"
-    return (
-        "nvidia-smi lists none or fails"
-        if shutil.which("nvidia-smi")
-        else "no nvidia-smi, which comes with NVIDIA's driver"
-    )
+    has_tool = shutil.which("nvidia-smi")
+    return "nvidia-smi lists none or fails" if has_tool else "no nvidia-smi, which comes with NVIDIA's driver"
 
 
 def in_cluster_file(path: Path = CLUSTER) -> tuple[Gpu, ...]:
     """Return a GPU of each kind that a cluster file starts and that is known here. Raises ConfigError for no YAML."""
     types = read_yaml(path).get("available_node_types") if path.is_file() else None
     nodes = [kind for kind in types.values() if isinstance(kind, Mapping)] if isinstance(types, Mapping) else []
-    configured = [found for kind in nodes if isinstance(found := kind.get("node_config"), Mapping)]
-    instances = [str(found.get("InstanceType", "")) for found in configured]
-    known = {instance: FAMILIES[instance.partition(".")[0]] for instance in instances if _family(instance)}
-    return tuple(Gpu(name, MEMORY[name] * MIB, f"{instance} of {path.name}") for instance, name in known.items())
+    configs = [config for kind in nodes if isinstance(config := kind.get("node_config"), Mapping)]
+    instances = [str(config.get("InstanceType", "")) for config in configs]
+    known = {instance: FAMILIES.get(instance.partition(".")[0]) for instance in instances}
+    return tuple(
+        Gpu(name, MEMORY[name] * MIB, f"{instance} of {path.name}") for instance, name in known.items() if name
+    )
 
 
 def labelled(resources: Iterable[str]) -> tuple[Gpu, ...]:
@@ -91,10 +90,6 @@ def smallest(gpus: Iterable[Gpu]) -> Gpu | None:
     return min((gpu for gpu in gpus if gpu.memory), key=lambda gpu: gpu.memory, default=None)
 
 
-def _family(instance: str) -> bool:
-    return instance.partition(".")[0] in FAMILIES
-
-
 @cache
 def _listed(tool: str | None, visible: str | None) -> tuple[Gpu, ...]:
     """Return what ``nvidia-smi`` lists of what CUDA_VISIBLE_DEVICES shows."""
@@ -106,23 +101,18 @@ def _listed(tool: str | None, visible: str | None) -> tuple[Gpu, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = [row for line in answer.splitlines() if len(row := [word.strip() for word in line.split(",")]) >= 3]
-    return tuple(_gpu(row) for row in (rows if visible is None else _visible(rows, visible)))
-
-
-def _gpu(row: Sequence[str]) -> Gpu:
-    name, memory, driver = row[:3]  # memory is [N/A] where GPU and CPU share it
-    return Gpu(name, int(memory) * MIB if memory.isdecimal() else 0, driver=driver)
+    return tuple(
+        Gpu(row[0], int(row[1]) * MIB if row[1].isdecimal() else 0, driver=row[2])  # [N/A] where a CPU shares it
+        for row in (rows if visible is None else _visible(rows, visible))
+    )
 
 
 def _visible(rows: Sequence[Any], words: str) -> list[Any]:
     """Return the rows that indices or beginnings of UUIDs name; as for CUDA, an unknown one hides those after it."""
     chosen = []
     for word in map(str.strip, words.split(",")):
-        named = [
-            row
-            for number, row in enumerate(rows)
-            if word == str(number) or (word.startswith("GPU-") and row[-1].startswith(word))
-        ]
+        by_uuid = word.startswith("GPU-")
+        named = [row for at, row in enumerate(rows) if word == str(at) or (by_uuid and row[-1].startswith(word))]
         if not named:
             break
         chosen.append(named[0])

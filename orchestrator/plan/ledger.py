@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def scan(plan: Plan) -> Ledger:
     trained: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
-        if status is not None and status.state is State.DONE:
+        if status and status.state is State.DONE:
             trained.add(trial.id)
         old = before.get((trial.seed, _key(trial.levels))) if status is None and not reason else None
         if old:
@@ -103,12 +103,15 @@ def scan(plan: Plan) -> Ledger:
 
 def with_spared(plan: Plan, ledger: Ledger) -> Ledger:
     """Return the ledger with the replicates of seeds that the looks have made unnecessary, as looks.json stands now."""
-    spared, why = _spared(plan)
-    entries = dict(ledger.entries)
-    for row in plan.replicates if spared else ():
-        if row.seed in spared and not entries[row.id].state.finished:
-            entries[row.id] = Entry(State.NOT_NEEDED, why)
-    return ledger._replace(entries=entries)
+    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
+    if account is None or not account.stop:
+        return ledger
+    spared = {
+        row.id: Entry(State.NOT_NEEDED, account.words)
+        for row in plan.replicates
+        if row.seed in plan.seeds[account.seen :] and not ledger.entries[row.id].state.finished
+    }
+    return ledger._replace(entries={**ledger.entries, **spared})
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:
@@ -150,43 +153,27 @@ def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
 
 def rescoring(old: Mapping[str, Any] | None, trial: Trial, variant: str) -> list[str]:
     """Return why a variant of a finished training is not yet scored, although one of its levels was."""
-    wanted = next(one for one in trial.variants if one.id == variant)
+    wanted = next(scored for scored in trial.variants if scored.id == variant)
     for before in (old or {}).get("variants", ()):
         if before["levels"] == wanted.levels and before["id"] != wanted.id:
             then = {"evaluation": before["evaluation"], "validation": (old or {})["config"]["validation"]}
-            now = {
-                "evaluation": wanted.evaluation.model_dump(mode="json"),
-                "validation": trial.config.validation.model_dump(mode="json"),
-            }
-            found = differences(leaves(then), leaves(now))
-            return found or ["the validation recordings changed"]
+            settings = {"evaluation": wanted.evaluation, "validation": trial.config.validation}
+            now = {section: setting.model_dump(mode="json") for section, setting in settings.items()}
+            return differences(leaves(then), leaves(now)) or ["the validation recordings changed"]
     return []
 
 
 def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     """Return what makes a recorded trial another one than ``trial``, e.g. ``training.steps 600 -> 800``."""
-    found = differences(_relevant(_with_defaults(old["config"])), _relevant(trial.config.model_dump(mode="json")))
+    then = old["config"]
+    with suppress(SagasrError):  # keys that are newer than the record stand at their defaults
+        then = parse(Config, then, "recorded").model_dump(mode="json")
+    found = differences(_relevant(then), _relevant(trial.config.model_dump(mode="json")))
     if old.get("data") != trial.data:
         found.append("the training recordings changed")
     if old.get("version") != trial.version:
         found.append(f"result version {old.get('version')} -> {trial.version}")
     return found or ["files of frozen weights changed"]
-
-
-def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recorded configuration with the defaults of keys that are newer than it."""
-    try:
-        return parse(Config, config, "recorded").model_dump(mode="json")
-    except SagasrError:
-        return config
-
-
-def _spared(plan: Plan) -> tuple[frozenset[int], str]:
-    """Return the seeds that are not needed, because the looks had decided before them, and since when."""
-    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
-    if account is None or not account.stop:
-        return frozenset(), ""
-    return frozenset(plan.seeds[account.seen :]), account.words
 
 
 @contextmanager
@@ -234,12 +221,10 @@ def _entry(status: Status | None, scored: bool) -> Entry:
 def _records(paths: SweepPaths) -> Iterator[dict[str, Any]]:
     """Yield what the trial folders say of themselves; folders that say nothing are skipped."""
     for path in sorted(paths.trials.glob("*/trial.json")):
-        try:
-            found = read_json(path)
-        except SagasrError:
-            continue
-        if isinstance(found, dict) and {"id", "seed", "levels", "config"} <= found.keys():
-            yield found
+        with suppress(SagasrError):
+            tree = read_json(path)
+            if isinstance(tree, dict) and {"id", "seed", "levels", "config"} <= tree.keys():
+                yield tree
 
 
 def _key(levels: Mapping[str, str]) -> str:

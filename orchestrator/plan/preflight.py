@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.grid.space import Cell
@@ -23,17 +23,20 @@ from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
 from sagasr.config.settings import Config, Data, Words
 from sagasr.config.stages import trained_parts
+from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError, SagasrError, first_line, nearest
 from sagasr.io.machine import memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.model.words import vocabulary_of
 from sagasr.plugins.parts import identity
 
+Section = TypeVar("Section", bound=Strict)
+
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
 
-Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
+Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]  # what decides the vocabulary
 
 
 def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | None = None) -> dict[str, Counts]:
@@ -46,9 +49,11 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     tried: dict[Config, Counts | str] = {}
     found: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
-    decisive = [(cell, _relevant(cell.config), _texts(cell.config)) for cell in cells]
-    wanted = {relevant for cell, relevant, _ in decisive if build is None or cell.name in build}
-    for cell, relevant, texts in decisive:
+    decisive = [(cell, _relevant(cell.config)) for cell in cells]
+    wanted = {relevant for cell, relevant in decisive if build is None or cell.name in build}
+    for cell, relevant in decisive:
+        text = cell.config.conditions.text
+        texts = cell.config.data, text.source, isinstance(text.encoder, Words)
         if texts not in words:
             words[texts] = _vocabulary(*texts)
         if relevant not in tried:
@@ -59,11 +64,13 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
             found[cell.name] = result
         else:
             faults.setdefault(result, []).append(cell.name)
-    if faults:
-        lines: list[str] = []
-        for fault, names in faults.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
+    lines = [
+        f"{source}: cell '{names[0]}'{more}: {line}"
+        for fault, names in faults.items()
+        for more in [f" and {len(names) - 1} more" if len(names) > 1 else ""]
+        for line in fault.splitlines()
+    ]
+    if lines:
         raise ConfigError("\n".join(lines))
     return found
 
@@ -116,7 +123,7 @@ def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None
             raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
             raise ConfigError(f"{told}: there is no folder {file.parent}; make it, or name another file")
-        if file.is_dir() or (file.is_file() and file.stat().st_size and _beginning(file) != b"SQLite format 3"):
+        if file.is_dir() or (file.is_file() and not _is_database(file)):
             raise ConfigError(f"{told}: {file} is there and no sqlite database; name another file")
         if not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists()):
             raise ConfigError(f"{told}: {file} may not be written by this user; name another file")
@@ -130,9 +137,9 @@ def _has_host(uri: str) -> bool:
         return False
 
 
-def _beginning(file: Path) -> bytes:
+def _is_database(file: Path) -> bool:
     with file.open("rb") as handle:
-        return handle.read(15)
+        return handle.read(15) in (b"", b"SQLite format 3")
 
 
 def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts]) -> None:
@@ -164,28 +171,26 @@ def _check_driver(gpu: Gpu) -> None:
     if _cuda():
         return
     cuda, driver = torch.version.cuda, gpu.driver.partition(".")[0]
+    least = DRIVERS.get((cuda or "").partition(".")[0], 0)
     if cuda is None:
-        raise ConfigError(
-            f"{gpu.name}: this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+        reason = f"this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+    elif driver.isdecimal() and int(driver) < least:
+        reason = f"driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; "
+        reason += f"install driver {least} or newer"
+    else:
+        reason = (
+            f"PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
+            "python -c 'import torch; torch.cuda.init()'"
         )
-    least = DRIVERS.get(cuda.partition(".")[0], 0)
-    if driver.isdecimal() and int(driver) < least:
-        raise ConfigError(
-            f"{gpu.name}: driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; install driver "
-            f"{least} or newer"
-        )
-    raise ConfigError(
-        f"{gpu.name}: PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
-        "python -c 'import torch; torch.cuda.init()'"
-    )
+    raise ConfigError(f"{gpu.name}: {reason}")
 
 
 def _seen_by_torch() -> tuple[Gpu, ...]:
     """Return the GPUs that torch sees where no nvidia-smi is, as in slim containers."""
     import torch
 
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if _cuda() else 0)]
-    return tuple(Gpu(one.name, one.total_memory) for one in found)
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count() if _cuda() else 0))
+    return tuple(Gpu(gpu.name, gpu.total_memory) for gpu in gpus)
 
 
 def _cuda() -> bool:
@@ -214,7 +219,9 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Count
 
     Each of those that run has one checkpoint more in the making, the largest of them at worst.
     """
-    needed = disk_needed([(trial, shapes[trial.replicates[0].cell]) for trial in trials], running)
+    sizes = [(trial, shapes[trial.replicates[0].cell]) for trial in trials]
+    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in sizes))
+    needed = DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in sizes) + sum(largest)
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -222,17 +229,6 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Count
             f"{folder}: {free / 1e9:.2g} GB free, about {needed / 1e9:.2g} GB needed for checkpoints; "
             "free some or choose another --storage"
         )
-
-
-def disk_needed(trials: Sequence[tuple[Trial, Counts]], running: int) -> int:
-    """Return the bytes that trials need on a disk when so many run at once."""
-    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in trials))
-    return DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in trials) + sum(largest)
-
-
-def _texts(config: Config) -> Texts:
-    """Return what decides the vocabulary of a configuration."""
-    return config.data, config.conditions.text.source, isinstance(config.conditions.text.encoder, Words)
 
 
 def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
@@ -255,28 +251,23 @@ def _tries_parts(config: Config) -> bool:
 
 def _relevant(config: Config) -> Config:
     """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
-    plain = Config(data=config.data, codec=config.codec)
-    conditions = config.conditions
-    text, low = type(conditions.text)(), plain.conditions.low
-    text = text.model_copy(update={"source": conditions.text.source, "encoder": conditions.text.encoder})
+    plain, text = Config(data=config.data, codec=config.codec), _only(config.conditions.text, "source", "encoder")
+    sampler = _only(config.evaluation.sampler, "solver")
     return plain.model_copy(
         update={
             "audio": config.audio,
             "model": config.model,
-            "conditions": conditions.model_copy(update={"text": text, "low": low}),
-            "evaluation": plain.evaluation.model_copy(
-                update={
-                    "sampler": plain.evaluation.sampler.model_copy(update={"solver": config.evaluation.sampler.solver})
-                }
-            ),
-            "training": plain.training.model_copy(
-                update={"batch_size": config.training.batch_size, "precision": config.training.precision}
-            ),
-            "validation": plain.validation.model_copy(
-                update={"distance": config.validation.distance, "metrics": config.validation.metrics}
-            ),
+            "conditions": config.conditions.model_copy(update={"text": text, "low": plain.conditions.low}),
+            "evaluation": plain.evaluation.model_copy(update={"sampler": sampler}),
+            "training": _only(config.training, "batch_size", "precision"),
+            "validation": _only(config.validation, "distance", "metrics"),
         }
     )
+
+
+def _only(section: Section, *keys: str) -> Section:
+    """Return a section with all but these keys at their defaults."""
+    return type(section)().model_copy(update={key: getattr(section, key) for key in keys})
 
 
 def _measure(config: Config, words: int) -> Counts | str:

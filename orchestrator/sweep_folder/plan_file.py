@@ -1,11 +1,11 @@
-"""plan.json: all that ``sagasr-sweep`` writes into it (``PlanFile``), and the part of it that the analysis reads.
+"""plan.json as the analysis reads it.
 
 ``sagasr-report`` reads the plans of others too. ``PlanRead`` asks for as little of them as it can: a level or a seed
 may be a word or a number; cells and trials may be missing, or have a form of their own, which is then passed over.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,24 +23,24 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.sweep_folder.design import Factor, Levels, Promote, Step, level_of, word_of
-from sagasr.config.strict import Strict
+from orchestrator.sweep_folder.design import Factor, Promote, Step, level_of, word_of
 from sagasr.io.errors import DataError, did_you_mean, nearest
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.metrics.table import Better
 
-BETTER, STAGES = ("lower", "higher"), ("train", "eval")
 TAKEN = ("seed", "status")  # columns that every table of results has
 
-Stage = Literal["train", "eval"]
 Word = str | bool | int | float | None  # a level or a seed, as it is written
 
 
-def _direction(value: Any) -> Any:
-    if value is not None and value not in BETTER:
-        raise ValueError(f"{value!r} is none of lower, higher{nearest(str(value), BETTER)}")
-    return value
+def _one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is not None and value not in words:
+            raise ValueError(f"{value!r} is none of {', '.join(words)}{nearest(str(value), words)}")
+        return value
+
+    return check
 
 
 def _size_of_effect(value: Any) -> Any:
@@ -48,12 +48,6 @@ def _size_of_effect(value: Any) -> Any:
     if value is not None and not (is_number and math.isfinite(value) and value >= 0):
         raise ValueError(f"{value!r:.60} is no size of an effect; give a number of at least 0, or null")
     return value
-
-
-def _stage(value: Any) -> Any:
-    if value is not None and value not in STAGES:
-        raise ValueError(f"{value!r} is none of train, eval{nearest(str(value), STAGES)}")
-    return value or "train"
 
 
 def _factor_name(name: str) -> str:
@@ -94,7 +88,7 @@ class MetricEntry(_Entry):
     """What the plan says of a metric; the table of metrics says the rest."""
 
     name: str
-    better: Annotated[Better | None, BeforeValidator(_direction)] = None
+    better: Annotated[Better | None, BeforeValidator(_one_of("lower", "higher"))] = None
     delta: Annotated[float | None, BeforeValidator(_size_of_effect)] = None
     unit: Word = None
 
@@ -109,7 +103,7 @@ class FactorEntry(_Entry):
 
     baseline: Word = None
     levels: list[Word]
-    stage: Annotated[Stage, BeforeValidator(_stage)] = "train"
+    stage: Annotated[Literal["train", "eval"] | None, BeforeValidator(_one_of("train", "eval"))] = None
     under: dict[str, list[Word]] | None = None
 
     @model_validator(mode="before")
@@ -130,7 +124,7 @@ class FactorEntry(_Entry):
         """Return the factor, its levels as words."""
         words = (word_of(self.baseline), *map(word_of, self.levels))
         under = {other: tuple(map(word_of, levels)) for other, levels in (self.under or {}).items()}
-        return Factor(name, tuple(dict.fromkeys(words)), self.stage, under)
+        return Factor(name, tuple(dict.fromkeys(words)), self.stage or "train", under)
 
 
 class StepEntry(_Entry):
@@ -190,6 +184,8 @@ class PlanRead(_Entry):
     trials: Any = None
     plan_hash: str
     known_words: dict[str, float] | None = None
+    files: Any = None
+    allowed: Any = None
 
     def stated(self, column: str) -> MetricEntry:
         """Return what the plan states of the metric in a results column; only its name where it does not know it."""
@@ -265,54 +261,3 @@ def _first_fault(error: ValidationError) -> str:
     if fault["type"] == "value_error":  # in our own words
         return f"{where}: {fault['ctx']['error']}"
     return f"{where}: {fault['msg'].lower()} (found {fault['input']!r:.60}); write the plan again with sagasr-sweep"
-
-
-class VariantEntry(Strict):
-    """One eval-stage combination that is scored inside a trial."""
-
-    variant: str
-    fingerprint: str
-    levels: Levels
-
-
-class TrialEntry(Strict):
-    """One training: what identifies it, what it runs on, and its whole configuration."""
-
-    trial: str
-    fingerprint: str
-    seed: int
-    levels: Levels
-    size: str
-    config_fingerprint: str
-    data_fingerprint: str
-    version: int
-    resources: dict[str, Any]
-    variants: list[VariantEntry]
-    config: dict[str, Any]
-
-
-class DesignEntry(Strict):
-    """How the cells were chosen; the last three keys are of a fractional design."""
-
-    kind: str
-    resolution: int | None = None
-    generators: dict[str, list[str]] | None = None
-    relation: list[str] | None = None
-
-
-class PlanFile(PlanRead):
-    """All of plan.json as ``sagasr-sweep`` writes it; a key that was not set is not written."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    design: DesignEntry
-    left_out: list[str] = []
-    confounded_with: dict[str, list[str]] = {}
-    trials: list[TrialEntry]
-    plan_hash: str = ""
-    files: list[dict[str, Any]] = []
-    allowed: list[str] = []
-
-    def tree(self, *left_out: str) -> dict[str, Any]:
-        """Return the content of the file, but for the keys that are to be ``left_out``."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude=set(left_out))
