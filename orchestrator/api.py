@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.grid.files import find_grid
 from orchestrator.grid.levels import parse_only
-from orchestrator.grid.read import parse_space, read_space
+from orchestrator.grid.read import find_grid, parse_space, read_space
 from orchestrator.grid.space import SearchSpace
 from orchestrator.plan.cost import Cost, costs_of, total
 from orchestrator.plan.explain import explain

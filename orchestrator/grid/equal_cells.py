@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, islice
 from typing import NamedTuple
 
 from orchestrator.grid.levels import Condition, holds
@@ -69,9 +68,8 @@ def idle_levels(
 
 def _reason(space: SearchSpace, name: str, cells: Sequence[Cell]) -> str:
     """Return why a factor does nothing in any of these cells."""
-    touched = [idle for idle in IDLE if _touches(space, name, idle.keys)]
-    reasons = dict.fromkeys(idle.when for idle in touched if all(idle.holds(cell.config) for cell in cells))
-    return f", while {' and '.join(reasons)}" if reasons else ""
+    idle = [idle.when for idle in IDLE if _touches(space, name, idle.keys) and all(idle.holds(c.config) for c in cells)]
+    return f", while {' and '.join(dict.fromkeys(idle))}" if idle else ""
 
 
 def _touches(space: SearchSpace, name: str, keys: Sequence[str]) -> bool:
@@ -80,8 +78,8 @@ def _touches(space: SearchSpace, name: str, keys: Sequence[str]) -> bool:
 
 def missed(space: SearchSpace, cells: Sequence[Cell], repeats: Repeats) -> Iterator[str]:
     """Yield a fault for what needs all its cells, or names a cell, where one of these is left out."""
-    idle = chain(repeats, _idle_somewhere(space, cells)) if space.grid.design == "fractional" else iter(())
-    for name in islice(idle, 1):
+    idle = [*repeats, *_idle_somewhere(space, cells)] if space.grid.design == "fractional" else []
+    for name in idle[:1]:
         yield (
             f"factors.{name} does nothing in some cells, and a fraction needs them all: "
             "use 'design: full', or ask about it in a sweep of its own"
@@ -96,7 +94,7 @@ def _idle_somewhere(space: SearchSpace, cells: Sequence[Cell]) -> Iterator[str]:
     """Yield the factors that do nothing in one of these cells, whose equal need not be among them."""
     keys = [key for idle in IDLE for key in idle.keys]
     for name, factor in space.factors.items():
-        moved = [cell for cell in cells if cell.levels[name] != factor.baseline]
+        moved = (cell for cell in cells if cell.levels[name] != factor.baseline)
         if _touches(space, name, keys) and any(_does_nothing(space, name, cell) for cell in moved):
             yield name
 

@@ -1,35 +1,30 @@
-"""A search space as cells: each a full configuration, and each once."""
+"""A search space as cells: those of its design, each a full configuration, and each once."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from itertools import product
+from math import prod
 
-from orchestrator.grid.designs import beside, design, promotable
 from orchestrator.grid.equal_cells import LeftOut, Repeats, explained, first_of_equals, idle_levels, missed
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.sweep_folder.design import Levels, cell_name
 from sagasr.config.faults import Faults
+from sagasr.config.idle import acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested
 from sagasr.config.settings import Config
 from sagasr.config.stages import scored_on
 from sagasr.io.errors import ConfigError
 
+MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out
 MAX_CELLS = 10_000
-
-
-class Design(NamedTuple):
-    """The cells of a grid, and which others would be the same as one of them."""
-
-    cells: tuple[Cell, ...]
-    left_out: tuple[LeftOut, ...]
 
 
 def expand(space: SearchSpace) -> tuple[Cell, ...]:
     """Return the cells of a grid, each once: the design's, then the ladder's. Raises ConfigError naming the faulty."""
-    return lay_out(space).cells
+    return lay_out(space)[0]
 
 
-def lay_out(space: SearchSpace) -> Design:
+def lay_out(space: SearchSpace) -> tuple[tuple[Cell, ...], tuple[LeftOut, ...]]:
     """Return the cells as ``expand``, and what was left out of them because it would be the same as one of them."""
     faults = Faults()
     with faults.collecting(f"{space.source}: "):
@@ -46,7 +41,7 @@ def lay_out(space: SearchSpace) -> Design:
     faults.stop()
     kept = tuple(cell for cell in cells if first[cell.name] is cell)
     levels = [cell.levels for cell in kept]
-    return Design(kept, tuple(explained(space, name, left, levels) for name, left in repeats.items()))
+    return kept, tuple(explained(space, name, left, levels) for name, left in repeats.items())
 
 
 def _choose(space: SearchSpace) -> tuple[list[Levels], Repeats]:
@@ -54,7 +49,7 @@ def _choose(space: SearchSpace) -> tuple[list[Levels], Repeats]:
     faults = Faults(_levels_without_effect(space))
     chosen: dict[str, Levels] = {}
     with faults.collecting():
-        chosen |= {cell_name(levels): levels for levels in design(space)}
+        chosen |= {cell_name(levels): levels for levels in _design(space)}
     chosen |= {cell_name(step.levels): step.levels for step in space.ladder}
     if not chosen:
         faults.append("where leaves no cell; relax one of its rules")
@@ -64,7 +59,9 @@ def _choose(space: SearchSpace) -> tuple[list[Levels], Repeats]:
             if levels[name] != factor.baseline and not space.exists(name, levels):
                 outside.setdefault(name, []).append(levels)
                 chosen.pop(cell, None)
-    chosen |= {cell_name(levels): levels for levels in promotable(space, tuple(chosen.values()))}
+    if space.promote is not None:  # each cell that decides, as it would be where it is promoted to
+        moved = [levels | space.promote.target for levels in chosen.values() if space.promote.decides(levels)]
+        chosen |= {cell_name(levels): levels for levels in filter(space.allows, moved)}
     if len(chosen) > MAX_CELLS:
         faults.append(f"{len(chosen)} cells are more than {MAX_CELLS}; use fewer levels, 'where', or another design")
     faults.stop()
@@ -77,7 +74,7 @@ def _levels_without_effect(space: SearchSpace) -> Iterator[str]:
         seen: dict[Config, str] = {}
         for level in (factor.baseline, *(level for level in factor.levels if level != factor.baseline)):
             try:
-                config = parse(Config, space.resolve(beside(space, name) | {name: level}), "")
+                config = parse(Config, space.resolve(_beside(space, name) | {name: level}), "")
             except ConfigError:
                 continue  # the cells that have it will say so
             other = seen.setdefault(config, level)
@@ -123,3 +120,61 @@ def _questions(space: SearchSpace, cells: Sequence[Cell]) -> Iterator[str]:
                 "decides what is scored, so these cells are not comparable; "
                 "set it alike for all of them, or make a sweep of each"
             )
+
+
+def _design(space: SearchSpace) -> Iterator[Levels]:
+    """Yield the cells of the design that ``where`` allows; the first factor changes slowest. Raises ConfigError."""
+    factors = space.factors
+    cells: Iterator[Levels] = iter(())
+    match space.grid.design:
+        case "full":
+            count = prod(len(factor.levels) for factor in factors.values())
+            if count > MAX_PRODUCT:
+                raise ConfigError(f"the full design has {count} cells; use fewer levels or 'design: one-at-a-time'")
+            cells = (
+                dict(zip(factors, levels, strict=True)) for levels in product(*(f.levels for f in factors.values()))
+            )
+        case "one-at-a-time":
+            cells = _one_at_a_time(space)
+        case "fractional":
+            assert space.fraction is not None
+            two = {name: sorted(factor.levels, key=factor.baseline.__ne__) for name, factor in factors.items()}
+            for_bits = space.fraction.cells()
+            cells = ({name: two[name][bit] for name, bit in zip(two, bits, strict=True)} for bits in for_bits)
+    return filter(space.allows, cells)
+
+
+def _beside(space: SearchSpace, name: str) -> Levels:
+    """Return the baseline, moved to where a factor exists."""
+    levels = space.baseline
+    for parent, at in space.factors[name].under.items():
+        levels |= {other: level for other, level in _beside(space, parent).items() if level != space.baseline[other]}
+        if levels[parent] not in at:
+            levels[parent] = next(level for level in space.factors[parent].levels if level in at)
+    return levels
+
+
+def _one_at_a_time(space: SearchSpace) -> Iterator[Levels]:
+    """Yield the baseline, and every level of every factor beside the baselines of the others, or where it acts."""
+    yield space.baseline
+    for name, factor in space.factors.items():
+        levels = _where_it_acts(space, name)
+        yield levels
+        yield from (levels | {name: level} for level in factor.levels)
+
+
+def _where_it_acts(space: SearchSpace, name: str) -> Levels:
+    """Return the baseline with as few other levels as make all levels of a factor differ, if at most one more does."""
+    first = _beside(space, name)
+    moves = [{other: level} for other in space.factors if other != name for level in space.factors[other].levels]
+    for levels in (first, *(first | move for move in moves)):
+        if not space.exists(name, levels) or not space.allows(levels):
+            continue
+        cells = [levels | {name: level} for level in space.factors[name].levels]
+        try:
+            distinct = {acting(parse(Config, space.resolve(cell), "")) for cell in cells}
+        except ConfigError:
+            continue  # the cells that have it will say so
+        if len(distinct) == len(cells):
+            return levels
+    return first

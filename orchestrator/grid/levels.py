@@ -3,21 +3,37 @@
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
+from orchestrator.grid.factors import Patch
 from orchestrator.sweep_folder.design import Levels
 from sagasr.config.faults import Faults
+from sagasr.config.patching import leaves
 from sagasr.io.errors import did_you_mean
 
 Condition = Mapping[str, frozenset[str]]  # for each factor that it names, the levels that satisfy it
 
 
-class HasLevels(Protocol):
-    """What this file must know of a factor."""
+@dataclass(frozen=True)
+class Factor:
+    """A choice: what each of its levels patches in a configuration."""
+
+    name: str
+    baseline: str
+    levels: Mapping[str, Patch]
+    under: Condition = field(default_factory=dict)
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The configuration paths that some level decides. A level that names a ``kind`` decides the whole section."""
+        return frozenset(path.removesuffix(".kind") for changes in self.levels.values() for path in leaves(changes))
 
     @property
-    def levels(self) -> Collection[str]: ...
+    def stage(self) -> Literal["train", "eval"]:
+        return "eval" if all(path.startswith("evaluation.") for path in self.paths) else "train"
 
 
 def level_name(value: object) -> str:
@@ -54,7 +70,7 @@ def pairs(text: str) -> list[tuple[str, str, str]]:
     return [(name.strip(), equals, level.strip()) for name, equals, level in parts]
 
 
-def read_levels(given: Mapping[str, Any], factors: Mapping[str, HasLevels], here: str) -> Levels:
+def read_levels(given: Mapping[str, Any], factors: Mapping[str, Factor], here: str) -> Levels:
     """Return a level for each factor that ``given`` names. Raises ConfigError with a line per unknown name."""
     levels, faults = {}, Faults()
     for name, value in given.items():
@@ -69,7 +85,7 @@ def read_levels(given: Mapping[str, Any], factors: Mapping[str, HasLevels], here
     return levels
 
 
-def read_condition(given: Mapping[str, Any], factors: Mapping[str, HasLevels], here: str) -> dict[str, frozenset[str]]:
+def read_condition(given: Mapping[str, Any], factors: Mapping[str, Factor], here: str) -> dict[str, frozenset[str]]:
     """Return a condition in which a list of levels means any of them. Raises ConfigError as ``read_levels``."""
     condition: dict[str, frozenset[str]] = {}
     faults = Faults()
@@ -82,7 +98,7 @@ def read_condition(given: Mapping[str, Any], factors: Mapping[str, HasLevels], h
     return condition
 
 
-def parse_only(texts: Iterable[str], factors: Mapping[str, HasLevels]) -> tuple[Condition, ...]:
+def parse_only(texts: Iterable[str], factors: Mapping[str, Factor]) -> tuple[Condition, ...]:
     """Return the conditions of ``--only``: a comma means and, several texts mean or. Raises ConfigError."""
     faults, conditions = Faults(), []
     for text in texts:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.grid.factors import STANDARD, Patch
-from orchestrator.grid.levels import Condition, find_level, level_name, read_condition
-from orchestrator.grid.space import Factor
+from orchestrator.grid.levels import Condition, Factor, find_level, level_name, read_condition
 from orchestrator.sweep_folder.columns import RESERVED
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import setting_paths

@@ -5,14 +5,14 @@ other to the train stage. Loads neither torch nor ray.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.grid.factors import Patch
 from orchestrator.grid.fractional import Fraction, fraction
-from orchestrator.grid.levels import Condition, holds
+from orchestrator.grid.levels import Condition, Factor, holds
 from orchestrator.grid.schema import GridFile
 from orchestrator.sweep_folder.columns import RESERVED
 from orchestrator.sweep_folder.design import Levels, Promote, Step, cell_name
@@ -20,27 +20,6 @@ from sagasr.config.patching import leaves, nested, patch
 from sagasr.config.settings import Config
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
-
-Stage = Literal["train", "eval"]
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A choice: what each of its levels patches in a configuration."""
-
-    name: str
-    baseline: str
-    levels: Mapping[str, Patch]
-    under: Condition = field(default_factory=dict)
-
-    @cached_property
-    def paths(self) -> frozenset[str]:
-        """The configuration paths that some level decides. A level that names a ``kind`` decides the whole section."""
-        return frozenset(path.removesuffix(".kind") for changes in self.levels.values() for path in leaves(changes))
-
-    @property
-    def stage(self) -> Stage:
-        return "eval" if all(path.startswith("evaluation.") for path in self.paths) else "train"
 
 
 class Rule(NamedTuple):

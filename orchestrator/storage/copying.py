@@ -1,8 +1,10 @@
 """Which files of a folder are copied to a storage, and how long a storage that is away is waited for."""
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from orchestrator.sweep_folder.paths import SweepPaths, SweptTrial
@@ -38,18 +40,34 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+@contextlib.contextmanager
+def repeating(act: Callable[[], object], seconds: float, name: str) -> Iterator[None]:
+    """Repeat an action in a thread for the block, until it returns something true."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds) and not act():
+            pass
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def insist(act: Callable[[], object], uri: str) -> None:
     """Repeat an action while the storage is away. Raises StorageError when it stays away."""
     end, wait = time.monotonic() + PATIENCE_S, 1.0
     while True:
         try:
             act()
+            return
         except OSError as error:
             if time.monotonic() > end:
-                raise StorageError(
-                    f"{uri}: the storage is away ({first_line(error)}); the same command goes on"
-                ) from error
-            time.sleep(wait)
-            wait = min(2 * wait, 30.0)
-        else:
-            return
+                problem = f"{uri}: the storage is away ({first_line(error)}); the same command goes on"
+                raise StorageError(problem) from error
+        time.sleep(wait)
+        wait = min(2 * wait, 30.0)

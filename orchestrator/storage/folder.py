@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from orchestrator.storage.copying import (
     files_of,
     insist,
     is_shared,
+    repeating,
     stamp_of,
 )
 from orchestrator.storage.mirror import stores_of
@@ -101,21 +101,16 @@ class SweepFolder:
         if not self.uri:
             yield
             return
-        over = threading.Event()
 
         def follow() -> None:
-            while not over.wait(EVERY_S):
-                with contextlib.suppress(OSError, SagasrError):
-                    self._copy_trial(trial)
+            with contextlib.suppress(OSError, SagasrError):
+                self._copy_trial(trial)
 
         self.fetch_trials([trial])
-        thread = threading.Thread(target=follow, name="copy", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(follow, EVERY_S, "copy"):
+                yield
         finally:
-            over.set()
-            thread.join()
             self.fetch_trials([trial])
 
     @contextlib.contextmanager
@@ -146,9 +141,9 @@ class SweepFolder:
         """Copy plan, tables, report and listening set to the storage."""
         if not self.uri:
             return
-        there = self._remote.list()
+        there = {name for name in self._remote.list() if name.startswith("audio/")}
         own = [name for name in (*files_of(self.path), TRACKING) if not name.startswith("trials/")]
-        new = [name for name in own if not name.startswith("audio/") or name not in there]
+        new = [name for name in own if name not in there]
         insist(lambda: each(lambda name: self._remote.upload(self.path / name, name), new), self.uri)
 
     @property
@@ -167,21 +162,22 @@ def check_folder(folder: Path) -> None:
             raise ConfigError(f"{folder}: belongs to another user; choose another --storage")
         if status.st_mode & stat.S_IWOTH:
             raise ConfigError(f"{folder}: everybody may write there; chmod o-w it, or choose another --storage")
-    mode = folder.parent.stat().st_mode if folder.parent.exists() else 0
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise ConfigError(
-            f"{folder.parent}: everybody may replace what is there; chmod o-w it, or choose another --storage"
-        )
+    place = folder.parent
+    if place.exists() and place.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise ConfigError(f"{place}: everybody may replace what is there; chmod o-w it, or choose another --storage")
 
 
 def _copy_in(remote: Remote, folder: Path) -> None:
     """Copy what differs, a status after all else, and remove what only workers write and have removed."""
     index = folder / ".copied.json"
-    known = _read_index(index)
+    known: dict[str, list[int]] = {}
+    with contextlib.suppress(SagasrError):
+        known = dict(read_json(index))
     listed = {name: entry for name, entry in remote.list().items() if _is_wanted(name)}
     new = [name for name, entry in listed.items() if known.get(name) != list(entry) or not (folder / name).exists()]
     for last in (False, True):
-        each(lambda name: remote.download(name, folder / name), [name for name in new if _is_status(name) == last])
+        batch = [name for name in new if (PurePosixPath(name).name == STATUS) == last]
+        each(lambda name: remote.download(name, folder / name), batch)
     for name in files_of(folder):
         if name not in listed and (name.endswith(f"/{MANIFEST}") or PurePosixPath(name).name in SHARED):
             (folder / name).unlink(missing_ok=True)
@@ -195,18 +191,7 @@ def _settled(folder: Path, name: str, entry: Object) -> bool:
     return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
 
 
-def _read_index(path: Path) -> dict[str, list[int]]:
-    try:
-        return dict(read_json(path))
-    except SagasrError:
-        return {}
-
-
 def _is_wanted(name: str) -> bool:
     """Return whether the sweep's folder has a use for an object: of checkpoints, that they are there."""
     inside = "checkpoints" in PurePosixPath(name).parts
     return (name == TRACKING or is_shared(name)) and (not inside or name.endswith(f"/{MANIFEST}"))
-
-
-def _is_status(name: str) -> bool:
-    return PurePosixPath(name).name == STATUS

@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from orchestrator.storage.copying import (
     files_of,
     insist,
     is_shared,
+    repeating,
     stamp_of,
 )
 from orchestrator.storage.remote import Remote, each, local_folder, open_storage
@@ -47,9 +47,13 @@ class Mirror:
         self._sent: dict[str, tuple[int, int]] = {}
         self._status: bytes | None = None
 
-    def pull(self) -> None:
-        """Take the place over, and make the local folder what it holds but for checkpoints without a manifest."""
-        self._take()
+    def pull(self, *, take: bool = True) -> None:
+        """Take the place over, and make the local folder what it holds but for checkpoints without a manifest.
+
+        A worker beside the first does not ``take`` it: it goes on from the same checkpoint, and sends nothing.
+        """
+        if take:
+            self.remote.write(WRITER, self.token.encode())
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700)
         there = [name for name in self.remote.list() if is_shared(name) and name != LEASE]
@@ -74,9 +78,6 @@ class Mirror:
             self.remote.write(STATUS, status)
             self._status = status
         self._remove_gone()
-
-    def _take(self) -> None:
-        self.remote.write(WRITER, self.token.encode())
 
     def check(self) -> None:
         """Raise Lost when a later process has taken the place over."""
@@ -121,42 +122,31 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
     root = _folder_of_this_process(local_folder(uri, "workers"))
     folder, launch = root / "trials" / trial, root / LAUNCH
     place = sweep / f"trials/{trial}"
-    copy = _Reader(folder, place) if rank else Mirror(folder, place)
-    insist(copy.pull, uri)
+    copy = Mirror(folder, place)
+    insist(lambda: copy.pull(take=not rank), uri)
     insist(lambda: sweep.download(LAUNCH, launch), uri)
-    over = threading.Event()
+
+    def push() -> None:
+        if not rank:
+            copy.push()
 
     def follow() -> None:
-        while not over.wait(EVERY_S):
-            try:
-                os.utime(root)  # a sign of life (see _folder_of_this_process)
-                sweep.download(LAUNCH, launch)
-                place.download(STOPPED, folder / STOPPED)
-                copy.push()
-            except Lost:
-                os._exit(1)
-            except (OSError, StorageError):  # the storage is away, or the disk here is full: maybe not for long
-                continue
+        try:
+            os.utime(root)  # a sign of life (see _folder_of_this_process)
+            sweep.download(LAUNCH, launch)
+            place.download(STOPPED, folder / STOPPED)
+            push()
+        except Lost:
+            os._exit(1)
+        except (OSError, StorageError):  # the storage is away, or the disk here is full: maybe not for long
+            pass
 
-    thread = threading.Thread(target=follow, name="mirror", daemon=True)
-    thread.start()
     try:
-        yield folder, launch
+        with repeating(follow, EVERY_S, "mirror"):
+            yield folder, launch
     finally:
-        over.set()
-        thread.join()
-        insist(copy.push, uri)
+        insist(push, uri)
         shutil.rmtree(root, ignore_errors=True)
-
-
-class _Reader(Mirror):
-    """The folder of a worker beside the first, which goes on from the same checkpoint: filled once, sent nowhere."""
-
-    def push(self) -> None:
-        """Send nothing."""
-
-    def _take(self) -> None:
-        """Leave the place to the first worker."""
 
 
 def _folder_of_this_process(parent: Path) -> Path:
@@ -169,12 +159,8 @@ def _folder_of_this_process(parent: Path) -> Path:
     for path in parent.glob("*-*"):
         machine, _, process = path.name.rpartition("-")
         with contextlib.suppress(FileNotFoundError):
-            gone = (
-                not Path(f"/proc/{process}").exists()
-                if machine == here
-                else time.time() - path.stat().st_mtime > ABANDONED_S
-            )
-            if gone:
+            age = time.time() - path.stat().st_mtime
+            if not Path(f"/proc/{process}").exists() if machine == here else age > ABANDONED_S:
                 shutil.rmtree(path, ignore_errors=True)
     return parent / f"{here}-{os.getpid()}"
 
