@@ -27,14 +27,13 @@ from rich.markup import escape
 from orchestrator.grid.levels import parse_only
 from orchestrator.grid.read import find_grid, parse_space, read_space
 from orchestrator.grid.space import SearchSpace
+from orchestrator.plan.capacity import Gpu
 from orchestrator.plan.cost import Cost, costs_of, total
-from orchestrator.plan.explain import explain
 from orchestrator.plan.gpu_memory import check_memory, planned_gpu
-from orchestrator.plan.gpus import Gpu
 from orchestrator.plan.ledger import Ledger, lost, refused, scan
 from orchestrator.plan.plan import Options, Plan, make_plan, tracking_uri
 from orchestrator.plan.preflight import check_tracking, preflight, ready
-from orchestrator.plan.show import show_cost, show_plan, show_summary
+from orchestrator.plan.show import explain, show_cost, show_plan, show_summary
 from orchestrator.storage.folder import SweepFolder
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.model.counts import Counts
@@ -127,13 +126,6 @@ class Answer:
     def effects(self) -> "pd.DataFrame":
         """The columns of results/effects.parquet: every contrast with its intervals and verdict."""
         return self.report.effects
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The answer as plain JSON values."""
-        from orchestrator.report.report import summary
-
-        return summary(self.report)
 
     def show(self, console: Console) -> None:
         """Print the tables that end a sweep."""

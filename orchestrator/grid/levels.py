@@ -1,6 +1,5 @@
 """Levels of factors by name, and conditions on them."""
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from orchestrator.grid.factors import Patch
-from orchestrator.sweep_folder.design import Levels
+from orchestrator.sweep_folder.design import Levels, number_of
 from sagasr.config.faults import Faults
 from sagasr.config.patching import leaves
 from sagasr.io.errors import did_you_mean
@@ -51,14 +50,7 @@ def level_name(value: object) -> str:
 def find_level(value: object, levels: Iterable[str]) -> str | None:
     """Return the level that a value names, by its text or by its number (1e-3 names '0.001'); None where none does."""
     name, levels = level_name(value), list(levels)
-    return name if name in levels else next((level for level in levels if _number(level) == _number(name)), None)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan  # equal to nothing
+    return name if name in levels else next((level for level in levels if number_of(level) == number_of(name)), None)
 
 
 def pairs(text: str) -> list[tuple[str, str, str]]:

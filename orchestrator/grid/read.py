@@ -56,7 +56,12 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     with faults.collecting():
         base = read_base(tree, settings, path)
     faults.extend(at + line for line in (*_overlaps(factors), *_misfits(grid, factors)))
-    faults.extend(_decided(factors, settings))
+    faults += [
+        f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
+        for key in settings
+        for name, factor in factors.items()
+        if any(nested(key, path) for path in factor.paths)
+    ]
     rules = []
     for position, entry in enumerate(grid.where):
         with faults.collecting(at):
@@ -85,14 +90,6 @@ def _overlaps(factors: Factors) -> Iterator[str]:
                 if other != name and not joined and nested(path, taken):
                     yield f"factors.{name} and factors.{other} both change {min(path, taken, key=len)}; join the two"
             seen.append((name, path))
-
-
-def _decided(factors: Factors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """A factor would overwrite a setting on one of its paths."""
-    for key in settings:
-        for name, factor in factors.items():
-            if any(nested(key, path) for path in factor.paths):
-                yield f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
 
 
 def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
@@ -226,12 +223,9 @@ def with_included(tree: Tree, path: Path, above: tuple[Path, ...] = ()) -> dict[
     name, above = tree["include"], (*above, path.resolve())
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{path}: include: expected the name of a grid, such as common.yaml (found {name!r:.80})")
-    faults = Faults()
-    with faults.collecting(f"{path}: include: "):
-        file = _file_of(name, path.parent)
-        if file.resolve() in above:
-            raise ConfigError(f"{name} includes this file in turn; leave one of the two out")
-    faults.stop()
+    file = _file_of(name, path.parent, f"{path}: include: ")
+    if file.resolve() in above:
+        raise ConfigError(f"{path}: include: {name} includes this file in turn; leave one of the two out")
     below = _made_whole(with_included(read_yaml(file), file, above), file)
     if isinstance(below.get("factors"), Mapping) and isinstance(own.get("factors"), Mapping):
         own["factors"] = below["factors"] | own["factors"]
@@ -248,16 +242,21 @@ def _made_whole(tree: dict[str, Any], file: Path) -> dict[str, Any]:
             tree["factors"] = written(tree["factors"], read_factors(tree["factors"], file.parent))
     faults.stop()
     if isinstance(tree.get("base"), str):
-        tree["base"] = str(_file_of(tree["base"], file.parent).absolute())
+        tree["base"] = str(_file_of(tree["base"], file.parent, "").absolute())
     if isinstance(tree.get("data"), Mapping):
         tree |= located({"data": tree["data"]}, file.parent)
     return tree
 
 
-def _file_of(name: str, folder: Path) -> Path:
+def _file_of(name: str, folder: Path, at: str) -> Path:
     """Return the file that a grid in ``folder`` names: one beside it, or a shipped one. Raises ConfigError."""
     beside = folder / name
-    return beside if Path(name).name != name or (beside.exists() and not beside.is_dir()) else shipped(name, folder)
+    if Path(name).name != name or (beside.exists() and not beside.is_dir()):
+        return beside
+    try:
+        return shipped(name, folder)
+    except ConfigError as error:
+        raise ConfigError(f"{at}{error}") from error
 
 
 def with_settings(tree: Tree, settings: Tree) -> dict[str, Any]:
@@ -284,10 +283,7 @@ def read_base(grid: Tree, settings: Tree, path: Path) -> dict[str, Any]:
 
     Raises ConfigError.
     """
-    faults = Faults()
-    with faults.collecting(f"{path}: base: "):
-        file = _file_of(grid["base"], path.parent)
-    faults.stop()
+    faults, file = Faults(), _file_of(grid["base"], path.parent, f"{path}: base: ")
     with faults.collecting("" if file.is_file() else f"{path}: base: "):
         tree = read_yaml(file)
     faults.stop()

@@ -17,8 +17,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from orchestrator.plan.capacity import Resources, of_all_workers, this_machine
-from orchestrator.plan.gpus import here
+from orchestrator.plan.capacity import Resources, here, of_all_workers, this_machine
 from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction

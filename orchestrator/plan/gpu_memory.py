@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.formats import count, gigabytes
-from orchestrator.plan.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
+from orchestrator.plan.capacity import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.config.runtime import Runtime
 from sagasr.io.errors import ConfigError
@@ -105,14 +105,10 @@ def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None
         share, workers = need.runtime.gpus_per_worker, need.runtime.workers
         part = f" ({share:g} of it)" if share < 1 else f" on each of {workers}" if workers > 1 else ""
         verdict = "does not fit" if need.misfits else "fits"
-        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}{_lacking(need)}")
+        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}")
+        if gpu.where == HERE and workers * share > len(here()):
+            lines[-1] += f", but {count(len(here()), 'GPU')} here"
     return lines
-
-
-def _lacking(need: Need) -> str:
-    """Return that this machine has fewer GPUs than a training needs, if it is so."""
-    wanted = need.runtime.workers * need.runtime.gpus_per_worker
-    return f", but {count(len(here()), 'GPU')} here" if need.gpu.where == HERE and wanted > len(here()) else ""
 
 
 def _on_gpus(trials: Sequence[Trial]) -> list[Trial]:

@@ -18,8 +18,7 @@ from orchestrator.grid.expand import lay_out
 from orchestrator.grid.levels import holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.plan.contents import Contents, check_scored, known_words, read_contents, without_texts
-from orchestrator.plan.identity import identity
-from orchestrator.plan.plan_json import tree_of
+from orchestrator.plan.plan_json import identity, tree_of
 from orchestrator.storage.folder import SweepFolder
 from orchestrator.sweep_folder.design import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.formats import gigabytes
 from orchestrator.grid.space import Cell
-from orchestrator.plan.capacity import most_at_once, this_machine
+from orchestrator.plan.capacity import Gpu, here, most_at_once, smallest, this_machine, why_none
 from orchestrator.plan.cost import checkpoint_bytes, disk_bytes
 from orchestrator.plan.gpu_memory import check_memory
-from orchestrator.plan.gpus import Gpu, here, smallest, why_none
 from orchestrator.plan.plan import Options, Plan, Trial
 from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
@@ -84,23 +84,13 @@ def ready(
     before it is joined: one does.
     """
     local = options.address is None
-    check_storage_folder(plan.folder)
+    check_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent, plan.tracking_named or "tracking.uri")
     if local and (trials or held):
         check_machine(plan, [*trials, *held], shapes)
     if not plan.storage.uri:  # by URI, the folder here holds no checkpoints
         at_once = most_at_once((trial.resources for trial in trials), this_machine()) if local else 1
         check_disk(plan.folder, trials, shapes, options.max_concurrent or at_once)
-
-
-def check_storage_folder(folder: Path) -> None:
-    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write into it."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
-    check_folder(folder)
 
 
 def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None:
@@ -147,20 +137,24 @@ def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Coun
     on_gpus = [trial for trial in trials if trial.resources.gpus_per_worker]
     if on_gpus:
         gpus = here() or _seen_by_torch()
-        _check_number(on_gpus, len(gpus))
+        for trial in on_gpus:
+            wanted = trial.resources.workers * trial.resources.gpus_per_worker
+            if wanted > len(gpus):
+                has, ending = len(gpus) or f"none ({why_none()})", "s" if wanted > 1 else ""
+                raise ConfigError(
+                    f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
+                    "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
+                )
         check_memory(plan, on_gpus, shapes, smallest(gpus))
         _check_driver(gpus[0])
-    _check_ram([trial for trial in trials if not trial.resources.gpus_per_worker], shapes)
-
-
-def _check_number(trials: Iterable[Trial], gpus: int) -> None:
-    for trial in trials:
-        wanted = trial.resources.workers * trial.resources.gpus_per_worker
-        if wanted > gpus:
-            has, ending = gpus or f"none ({why_none()})", "s" if wanted > 1 else ""
+    memory = memory_here()
+    for trial in (trial for trial in trials if not trial.resources.gpus_per_worker):
+        cell = trial.replicates[0].cell
+        needed = (1 if trial.resources.sharded else trial.resources.workers) * shapes[cell].state_bytes
+        if needed > memory:
             raise ConfigError(
-                f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
-                "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
+                f"cell '{cell}' needs {gigabytes(needed)} for weights, moments and average, this machine has "
+                f"{gigabytes(memory)}; choose a smaller size, or join a cluster with --address"
             )
 
 
@@ -200,18 +194,6 @@ def _cuda() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.cuda.is_available()
-
-
-def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    memory = memory_here()
-    for trial in trials:
-        runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
-        needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
-        if needed > memory:
-            raise ConfigError(
-                f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
-                f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"
-            )
 
 
 def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts], running: int) -> None:
@@ -278,15 +260,10 @@ def _measure(config: Config, words: int) -> Counts | str:
     try:
         if absent := missing_weights(config):
             return "\n".join(absent)
-        found = shapes(config, words)
+        step = shapes(config, words)
     except SagasrError as error:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {first_line(error)}"
-    return counts_of(
-        config,
-        latents=found["latents"],
-        tokens=found["cross_attention"],
-        parameters=found["parameters"],
-        activation_bytes=found["activation_bytes"],
-    )
+    names = ("latents", "cross_attention", "parameters", "activation_bytes")
+    return counts_of(config, *(step[name] for name in names))

@@ -16,9 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.plan.capacity import workers_beside
+from orchestrator.plan.capacity import gpus_here, workers_beside
 from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds
-from orchestrator.plan.gpus import gpus_here
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT

@@ -5,8 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 
-from orchestrator.storage.copying import repeating
-from orchestrator.storage.remote import Remote
+from orchestrator.storage.remote import Remote, repeating
 from sagasr.io import lease
 from sagasr.io.errors import DataError
 

@@ -14,20 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.storage.claims import claimed
-from orchestrator.storage.copying import (
+from orchestrator.storage.mirror import stores_of
+from orchestrator.storage.remote import (
     EVERY_S,
     MANIFEST,
     SHARED,
     STATUS,
     TRACKING,
+    Object,
+    Remote,
+    check_storage,
+    each,
     files_of,
     insist,
     is_shared,
+    is_uri,
+    local_folder,
+    open_storage,
     repeating,
     stamp_of,
 )
-from orchestrator.storage.mirror import stores_of
-from orchestrator.storage.remote import Object, Remote, check_storage, each, is_uri, local_folder, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.errors import ConfigError, SagasrError, first_line
 from sagasr.io.files import read_json, write_json
@@ -155,7 +161,12 @@ class SweepFolder:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError where others could write into a sweep's folder, or put another in its place."""
+    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write there or replace it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
     if folder.exists():
         status = folder.stat()
         if status.st_uid != os.geteuid():

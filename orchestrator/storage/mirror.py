@@ -13,20 +13,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from orchestrator.storage.copying import (
+from orchestrator.storage.remote import (
     EVERY_S,
     LAUNCH,
     LEASE,
     MANIFEST,
     STATUS,
     STOPPED,
+    Remote,
+    each,
     files_of,
     insist,
     is_shared,
+    local_folder,
+    open_storage,
     repeating,
     stamp_of,
 )
-from orchestrator.storage.remote import Remote, each, local_folder, open_storage
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.lease import Lost, me

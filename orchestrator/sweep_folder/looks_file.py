@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.sweep_folder.json_files import read_kept
+from orchestrator.sweep_folder.json_files import ByPlan, OfPlan, read_kept
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.config.strict import Strict
 from sagasr.io.files import write_json
@@ -53,10 +53,9 @@ class Decided(Strict):
     high: float | None
 
 
-class Account(Strict):
+class Account(OfPlan):
     """The looks of one plan. ``reason`` says why e-values decide, where they do; ``refused`` which looks were not."""
 
-    plan_hash: str
     max_seeds: int
     delta: float | None
     alpha: float
@@ -76,7 +75,7 @@ class Account(Strict):
     @property
     def decided_after(self) -> int | None:
         """The block after which every primary contrast was decided, or None."""
-        after = [one.after for one in self.decisions.values() if one.after is not None]
+        after = [decided.after for decided in self.decisions.values() if decided.after is not None]
         return max(after) if after and len(after) == len(self.decisions) else None
 
     @property
@@ -88,29 +87,17 @@ class Account(Strict):
 
     def notes(self) -> list[str]:
         """Return what a reader of the results must know of the looks, in sentences."""
-        found = [f"seeds: {self.words} (a look after every complete block from the {MIN_SEEDS}nd on)"]
-        found += [self.reason] if self.reason else []
-        found += [
+        failed = [
             f"the look after block {len(look.seeds)} was taken without {len(look.failed)} failed replicates"
             for look in self.looks
             if look.failed
         ]
-        return [*found, *self.refused]
+        words = f"seeds: {self.words} (a look after every complete block from the {MIN_SEEDS}nd on)"
+        return [words, *filter(None, [self.reason]), *failed, *self.refused]
 
 
-class Looks(Strict):
+class Looks(ByPlan[Account]):
     """All of looks.json: an account per plan, in the order in which they took their first look."""
-
-    plans: tuple[Account, ...] = ()
-
-    def of(self, plan_hash: str) -> Account | None:
-        return next((one for one in self.plans if one.plan_hash == plan_hash), None)
-
-    def put(self, account: Account) -> "Looks":
-        """Return the file with this account in the place of its plan's."""
-        if self.of(account.plan_hash) is None:
-            return Looks(plans=(*self.plans, account))
-        return Looks(plans=tuple(account if one.plan_hash == account.plan_hash else one for one in self.plans))
 
     def basis(self, plan_hash: str, max_seeds: int, trials: frozenset[str]) -> tuple[Basis, str]:
         """Return what a plan that has taken no look may decide by, and why where that is not error spending.
@@ -121,11 +108,8 @@ class Looks(Strict):
         for other in reversed(self.plans):
             seen = {trial for look in other.looks for trial in look.trials}
             if other.plan_hash != plan_hash and other.looks and (seen & trials or not seen):
-                changed = (
-                    f"seeds went from {other.max_seeds} to {max_seeds}"
-                    if other.max_seeds != max_seeds
-                    else "the plan was changed"
-                )
+                more = f"seeds went from {other.max_seeds} to {max_seeds}"
+                changed = more if other.max_seeds != max_seeds else "the plan was changed"
                 return "e-values", (
                     f"{changed} after {len(other.looks)} looks under plan {short(other.plan_hash)}, which said: "
                     f"{other.words}; e-values, valid however seeds are added, decide now"

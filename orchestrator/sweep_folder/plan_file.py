@@ -14,9 +14,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -66,10 +63,11 @@ def _named(metric: Any) -> Any:
     return {"name": metric} if isinstance(metric, str) else metric
 
 
-def _each_named(metrics: Any) -> Any:
+def _by_name(metrics: Any) -> Any:
+    """Return the metrics by their names in a mapping, or by their places in a list."""
     if isinstance(metrics, Mapping):
         return {key: {"name": key, **(spec if isinstance(spec, Mapping) else {})} for key, spec in metrics.items()}
-    return [_named(metric) for metric in metrics] if isinstance(metrics, list) else metrics or []
+    return {str(at): _named(metric) for at, metric in enumerate(metrics or [])}
 
 
 def _known_form(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -157,13 +155,6 @@ class CellEntry(_Entry):
     replicates: list[ReplicateEntry] | None = None
 
 
-Metrics = Annotated[
-    Annotated[dict[str, MetricEntry], Tag("_map")] | Annotated[list[MetricEntry], Tag("_list")],
-    Discriminator(lambda metrics: "_map" if isinstance(metrics, Mapping) else "_list"),
-    BeforeValidator(_each_named),
-]
-
-
 class PlanRead(_Entry):
     """What is read of anyone's plan.json. ``metric`` and ``factors`` must be there."""
 
@@ -178,7 +169,7 @@ class PlanRead(_Entry):
     expected_replicates: int | None = None
     left_out: Any = None
     confounded_with: Any = None
-    metrics: Metrics = Field(default=[], validate_default=True)
+    metrics: Annotated[dict[str, MetricEntry], BeforeValidator(_by_name)] = {}
     promote: Any = None
     cells: Annotated[list[CellEntry], WrapValidator(_known_form)] = []
     trials: Any = None
@@ -198,7 +189,7 @@ class PlanRead(_Entry):
         return {entry.column for entry in self._metric_entries()}
 
     def _metric_entries(self) -> list[MetricEntry]:
-        return [*(self.metrics.values() if isinstance(self.metrics, Mapping) else self.metrics), self.metric]
+        return [*self.metrics.values(), self.metric]
 
     def design_factors(self) -> tuple[Factor, ...]:
         """Return the factors, their levels as words."""
@@ -227,9 +218,8 @@ class PlanRead(_Entry):
                 for key in ("from", "to")
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"promote: expected from and to, each with levels of factors, found {self.promote!r}"
-            ) from error
+            expected = f"expected from and to, each with levels of factors, found {self.promote!r}"
+            raise ValueError(f"promote: {expected}") from error
         return Promote(str(self.promote.get("when", "improves")), source, target)
 
 
@@ -256,7 +246,7 @@ def read_plan(path: Path) -> PlanRead:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    keys = [str(key) for key in fault["loc"] if str(key) not in ("_map", "_list", "[key]")]
+    keys = [str(key) for key in fault["loc"] if key != "[key]"]
     where = f"factor {keys[1]!r}" if keys[0] == "factors" and len(keys) == 2 else ".".join(keys)
     if fault["type"] == "value_error":  # in our own words
         return f"{where}: {fault['ctx']['error']}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.sweep_folder.design import Levels
-from orchestrator.sweep_folder.json_files import read_kept
+from orchestrator.sweep_folder.json_files import ByPlan, OfPlan, read_kept
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.config.strict import Strict
 from sagasr.io.files import write_json
@@ -19,10 +19,9 @@ class Judged(Strict):
     promoted: bool
 
 
-class Decision(Strict):
+class Decision(OfPlan):
     """What a plan promotes. ``gpu_hours`` is what that may cost, ``left`` what the budget still allowed (None: any)."""
 
-    plan_hash: str
     source: Levels
     target: Levels
     judged: tuple[Judged, ...]
@@ -39,18 +38,8 @@ class Decision(Strict):
         return tuple(dict.fromkeys(level.factor for level in self.judged if level.promoted))
 
 
-class Decisions(Strict):
+class Decisions(ByPlan[Decision]):
     """All of promotion.json: a decision per plan."""
-
-    plans: tuple[Decision, ...] = ()
-
-    def of(self, plan_hash: str) -> Decision | None:
-        return next((decision for decision in self.plans if decision.plan_hash == plan_hash), None)
-
-    def put(self, decision: Decision) -> "Decisions":
-        """Return the file with this decision in the place of its plan's."""
-        others = (other for other in self.plans if other.plan_hash != decision.plan_hash)
-        return Decisions(plans=(*others, decision))
 
 
 def read_decisions(folder: Path) -> Decisions:
