@@ -112,16 +112,12 @@ def make_token() -> Path:
     """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(prefix=LITTER, dir=path.parent)  # readable by its owner alone
-    try:
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-            handle.flush()
-            os.fsync(descriptor)
+    with tempfile.NamedTemporaryFile("w", prefix=LITTER, dir=path.parent) as handle:  # readable by its owner alone
+        handle.write(secrets.token_hex(32))
+        handle.flush()
+        os.fsync(handle.fileno())
         with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
+            os.link(handle.name, path)
     return check_token(path)
 
 

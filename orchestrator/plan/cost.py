@@ -20,14 +20,13 @@ from pydantic import Field
 from orchestrator.plan.capacity import Resources, here, of_all_workers, this_machine
 from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
-from orchestrator.sweep_folder.looks_file import blocks
+from orchestrator.sweep_folder.json_files import Predicted, Prediction, blocks, read_prediction
 from sagasr.config.parsing import parse
 from sagasr.config.settings import T5, Config, downsampling_ratio
 from sagasr.config.stages import sampling_of
 from sagasr.config.strict import Strict
 from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
-from sagasr.io.files import read_json
+from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
 from sagasr.model.counts import Counts
@@ -137,13 +136,16 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
     """Write what the plan's trials are predicted to take, for the report; of those that have begun that stands."""
-    predicted = {
-        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
-        for trial, cost in costs.items()
-    }
+    before = read_prediction(plan.folder).trials
     begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
+    new = {
+        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
+        for trial, cost in sorted(costs.items())
+        if not (trial in begun and trial in before)
+    }
     price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
-    write_prediction(plan.folder, predicted, begun, price)
+    prediction = Prediction(trials=before | new, price_per_gpu_hour=price)
+    write_json(plan.paths.estimate, prediction.model_dump(mode="json"))
 
 
 def seconds_of(trial: Trial, speed: Speed) -> float:

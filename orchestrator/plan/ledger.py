@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import standing
-from orchestrator.sweep_folder.looks_file import read_looks
+from orchestrator.sweep_folder.json_files import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.config.parsing import parse

@@ -12,9 +12,16 @@ from typing import NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.sweep_folder.design import Levels, Promote, cell_name
-from orchestrator.sweep_folder.estimate_file import read_prediction
-from orchestrator.sweep_folder.looks_file import MIN_SEEDS, read_looks
-from orchestrator.sweep_folder.promotion_file import Decision, Decisions, Judged, read_decisions, write_decisions
+from orchestrator.sweep_folder.json_files import (
+    MIN_SEEDS,
+    Decision,
+    Decisions,
+    Judged,
+    read_decisions,
+    read_looks,
+    read_prediction,
+    write_decisions,
+)
 from sagasr.io.states import State
 from sagasr.training.trial_log import read_status
 

@@ -16,8 +16,7 @@ from orchestrator.plan.gpu_memory import shown
 from orchestrator.plan.ledger import Entry, Ledger, Left
 from orchestrator.plan.plan import Options, Plan, Replicate, Trial
 from orchestrator.sweep_folder.design import cell_name
-from orchestrator.sweep_folder.looks_file import MIN_SEEDS
-from orchestrator.sweep_folder.promotion_file import read_decisions
+from orchestrator.sweep_folder.json_files import MIN_SEEDS, read_decisions
 from orchestrator.sweep_folder.redact import redact
 from sagasr.io.errors import ConfigError, did_you_mean
 from sagasr.io.states import State

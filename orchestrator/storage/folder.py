@@ -192,14 +192,14 @@ def _copy_in(remote: Remote, folder: Path) -> None:
     for name in files_of(folder):
         if name not in listed and (name.endswith(f"/{MANIFEST}") or PurePosixPath(name).name in SHARED):
             (folder / name).unlink(missing_ok=True)
-    settled = {name: list(entry) for name, entry in listed.items() if name not in new or _settled(folder, name, entry)}
-    write_json(index, settled)
 
+    def is_settled(name: str, entry: Object) -> bool:
+        """Return whether an object will not change unseen: listings tell times in whole seconds."""
+        stamp = stamp_of(folder / name)  # None: it was gone before it could be copied
+        return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
 
-def _settled(folder: Path, name: str, entry: Object) -> bool:
-    """Return whether an object will not change unseen: listings tell times in whole seconds."""
-    stamp = stamp_of(folder / name)  # None: it was gone before it could be copied
-    return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
+    settled = (name for name, entry in listed.items() if name not in new or is_settled(name, entry))
+    write_json(index, {name: list(listed[name]) for name in settled})
 
 
 def _is_wanted(name: str) -> bool:

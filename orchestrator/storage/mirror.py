@@ -70,12 +70,18 @@ class Mirror:
         self.check()
         # Listed and read before what they rely on is copied: by the time they are sent, all of that is there.
         checkpoints = sorted(self.folder.glob(f"checkpoints/step-*/{MANIFEST}"))
-        status = _content(self.folder / STATUS)
+        status = None
+        with contextlib.suppress(FileNotFoundError):
+            status = (self.folder / STATUS).read_bytes()
         for name in files_of(self.folder):
             if not _of_checkpoint(name) and name != STATUS:
                 self._send(name)
-        for manifest in checkpoints:
-            self._send_checkpoint(manifest.parent)
+        for folder in (manifest.parent for manifest in checkpoints):
+            names = [f"checkpoints/{folder.name}/{name}" for name in files_of(folder) if name != MANIFEST]
+            for name in names:
+                self._send(name)
+            if names and all(name in self._sent for name in names):  # one that is removed meanwhile gets no manifest
+                self._send(f"checkpoints/{folder.name}/{MANIFEST}")
         if status is not None and status != self._status:
             self.check()
             self.remote.write(STATUS, status)
@@ -91,14 +97,6 @@ class Mirror:
         stamp = stamp_of(self.folder / name)
         if stamp is not None and self._sent.get(name) != stamp and self.remote.upload(self.folder / name, name):
             self._sent[name] = stamp
-
-    def _send_checkpoint(self, folder: Path) -> None:
-        """Copy a checkpoint, its manifest last; one that is removed meanwhile never gets a manifest."""
-        names = [f"checkpoints/{folder.name}/{name}" for name in files_of(folder) if name != MANIFEST]
-        for name in names:
-            self._send(name)
-        if names and all(name in self._sent for name in names):
-            self._send(f"checkpoints/{folder.name}/{MANIFEST}")
 
     def _remove_gone(self) -> None:
         """Remove what is no longer kept; of a checkpoint, the manifest first.
@@ -195,10 +193,3 @@ def stores_of(uri: str) -> Path:
 
 def _of_checkpoint(name: str) -> bool:
     return name.startswith("checkpoints/")
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -13,7 +13,7 @@ from orchestrator.plan import cost as estimate
 from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of
 from orchestrator.plan.preflight import preflight
 from orchestrator.run.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
-from orchestrator.sweep_folder.estimate_file import read_prediction
+from orchestrator.sweep_folder.json_files import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.training.trial_log import Status, write_status

@@ -26,7 +26,7 @@ from orchestrator.report.terminal import render
 from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
 from orchestrator.sweep_folder.design import Promote
-from orchestrator.sweep_folder.promotion_file import read_decisions
+from orchestrator.sweep_folder.json_files import read_decisions
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
 from sagasr.training.trial_log import Status, write_status
