@@ -1,15 +1,5 @@
 """A sweep in Python: defined, planned, run, resumed and analysed. The commands are this, and nothing beside it.
 
-::
-
-    from orchestrator import Sweep
-
-    sweep = Sweep("demo.yaml", seeds=[0, 1])     # a grid file, and keys that replace the file's
-    sweep.plan()                                 # what would run and what it would cost; nothing is written
-    sweep.run()                                  # run what is missing; again: go on
-    sweep.effects                                # data frames: effects, replicates, clips, curves
-    sweep.analyse().forest()                     # a matplotlib figure
-
 Loads neither torch nor ray before they are needed.
 """
 
@@ -18,13 +8,14 @@ import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.grid.levels import parse_only
+from orchestrator.grid.factors import parse_only
 from orchestrator.grid.read import find_grid, parse_space, read_space
 from orchestrator.grid.space import SearchSpace
 from orchestrator.plan.capacity import Gpu
@@ -177,8 +168,6 @@ class Sweep:
             self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
         self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
         self._storage = SweepFolder.of(self.space.grid.storage, self.space.grid.name)
-        self._made: Plan | None = None
-        self._is_fetched = False
 
     @property
     def folder(self) -> Path:
@@ -190,19 +179,17 @@ class Sweep:
         """Where MLflow keeps its runs."""
         return tracking_uri(self.space, self._storage)
 
+    @cached_property
     def _fetched(self) -> SweepFolder:
-        """Return the folder, brought up to date when it is first needed."""
-        if not self._is_fetched:
-            self._storage.fetch()
-            self._is_fetched = True
+        """The folder, brought up to date when it is first needed."""
+        self._storage.fetch()
         return self._storage
 
+    @cached_property
     def _resolved(self) -> Plan:
-        """Return the plan, made when it is first needed: that reads every recording."""
-        if self._made is None:
-            self._made = make_plan(self.space, self._only)
-        self._fetched()
-        return self._made
+        """The plan, made when it is first needed: that reads every recording."""
+        plan = make_plan(self.space, self._only)
+        return replace(plan, storage=self._fetched)
 
     def plan(self, *, calibrate: bool = False, address: str | None = None) -> Planned:
         """Return what would run and what it would cost; nothing is written. With ``address``, on a cluster.
@@ -212,7 +199,7 @@ class Sweep:
         return replace(self._planned(build=False, calibrating=calibrate), on_cluster=address is not None)
 
     def _planned(self, *, build: bool, calibrating: bool) -> Planned:
-        plan = self._resolved()
+        plan = self._resolved
         ledger = scan(plan)
         todo = ledger.ahead(plan.selected)
         if build and not todo:  # nothing will run: no shape is needed, nor the time that torch takes
@@ -227,8 +214,7 @@ class Sweep:
 
     def why(self, cell: str) -> list[str]:
         """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
-        plan = self._resolved()
-        return explain(plan, scan(plan), cell)
+        return explain(self._resolved, scan(self._resolved), cell)
 
     def run(
         self,
@@ -272,7 +258,7 @@ class Sweep:
         from orchestrator.report.forest import write_figure
         from orchestrator.report.page import write_page
 
-        folder = self._fetched().path
+        folder = self._fetched.path
         report = analyse(folder)
         page = write_page(report, folder)
         write_figure(report, folder)
@@ -286,7 +272,7 @@ class Sweep:
         sweep = answer.report.sweep
         cells = [self.space.baseline, best_cell(sweep), paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         runs = to_compare(sweep.runs, list(filter(None, cells)))
-        links = publish(self._resolved(), answer.page, answer.effects, runs)
+        links = publish(self._resolved, answer.page, answer.effects, runs)
         try:
             self._storage.publish_results(lost)
         except DataError as error:
@@ -316,7 +302,7 @@ class Sweep:
     def _table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        path = self._fetched().paths.table(name)
+        path = self._fetched.paths.table(name)
         if not path.exists():
             raise DataError(f"{path}: no such file; run the sweep first")
         return pd.read_parquet(path)
@@ -347,7 +333,6 @@ def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
 
 
 def _html(show: Any) -> str:
-    """Return as HTML what ``show(console)`` prints."""
     console = Console(record=True, file=io.StringIO(), width=110, highlight=False, emoji=False)
     show(console)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

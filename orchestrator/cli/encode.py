@@ -109,7 +109,6 @@ def _check_texts(config: Config) -> None:
 
 
 def _config(options: argparse.Namespace, source: Path) -> Config:
-    """Return the configuration with its data. Raises ConfigError."""
     from orchestrator.grid.read import shipped
 
     file = options.config if options.config.exists() else shipped(str(options.config))

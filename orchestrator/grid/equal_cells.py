@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from orchestrator.grid.levels import Condition, holds
+from orchestrator.grid.factors import Condition, holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.sweep_folder.design import Levels, cell_name
 from sagasr.config.idle import IDLE, acting

@@ -1,22 +1,13 @@
-"""Grid files, with those that they include and their base, are read by ``read_space``, which checks all they say.
-
-``where`` is a list of rules that every cell of the design must keep::
-
-    where:
-      - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
-      - {not: {text: off, rolloff: off}}                           # never both off
-      - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
-"""
+"""Grid files, with those that they include and their base, are read by ``read_space``, which checks all they say."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.levels import Factor, level_name, read_condition, read_levels
+from orchestrator.grid.factors import Factor, level_name, read_condition, read_levels
 from orchestrator.grid.read_factors import read_factors, written
-from orchestrator.grid.schema import GridFile
-from orchestrator.grid.space import Rule, SearchSpace, own_metrics
+from orchestrator.grid.space import GridFile, Rule, SearchSpace, own_metrics
 from orchestrator.sweep_folder.design import Promote, Step, cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
@@ -120,9 +111,8 @@ def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
 def _read_rule(entry: Mapping[str, Any], factors: Factors, here: str) -> Rule:
     keys = set(entry)
     if keys not in ({"if", "then"}, {"not"}) or not all(isinstance(part, Mapping) and part for part in entry.values()):
-        raise ConfigError(
-            f"{here}: expected {{if: {{FACTOR: LEVEL}}, then: {{FACTOR: LEVEL}}}} or {{not: {{FACTOR: LEVEL}}}}"
-        )
+        expected = "{if: {FACTOR: LEVEL}, then: {FACTOR: LEVEL}} or {not: {FACTOR: LEVEL}}"
+        raise ConfigError(f"{here}: expected {expected}")
     given, *wanted = (read_condition(entry[key], factors, here) for key in sorted(keys))
     return Rule(given, wanted[0] if wanted else None)
 

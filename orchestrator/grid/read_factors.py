@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.factors import STANDARD, Patch
-from orchestrator.grid.levels import Condition, Factor, find_level, level_name, read_condition
+from orchestrator.grid.factors import STANDARD, Condition, Factor, Patch, find_level, level_name, read_condition
 from orchestrator.sweep_folder.columns import RESERVED
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import setting_paths
@@ -137,9 +136,8 @@ def _setting_levels(name: str, given: list[Any]) -> dict[str, Patch]:
 
 def _own_levels(name: str, given: Any, folder: Path) -> dict[str, Patch]:
     if not isinstance(given, Mapping) or not given:
-        raise ConfigError(
-            f"factors.{name} is empty; give 'levels:' with at least two levels, each with what it changes"
-        )
+        remedy = "give 'levels:' with at least two levels, each with what it changes"
+        raise ConfigError(f"factors.{name} is empty; {remedy}")
     levels, faults = dict[str, Patch](), Faults()
     for key, changes in given.items():
         level = level_name(key)
@@ -165,9 +163,8 @@ def _own_levels(name: str, given: Any, folder: Path) -> dict[str, Patch]:
 def _read_under(name: str, given: Any, factors: Mapping[str, Factor]) -> Condition:
     here = f"factors.{name}.under"
     if not isinstance(given, Mapping) or not given:
-        raise ConfigError(
-            f"{here}: expected another factor with the levels beside which this one exists, as {{rolloff: on}}"
-        )
+        expected = "another factor with the levels beside which this one exists, as {rolloff: on}"
+        raise ConfigError(f"{here}: expected {expected}")
     return read_condition(given, factors, here)
 
 

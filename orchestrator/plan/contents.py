@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 
 from orchestrator.grid.space import Cell, SearchSpace
 from sagasr.config.settings import Data, Words
-from sagasr.data.listing import Listing
+from sagasr.data.contents import content_hashes, manifest_fingerprint
+from sagasr.data.listing import Listing, list_data
 from sagasr.data.rows import SPLITS, Row, Split
+from sagasr.data.splits import checked_rows, shared_problems
 from sagasr.io.errors import ConfigError, DataError, SagasrError
 from sagasr.io.fingerprint import fingerprint
 from sagasr.model.words import FEW, known_share, vocabulary_of
@@ -31,10 +33,6 @@ class Contents(NamedTuple):
 
 def read_contents(cells: Sequence[Cell]) -> Contents:
     """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.contents import manifest_fingerprint
-    from sagasr.data.listing import list_data
-    from sagasr.data.splits import shared_problems
-
     faults: list[str] = []
     read: dict[tuple[Data, Split], _SplitRead] = {}
     datas = list(dict.fromkeys(cell.config.data for cell in cells))
@@ -74,9 +72,6 @@ class _SplitRead(NamedTuple):
 
 def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> _SplitRead:
     """Read a split; its faults are those of its rows, and the ``sources`` of texts that none of its rows has."""
-    from sagasr.data.contents import content_hashes
-    from sagasr.data.splits import checked_rows
-
     try:
         rows, problems, left_out = checked_rows(data, split)
         pairs = [] if problems else list(zip(content_hashes(rows), rows, strict=True))

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.grid.equal_cells import LeftOut
 from orchestrator.grid.expand import lay_out
-from orchestrator.grid.levels import holds
+from orchestrator.grid.factors import holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.plan.contents import Contents, check_scored, known_words, read_contents, without_texts
 from orchestrator.plan.plan_json import identity, tree_of

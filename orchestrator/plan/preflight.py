@@ -9,8 +9,9 @@ import shutil
 import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.formats import gigabytes
@@ -21,9 +22,10 @@ from orchestrator.plan.gpu_memory import check_memory
 from orchestrator.plan.plan import Options, Plan, Trial
 from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
-from sagasr.config.settings import Config, Data, Words
+from sagasr.config.settings import Config, Words
 from sagasr.config.stages import trained_parts
 from sagasr.config.strict import Strict
+from sagasr.data.splits import rows_of
 from sagasr.io.errors import ConfigError, SagasrError, first_line, nearest
 from sagasr.io.machine import memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
@@ -36,8 +38,6 @@ DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
 
-Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]  # what decides the vocabulary
-
 
 def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | None = None) -> dict[str, Counts]:
     """Return the counts of each cell by its name. Raises ConfigError naming every cell whose step cannot run.
@@ -45,7 +45,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
     others are counted, but for those that files of weights decide, and those with parts of a user's own to be tried.
     """
-    words: dict[Texts, int] = {}
+    vocabulary_size = cache(lambda data, source: len(vocabulary_of(row.text(source) for row in rows_of(data, "train"))))
     tried: dict[Config, Counts | str] = {}
     found: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
@@ -53,12 +53,11 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     wanted = {relevant for cell, relevant in decisive if build is None or cell.name in build}
     for cell, relevant in decisive:
         text = cell.config.conditions.text
-        texts = cell.config.data, text.source, isinstance(text.encoder, Words)
-        if texts not in words:
-            words[texts] = _vocabulary(*texts)
         if relevant not in tried:
+            learned = text.source != "off" and isinstance(text.encoder, Words)
+            words = vocabulary_size(cell.config.data, text.source) if learned else 0
             built = relevant in wanted or not speaks_for_itself(relevant) or _tries_parts(relevant)
-            tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
+            tried[relevant] = (_measure if built else count)(relevant, words)
         result = tried[relevant]
         if isinstance(result, Counts):
             found[cell.name] = result
@@ -159,7 +158,6 @@ def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Coun
 
 
 def _check_driver(gpu: Gpu) -> None:
-    """Raise ConfigError where torch cannot use the GPU that is here."""
     import torch
 
     if _cuda():
@@ -211,15 +209,6 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Count
             f"{folder}: {free / 1e9:.2g} GB free, about {needed / 1e9:.2g} GB needed for checkpoints; "
             "free some or choose another --storage"
         )
-
-
-def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
-    """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.splits import rows_of
-
-    if source == "off" or not learned:
-        return 0
-    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
 
 
 def _tries_parts(config: Config) -> bool:

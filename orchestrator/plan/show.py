@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.formats import count, estimated_duration, with_prefix
-from orchestrator.grid.levels import find_level, pairs
+from orchestrator.grid.factors import find_level, pairs
 from orchestrator.plan.capacity import Gpu, gpus_here
 from orchestrator.plan.cost import Cost, elapsed, total
 from orchestrator.plan.gpu_memory import shown
@@ -210,9 +210,9 @@ def _show_differences(plan: Plan, ledger: Ledger, console: Console) -> None:
 
 def _state(ledger: Ledger) -> str:
     """Return how many replicates stand where, each state behind its mark, e.g. ``+ 4 new  = 8 done  ~ 2 stale``."""
-    order = [State.MISSING, State.DONE, State.STALE]
     states = Counter(entry.state for entry in ledger.entries.values())
-    ranked = sorted(states, key=lambda state: (order.index(state) if state in order else len(order), state))
+    first = [state for state in (State.MISSING, State.DONE, State.STALE) if state in states]
+    ranked = [*first, *sorted(states.keys() - set(first))]
     parts = [f"{state.mark} {states[state]} {_word(state)}" for state in ranked]
     gone = [f"{GONE} {count(len(ledger.left), 'training')} no longer in the grid"] if ledger.left else []
     return "  ".join([*parts, *gone])
@@ -227,9 +227,8 @@ def _label(trial: Trial | Left) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.caption_justify = "left"
     for column in columns:
         table.add_column(escape(column), overflow="fold", header_style="bold")
     return table

@@ -38,10 +38,8 @@ def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[Non
             time.sleep(TICK_S)
             first = _holder(claims, mine)
             if first != mine:
-                owner = _owner(claims, first)
-                raise DataError(
-                    f"{remote.uri}: another sweep writes here ({owner}); wait for it, or choose another --storage"
-                )
+                writer = f"another sweep writes here ({_owner(claims, first)})"
+                raise DataError(f"{remote.uri}: {writer}; wait for it, or choose another --storage")
             yield
     finally:
         for kind in ("claim", "beat"):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.storage.claims import claimed
-from orchestrator.storage.mirror import stores_of
 from orchestrator.storage.remote import (
     EVERY_S,
     MANIFEST,
@@ -62,7 +61,7 @@ class SweepFolder:
     @property
     def stores(self) -> Path:
         """Where this machine keeps the encoded recordings of the storage."""
-        return stores_of(self.uri) if self.uri else self.path.parent / "encoded"
+        return local_folder(self.uri, "encoded") if self.uri else self.path.parent / "encoded"
 
     def send(self, file: Path) -> None:
         """Copy one file that the sweep wrote in its folder to the storage. Raises StorageError."""

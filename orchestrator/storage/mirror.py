@@ -168,7 +168,7 @@ def _folder_of_this_process(parent: Path) -> Path:
 
 def shared_store(uri: str, store: Path) -> Path:
     """Return a folder of this machine that holds an encoded store, fetched if it was encoded elsewhere."""
-    local = stores_of(uri) / store.name
+    local = local_folder(uri, "encoded") / store.name
     if not (local / "meta.json").exists():
         place = open_storage(uri) / f".encoded/{store.name}"
         names = sorted(place.list(), key=lambda name: name == "meta.json")
@@ -184,11 +184,6 @@ def send_store(uri: str, store: Path) -> None:
     if place.read("meta.json") is None:
         each(lambda name: place.upload(store / name, name), [name for name in files_of(store) if name != "meta.json"])
         place.upload(store / "meta.json", "meta.json")
-
-
-def stores_of(uri: str) -> Path:
-    """Return where this machine keeps the encoded stores of a URI."""
-    return local_folder(uri, "encoded")
 
 
 def _of_checkpoint(name: str) -> bool:

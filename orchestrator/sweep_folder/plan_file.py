@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -47,15 +46,12 @@ def _size_of_effect(value: Any) -> Any:
     return value
 
 
-def _factor_name(name: str) -> str:
-    if name in TAKEN:
-        raise ValueError("a column of the results has that name; rename the factor")
-    return name
-
-
-def _mapping(factors: Any) -> Any:
+def _factors(factors: Any) -> Any:
     if not isinstance(factors, Mapping):
         raise ValueError(f"expected a mapping from names to levels, found {factors!r:.80}")
+    for name in factors:
+        if name in TAKEN:
+            raise ValueError(f"factor {name!r}: a column of the results has that name; rename the factor")
     return factors
 
 
@@ -161,7 +157,7 @@ class PlanRead(_Entry):
     name: Word = None
     question: Word = None
     metric: Annotated[MetricEntry, BeforeValidator(_named)]
-    factors: Annotated[dict[Annotated[str, AfterValidator(_factor_name)], FactorEntry], BeforeValidator(_mapping)]
+    factors: Annotated[dict[str, FactorEntry], BeforeValidator(_factors)]
     design: Any = None
     ladder: list[StepEntry] | None = None
     seeds: list[Word] | None = None
@@ -246,7 +242,7 @@ def read_plan(path: Path) -> PlanRead:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    keys = [str(key) for key in fault["loc"] if key != "[key]"]
+    keys = list(map(str, fault["loc"]))
     where = f"factor {keys[1]!r}" if keys[0] == "factors" and len(keys) == 2 else ".".join(keys)
     if fault["type"] == "value_error":  # in our own words
         return f"{where}: {fault['ctx']['error']}"

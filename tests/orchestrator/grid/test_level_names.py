@@ -9,7 +9,7 @@ import pytest
 from orchestrator.cli.report import report
 from orchestrator.cli.sweep import sweep
 from orchestrator.grid.expand import expand
-from orchestrator.grid.levels import parse_only
+from orchestrator.grid.factors import parse_only
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan

@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from orchestrator.grid.levels import parse_only
+from orchestrator.grid.factors import parse_only
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
