@@ -158,9 +158,8 @@ class Sweep:
         **keys: Any,
     ) -> None:
         if settings is not None and not isinstance(settings, Mapping):
-            raise ConfigError(
-                f"settings: expected dotted paths with values, {{'training.steps': 200}} (found {settings!r})"
-            )
+            expected = "dotted paths with values, {'training.steps': 200}"
+            raise ConfigError(f"settings: expected {expected} (found {settings!r})")
         keys, settings = _plain(keys), _plain(settings)
         if grid is None or isinstance(grid, Mapping):
             self.space: SearchSpace = parse_space({**_plain(grid or {}), **keys}, WRITTEN_HERE, settings=settings)

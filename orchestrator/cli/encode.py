@@ -161,9 +161,8 @@ def _print_store(store: Path, config: Config) -> None:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.Parser(
-        "sagasr-encode", "Check recordings, describe them, and encode them once for all trainings.", EXAMPLES
-    )
+    does = "Check recordings, describe them, and encode them once for all trainings."
+    parser = cli.Parser("sagasr-encode", does, EXAMPLES)
     add = parser.add_argument
     add("source", metavar="MANIFEST-OR-FOLDER", type=Path, nargs="+", help="recordings; each into a store of its own")
     add("--val", type=Path, metavar="MANIFEST-OR-FOLDER", help="what is scored (default: val rows of the same)")

@@ -135,6 +135,5 @@ def explained(space: SearchSpace, name: str, left: Sequence[Levels], kept: Seque
 
 def words(space: SearchSpace, condition: Condition) -> str:
     """Return a condition in words: ``lfr=hard|crossfade size=full``."""
-    return cell_name(
-        {name: "|".join(level for level in space.factors[name].levels if level in at) for name, at in condition.items()}
-    )
+    levels = {name: space.factors[name].levels for name in condition}
+    return cell_name({name: "|".join(level for level in levels[name] if level in at) for name, at in condition.items()})

@@ -1,7 +1,7 @@
 """A search space as cells: those of its design, each a full configuration, and each once."""
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from math import prod
 
 from orchestrator.grid.equal_cells import LeftOut, Repeats, explained, first_of_equals, idle_levels, missed
@@ -35,9 +35,8 @@ def lay_out(space: SearchSpace) -> tuple[tuple[Cell, ...], tuple[LeftOut, ...]]:
             for name, level in cell.levels.items():
                 if level != first[cell.name].levels[name]:
                     repeats.setdefault(name, []).append(cell.levels)
-        Faults(
-            [*_questions(space, cells), *idle_levels(space, cells, first, repeats), *missed(space, cells, repeats)]
-        ).stop()
+        wrong = (_questions(space, cells), idle_levels(space, cells, first, repeats), missed(space, cells, repeats))
+        Faults(chain(*wrong)).stop()
     faults.stop()
     kept = tuple(cell for cell in cells if first[cell.name] is cell)
     levels = [cell.levels for cell in kept]
@@ -131,16 +130,15 @@ def _design(space: SearchSpace) -> Iterator[Levels]:
             count = prod(len(factor.levels) for factor in factors.values())
             if count > MAX_PRODUCT:
                 raise ConfigError(f"the full design has {count} cells; use fewer levels or 'design: one-at-a-time'")
-            cells = (
-                dict(zip(factors, levels, strict=True)) for levels in product(*(f.levels for f in factors.values()))
-            )
+            chosen = product(*(factor.levels for factor in factors.values()))
+            cells = (dict(zip(factors, levels, strict=True)) for levels in chosen)
         case "one-at-a-time":
             cells = _one_at_a_time(space)
         case "fractional":
             assert space.fraction is not None
             two = {name: sorted(factor.levels, key=factor.baseline.__ne__) for name, factor in factors.items()}
-            for_bits = space.fraction.cells()
-            cells = ({name: two[name][bit] for name, bit in zip(two, bits, strict=True)} for bits in for_bits)
+            rows = space.fraction.cells()
+            cells = ({name: two[name][bit] for name, bit in zip(two, bits, strict=True)} for bits in rows)
     return filter(space.allows, cells)
 
 

@@ -39,9 +39,8 @@ class Fraction(NamedTuple):
 
     def relation(self) -> tuple[str, ...]:
         """Return the defining relation, e.g. ``('I = text:rolloff:lfr:size',)``; odd words have a minus sign."""
-        ordered = sorted(
-            (sorted(word, key=self.factors.index) for word in self.words), key=lambda word: (len(word), word)
-        )
+        words = [sorted(word, key=self.factors.index) for word in self.words]
+        ordered = sorted(words, key=lambda word: (len(word), word))
         return tuple(f"I = {'-' if len(word) % 2 else ''}{':'.join(word)}" for word in ordered)
 
 

@@ -171,10 +171,7 @@ def _read_promote(entry: Mapping[str, Any], factors: Factors) -> Promote:
 
 
 def shipped(name: str, beside: Path | None = None) -> Path:
-    """Return the path of a file shipped in search_spaces/, beside the package or inside it. Raises ConfigError.
-
-    Files in the folder ``beside``, by default the working folder, may be what is meant too.
-    """
+    """Return a file shipped in search_spaces/. Raises ConfigError, which knows of the files in ``beside`` too."""
     package = Path(__file__).parents[1]
     shipped_files = [file for folder in (package.parent, package) for file in folder.glob("search_spaces/*.yaml")]
     for file in shipped_files:
@@ -224,9 +221,8 @@ def with_included(tree: Tree, path: Path, above: tuple[Path, ...] = ()) -> dict[
 
 def _made_whole(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return an included grid as it can be read from any folder: absolute paths, factors spelt out."""
-    faults = Faults(
-        f"{file}: unknown key {key!r}{did_you_mean(key, GRID_KEYS)}" for key in tree if key not in GRID_KEYS
-    )
+    unknown = [key for key in tree if key not in GRID_KEYS]
+    faults = Faults(f"{file}: unknown key {key!r}{did_you_mean(key, GRID_KEYS)}" for key in unknown)
     if isinstance(tree.get("factors"), Mapping):
         with faults.collecting(f"{file}: "):
             tree["factors"] = written(tree["factors"], read_factors(tree["factors"], file.parent))
@@ -269,10 +265,7 @@ def with_settings(tree: Tree, settings: Tree) -> dict[str, Any]:
 
 
 def read_base(grid: Tree, settings: Tree, path: Path) -> dict[str, Any]:
-    """Return the base configuration's tree with the grid's data, the settings and absolute paths; checked alone.
-
-    Raises ConfigError.
-    """
+    """Return the base's tree with the grid's data, the settings and absolute paths, checked. Raises ConfigError."""
     faults, file = Faults(), _file_of(grid["base"], path.parent, f"{path}: base: ")
     with faults.collecting("" if file.is_file() else f"{path}: base: "):
         tree = read_yaml(file)

@@ -66,9 +66,8 @@ def _read_factor(name: str, entry: Any, folder: Path) -> Factor:
     if not isinstance(entry, list | Mapping):
         raise ConfigError(f"factors.{name}: expected a list of levels, or 'baseline:' and 'levels:' (found {entry!r})")
     entry = {"levels": entry} if isinstance(entry, list) else entry
-    faults = Faults(
-        f"factors.{name}: unknown key {key!r}{did_you_mean(str(key), KEYS)}" for key in entry if key not in KEYS
-    )
+    unknown = (key for key in entry if key not in KEYS)
+    faults = Faults(f"factors.{name}: unknown key {key!r}{did_you_mean(str(key), KEYS)}" for key in unknown)
     given = entry.get("levels")
     with faults.collecting():
         if not isinstance(given, list):
@@ -107,10 +106,7 @@ def _standard_levels(name: str, given: list[Any]) -> dict[str, Patch]:
 
 
 def _setting_levels(name: str, given: list[Any]) -> dict[str, Patch]:
-    """Return the values of a setting as levels.
-
-    The name is the setting's path, or as much of the path's end as no other setting shares.
-    """
+    """Return the values of a setting as levels. Its name is its path, or an end of it that no other setting has."""
     known = setting_paths(Config)
     paths = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not paths:

@@ -34,9 +34,7 @@ class EarlyStopping(Strict):
     delta: float | None = Field(0.05, gt=0, description="smallest difference that matters; only LSDs have a default")
     spending: Literal["pocock", "obrien-fleming"] = "pocock"
     grace: int = Field(3, ge=0, description="validations of a trial before any rule may stop it")
-    margin: float = Field(
-        0.5, ge=0, description="a trial fails when its metric stays this much worse than the low input's …"
-    )
+    margin: float = Field(0.5, ge=0, description="a trial fails when its metric stays so much worse than the low's …")
     patience: int = Field(3, ge=1, description="… for so many validations in a row")
     reduction: float = Field(4, gt=1, description="asha: one in so many trials goes on at each rung")
 
@@ -51,9 +49,7 @@ class EarlyStopping(Strict):
 
 class Budget(Strict):
     max_gpu_hours: float | None = Field(None, gt=0, description="refuse, or ask, before spending more")
-    price_per_gpu_hour: float | None = Field(
-        None, gt=0, description="in any currency: plan and report then speak of money"
-    )
+    price_per_gpu_hour: float | None = Field(None, gt=0, description="in any currency: money is then spoken of")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -121,9 +117,7 @@ class Rule(NamedTuple):
 
     def allows(self, levels: Mapping[str, str]) -> bool:
         """Return whether a cell keeps the rule."""
-        if not holds(self.given, levels):
-            return True
-        return self.wanted is not None and holds(self.wanted, levels)
+        return not holds(self.given, levels) or (self.wanted is not None and holds(self.wanted, levels))
 
 
 @dataclass(frozen=True)

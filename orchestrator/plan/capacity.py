@@ -1,7 +1,4 @@
-"""What machines have, and how many trainings fit on one at once. Loads without torch.
-
-GPUs are those of this machine, of a cluster file, or of a cluster.
-"""
+"""What this machine, a cluster file or a cluster has, and how many trainings fit at once. Loads without torch."""
 
 import os
 import shutil
@@ -76,11 +73,9 @@ def in_cluster_file(path: Path = CLUSTER) -> tuple[Gpu, ...]:
     types = read_yaml(path).get("available_node_types") if path.is_file() else None
     nodes = [kind for kind in types.values() if isinstance(kind, Mapping)] if isinstance(types, Mapping) else []
     configs = [config for kind in nodes if isinstance(config := kind.get("node_config"), Mapping)]
-    instances = [str(config.get("InstanceType", "")) for config in configs]
-    known = {instance: FAMILIES.get(instance.partition(".")[0]) for instance in instances}
-    return tuple(
-        Gpu(name, MEMORY[name] * MIB, f"{instance} of {path.name}") for instance, name in known.items() if name
-    )
+    instances = dict.fromkeys(str(config.get("InstanceType", "")) for config in configs)
+    known = [(FAMILIES[family], name) for name in instances if (family := name.partition(".")[0]) in FAMILIES]
+    return tuple(Gpu(gpu, MEMORY[gpu] * MIB, f"{instance} of {path.name}") for gpu, instance in known)
 
 
 def labelled(resources: Iterable[str]) -> tuple[Gpu, ...]:

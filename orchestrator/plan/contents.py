@@ -59,10 +59,7 @@ def read_contents(cells: Sequence[Cell]) -> Contents:
 
 
 class _SplitRead(NamedTuple):
-    """One split of one pair of manifests. ``pairs``: sha256 and row of each recording, empty where there are faults.
-
-    ``left_out``: why files were left out.
-    """
+    """One split of a pair of manifests. ``pairs``: sha256 and row of each recording; ``left_out``: why files were."""
 
     rows: Sequence[Row] = ()
     pairs: Sequence[tuple[str, Row]] = ()

@@ -218,9 +218,8 @@ def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Tri
                     f"{space.source}: cells '{trial.replicates[0].cell}' and '{row.cell}' are one training scored "
                     "with different texts of the clips; let all cells of a sweep have the same"
                 )
-            trials[digest] = trial.model_copy(
-                update={"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
-            )
+            scored = {"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
+            trials[digest] = trial.model_copy(update=scored)
     return tuple(trials.values())
 
 

@@ -85,10 +85,7 @@ def _cells(plan: "Plan") -> list[Tree]:
 
 def _trial(trial: "Trial") -> Tree:
     entry = trial.model_dump(mode="json", include={"fingerprint", "seed", "levels", "size"})
-    variants = [
-        {"variant": variant.id, "fingerprint": variant.fingerprint, "levels": variant.levels}
-        for variant in trial.variants
-    ]
+    scored = [(variant.id, variant.fingerprint, variant.levels) for variant in trial.variants]
     return {
         "trial": trial.id,
         **entry,
@@ -96,7 +93,7 @@ def _trial(trial: "Trial") -> Tree:
         "data_fingerprint": trial.data,
         "version": trial.version,
         "resources": trial.resources.model_dump(mode="json"),
-        "variants": variants,
+        "variants": [dict(zip(("variant", "fingerprint", "levels"), entry, strict=True)) for entry in scored],
         "config": trial.config.model_dump(mode="json"),
     }
 

@@ -95,27 +95,25 @@ def ready(
 def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None:
     """Raise ConfigError for a tracking URI that no server or database can be behind. Nothing is connected to."""
     scheme, colon, rest = uri.partition("://")
-    kind, told = scheme.split("+")[0], f"{named} {redact(uri)}"
+    kind, at = scheme.split("+")[0], f"{named} {redact(uri)}"
     if uri.startswith(("file:", "/", "./", "../", "~")) or uri == "mlruns":
-        raise ConfigError(f"{told}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
+        raise ConfigError(f"{at}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
     if uri != "databricks" and (not colon or kind not in TRACKING_SCHEMES):
         hint = nearest(kind, TRACKING_SCHEMES) if colon else ""
-        raise ConfigError(
-            f"{told}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
-        )
+        raise ConfigError(f"{at}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…")
     if kind in ("http", "https") and not _has_host(uri):
-        raise ConfigError(f"{told}: no address of a server; give {kind}://HOST:5000")
+        raise ConfigError(f"{at}: no address of a server; give {kind}://HOST:5000")
     if kind == "sqlite":
         name = rest.removeprefix("/").partition("?")[0]
         file = Path(unquote(name))
         if name in ("", ":memory:"):
-            raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
+            raise ConfigError(f"{at}: a database that is kept in no file; give sqlite:///FILE")
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
-            raise ConfigError(f"{told}: there is no folder {file.parent}; make it, or name another file")
+            raise ConfigError(f"{at}: there is no folder {file.parent}; make it, or name another file")
         if file.is_dir() or (file.is_file() and not _is_database(file)):
-            raise ConfigError(f"{told}: {file} is there and no sqlite database; name another file")
+            raise ConfigError(f"{at}: {file} is there and no sqlite database; name another file")
         if not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists()):
-            raise ConfigError(f"{told}: {file} may not be written by this user; name another file")
+            raise ConfigError(f"{at}: {file} may not be written by this user; name another file")
 
 
 def _has_host(uri: str) -> bool:

@@ -1,8 +1,7 @@
 """Promotion: the costly cells run only for the factors that mattered at the cheap ones, and only within the budget.
 
-``promote: {when: improves, from: {size: small}, to: {size: full}}`` makes every cell at ``to`` wait. Once the part at
-``from`` is decided, ``decide`` names the waiting cells to run: the factors that improve there at their baseline and
-improving levels, all others at their baseline. promotion.json keeps what was decided, so that a restart decides the
+Once the part at ``from`` is decided, ``decide`` names the waiting cells to run: the factors that improve there at their
+baseline and improving levels, all others at their baseline. promotion.json keeps that, so that a restart decides the
 same. Loads neither torch nor Ray.
 """
 
@@ -158,10 +157,7 @@ def first_stage(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
 
 
 def promoted(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
-    """Decide, if that is possible now and was not done before, and return the trials to run because of it.
-
-    Looks at the results as collected. Writes promotion.json.
-    """
+    """Decide by the results as collected, if that can be done now, and return the trials to run because of it."""
     decision = settle(plan)
     going = set(decision.replicates) if decision else set()
     return list(filter(None, (trial.keeping(lambda row: row.id in going) for trial in trials)))

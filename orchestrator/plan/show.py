@@ -235,15 +235,9 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
-    """Return a line for each replicate that is asked for: by levels, such as ``text=off seed=0``, or by an id.
-
-    Raises ConfigError when nothing is meant.
-    """
-    lines = [
-        _line(row, ledger.entries[row.id])
-        for row in plan.replicates
-        if _is_meant(asked, row.levels, row.seed, (row.id, row.trial))
-    ]
+    """Return a line for each replicate asked for by levels, such as ``text=off seed=0``, or an id. Raises ConfigError."""
+    asked_for = [row for row in plan.replicates if _is_meant(asked, row.levels, row.seed, (row.id, row.trial))]
+    lines = [_line(row, ledger.entries[row.id]) for row in asked_for]
     lines += [
         f"{GONE} {cell_name(left.levels)} seed={left.seed} (trial {left.trial})  no longer in the grid: kept"
         for left in ledger.left
@@ -285,9 +279,8 @@ def _is_meant(asked: str, levels: Mapping[str, str], seed: int, ids: Iterable[st
     if not wanted:
         return len(asked.strip()) >= 4 and any(name.startswith(asked.strip()) for name in ids)
     shared = wanted.keys() & named.keys()
-    return (shared == wanted.keys() if whole else bool(shared)) and all(
-        find_level(wanted[name], [named[name]]) for name in shared
-    )
+    known = shared == wanted.keys() if whole else bool(shared)
+    return known and all(find_level(wanted[name], [named[name]]) for name in shared)
 
 
 def _levels(asked: str) -> dict[str, str]:

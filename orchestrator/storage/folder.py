@@ -83,9 +83,8 @@ class SweepFolder:
             _copy_in(self._remote, self.path)
             there = {PurePosixPath(name).parts[1] for name in self._remote.list() if name.startswith("trials/")}
         except OSError as error:
-            raise ConfigError(
-                f"storage {self.uri}: {first_line(error)}; does the bucket exist, and may these keys read it?"
-            ) from error
+            question = "does the bucket exist, and may these keys read it?"
+            raise ConfigError(f"storage {self.uri}: {first_line(error)}; {question}") from error
         if alone or wait_free(self.paths.lease, 0):
             for path in before:
                 if path.name not in there:

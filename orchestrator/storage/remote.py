@@ -155,9 +155,8 @@ def open_storage(uri: str) -> Remote:
     try:
         fs, path = FileSystem.from_uri(uri)
     except (ArrowInvalid, OSError, ValueError) as error:
-        raise ConfigError(
-            f"storage {uri!r}: {first_line(error)}; give a folder that every node can reach, or s3://bucket/prefix"
-        ) from error
+        remedy = "give a folder that every node can reach, or s3://bucket/prefix"
+        raise ConfigError(f"storage {uri!r}: {first_line(error)}; {remedy}") from error
     return Remote(fs, path.rstrip("/"), uri.rstrip("/"))
 
 
@@ -169,9 +168,8 @@ def check_storage(remote: Remote) -> None:
         whole = remote.read(name) == b"sagasr" and name in remote.list()
         remote.delete(name)
     except OSError as error:
-        raise ConfigError(
-            f"storage {remote.uri}: {first_line(error)}; does the bucket exist, and may these keys write there?"
-        ) from error
+        question = "does the bucket exist, and may these keys write there?"
+        raise ConfigError(f"storage {remote.uri}: {first_line(error)}; {question}") from error
     if not whole:
         raise ConfigError(f"storage {remote.uri}: what was written there cannot be read back")
 
