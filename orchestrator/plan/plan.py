@@ -17,7 +17,7 @@ from orchestrator.grid.equal_cells import LeftOut
 from orchestrator.grid.expand import lay_out
 from orchestrator.grid.factors import holds
 from orchestrator.grid.space import Cell, SearchSpace
-from orchestrator.plan.contents import Contents, check_scored, known_words, read_contents, without_texts
+from orchestrator.plan.contents import Contents, check_scored, known_words, list_files, read_contents, without_texts
 from orchestrator.plan.plan_json import identity, tree_of
 from orchestrator.storage.folder import SweepFolder
 from orchestrator.sweep_folder.design import Levels
@@ -162,9 +162,9 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
     Reads the manifests and every recording. Raises SagasrError naming all faults found.
     """
     cells, left_out = lay_out(space)
-    data = read_contents(cells)
-    check_scored(space, cells, data)
-    trials = fold(space, cells, data)
+    contents = read_contents(cells)
+    check_scored(space, cells, contents)
+    trials = fold(space, cells, contents)
 
     def is_asked_for(row: Replicate) -> bool:
         return not only or any(holds(condition, row.levels) for condition in only)
@@ -181,10 +181,10 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         selected,
         storage,
         tracking_uri(space, storage),
-        recordings=data.files,
-        known_words=known_words(cells, data),
-        listings=data.listings,
-        text_notes=without_texts(cells, data),
+        recordings={str(row.file): digest for content in contents.values() for digest, row in content.pairs},
+        known_words=known_words(cells, contents),
+        listings=list_files(cells, contents),
+        text_notes=without_texts(cells, contents),
         left_out=left_out,
     )
 
@@ -195,15 +195,15 @@ def tracking_uri(space: SearchSpace, storage: SweepFolder) -> str:
     return named or sqlite_uri(storage.path.parent / "mlflow.db")
 
 
-def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
+def fold(space: SearchSpace, cells: Sequence[Cell], contents: Contents) -> tuple[Trial, ...]:
     """Return the trainings of cells x seeds: cells that differ only in the eval stage share one. Raises ConfigError."""
     identities = [identity(cell.config) for cell in cells]
-    variants = [_variant(space, cell, data.val[cell.config.data]) for cell in cells]
+    variants = [_variant(space, cell, contents[cell.config.data, "val"].fingerprint) for cell in cells]
     trials: dict[str, Trial] = {}
     cell_of: dict[str, str] = {}  # by the fingerprint of a replicate
     for seed in space.grid.seeds:
         for cell, train, variant in zip(cells, identities, variants, strict=True):
-            trained_on = data.train[cell.config.data]
+            trained_on = contents[cell.config.data, "train"].fingerprint
             digest = fingerprint({"config": {**train, "seed": seed}, "data": trained_on, "version": RESULT_VERSION})
             whole = fingerprint([digest, variant.fingerprint])
             if (other := cell_of.setdefault(whole, cell.name)) != cell.name:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.plan.plan import Plan, Trial
-from orchestrator.sweep_folder.design import Levels, Promote, cell_name
+from orchestrator.plan.plan import Plan, Replicate, Trial
+from orchestrator.sweep_folder.design import Promote, cell_name
 from orchestrator.sweep_folder.json_files import (
     MIN_SEEDS,
     Decision,
@@ -34,20 +34,11 @@ class Effect(NamedTuple):
     estimate: float | None
 
 
-class Waiting(NamedTuple):
-    """A replicate that runs only when promoted. Cells that share a training share its cost."""
-
-    replicate: str
-    levels: Levels
-    seed: int
-    trial: str
-
-
 def decide(
     rule: Promote,
     baseline: Mapping[str, str],
     effects: Sequence[Effect],
-    waiting: Sequence[Waiting],
+    waiting: Sequence[Replicate],
     seeds: Sequence[int],
     gpu_hours: Mapping[str, float],
     left: float | None = None,
@@ -80,7 +71,7 @@ def decide(
         judged=tuple(judged),
         cells=tuple(cells.values()),
         seeds=kept,
-        replicates=tuple(row.replicate for row in rows),
+        replicates=tuple(row.id for row in rows),
         gpu_hours=_hours(rows, gpu_hours),
         budget=budget,
         left=left,
@@ -89,7 +80,7 @@ def decide(
 
 
 def affordable(
-    rows: Sequence[Waiting], seeds: Sequence[int], gpu_hours: Mapping[str, float], left: float | None
+    rows: Sequence[Replicate], seeds: Sequence[int], gpu_hours: Mapping[str, float], left: float | None
 ) -> tuple[int, ...]:
     """Return the first ``seeds`` whose blocks fit into ``left`` GPU-hours together; none where not even two do."""
     count = len(seeds)
@@ -102,7 +93,7 @@ def _wanted(levels: Mapping[str, str], going: Mapping[str, set[str]], rule: Prom
     return rule.waits(levels) and all(level in going[name] or name in rule.target for name, level in levels.items())
 
 
-def _hours(rows: Iterable[Waiting], gpu_hours: Mapping[str, float]) -> float:
+def _hours(rows: Iterable[Replicate], gpu_hours: Mapping[str, float]) -> float:
     return sum(gpu_hours.get(trial, 0.0) for trial in {row.trial for row in rows})
 
 
@@ -119,11 +110,10 @@ def _reason(rule: Promote, names: Sequence[str], exist: bool, kept: int, decided
     return f"{found}: run at {to} with {kept} seeds{short}"
 
 
-def candidates(plan: Plan) -> list[Waiting]:
+def candidates(plan: Plan) -> list[Replicate]:
     """Return every replicate of a plan that runs only when promoted."""
     rule = plan.space.promote
-    rows = [row for row in plan.replicates if rule and rule.waits(row.levels)]
-    return [Waiting(row.id, row.levels, row.seed, row.trial) for row in rows]
+    return [row for row in plan.replicates if rule and rule.waits(row.levels)]
 
 
 def standing(plan: Plan) -> dict[str, tuple[State, str]]:
@@ -137,7 +127,7 @@ def standing(plan: Plan) -> dict[str, tuple[State, str]]:
     else:
         state, reason = State.NOT_NEEDED, f"not promoted: {decision.reason}"
     going = set(decision.replicates if decision else ())
-    return {row.replicate: (state, reason) for row in waiting if row.replicate not in going}
+    return {row.id: (state, reason) for row in waiting if row.id not in going}
 
 
 def _budget(plan: Plan) -> float | None:

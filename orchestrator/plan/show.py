@@ -235,7 +235,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
-    """Return a line for each replicate asked for by levels, such as ``text=off seed=0``, or an id. Raises ConfigError."""
+    """Return a line per replicate asked for by levels, such as ``text=off seed=0``, or an id. Raises ConfigError."""
     asked_for = [row for row in plan.replicates if _is_meant(asked, row.levels, row.seed, (row.id, row.trial))]
     lines = [_line(row, ledger.entries[row.id]) for row in asked_for]
     lines += [
