@@ -35,9 +35,14 @@ def read_factors(entries: Mapping[Any, Any], folder: Path) -> dict[str, Factor]:
                 under = _read_under(str(key), entry["under"], factors)
                 factors[str(key)] = replace(factors[str(key)], under=under)
     faults.stop()
-    for name in factors:
-        if name in _above(name, factors):
-            faults.append(f"factors.{name}.under: {name} lies under itself; remove one of the conditions")
+    above = {name: set(factor.under) for name, factor in factors.items()}
+    for _ in factors:  # by way of others too
+        above = {name: parents.union(*(above[parent] for parent in parents)) for name, parents in above.items()}
+    faults += [
+        f"factors.{name}.under: {name} lies under itself; remove one of the conditions"
+        for name, parents in above.items()
+        if name in parents
+    ]
     faults.stop()
     return factors
 
@@ -162,11 +167,3 @@ def _read_under(name: str, given: Any, factors: Mapping[str, Factor]) -> Conditi
         expected = "another factor with the levels beside which this one exists, as {rolloff: on}"
         raise ConfigError(f"{here}: expected {expected}")
     return read_condition(given, factors, here)
-
-
-def _above(name: str, factors: Mapping[str, Factor]) -> set[str]:
-    """Return the factors that a factor lies under, by way of others or not."""
-    above = set(factors[name].under)
-    for _ in factors:
-        above |= {parent for other in above for parent in factors[other].under}
-    return above

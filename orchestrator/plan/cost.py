@@ -129,9 +129,7 @@ def total(costs: Iterable[Cost]) -> Cost:
         sum(cost.seconds for cost in costs),
         sum(cost.gpu_hours for cost in costs),
         sum(cost.disk_bytes for cost in costs),
-        sum(cost.start for cost in costs),
-        max((cost.encode for cost in costs), default=0.0),
-        min((cost.basis for cost in costs), key=BASES.index, default="ended"),
+        basis=min((cost.basis for cost in costs), key=BASES.index, default="ended"),
     )
 
 
