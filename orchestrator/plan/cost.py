@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -232,7 +232,7 @@ def elapsed(
 def kind_of(trial: Trial) -> str:
     """Return what the speed of a trial depends on: the model's size and data, the batch, and where it runs."""
     config, runtime = trial.config, trial.resources
-    decisive = {
+    decisive: dict[str, Any] = {
         "audio": True,
         "codec": True,
         "model": {"embed_dim", "depth", "num_heads", "cond_dim", "time_route"},

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.equal_cells import LeftOut
-from orchestrator.grid.expand import lay_out
+from orchestrator.grid.expand import LeftOut, lay_out
 from orchestrator.grid.factors import holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.plan.contents import Contents, check_scored, known_words, list_files, read_contents, without_texts

@@ -251,7 +251,8 @@ def explain(plan: Plan, ledger: Ledger, asked: str) -> list[str]:
 def _unmeant(plan: Plan, ledger: Ledger, asked: str) -> str:
     """Return what is wrong with levels or an id that nothing has."""
     known: dict[str, set[str]] = {}
-    for place in (*plan.replicates, *ledger.left):
+    places: list[Replicate | Left] = [*plan.replicates, *ledger.left]
+    for place in places:
         for name, level in {**place.levels, "seed": str(place.seed)}.items():
             known.setdefault(name, set()).add(level)
     wanted = _levels(asked)
