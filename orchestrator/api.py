@@ -93,7 +93,7 @@ class Planned:
 
     def allowing(self, kinds: Iterable[str]) -> Plan:
         """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
-        changes = [(kind, change) for kind, found in self.refused.items() for change in found]
+        changes = [(kind, change) for kind, lines in self.refused.items() for change in lines]
         faults = [f"{change}; undo it, or go on with --allow {kind}" for kind, change in changes if kind not in kinds]
         if faults:
             raise DataError("\n".join(faults))

@@ -63,9 +63,9 @@ def lay_out(space: SearchSpace) -> tuple[tuple[Cell, ...], tuple[LeftOut, ...]]:
         wrong = (_questions(space, cells), _idle_levels(space, cells, first, repeats), _missed(space, cells, repeats))
         Faults(chain(*wrong)).stop()
     faults.stop()
-    kept = tuple(cell for cell in cells if first[cell.name] is cell)
-    levels = [cell.levels for cell in kept]
-    return kept, tuple(_explained(space, name, left, levels) for name, left in repeats.items())
+    staying = tuple(cell for cell in cells if first[cell.name] is cell)
+    levels = [cell.levels for cell in staying]
+    return staying, tuple(_explained(space, name, left, levels) for name, left in repeats.items())
 
 
 def _choose(space: SearchSpace) -> tuple[list[Levels], Repeats]:

@@ -186,8 +186,8 @@ def disk_bytes(trial: Trial, counts: Counts) -> int:
     config = trial.config
     clips = min(LISTENING_CLIPS, config.validation.clips) * (len(trial.variants) + 2)
     audio = clips * config.validation.segment * config.audio.channels
-    kept = min(CHECKPOINTS_KEPT, ceil(config.training.steps / trial.resources.checkpoint_every))
-    return kept * checkpoint_bytes(counts) + audio
+    checkpoints = min(CHECKPOINTS_KEPT, ceil(config.training.steps / trial.resources.checkpoint_every))
+    return checkpoints * checkpoint_bytes(counts) + audio
 
 
 def checkpoint_bytes(counts: Counts) -> int:

@@ -130,25 +130,25 @@ def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
     ``data``: a recording changed under its name; ``code``: another version of the results; ``versions``: an interrupted
     training would go on with other libraries. An edited grid is none of them: what it changes is shown as stale.
     """
-    found: dict[str, list[str]] = {}
+    changed: dict[str, list[str]] = {}
     paths = plan.paths
     before = read_json(paths.recordings) if paths.recordings.exists() else {}
-    changed = [path for path, digest in plan.recordings.items() if before.get(path, digest) != digest]
-    if changed:
-        found["data"] = [f"{path}: the recording changed since this sweep began" for path in changed]
+    recordings = [path for path, digest in plan.recordings.items() if before.get(path, digest) != digest]
+    if recordings:
+        changed["data"] = [f"{path}: the recording changed since this sweep began" for path in recordings]
     old = {record["id"]: record for record in _records(paths)}
     known = {trial.id for trial in plan.trials}
     others = {int(record.get("version", RESULT_VERSION)) for name, record in old.items() if name not in known}
     others -= {RESULT_VERSION}
     if others and any(entry.state is State.STALE for entry in ledger.entries.values()):
-        found["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
+        changed["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
     now = versions()
     for trial in plan.trials:
         then = old.get(trial.id, {}).get("versions", {})
-        differs = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
-        if differs and any(ledger.entries[row.id].state is State.INTERRUPTED for row in trial.replicates):
-            found.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(differs)}")
-    return found
+        other = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
+        if other and any(ledger.entries[row.id].state is State.INTERRUPTED for row in trial.replicates):
+            changed.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(other)}")
+    return changed
 
 
 def rescoring(old: Mapping[str, Any] | None, trial: Trial, variant: str) -> list[str]:
@@ -168,12 +168,12 @@ def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     then = old["config"]
     with suppress(SagasrError):  # keys that are newer than the record stand at their defaults
         then = parse(Config, then, "recorded").model_dump(mode="json")
-    found = differences(_relevant(then), _relevant(trial.config.model_dump(mode="json")))
+    differing = differences(_relevant(then), _relevant(trial.config.model_dump(mode="json")))
     if old.get("data") != trial.data:
-        found.append("the training recordings changed")
+        differing.append("the training recordings changed")
     if old.get("version") != trial.version:
-        found.append(f"result version {old.get('version')} -> {trial.version}")
-    return found or ["files of frozen weights changed"]
+        differing.append(f"result version {old.get('version')} -> {trial.version}")
+    return differing or ["files of frozen weights changed"]
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     """
     vocabulary_size = cache(lambda data, source: len(vocabulary_of(row.text(source) for row in rows_of(data, "train"))))
     tried: dict[Config, Counts | str] = {}
-    found: dict[str, Counts] = {}
+    counts: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
     decisive = [(cell, _relevant(cell.config)) for cell in cells]
     wanted = {relevant for cell, relevant in decisive if build is None or cell.name in build}
@@ -60,7 +60,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
             tried[relevant] = (_measure if built else count)(relevant, words)
         result = tried[relevant]
         if isinstance(result, Counts):
-            found[cell.name] = result
+            counts[cell.name] = result
         else:
             faults.setdefault(result, []).append(cell.name)
     lines = [
@@ -71,7 +71,7 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     ]
     if lines:
         raise ConfigError("\n".join(lines))
-    return found
+    return counts
 
 
 def ready(

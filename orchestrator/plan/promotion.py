@@ -61,8 +61,8 @@ def decide(
         for parent, levels in ((under or {}).get(effect.factor) or {}).items():
             going[parent].update(levels)
     chosen = [row for row in waiting if names and row.seed in seeds and _wanted(row.levels, going, rule)]
-    kept = affordable(chosen, seeds, gpu_hours, left)
-    rows = [row for row in chosen if row.seed in kept]
+    paid = affordable(chosen, seeds, gpu_hours, left)
+    rows = [row for row in chosen if row.seed in paid]
     cells = {cell_name(row.levels): row.levels for row in rows}
     return Decision(
         plan_hash=plan_hash,
@@ -70,12 +70,12 @@ def decide(
         target=dict(rule.target),
         judged=tuple(judged),
         cells=tuple(cells.values()),
-        seeds=kept,
+        seeds=paid,
         replicates=tuple(row.id for row in rows),
         gpu_hours=_hours(rows, gpu_hours),
         budget=budget,
         left=left,
-        reason=_reason(rule, list(names), bool(chosen), len(kept), len(seeds), left or 0),
+        reason=_reason(rule, list(names), bool(chosen), len(paid), len(seeds), left or 0),
     )
 
 
@@ -97,17 +97,17 @@ def _hours(rows: Iterable[Replicate], gpu_hours: Mapping[str, float]) -> float:
     return sum(gpu_hours.get(trial, 0.0) for trial in {row.trial for row in rows})
 
 
-def _reason(rule: Promote, names: Sequence[str], exist: bool, kept: int, decided: int, left: float) -> str:
+def _reason(rule: Promote, names: Sequence[str], exist: bool, paid: int, decided: int, left: float) -> str:
     at, to = cell_name(rule.source), cell_name(rule.target)
     if not names:
         return f"no factor {rule.when} at {at}, so nothing runs at {to}"
-    found = f"{', '.join(names)} {rule.when if len(names) == 1 else 'improve'} at {at}"
+    improving = f"{', '.join(names)} {rule.when if len(names) == 1 else 'improve'} at {at}"
     if not exist:
-        return f"{found}, but the design has no such cell at {to}"
-    if not kept:
-        return f"{found}, but the {left:.3g} GPU-hours left in the budget do not pay for {MIN_SEEDS} seeds at {to}"
-    short = f" ({decided} decided; the budget's {left:.3g} GPU-hours pay for no more)" if kept < decided else ""
-    return f"{found}: run at {to} with {kept} seeds{short}"
+        return f"{improving}, but the design has no such cell at {to}"
+    if not paid:
+        return f"{improving}, but the {left:.3g} GPU-hours left in the budget do not pay for {MIN_SEEDS} seeds at {to}"
+    short = f" ({decided} decided; the budget's {left:.3g} GPU-hours pay for no more)" if paid < decided else ""
+    return f"{improving}: run at {to} with {paid} seeds{short}"
 
 
 def candidates(plan: Plan) -> list[Replicate]:
