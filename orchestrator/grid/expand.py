@@ -44,12 +44,19 @@ class LeftOut(NamedTuple):
         return f"{self.factor} {self.where}: {self.cells} cell{'s' * (self.cells > 1)} left out{done}"
 
 
+class Design(NamedTuple):
+    """The cells of a grid, and which others would be the same as one of them."""
+
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...]
+
+
 def expand(space: SearchSpace) -> tuple[Cell, ...]:
     """Return the cells of a grid, each once: the design's, then the ladder's. Raises ConfigError naming the faulty."""
-    return lay_out(space)[0]
+    return lay_out(space).cells
 
 
-def lay_out(space: SearchSpace) -> tuple[tuple[Cell, ...], tuple[LeftOut, ...]]:
+def lay_out(space: SearchSpace) -> Design:
     """Return the cells as ``expand``, and what was left out of them because it would be the same as one of them."""
     faults = Faults()
     with faults.collecting(f"{space.source}: "):
@@ -65,7 +72,7 @@ def lay_out(space: SearchSpace) -> tuple[tuple[Cell, ...], tuple[LeftOut, ...]]:
     faults.stop()
     staying = tuple(cell for cell in cells if first[cell.name] is cell)
     levels = [cell.levels for cell in staying]
-    return staying, tuple(_explained(space, name, left, levels) for name, left in repeats.items())
+    return Design(staying, tuple(_explained(space, name, left, levels) for name, left in repeats.items()))
 
 
 def _choose(space: SearchSpace) -> tuple[list[Levels], Repeats]:
