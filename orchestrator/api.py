@@ -1,15 +1,5 @@
 """A sweep in Python: defined, planned, run, resumed and analysed. The commands are this, and nothing beside it.
 
-::
-
-    from orchestrator import Sweep
-
-    sweep = Sweep("demo.yaml", seeds=[0, 1])     # a grid file, and keys that replace the file's
-    sweep.plan()                                 # what would run and what it would cost; nothing is written
-    sweep.run()                                  # run what is missing; again: go on
-    sweep.effects                                # data frames: effects, replicates, clips, curves
-    sweep.analyse().forest()                     # a matplotlib figure
-
 Loads neither torch nor ray before they are needed.
 """
 
@@ -18,28 +8,33 @@ import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.grid.files import find_grid
-from orchestrator.grid.levels import parse_only
-from orchestrator.grid.read import parse_space, read_space
+from rich.console import Console
+from rich.markup import escape
+
+from orchestrator.grid.factors import parse_only
+from orchestrator.grid.read import find_grid, parse_space, read_space
 from orchestrator.grid.space import SearchSpace
+from orchestrator.plan.capacity import Gpu
+from orchestrator.plan.cost import Cost, costs_of, total
+from orchestrator.plan.gpu_memory import check_memory, planned_gpu
 from orchestrator.plan.ledger import Ledger, lost, refused, scan
 from orchestrator.plan.plan import Options, Plan, make_plan, tracking_uri
+from orchestrator.plan.preflight import check_tracking, preflight, ready
+from orchestrator.plan.show import explain, show_cost, show_plan, show_summary
 from orchestrator.storage.folder import SweepFolder
 from sagasr.io.errors import ConfigError, DataError
+from sagasr.model.counts import Counts
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from rich.console import Console
 
-    from orchestrator.plan.cost import Cost
-    from orchestrator.plan.gpus import Gpu
     from orchestrator.report.report import Report
     from orchestrator.run.sweep import Outcome
-    from sagasr.model.counts import Counts
 
 Change = Literal["data", "code", "versions"]
 WRITTEN_HERE = Path("grid")  # stands for the file of a grid that was given as keys, in this folder
@@ -51,8 +46,8 @@ class Planned:
 
     plan: Plan
     ledger: Ledger
-    shapes: Mapping[str, "Counts"]
-    costs: Mapping[str, "Cost"]
+    shapes: Mapping[str, Counts]
+    costs: Mapping[str, Cost]
     on_cluster: bool = False  # not on this machine's GPUs
 
     @property
@@ -77,49 +72,32 @@ class Planned:
             for row in self.plan.replicates
         )
 
-    def show(self, console: "Console") -> None:
+    def show(self, console: Console) -> None:
         """Print what ``sagasr-sweep --plan`` prints."""
-        from rich.markup import escape
-
-        from orchestrator.plan.show import show_plan
-
         show_plan(self.plan, self.ledger, self.shapes, self.costs, console, self._gpu)
         for kind, changes in self.refused.items():
             console.print(escape(f"needs --allow {kind}: {'; '.join(changes[:3])}"), soft_wrap=True)
 
     @property
-    def _gpu(self) -> "Gpu | None":
-        from orchestrator.plan.gpu_memory import planned_gpu
-
+    def _gpu(self) -> Gpu | None:
         return planned_gpu(self.ledger.ahead(self.plan.selected), self.on_cluster)
 
     def check_memory(self) -> None:
         """Raise ConfigError for cells that do not fit a GPU of this machine, or of the cluster file in this folder."""
-        from orchestrator.plan.gpu_memory import check_memory
-
         check_memory(self.plan, self.ledger.ahead(self.plan.selected), self.shapes, self._gpu)
 
     def check_tracking(self) -> None:
         """Raise ConfigError for a tracking URI that somebody named and nothing can be behind; no server is asked."""
-        from orchestrator.plan.preflight import check_tracking
-
         if self.plan.tracking_named:
             check_tracking(self.plan.tracking_uri, self.plan.folder.parent, self.plan.tracking_named)
 
     def allowing(self, kinds: Iterable[str]) -> Plan:
         """Return the plan, with the changes it was allowed noted. Raises DataError naming those that were not."""
-        changes = self.refused
-        faults = [
-            f"{change}; undo it, or go on with --allow {kind}"
-            for kind, found in changes.items()
-            if kind not in kinds
-            for change in found
-        ]
+        changes = [(kind, change) for kind, lines in self.refused.items() for change in lines]
+        faults = [f"{change}; undo it, or go on with --allow {kind}" for kind, change in changes if kind not in kinds]
         if faults:
             raise DataError("\n".join(faults))
-        return replace(
-            self.plan, allowed=tuple(f"{kind}: {change}" for kind, found in changes.items() for change in found)
-        )
+        return replace(self.plan, allowed=tuple(f"{kind}: {change}" for kind, change in changes))
 
     def __repr__(self) -> str:
         return f"<Planned {self.plan.name}: {len(self.plan.cells)} cells, {len(self.plan.trials)} trainings>"
@@ -140,14 +118,7 @@ class Answer:
         """The columns of results/effects.parquet: every contrast with its intervals and verdict."""
         return self.report.effects
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The answer as plain JSON values."""
-        from orchestrator.report.report import summary
-
-        return summary(self.report)
-
-    def show(self, console: "Console") -> None:
+    def show(self, console: Console) -> None:
         """Print the tables that end a sweep."""
         from orchestrator.report.terminal import print_report
 
@@ -187,18 +158,15 @@ class Sweep:
         **keys: Any,
     ) -> None:
         if settings is not None and not isinstance(settings, Mapping):
-            raise ConfigError(
-                f"settings: expected dotted paths with values, {{'training.steps': 200}} (found {settings!r})"
-            )
-        keys = _plain(keys)
-        settings = _plain(settings)
+            expected = "dotted paths with values, {'training.steps': 200}"
+            raise ConfigError(f"settings: expected {expected} (found {settings!r})")
+        keys, settings = _plain(keys), _plain(settings)
         if grid is None or isinstance(grid, Mapping):
             self.space: SearchSpace = parse_space({**_plain(grid or {}), **keys}, WRITTEN_HERE, settings=settings)
         else:
             self.space = read_space(find_grid(str(grid)), settings=settings, **keys)
         self._only = parse_only([only] if isinstance(only, str) else only, self.space.factors)
-        self._made: Plan | None = None
-        self._is_fetched = False
+        self._storage = SweepFolder.of(self.space.grid.storage, self.space.grid.name)
 
     @property
     def folder(self) -> Path:
@@ -210,23 +178,17 @@ class Sweep:
         """Where MLflow keeps its runs."""
         return tracking_uri(self.space, self._storage)
 
-    @property
-    def _storage(self) -> SweepFolder:
-        return SweepFolder.of(self.space.grid.storage, self.space.grid.name)
-
+    @cached_property
     def _fetched(self) -> SweepFolder:
-        """Return the folder, brought up to date when it is first needed."""
-        if not self._is_fetched:
-            self._storage.fetch()
-            self._is_fetched = True
+        """The folder, brought up to date when it is first needed."""
+        self._storage.fetch()
         return self._storage
 
+    @cached_property
     def _resolved(self) -> Plan:
-        """Return the plan, made when it is first needed: that reads every recording."""
-        if self._made is None:
-            self._made = make_plan(self.space, self._only)
-        self._fetched()
-        return self._made
+        """The plan, made when it is first needed: that reads every recording."""
+        plan = make_plan(self.space, self._only)
+        return replace(plan, storage=self._fetched)
 
     def plan(self, *, calibrate: bool = False, address: str | None = None) -> Planned:
         """Return what would run and what it would cost; nothing is written. With ``address``, on a cluster.
@@ -236,10 +198,7 @@ class Sweep:
         return replace(self._planned(build=False, calibrating=calibrate), on_cluster=address is not None)
 
     def _planned(self, *, build: bool, calibrating: bool) -> Planned:
-        from orchestrator.plan.cost import costs_of
-        from orchestrator.plan.preflight import preflight
-
-        plan = self._resolved()
+        plan = self._resolved
         ledger = scan(plan)
         todo = ledger.ahead(plan.selected)
         if build and not todo:  # nothing will run: no shape is needed, nor the time that torch takes
@@ -254,10 +213,7 @@ class Sweep:
 
     def why(self, cell: str) -> list[str]:
         """Return a line on each replicate of a cell or an id: done, new, stale (what changed), failed or gone."""
-        from orchestrator.plan.explain import explain
-
-        plan = self._resolved()
-        return explain(plan, scan(plan), cell)
+        return explain(self._resolved, scan(self._resolved), cell)
 
     def run(
         self,
@@ -268,7 +224,7 @@ class Sweep:
         quiet: bool = False,
         agreed: bool = False,
         calibrate: bool = False,
-        console: "Console | None" = None,
+        console: Console | None = None,
     ) -> "Outcome":
         """Run what is missing and return how it ended. Once more goes on where an interruption or a failure left off.
 
@@ -276,12 +232,7 @@ class Sweep:
         grid's budget; ``calibrate`` as for ``plan``. Raises SagasrError, before anything of the sweep is written or
         started, for what cannot be meant.
         """
-        from rich.console import Console
-
         from orchestrator.cluster import check_joinable
-        from orchestrator.plan.cost import total
-        from orchestrator.plan.preflight import ready
-        from orchestrator.plan.show import show_cost, show_summary
         from orchestrator.run.sweep import run
         from orchestrator.tracking.client import check_server
 
@@ -296,8 +247,8 @@ class Sweep:
         _check_budget(self.space, total(planned.costs[trial.id] for trial in waiting).gpu_hours, agreed)
         if address and waiting:
             check_joinable(address)
-        if waiting and (told := check_server(plan)):
-            console.print(told, soft_wrap=True, markup=False)
+        if waiting and (warning := check_server(plan)):
+            console.print(warning, soft_wrap=True, markup=False)
         return run(plan, options, planned.costs, planned.shapes)
 
     def analyse(self) -> Answer:
@@ -306,7 +257,7 @@ class Sweep:
         from orchestrator.report.forest import write_figure
         from orchestrator.report.page import write_page
 
-        folder = self._fetched().path
+        folder = self._fetched.path
         report = analyse(folder)
         page = write_page(report, folder)
         write_figure(report, folder)
@@ -318,11 +269,9 @@ class Sweep:
         from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
-        best = best_cell(sweep)
-        cells = [self.space.baseline, best, paper_cell(sweep), *(step.levels for step in self.space.ladder)]
-        links = publish(
-            self._resolved(), answer.page, answer.effects, to_compare(sweep.runs, [one for one in cells if one])
-        )
+        cells = [self.space.baseline, best_cell(sweep), paper_cell(sweep), *(step.levels for step in self.space.ladder)]
+        runs = to_compare(sweep.runs, list(filter(None, cells)))
+        links = publish(self._resolved, answer.page, answer.effects, runs)
         try:
             self._storage.publish_results(lost)
         except DataError as error:
@@ -352,7 +301,7 @@ class Sweep:
     def _table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        path = self._fetched().paths.table(name)
+        path = self._fetched.paths.table(name)
         if not path.exists():
             raise DataError(f"{path}: no such file; run the sweep first")
         return pd.read_parquet(path)
@@ -361,7 +310,7 @@ class Sweep:
 def _plain(value: Any) -> Any:
     """Return a value of Python as one of a grid file: several as a list, NumPy's numbers as numbers, others as text."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (str, int, float, type(None))):
         return value
     if hasattr(value, "tolist"):
@@ -383,9 +332,6 @@ def _check_budget(space: SearchSpace, needed: float, agreed: bool) -> None:
 
 
 def _html(show: Any) -> str:
-    """Return as HTML what ``show(console)`` prints."""
-    from rich.console import Console
-
     console = Console(record=True, file=io.StringIO(), width=110, highlight=False, emoji=False)
     show(console)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

@@ -68,12 +68,10 @@ def problems_of(cluster: Mapping[str, Any]) -> list[str]:
     if provider.get("type") == "aws" and not group:
         problems.append("provider.security_group: name the ports that are open, of which there is one: 22")
     for rule in group.get("IpPermissions") or []:
-        ports = rule.get("FromPort"), rule.get("ToPort")
-        if ports != (SSH, SSH):
+        if (ports := (rule.get("FromPort"), rule.get("ToPort"))) != (SSH, SSH):
             problems.append(f"provider.security_group: ports {ports[0]} to {ports[1]} are open; open 22 (SSH) alone")
-    for key in cluster:
-        for command in (cluster[key] or []) if key.endswith("commands") else []:
-            problems += [f"{key}: {problem}" for problem in _open_services(command)]
+    for key in (key for key in cluster if key.endswith("commands")):
+        problems += [f"{key}: {problem}" for command in cluster[key] or [] for problem in _open_services(command)]
     if "~/.ray/auth_token" not in (cluster.get("file_mounts") or {}):
         problems.append('file_mounts: no token goes to the nodes; add "~/.ray/auth_token": "~/.ray/auth_token"')
     if f"{MODE}=token" not in setup:
@@ -95,12 +93,11 @@ def _open_services(command: str) -> Iterator[str]:
 
 def _stop_workers(cluster: Mapping[str, Any]) -> str:
     """Return the command by which the head stops Ray on the workers of a list of machines."""
-    user = cluster["auth"]["ssh_user"]
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5 -o LogLevel=ERROR"
-    login = f"ssh {options} -i ~/ray_bootstrap_key.pem {user}@"
+    login = f"ssh {options} -i ~/ray_bootstrap_key.pem {cluster['auth']['ssh_user']}@$host"
     stop = "bash --login -i -c '\"'\"'ray stop'\"'\"' >/dev/null 2>&1"
-    hosts = " ".join(str(host) for host in cluster["provider"]["worker_ips"])
-    return f"for host in {hosts}; do {login}$host '{stop}' & done; wait"
+    hosts = " ".join(map(str, cluster["provider"]["worker_ips"]))
+    return f"for host in {hosts}; do {login} '{stop}' & done; wait"
 
 
 def token_file() -> Path:
@@ -115,16 +112,12 @@ def make_token() -> Path:
     """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(prefix=LITTER, dir=path.parent)  # readable by its owner alone
-    try:
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-            handle.flush()
-            os.fsync(descriptor)
+    with tempfile.NamedTemporaryFile("w", prefix=LITTER, dir=path.parent) as handle:  # readable by its owner alone
+        handle.write(secrets.token_hex(32))
+        handle.flush()
+        os.fsync(handle.fileno())
         with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
+            os.link(handle.name, path)
     return check_token(path)
 
 
@@ -133,9 +126,8 @@ def check_token(path: Path) -> Path:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(
-            f"{path}: no token of a Ray cluster; copy the file from its head, or name it in RAY_AUTH_TOKEN_PATH"
-        ) from error
+        remedy = "copy the file from its head, or name it in RAY_AUTH_TOKEN_PATH"
+        raise ConfigError(f"{path}: no token of a Ray cluster; {remedy}") from error
     if status.st_uid != os.geteuid():
         raise ConfigError(f"{path}: the token of the Ray cluster belongs to another user; remove it")
     if not status.st_size:
@@ -152,7 +144,7 @@ def credentials(address: str | None) -> Iterator[None]:
     A Ray of its own asks for a secret that is in no file. Raises ConfigError for a cluster that asks for no token,
     unless RAY_AUTH_MODE=disabled says that it may, and where this process is connected to a Ray already.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
+    before = {name: os.environ[name] for name in (MODE, TOKEN) if name in os.environ}
     os.environ.setdefault(MODE, "token")
     if address is None and os.environ[MODE] != "disabled":
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
@@ -162,8 +154,9 @@ def credentials(address: str | None) -> Iterator[None]:
             check_joinable(address)
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        for name in (MODE, TOKEN):
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def _read_environment_anew() -> None:
@@ -194,12 +187,11 @@ def check_joinable(address: str) -> None:
         anyone, ours = admits(head, ""), bool(token) and admits(head, token)
     except ConnectionError as error:
         raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from error
-    if not anyone:
-        if open_to_all:
-            raise ConfigError(f"--address {address}: the cluster asks for a token; unset {MODE}=disabled")
-        if not ours:
-            raise ConfigError(f"--address {address}: the cluster has another token; copy {token_file()} from its head")
-    elif not open_to_all and not on_loopback(head):
+    if not anyone and open_to_all:
+        raise ConfigError(f"--address {address}: the cluster asks for a token; unset {MODE}=disabled")
+    if not anyone and not ours:
+        raise ConfigError(f"--address {address}: the cluster has another token; copy {token_file()} from its head")
+    if anyone and not open_to_all and not on_loopback(head):
         raise ConfigError(
             f"--address {address}: the cluster asks for no token, so whoever reaches it runs code on it; "
             f"start it with {MODE}=token, or set {MODE}=disabled here if you trust all who reach it"

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from orchestrator.grid.expand import expand
 from orchestrator.grid.factors import STANDARD
 from orchestrator.grid.read import parse_space
-from orchestrator.grid.schema import GridFile
+from orchestrator.grid.space import GridFile
 from sagasr.config.runtime import Runtime
 from sagasr.io.files import parse_yaml
 from sagasr.metrics.table import METRICS

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from orchestrator.analysis.design_matrix import Array
-from orchestrator.sweep_folder.looks_file import MIN_SEEDS, Basis, Spending, Word
+from orchestrator.sweep_folder.json_files import MIN_SEEDS, Basis, Spending, Word
 from sagasr.io.errors import DataError
 
 NODES = 96  # Gauss-Legendre nodes of the recursion; boundaries agree with published ones to 1e-4 from 40 on

@@ -16,7 +16,7 @@ from orchestrator.analysis.group_sequential import Contrast, Look, Outcome, Rule
 from orchestrator.analysis.load import Sweep, decisive, read_sweep, restricted
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.variance import Estimate
-from orchestrator.sweep_folder.looks_file import (
+from orchestrator.sweep_folder.json_files import (
     MIN_SEEDS,
     Account,
     Decided,

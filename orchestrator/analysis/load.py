@@ -30,7 +30,7 @@ from orchestrator.analysis.tables import (
     with_levels,
 )
 from orchestrator.sweep_folder.design import Factor, Promote, Step, word_of
-from orchestrator.sweep_folder.looks_file import Looks, read_looks
+from orchestrator.sweep_folder.json_files import Looks, read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.plan_file import PlanRead, read_plan
 from sagasr.config.parsing import parse

@@ -18,7 +18,8 @@ from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import check_writable, read_json, read_yaml
 
 if TYPE_CHECKING:
-    from sagasr.data.encode import Progress, Runner
+    from sagasr.data.encode import Progress as ShowProgress
+    from sagasr.data.encode import Runner
 
 FEW = 500  # recordings that one process encodes before Ray has started
 SHOWN = 20  # lines of notes; all of them are in meta.json
@@ -69,8 +70,7 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
     from sagasr.data.texts import embed_texts
     from sagasr.model.text import missing_weights as missing_text_weights
 
-    absent = missing_weights(config.codec, config.audio.channels) or missing_text_weights(config.conditions.text)
-    if absent:
+    if absent := missing_weights(config.codec, config.audio.channels) or missing_text_weights(config.conditions.text):
         raise DataError(absent)
     for folder in dict.fromkeys((config.data.train, config.data.val)):
         if Path(folder).is_dir():
@@ -91,9 +91,8 @@ def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractC
 
     are_few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     workers = options.workers or (1 if are_few else None)
-    if options.address is None and workers == 1:
-        return contextlib.nullcontext(in_process)
-    return ray_runner(options.address, workers)
+    alone = options.address is None and workers == 1
+    return contextlib.nullcontext(in_process) if alone else ray_runner(options.address, workers)
 
 
 def _check_texts(config: Config) -> None:
@@ -110,41 +109,32 @@ def _check_texts(config: Config) -> None:
 
 
 def _config(options: argparse.Namespace, source: Path) -> Config:
-    """Return the configuration with its data. Raises ConfigError."""
-    from orchestrator.grid.files import shipped
+    from orchestrator.grid.read import shipped
 
     file = options.config if options.config.exists() else shipped(str(options.config))
     tree = located(read_yaml(file), file.parent)
     if "factors" in tree or "include" in tree:
         command = shlex.join(["sagasr-sweep", str(file)])
         raise ConfigError(f"--config {file}: a grid, not a configuration; name its base, or run it: {command}")
-    settings = cli.parse_settings(options.set)
     names = {"train": str(source), "val": str(options.val or source)}
-    data = located({"data": names}, Path.cwd())["data"]
-    data |= {"policy": "quarantine"} if options.quarantine else {}
-    tree = patch({**tree, "data": data}, located(settings, Path.cwd()))
+    data = located({"data": names}, Path.cwd())["data"] | ({"policy": "quarantine"} if options.quarantine else {})
+    tree = patch({**tree, "data": data}, located(cli.parse_settings(options.set), Path.cwd()))
     return parse(Config, tree, str(file))
 
 
 @contextlib.contextmanager
-def _bars(*names: str) -> Iterator[Sequence["Progress"]]:
+def _bars(*names: str) -> Iterator[Sequence["ShowProgress"]]:
     """Yield a function per name that shows its progress: on a terminal as a bar, elsewhere as a line per tenth."""
-    from rich import progress as rich_progress
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
-        def show(name: str, bar: rich_progress.TaskID, done: int, total: int) -> None:
+        def show(name: str, bar: TaskID, done: int, total: int) -> None:
             bars.update(bar, completed=done, total=total)
-            tenth = -(-total // 10)
-            if not console.is_terminal and (done % tenth == 0 or done == total):
+            if not console.is_terminal and (done % -(-total // 10) == 0 or done == total):
                 console.print(f"{name} {done}/{total}", highlight=False)
 
         yield [partial(show, name, bars.add_task(name, total=None)) for name in names]
@@ -155,11 +145,10 @@ def _print_store(store: Path, config: Config) -> None:
     from sagasr.data.listing import list_stored
 
     meta = read_json(store / "meta.json")
-    counts, size = meta["counts"], sum(meta["bytes"].values())
-    seconds = meta["train_seconds"]
+    counts = meta["counts"]
     print(
-        f"{store}: {counts['train']} recordings to learn from ({seconds / 60:.1f} min), "
-        f"{counts['val']} of {counts['val_available']} to score, {size / 1e6:,.0f} MB"
+        f"{store}: {counts['train']} recordings to learn from ({meta['train_seconds'] / 60:.1f} min), "
+        f"{counts['val']} of {counts['val_available']} to score, {sum(meta['bytes'].values()) / 1e6:,.0f} MB"
     )
     for line in list_stored(config, meta):
         print(line)
@@ -172,29 +161,16 @@ def _print_store(store: Path, config: Config) -> None:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.Parser(
-        "sagasr-encode", "Check recordings, describe them, and encode them once for all trainings.", EXAMPLES
-    )
+    does = "Check recordings, describe them, and encode them once for all trainings."
+    parser = cli.Parser("sagasr-encode", does, EXAMPLES)
     add = parser.add_argument
     add("source", metavar="MANIFEST-OR-FOLDER", type=Path, nargs="+", help="recordings; each into a store of its own")
     add("--val", type=Path, metavar="MANIFEST-OR-FOLDER", help="what is scored (default: val rows of the same)")
-    add(
-        "--config",
-        type=Path,
-        default=Path("tiny.yaml"),
-        metavar="YAML",
-        help="configuration or grid's base (tiny.yaml)",
-    )
+    add("--config", type=Path, default=Path("tiny.yaml"), metavar="YAML", help="configuration (default: tiny.yaml)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. degradation.variants=8")
     add("--store", type=Path, default=Path("sweeps/encoded"), metavar="DIR", help="folder of stores (sweeps/encoded)")
     add("--captioner", metavar="MODEL", help="describe recordings without a caption by this model (Qwen2-Audio)")
     add("--quarantine", action="store_true", help="leave out recordings that cannot be used, and list them")
-    add(
-        "--workers",
-        type=cli.positive,
-        default=None,
-        metavar="N",
-        help="processes (default: one per core; 1 needs no Ray)",
-    )
+    add("--workers", type=cli.positive, metavar="N", help="processes (default: one per core; 1 needs no Ray)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto")
     return parser

@@ -53,14 +53,8 @@ def _parser() -> cli.Parser:
     )
     add = parser.add_argument
     add("sweep_dir", type=Path, help="folder with plan.json and results/")
-    add(
-        "--preferences",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)",
-    )
+    preferences = "answers of a blind listening test, saved from the page (those in SWEEP_DIR/report/ are found)"
+    add("--preferences", type=Path, nargs="+", default=[], metavar="FILE", help=preferences)
     add("--json", action="store_true", help="print the effects as JSON instead of tables")
     add("--quiet", action="store_true", help="print errors only")
     return parser

@@ -71,9 +71,7 @@ def _sweep(options: argparse.Namespace) -> int:
         console=console,
     )
     print_answer(sweep, console)
-    if outcome.interrupted:
-        return INTERRUPTED
-    return SOME_FAILED if outcome.failed else DONE
+    return INTERRUPTED if outcome.interrupted else SOME_FAILED if outcome.failed else DONE
 
 
 def print_answer(sweep: "Sweep", console: "Console") -> None:
@@ -86,17 +84,14 @@ def print_answer(sweep: "Sweep", console: "Console") -> None:
     answer = sweep.analyse()
     answer.show(console)
     links = sweep.publish(answer)
-    console.print(f"\nreport: {answer.page}", soft_wrap=True, markup=False)
-    console.print(f"tables: {sweep.folder / 'results'}", soft_wrap=True, markup=False)
-    console.print(f"listen: {sweep.folder / 'audio'}", soft_wrap=True, markup=False)
+    lines = [f"\nreport: {answer.page}", f"tables: {sweep.folder / 'results'}", f"listen: {sweep.folder / 'audio'}"]
     if trial := best_trial(answer.report.sweep):
-        model = sweep.folder / "trials" / trial
-        command = shlex.join(["sagasr-upsample", "IN", "OUT", "--checkpoint", str(model)])
-        console.print(f"best model: {command}", soft_wrap=True, markup=False)
+        command = shlex.join(["sagasr-upsample", "IN", "OUT", "--checkpoint", str(sweep.folder / "trials" / trial)])
+        lines.append(f"best model: {command}")
     if not sweep.tracking_uri.startswith(("http://", "https://")):
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", redact(sweep.tracking_uri)])
-        console.print(f"curves: {command}", soft_wrap=True, markup=False)
-    for line in links:
+        lines.append(f"curves: {command}")
+    for line in (*lines, *links):
         console.print(line, soft_wrap=True, markup=False)
 
 
@@ -109,50 +104,28 @@ def _parser() -> cli.Parser:
     add = parser.add_argument
     add("grid", metavar="GRID", help="the grid file, or the name of one that is shipped (demo, grid, ladder)")
     add("--plan", action="store_true", help="print what would be done, its shapes, memory and cost, and stop")
-    add(
-        "--calibrate",
-        action="store_true",
-        help="time a few steps of each kind of training on this machine first, so that the cost is measured",
-    )
+    calibrate = "time a few steps of each kind of training on this machine first, so that the cost is measured"
+    add("--calibrate", action="store_true", help=calibrate)
     add("--why", metavar="CELL", help="say of a cell or an id why it is done, new, stale, failed or gone")
     add("--json", action="store_true", help="print plan.json and stop")
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="replace a setting, e.g. training.steps=2000")
     add("--seeds", type=_seeds, metavar="0,1,2", help="run these seeds in place of the grid's")
-    add(
-        "--only",
-        metavar="FACTOR=LEVEL",
-        action="append",
-        default=[],
-        help="run only such cells; a comma means and, again means or",
-    )
-    add(
-        "--storage",
-        metavar="DIR",
-        help="folder or URI (s3://…) for all sweeps, seen by every node (default: the grid's, else ./sweeps)",
-    )
+    only = "run only such cells; a comma means and, again means or"
+    add("--only", metavar="FACTOR=LEVEL", action="append", default=[], help=only)
+    storage = "folder or URI (s3://…) for all sweeps, seen by every node (default: the grid's, else ./sweeps)"
+    add("--storage", metavar="DIR", help=storage)
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto (default: start a local one)")
     add("--max-concurrent", type=cli.positive, metavar="N", help="most trainings at once (default: as many as fit)")
-    add(
-        "--allow",
-        action="append",
-        default=[],
-        **cli.one_of("data", "code", "versions"),
-        help="go on although recordings, the code of results or libraries changed (kept in plan.json)",
-    )
+    allow = "go on although recordings, the code of results or libraries changed (kept in plan.json)"
+    add("--allow", action="append", default=[], **cli.one_of("data", "code", "versions"), help=allow)
     add("--yes", action="store_true", help="go on without asking, whatever the budget")
     add("--quiet", action="store_true", help="print errors only")
     return parser
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        return [_whole(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2 (found {text!r})") from error
-
-
-def _whole(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise ValueError(text)
-    return int(text)
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2 (found {text!r})")
+    return list(map(int, parts))

@@ -35,13 +35,12 @@ class Fraction(NamedTuple):
     def confounded_with(self) -> dict[str, tuple[str, ...]]:
         """Return the aliases of every main effect and two-factor interaction that has any."""
         effects = [names for order in (1, 2) for names in combinations(self.factors, order)]
-        return {":".join(names): found for names in effects if (found := self.aliases(names))}
+        return {":".join(names): aliases for names in effects if (aliases := self.aliases(names))}
 
     def relation(self) -> tuple[str, ...]:
         """Return the defining relation, e.g. ``('I = text:rolloff:lfr:size',)``; odd words have a minus sign."""
-        ordered = sorted(
-            (sorted(word, key=self.factors.index) for word in self.words), key=lambda word: (len(word), word)
-        )
+        words = [sorted(word, key=self.factors.index) for word in self.words]
+        ordered = sorted(words, key=lambda word: (len(word), word))
         return tuple(f"I = {'-' if len(word) % 2 else ''}{':'.join(word)}" for word in ordered)
 
 
@@ -52,9 +51,9 @@ def fraction(factors: Sequence[str], resolution: int) -> Fraction:
         candidates = [
             frozenset(chosen) for order in range(free, resolution - 2, -1) for chosen in combinations(parents, order)
         ]
-        found = _generate(factors[free:], candidates, (), resolution)
-        if found is not None:
-            generators, words = found
+        generated = _generate(factors[free:], candidates, (), resolution)
+        if generated is not None:
+            generators, words = generated
             ordered = {name: tuple(sorted(chosen, key=parents.index)) for name, chosen in generators.items()}
             return Fraction(tuple(factors), ordered, words)
     return Fraction(tuple(factors), {}, ())

@@ -1,33 +1,26 @@
-"""Grid files are read by ``read_space``, which checks all that they say.
+"""Grid files, with those that they include and their base, are read by ``read_space``, which checks all they say."""
 
-``where`` is a list of rules that every cell of the design must keep::
-
-    where:
-      - {if: {size: full}, then: {text: caption, rolloff: on}}     # the full size only for these
-      - {not: {text: off, rolloff: off}}                           # never both off
-      - {if: {size: full}, then: {latent_dropout: [off, 0.1]}}     # a list means any of them
-"""
-
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.files import GRID_KEYS, read_base, with_changes, with_included, with_settings
-from orchestrator.grid.levels import level_name, read_condition, read_levels
+from orchestrator.grid.factors import Factor, level_name, read_condition, read_levels
 from orchestrator.grid.read_factors import read_factors, written
-from orchestrator.grid.schema import GridFile
-from orchestrator.grid.space import Factor, Rule, SearchSpace, own_metrics
+from orchestrator.grid.space import GridFile, Rule, SearchSpace, own_metrics
 from orchestrator.sweep_folder.design import Promote, Step, cell_name
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import parse
-from sagasr.config.patching import nested
-from sagasr.config.settings import SIZES
-from sagasr.io.errors import ConfigError, did_you_mean
+from sagasr.config.patching import SHIPPED_RECORDINGS, located, nested, patch
+from sagasr.config.settings import SIZES, Config
+from sagasr.io.errors import ConfigError, did_you_mean, nearest
 from sagasr.io.files import read_yaml
 from sagasr.metrics.table import METRICS
 
 Factors = Mapping[str, Factor]
+Tree = Mapping[str, Any]
 
+GRID_KEYS, CONFIG_KEYS = frozenset(GridFile.model_fields), frozenset(Config.model_fields)
 BASE_NAME = "base.yaml"  # of the resolved base, beside the resolved grid
 
 
@@ -44,10 +37,9 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     """
     settings = settings or {}
     tree = with_settings(with_included(tree, path), settings)
-    faults = Faults()
-    at = f"{path}: "
+    faults, at = Faults(), f"{path}: "
+    of_the_grid = {key: value for key, value in settings.items() if key.split(".")[0] in GRID_KEYS}
     with faults.collecting():
-        of_the_grid = {key: value for key, value in settings.items() if key.split(".")[0] in GRID_KEYS}
         grid = parse(GridFile, tree, with_changes(path, of_the_grid))
     with faults.collecting(at):
         factors = read_factors(tree["factors"] if isinstance(tree.get("factors"), Mapping) else {}, path.parent)
@@ -55,7 +47,12 @@ def parse_space(tree: Mapping[str, Any], path: Path, *, settings: Mapping[str, A
     with faults.collecting():
         base = read_base(tree, settings, path)
     faults.extend(at + line for line in (*_overlaps(factors), *_misfits(grid, factors)))
-    faults.extend(_decided(factors, settings))
+    faults += [
+        f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
+        for key in settings
+        for name, factor in factors.items()
+        if any(nested(key, path) for path in factor.paths)
+    ]
     rules = []
     for position, entry in enumerate(grid.where):
         with faults.collecting(at):
@@ -86,14 +83,6 @@ def _overlaps(factors: Factors) -> Iterator[str]:
             seen.append((name, path))
 
 
-def _decided(factors: Factors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """A factor would overwrite a setting on one of its paths."""
-    for key in settings:
-        for name, factor in factors.items():
-            if any(nested(key, path) for path in factor.paths):
-                yield f"--set {key}: the factor {name!r} decides it; use --only '{name}=LEVEL'"
-
-
 def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
     """Yield what does not go together, key by key sound."""
     if len(set(grid.seeds)) < len(grid.seeds):
@@ -122,11 +111,10 @@ def _misfits(grid: GridFile, factors: Factors) -> Iterator[str]:
 def _read_rule(entry: Mapping[str, Any], factors: Factors, here: str) -> Rule:
     keys = set(entry)
     if keys not in ({"if", "then"}, {"not"}) or not all(isinstance(part, Mapping) and part for part in entry.values()):
-        raise ConfigError(
-            f"{here}: expected {{if: {{FACTOR: LEVEL}}, then: {{FACTOR: LEVEL}}}} or {{not: {{FACTOR: LEVEL}}}}"
-        )
-    conditions = [read_condition(entry[key], factors, here) for key in sorted(keys)]
-    return Rule(conditions[0], conditions[1] if len(conditions) > 1 else None)
+        expected = "{if: {FACTOR: LEVEL}, then: {FACTOR: LEVEL}} or {not: {FACTOR: LEVEL}}"
+        raise ConfigError(f"{here}: expected {expected}")
+    given, *wanted = (read_condition(entry[key], factors, here) for key in sorted(keys))
+    return Rule(given, wanted[0] if wanted else None)
 
 
 def _read_ladder(entries: Sequence[Mapping[str, Any]], factors: Factors) -> tuple[Step, ...]:
@@ -180,3 +168,122 @@ def _read_promote(entry: Mapping[str, Any], factors: Factors) -> Promote:
     ]
     faults.stop()
     return Promote(entry["when"], source, target)
+
+
+def shipped(name: str, beside: Path | None = None) -> Path:
+    """Return a file shipped in search_spaces/. Raises ConfigError, which knows of the files in ``beside`` too."""
+    package = Path(__file__).parents[1]
+    shipped_files = [file for folder in (package.parent, package) for file in folder.glob("search_spaces/*.yaml")]
+    for file in shipped_files:
+        if name in (file.name, file.stem):
+            return file
+    if ((beside or Path()) / name).is_dir():
+        raise ConfigError(f"{name}: a folder; name the file")
+    known = {path.name if "." in name else path.stem for path in shipped_files}
+    here = {path.name for path in (Path(name).parent if beside is None else beside).glob("*.yaml")}
+    hint = nearest(name, here | known) or did_you_mean(name, known)
+    raise ConfigError(f"{name}: no such file, and none of that name is shipped{hint}")
+
+
+def find_grid(name: str) -> Path:
+    """Return the grid file a user means: a path, or the bare name of a shipped one. Raises ConfigError."""
+    path = Path(name)
+    if (path.exists() and not path.is_dir()) or path.name != name:
+        return path
+    file = shipped(name)
+    if path.suffix:  # whoever names a file means their own, and a shipped grid may cost days
+        raise ConfigError(f"{name}: no such file; the shipped grid of that name is meant by {path.stem!r}")
+    return file
+
+
+def with_included(tree: Tree, path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the keys of a grid on top of those of the grid that it includes; factors are joined by their names.
+
+    What the included file names stays relative to that file. Raises ConfigError.
+    """
+    if "factors" not in tree and len(set(tree) & (CONFIG_KEYS - GRID_KEYS)) > 1:
+        command = shlex.join(["sagasr-train", str(path)])
+        raise ConfigError(f"{path}: a configuration, not a grid; name it as 'base:' of a grid, or train it: {command}")
+    own = {key: value for key, value in tree.items() if key != "include"}
+    if "include" not in tree:
+        return own
+    name, above = tree["include"], (*above, path.resolve())
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{path}: include: expected the name of a grid, such as common.yaml (found {name!r:.80})")
+    file = _file_of(name, path.parent, f"{path}: include: ")
+    if file.resolve() in above:
+        raise ConfigError(f"{path}: include: {name} includes this file in turn; leave one of the two out")
+    below = _made_whole(with_included(read_yaml(file), file, above), file)
+    if isinstance(below.get("factors"), Mapping) and isinstance(own.get("factors"), Mapping):
+        own["factors"] = below["factors"] | own["factors"]
+    return below | own
+
+
+def _made_whole(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Return an included grid as it can be read from any folder: absolute paths, factors spelt out."""
+    unknown = [key for key in tree if key not in GRID_KEYS]
+    faults = Faults(f"{file}: unknown key {key!r}{did_you_mean(key, GRID_KEYS)}" for key in unknown)
+    if isinstance(tree.get("factors"), Mapping):
+        with faults.collecting(f"{file}: "):
+            tree["factors"] = written(tree["factors"], read_factors(tree["factors"], file.parent))
+    faults.stop()
+    if isinstance(tree.get("base"), str):
+        tree["base"] = str(_file_of(tree["base"], file.parent, "").absolute())
+    if isinstance(tree.get("data"), Mapping):
+        tree |= located({"data": tree["data"]}, file.parent)
+    return tree
+
+
+def _file_of(name: str, folder: Path, at: str) -> Path:
+    """Return the file that a grid in ``folder`` names: one beside it, or a shipped one. Raises ConfigError."""
+    beside = folder / name
+    if Path(name).name != name or (beside.exists() and not beside.is_dir()):
+        return beside
+    try:
+        return shipped(name, folder)
+    except ConfigError as error:
+        raise ConfigError(f"{at}{error}") from error
+
+
+def with_settings(tree: Tree, settings: Tree) -> dict[str, Any]:
+    """Return the grid's tree with the settings that are keys of the grid, and the design in its plain form."""
+    design = tree.get("design")
+    if isinstance(design, Mapping) and list(design) == ["fractional"]:
+        inner = design["fractional"] or {}
+        tree = {**tree, "design": "fractional", **(inner if isinstance(inner, Mapping) else {"resolution": inner})}
+    for key, value in settings.items():
+        first = key.split(".")[0]
+        if key == "seed":
+            raise ConfigError("--set seed: the grid's seeds decide it; use --seeds")
+        if key == "include":
+            raise ConfigError("--set include: which grid is included is read before settings; write it into the file")
+        if first not in GRID_KEYS | CONFIG_KEYS:
+            raise ConfigError(f"--set {key}: unknown key {first!r}{did_you_mean(first, GRID_KEYS | CONFIG_KEYS)}")
+        if first in GRID_KEYS:
+            tree = patch(tree, located({key: value}, Path.cwd()))
+    return dict(tree)
+
+
+def read_base(grid: Tree, settings: Tree, path: Path) -> dict[str, Any]:
+    """Return the base's tree with the grid's data, the settings and absolute paths, checked. Raises ConfigError."""
+    faults, file = Faults(), _file_of(grid["base"], path.parent, f"{path}: base: ")
+    with faults.collecting("" if file.is_file() else f"{path}: base: "):
+        tree = read_yaml(file)
+    faults.stop()
+    if "factors" in tree:
+        raise ConfigError(f"{path}: base: {file}: a grid, not a configuration; name one, such as tiny.yaml")
+    tree = located(tree, file.parent)
+    if grid.get("data"):
+        tree |= located({"data": grid["data"]}, path.parent)
+    if "data" not in tree:
+        example = f"add 'data: {{train: train.csv, val: val.csv}}', or '{SHIPPED_RECORDINGS}' for both"
+        raise ConfigError(f"{path}: data is missing; {example}")
+    chosen = {key: value for key, value in settings.items() if key.split(".")[0] not in GRID_KEYS}
+    tree = patch(tree, located(chosen, Path.cwd()))
+    parse(Config, tree, with_changes(file, chosen))
+    return tree
+
+
+def with_changes(file: Path, settings: Tree) -> str:
+    """Return how a fault names a file with some settings replaced."""
+    return " with ".join([str(file), *(f"--set {key}={level_name(value)}" for key, value in settings.items())])

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.factors import STANDARD, Patch
-from orchestrator.grid.levels import Condition, find_level, level_name, read_condition
-from orchestrator.grid.space import Factor
+from orchestrator.grid.factors import STANDARD, Condition, Factor, Patch, find_level, level_name, read_condition
 from orchestrator.sweep_folder.columns import RESERVED
 from sagasr.config.faults import Faults
 from sagasr.config.parsing import setting_paths
@@ -31,15 +29,19 @@ def read_factors(entries: Mapping[Any, Any], folder: Path) -> dict[str, Factor]:
         with faults.collecting():
             factors[str(key)] = _read_factor(str(key), entry, folder)
     faults.stop()
-    for name, entry in ((str(key), entry) for key, entry in entries.items()):
+    for key, entry in entries.items():
         if isinstance(entry, Mapping) and "under" in entry:
             with faults.collecting():
-                factors[name] = replace(factors[name], under=_read_under(name, entry["under"], factors))
+                under = _read_under(str(key), entry["under"], factors)
+                factors[str(key)] = replace(factors[str(key)], under=under)
     faults.stop()
+    above = {name: set(factor.under) for name, factor in factors.items()}
+    for _ in factors:  # by way of others too
+        above = {name: parents.union(*(above[parent] for parent in parents)) for name, parents in above.items()}
     faults += [
         f"factors.{name}.under: {name} lies under itself; remove one of the conditions"
-        for name in factors
-        if name in _above(name, factors)
+        for name, parents in above.items()
+        if name in parents
     ]
     faults.stop()
     return factors
@@ -47,16 +49,15 @@ def read_factors(entries: Mapping[Any, Any], folder: Path) -> dict[str, Factor]:
 
 def written(entries: Mapping[str, Any], factors: Mapping[str, Factor]) -> dict[str, Any]:
     """Return the entries of a grid file with the user's own factors spelt out, and absolute paths in their patches."""
-    return {
-        name: entry
-        if name in STANDARD and isinstance(entry["levels"] if isinstance(entry, Mapping) else entry, list)
-        else {
-            **(entry if isinstance(entry, Mapping) else {}),
-            "baseline": factors[str(name)].baseline,
-            "levels": dict(factors[str(name)].levels),
-        }
-        for name, entry in entries.items()
-    }
+    spelt: dict[str, Any] = {}
+    for name, entry in entries.items():
+        keys = entry if isinstance(entry, Mapping) else {"levels": entry}
+        if name in STANDARD and isinstance(keys["levels"], list):
+            spelt[name] = entry
+        else:
+            factor = factors[str(name)]
+            spelt[name] = {**keys, "baseline": factor.baseline, "levels": dict(factor.levels)}
+    return spelt
 
 
 def _read_factor(name: str, entry: Any, folder: Path) -> Factor:
@@ -70,9 +71,8 @@ def _read_factor(name: str, entry: Any, folder: Path) -> Factor:
     if not isinstance(entry, list | Mapping):
         raise ConfigError(f"factors.{name}: expected a list of levels, or 'baseline:' and 'levels:' (found {entry!r})")
     entry = {"levels": entry} if isinstance(entry, list) else entry
-    faults = Faults(
-        f"factors.{name}: unknown key {key!r}{did_you_mean(str(key), KEYS)}" for key in entry if key not in KEYS
-    )
+    unknown = (key for key in entry if key not in KEYS)
+    faults = Faults(f"factors.{name}: unknown key {key!r}{did_you_mean(str(key), KEYS)}" for key in unknown)
     given = entry.get("levels")
     with faults.collecting():
         if not isinstance(given, list):
@@ -83,28 +83,20 @@ def _read_factor(name: str, entry: Any, folder: Path) -> Factor:
         else:
             levels, usual = _own_levels(name, _setting_levels(name, given), folder), level_name(given[0])
     faults.stop()
-    return Factor(name, _read_baseline(name, entry, levels, usual), levels)
-
-
-def _read_baseline(name: str, entry: Mapping[str, Any], levels: Mapping[str, Patch], usual: str | None) -> str:
-    """Return the baseline that an entry names, or else the usual one."""
     if "baseline" not in entry:
         if usual is None:
             raise ConfigError(f"factors.{name}.baseline is missing; name one of: {', '.join(levels)}")
-        return usual
-    baseline = find_level(entry["baseline"], levels)
-    if baseline is None:
+        return Factor(name, usual, levels)
+    if (baseline := find_level(entry["baseline"], levels)) is None:
         word = level_name(entry["baseline"])
         raise ConfigError(f"factors.{name}.baseline: unknown level {word!r}{did_you_mean(word, levels)}")
-    return baseline
+    return Factor(name, baseline, levels)
 
 
 def _standard_levels(name: str, given: list[Any]) -> dict[str, Patch]:
     if not given:
         raise ConfigError(f"factors.{name} is empty; list at least two levels, or remove it")
-    standard = STANDARD[name]
-    levels: dict[str, Patch] = {}
-    faults = Faults()
+    standard, levels, faults = STANDARD[name], dict[str, Patch](), Faults()
     for level in map(level_name, given):
         changes = standard.levels.get(level) or standard.other(level)
         if changes is None:
@@ -119,10 +111,7 @@ def _standard_levels(name: str, given: list[Any]) -> dict[str, Patch]:
 
 
 def _setting_levels(name: str, given: list[Any]) -> dict[str, Patch]:
-    """Return the values of a setting as levels.
-
-    The name is the setting's path, or as much of the path's end as no other setting shares.
-    """
+    """Return the values of a setting as levels. Its name is its path, or an end of it that no other setting has."""
     known = setting_paths(Config)
     paths = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not paths:
@@ -137,23 +126,20 @@ def _setting_levels(name: str, given: list[Any]) -> dict[str, Patch]:
         raise ConfigError(f"factors.{name} is empty; list at least two values, or remove it")
     if any(isinstance(value, Mapping) for value in given):
         raise ConfigError(f"factors.{name}: expected values of {paths[0]}; for changes give 'baseline:' and 'levels:'")
-    levels: dict[str, Patch] = {}
-    faults = Faults()
+    levels, faults = dict[str, Patch](), Faults()
     for value in given:
-        if level_name(value) in levels:
-            faults.append(f"factors.{name}: level {level_name(value)!r} is listed twice; remove one")
-        levels[level_name(value)] = patch({}, {paths[0]: value})  # nested: another kind replaces its section
+        if (level := level_name(value)) in levels:
+            faults.append(f"factors.{name}: level {level!r} is listed twice; remove one")
+        levels[level] = patch({}, {paths[0]: value})  # nested: another kind replaces its section
     faults.stop()
     return levels
 
 
 def _own_levels(name: str, given: Any, folder: Path) -> dict[str, Patch]:
     if not isinstance(given, Mapping) or not given:
-        raise ConfigError(
-            f"factors.{name} is empty; give 'levels:' with at least two levels, each with what it changes"
-        )
-    levels: dict[str, Patch] = {}
-    faults = Faults()
+        remedy = "give 'levels:' with at least two levels, each with what it changes"
+        raise ConfigError(f"factors.{name} is empty; {remedy}")
+    levels, faults = dict[str, Patch](), Faults()
     for key, changes in given.items():
         level = level_name(key)
         same = find_level(level, levels)
@@ -178,15 +164,6 @@ def _own_levels(name: str, given: Any, folder: Path) -> dict[str, Patch]:
 def _read_under(name: str, given: Any, factors: Mapping[str, Factor]) -> Condition:
     here = f"factors.{name}.under"
     if not isinstance(given, Mapping) or not given:
-        raise ConfigError(
-            f"{here}: expected another factor with the levels beside which this one exists, as {{rolloff: on}}"
-        )
+        expected = "another factor with the levels beside which this one exists, as {rolloff: on}"
+        raise ConfigError(f"{here}: expected {expected}")
     return read_condition(given, factors, here)
-
-
-def _above(name: str, factors: Mapping[str, Factor]) -> set[str]:
-    """Return the factors that a factor lies under, by way of others or not."""
-    above = set(factors[name].under)
-    for _ in factors:
-        above |= {parent for other in above for parent in factors[other].under}
-    return above

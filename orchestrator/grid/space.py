@@ -1,46 +1,112 @@
-"""What a grid means: factors, rules, the ladder, and how a cell's levels become a configuration.
+"""What a grid file may say (``GridFile``), and what it means: how a cell's levels become a configuration.
 
 The stage of a factor is never declared: a factor whose patches stay under ``evaluation`` belongs to the eval stage, any
 other to the train stage. Loads neither torch nor ray.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from orchestrator.grid.factors import Patch
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.grid.factors import Condition, Factor, Patch, holds
 from orchestrator.grid.fractional import Fraction, fraction
-from orchestrator.grid.levels import Condition, holds
-from orchestrator.grid.schema import GridFile
 from orchestrator.sweep_folder.columns import RESERVED
 from orchestrator.sweep_folder.design import Levels, Promote, Step, cell_name
 from sagasr.config.patching import leaves, nested, patch
-from sagasr.config.settings import Config
+from sagasr.config.runtime import Runtime
+from sagasr.config.settings import Config, Data
+from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
+from sagasr.plugins.parts import load
 
-Stage = Literal["train", "eval"]
+
+class EarlyStopping(Strict):
+    """When to stop: ``blocks`` launches no more seeds once every question is decided; ``asha`` is a search."""
+
+    policy: Literal["blocks", "asha", "none"] = "blocks"
+    metric: str = "val/lsd"
+    delta: float | None = Field(0.05, gt=0, description="smallest difference that matters; only LSDs have a default")
+    spending: Literal["pocock", "obrien-fleming"] = "pocock"
+    grace: int = Field(3, ge=0, description="validations of a trial before any rule may stop it")
+    margin: float = Field(0.5, ge=0, description="a trial fails when its metric stays so much worse than the low's …")
+    patience: int = Field(3, ge=1, description="… for so many validations in a row")
+    reduction: float = Field(4, gt=1, description="asha: one in so many trials goes on at each rung")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_its_own_unit(cls, tree: Any) -> Any:
+        """What matters of an LSD says nothing of another metric."""
+        if isinstance(tree, Mapping) and not str(tree.get("metric", "val/lsd")).startswith("val/lsd"):
+            return {"delta": None, **tree}
+        return tree
 
 
-@dataclass(frozen=True)
-class Factor:
-    """A choice: what each of its levels patches in a configuration."""
+class Budget(Strict):
+    max_gpu_hours: float | None = Field(None, gt=0, description="refuse, or ask, before spending more")
+    price_per_gpu_hour: float | None = Field(None, gt=0, description="in any currency: money is then spoken of")
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.max_gpu_hours is None and self.price_per_gpu_hour is None:
+            raise ValueError("is empty; give max_gpu_hours, price_per_gpu_hour or both")
+        return self
+
+
+class Tracking(Strict):
+    uri: str = Field(min_length=1, description="MLflow tracking URI; by default a sqlite file beside the storage")
+
+
+class GridFile(Strict):
+    """The keys of a grid file."""
+
+    include: None = Field(None, description="another grid, whose keys hold where this one has none of its own")
     name: str
-    baseline: str
-    levels: Mapping[str, Patch]
-    under: Condition = field(default_factory=dict)
+    question: str = ""
+    base: str = Field(min_length=1)
+    data: Data | None = Field(None, examples=["{train: train.csv, val: val.csv}"])
+    factors: dict[str, Any]
+    design: Literal["full", "one-at-a-time", "ladder", "fractional"] = "full"
+    resolution: int | None = Field(None, ge=3, le=8)
+    ladder: tuple[dict[str, Any], ...] = ()
+    where: tuple[dict[str, Any], ...] = ()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = (0, 1, 2)
+    early_stopping: EarlyStopping = Field(EarlyStopping(), examples=["{policy: none}"])
+    resources: dict[str, Runtime] = Field(default_factory=dict)
+    budget: Budget | None = Field(None, examples=["{max_gpu_hours: 40}"])
+    tracking: Tracking | None = Field(None, examples=["{uri: http://HOST:5000}"])
+    storage: str = "./sweeps"
+    promote: dict[str, Any] | None = None
 
-    @cached_property
-    def paths(self) -> frozenset[str]:
-        """The configuration paths that some level decides. A level that names a ``kind`` decides the whole section."""
-        return frozenset(path.removesuffix(".kind") for changes in self.levels.values() for path in leaves(changes))
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+            raise ValueError("use 1 to 63 of the characters a-z, 0-9 and -")
+        return name
 
-    @property
-    def stage(self) -> Stage:
-        return "eval" if all(path.startswith("evaluation.") for path in self.paths) else "train"
+    @field_validator("storage")
+    @classmethod
+    def _is_a_place(cls, storage: str) -> str:
+        if not storage.strip() or not storage.isprintable():
+            raise ValueError("is no name of a folder")
+        try:
+            Path(storage).expanduser()
+        except RuntimeError as error:
+            raise ValueError("there is no such user") from error
+        return storage
+
+    @field_validator("factors", "seeds")
+    @classmethod
+    def _is_not_empty(cls, given: Any) -> Any:
+        if not given:
+            raise ValueError("is empty; list at least one")
+        return given
 
 
 class Rule(NamedTuple):
@@ -51,9 +117,7 @@ class Rule(NamedTuple):
 
     def allows(self, levels: Mapping[str, str]) -> bool:
         """Return whether a cell keeps the rule."""
-        if not holds(self.given, levels):
-            return True
-        return self.wanted is not None and holds(self.wanted, levels)
+        return not holds(self.given, levels) or (self.wanted is not None and holds(self.wanted, levels))
 
 
 @dataclass(frozen=True)
@@ -133,12 +197,10 @@ def own_metrics(base: Mapping[str, Any]) -> tuple[Any, ...]:
     named = validation.get("metrics") if isinstance(validation, Mapping) else None
     if not isinstance(named, list) or not all(isinstance(part, str) and ":" in part for part in named):
         return ()  # none, or the configuration's own check says what is wrong
-    from sagasr.plugins.parts import load
-
-    found = tuple(load("metric", part) for part in named)
-    for part, metric in zip(named, found, strict=True):
+    metrics = tuple(load("metric", part) for part in named)
+    for part, metric in zip(named, metrics, strict=True):
         if metric.better not in ("lower", "higher"):
             raise ConfigError(f"metric {part}: better is {metric.better!r}, not 'lower' or 'higher'")
         if metric.name in RESERVED or not str(metric.name).isidentifier():
             raise ConfigError(f"metric {part}: name {metric.name!r} is a column that is there, or none; choose another")
-    return found
+    return metrics

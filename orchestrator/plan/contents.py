@@ -6,106 +6,70 @@ from typing import Literal, NamedTuple
 
 from orchestrator.grid.space import Cell, SearchSpace
 from sagasr.config.settings import Data, Words
-from sagasr.data.listing import Listing
+from sagasr.data.listing import Listing, list_data
 from sagasr.data.rows import SPLITS, Row, Split
+from sagasr.data.splits import checked_rows, content_hashes, manifest_fingerprint, shared_problems
 from sagasr.io.errors import ConfigError, DataError, SagasrError
-from sagasr.io.fingerprint import fingerprint
 from sagasr.model.words import FEW, known_share, vocabulary_of
 
 Source = Literal["off", "transcript", "caption"]
 
 
-class Contents(NamedTuple):
-    """What the manifests of a sweep hold: fingerprints and rows of each split, and the sha256 of every file by path.
-
-    ``scored``: of the validation recordings and their domains alone; other texts make no other question.
-    """
-
-    train: Mapping[Data, str]
-    val: Mapping[Data, str]
-    scored: Mapping[Data, str]
-    rows: Mapping[tuple[Data, Split], Sequence[Row]]
-    files: Mapping[str, str]
-    listings: Sequence[Listing]
-
-
-def read_contents(cells: Sequence[Cell]) -> Contents:
-    """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
-    from sagasr.data.listing import list_data
-    from sagasr.data.splits import manifest_fingerprint, shared_problems
-
-    faults: list[str] = []
-    read: dict[tuple[Data, Split], _SplitRead] = {}
-    datas = list(dict.fromkeys(cell.config.data for cell in cells))
-    for data in datas:
-        sources = {cell.config.conditions.text.source for cell in cells if cell.config.data == data}
-        for split in SPLITS:
-            read[data, split] = _read_split(data, split, sorted(sources - {"off"}))
-            faults.extend(read[data, split].faults)
-        faults.extend(shared_problems(data, read[data, "train"].by_hash(), read[data, "val"].by_hash()))
-    if faults:
-        raise DataError("\n".join(dict.fromkeys(faults)))
-    clips = {cell.config.data: cell.config.validation.clips for cell in cells}
-    return Contents(
-        train={data: manifest_fingerprint(read[data, "train"].rows) for data in datas},
-        val={data: manifest_fingerprint(read[data, "val"].rows) for data in datas},
-        scored={data: read[data, "val"].scored() for data in datas},
-        rows={key: part.rows for key, part in read.items()},
-        files={str(row.file): digest for part in read.values() for digest, row in part.pairs()},
-        listings=[
-            list_data(data, {**read[data, "train"].left_out, **read[data, "val"].left_out}, most)
-            for data, most in clips.items()
-        ],
-    )
-
-
-class _SplitRead(NamedTuple):
-    """One split of one pair of manifests. ``hashes``: the sha256 of each row's recording, empty where there are faults.
+class Content(NamedTuple):
+    """What one split of a pair of manifests holds. ``pairs``: sha256 and row of each recording; empty with faults.
 
     ``left_out``: why files were left out.
     """
 
     rows: Sequence[Row] = ()
-    hashes: Sequence[str] = ()
+    pairs: Sequence[tuple[str, Row]] = ()
+    fingerprint: str = ""
     left_out: Mapping[tuple[str, str], str] = {}
     faults: Sequence[str] = ()
 
-    def pairs(self) -> list[tuple[str, Row]]:
-        return list(zip(self.hashes, self.rows, strict=True)) if self.hashes else []
 
-    def by_hash(self) -> dict[str, Row]:
-        return dict(self.pairs())
-
-    def scored(self) -> str:
-        """Return the fingerprint of the recordings and their domains; other texts make no other question."""
-        return fingerprint(sorted([digest, row.domain] for digest, row in self.pairs()))
+Contents = Mapping[tuple[Data, Split], Content]
 
 
-def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> _SplitRead:
+def read_contents(cells: Sequence[Cell]) -> Contents:
+    """Return the contents of each pair of manifests. Raises DataError naming every fault of all of them."""
+    faults: list[str] = []
+    contents: dict[tuple[Data, Split], Content] = {}
+    for data in dict.fromkeys(cell.config.data for cell in cells):
+        sources = {cell.config.conditions.text.source for cell in cells if cell.config.data == data}
+        for split in SPLITS:
+            contents[data, split] = _read_split(data, split, sorted(sources - {"off"}))
+            faults.extend(contents[data, split].faults)
+        faults.extend(shared_problems(data, dict(contents[data, "train"].pairs), dict(contents[data, "val"].pairs)))
+    if faults:
+        raise DataError("\n".join(dict.fromkeys(faults)))
+    return contents
+
+
+def list_files(cells: Sequence[Cell], contents: Contents) -> list[Listing]:
+    """Return what lies where the recordings are named, and what becomes of it."""
+    clips = {cell.config.data: cell.config.validation.clips for cell in cells}
+    left_out = {data: {**contents[data, "train"].left_out, **contents[data, "val"].left_out} for data in clips}
+    return [list_data(data, left_out[data], most) for data, most in clips.items()]
+
+
+def _read_split(data: Data, split: Split, sources: Sequence[Source]) -> Content:
     """Read a split; its faults are those of its rows, and the ``sources`` of texts that none of its rows has."""
-    from sagasr.data.splits import checked_rows, content_hashes
-
     try:
         rows, problems, left_out = checked_rows(data, split)
-        hashes = [] if problems else content_hashes(rows)
+        pairs = [] if problems else list(zip(content_hashes(rows), rows, strict=True))
     except SagasrError as error:
-        return _SplitRead(faults=str(error).splitlines())
-    manifest = data.train if split == "train" else data.val
-    without = [
-        f"{manifest}: no {split} recording has a {source}; "
-        f"{_remedy_for_texts(manifest, source)}, or leave text={source} out "
-        "(without a factor text: --set conditions.text.source=off)"
-        for source in sources
-        if not any(row.text(source) for row in rows)
-    ]
-    return _SplitRead(rows, hashes, left_out, [*problems, *without])
-
-
-def _remedy_for_texts(manifest: str, source: str) -> str:
-    """Return how the recordings of a manifest or folder get texts."""
-    if Path(manifest).is_dir():
-        return "write what is heard in NAME.wav into NAME.txt beside it"
-    return f"add the column {source!r}"
+        return Content(faults=str(error).splitlines())
+    manifest = getattr(data, split)
+    for source in (source for source in sources if not any(row.text(source) for row in rows)):
+        remedy = f"add the column {source!r}"
+        if Path(manifest).is_dir():
+            remedy = "write what is heard in NAME.wav into NAME.txt beside it"
+        problems.append(
+            f"{manifest}: no {split} recording has a {source}; {remedy}, or leave text={source} out "
+            "(without a factor text: --set conditions.text.source=off)"
+        )
+    return Content(rows, pairs, "" if problems else manifest_fingerprint(rows), left_out, problems)
 
 
 def known_words(cells: Sequence[Cell], contents: Contents) -> dict[str, float]:
@@ -113,7 +77,7 @@ def known_words(cells: Sequence[Cell], contents: Contents) -> dict[str, float]:
     shares: dict[str, float] = {}
     for data, text in dict.fromkeys((cell.config.data, cell.config.conditions.text) for cell in cells):
         if text.source != "off" and isinstance(text.encoder, Words):
-            train, val = ([row.text(text.source) for row in contents.rows[data, split]] for split in SPLITS)
+            train, val = ([row.text(text.source) for row in contents[data, split].rows] for split in SPLITS)
             share = known_share(val, vocabulary_of(train), text.encoder.max_tokens)
             shares[text.source] = min(share, shares.get(text.source, 1.0))
     return {source: share for source, share in shares.items() if share < FEW}
@@ -124,16 +88,17 @@ def without_texts(cells: Sequence[Cell], contents: Contents) -> tuple[str, ...]:
     notes = []
     for data, source in dict.fromkeys((cell.config.data, cell.config.conditions.text.source) for cell in cells):
         for split in SPLITS if source != "off" else ():
-            rows = contents.rows[data, split]
+            rows = contents[data, split].rows
             if missing := sum(not row.text(source) for row in rows):
                 notes.append(f"{missing:,} of {len(rows):,} {split} recordings have no {source}: they go without text")
     return tuple(notes)
 
 
-def check_scored(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> None:
-    """Raise ConfigError where cells are scored on other recordings than the first."""
+def check_scored(space: SearchSpace, cells: Sequence[Cell], contents: Contents) -> None:
+    """Raise ConfigError where cells are scored on other recordings or domains; other texts make no other question."""
     names = {cell.config.data.val: cell.name for cell in reversed(cells)}
-    if len({data.scored[cell.config.data] for cell in cells}) > 1:
+    scored = {data: contents[data, "val"].pairs for data in dict.fromkeys(cell.config.data for cell in cells)}
+    if len({tuple(sorted((digest, row.domain) for digest, row in pairs)) for pairs in scored.values()}) > 1:
         where = "; ".join(f"{path} ('{name}')" for path, name in names.items())
         raise ConfigError(
             f"{space.source}: data.val: cells are scored on different recordings, so they are not comparable: {where}; "

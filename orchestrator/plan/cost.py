@@ -7,27 +7,27 @@ that have ended correct it for those like them.
 
 import heapq
 import platform
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from orchestrator.plan.capacity import Resources, of_all_workers, this_machine
-from orchestrator.plan.gpus import here
+from orchestrator.plan.capacity import Resources, here, of_all_workers, this_machine
 from orchestrator.plan.ledger import Ledger
 from orchestrator.plan.plan import Plan, Trial
-from orchestrator.sweep_folder.estimate_file import Predicted, write_prediction
-from orchestrator.sweep_folder.looks_file import blocks
+from orchestrator.sweep_folder.json_files import Predicted, Prediction, blocks, read_prediction
 from sagasr.config.parsing import parse
-from sagasr.config.settings import T5, Config, Evaluation, downsampling_ratio
+from sagasr.config.settings import T5, Config, downsampling_ratio
 from sagasr.config.stages import sampling_of
 from sagasr.config.strict import Strict
 from sagasr.constants import CHECKPOINTS_KEPT, LISTENING_CLIPS
-from sagasr.io.files import read_json
+from sagasr.io.files import read_json, write_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.machine import cpus_here
 from sagasr.model.counts import Counts
@@ -81,50 +81,45 @@ class Cost(NamedTuple):
 
 def costs_of(plan: Plan, counts: Mapping[str, Counts], ledger: Ledger) -> dict[str, Cost]:
     """Return the cost of each trial by its id: as measured on this machine, where that was done, or assumed."""
-    known = read_speeds(plan)
-    kinds: dict[str, tuple[str, Cost]] = {}  # of each cell, whose seeds cost the same
+    known = read_speeds(plan).kinds
+    kinds: dict[str, tuple[str, Speed, Cost]] = {}  # of each cell, whose seeds cost the same
     for trial in plan.trials:
         cell = trial.replicates[0].cell
         if cell not in kinds:
             kind = kind_of(trial)
-            speed = known.kinds.get(kind) or assumed(trial, counts[cell])
+            speed = known.get(kind) or assumed(trial, counts[cell])
             seconds, gpus = seconds_of(trial, speed), trial.resources.workers * trial.resources.gpus_per_worker
-            basis: Basis = "measured" if kind in known.kinds else "assumed"
+            basis: Basis = "measured" if kind in known else "assumed"
             disk = disk_bytes(trial, counts[cell])
-            kinds[cell] = kind, Cost(seconds, seconds * gpus / 3_600, disk, speed.start, speed.encode, basis)
+            kinds[cell] = kind, speed, Cost(seconds, seconds * gpus / 3_600, disk, speed.start, speed.encode, basis)
     ratios = _ratios(plan, ledger, kinds)
-    found = {}
+    costs = {}
     for trial in plan.trials:
-        kind, cost = kinds[trial.replicates[0].cell]
-        ratio = ratios.get(kind)
-        if trial.id in ledger.trained and not ledger.finished(trial):
-            cost = _scored_again(trial, cost, known.kinds.get(kind) or assumed(trial, counts[trial.replicates[0].cell]))
-        found[trial.id] = (
-            cost
-            if ratio is None
-            else cost._replace(seconds=cost.seconds * ratio, gpu_hours=cost.gpu_hours * ratio, basis="ended")
+        kind, speed, cost = kinds[trial.replicates[0].cell]
+        seconds, disk = cost.seconds, cost.disk_bytes
+        if trial.id in ledger.trained and not ledger.finished(trial):  # the model is sampled untrained, then trained
+            seconds, disk = 2 * trial.config.validation.clips * _per_clip(trial, speed), 0
+        seconds *= ratios.get(kind, 1.0)
+        costs[trial.id] = cost._replace(
+            seconds=seconds,
+            gpu_hours=cost.gpu_hours * seconds / cost.seconds,
+            disk_bytes=disk,
+            basis="ended" if kind in ratios else cost.basis,
         )
-    return found
+    return costs
 
 
-def _ratios(plan: Plan, ledger: Ledger, kinds: Mapping[str, tuple[str, Cost]]) -> dict[str, float]:
+def _ratios(plan: Plan, ledger: Ledger, kinds: Mapping[str, tuple[str, Speed, Cost]]) -> dict[str, float]:
     """Return, by kind, how many times as long as predicted the trainings of this sweep took that have ended."""
     took: dict[str, float] = defaultdict(float)
     predicted: dict[str, float] = defaultdict(float)
     for trial in plan.trials:
-        if trial.id in ledger.trained:
-            status = read_status(plan.paths.trial(trial.id))
-            kind, cost = kinds[trial.replicates[0].cell]
-            if status is not None and status.wall_seconds > 0:
-                took[kind] += status.wall_seconds
-                predicted[kind] += cost.seconds
+        status = read_status(plan.paths.trial(trial.id)) if trial.id in ledger.trained else None
+        if status is not None and status.wall_seconds > 0:
+            kind, _, cost = kinds[trial.replicates[0].cell]
+            took[kind] += status.wall_seconds
+            predicted[kind] += cost.seconds
     return {kind: took[kind] / predicted[kind] for kind in took}
-
-
-def _scored_again(trial: Trial, cost: Cost, speed: Speed) -> Cost:
-    """Return the cost of a training that lacks scores only: the model is sampled untrained, and then trained."""
-    seconds = 2 * trial.config.validation.clips * _per_clip(trial, speed)
-    return cost._replace(seconds=seconds, gpu_hours=cost.gpu_hours * seconds / cost.seconds, disk_bytes=0)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -134,46 +129,39 @@ def total(costs: Iterable[Cost]) -> Cost:
         sum(cost.seconds for cost in costs),
         sum(cost.gpu_hours for cost in costs),
         sum(cost.disk_bytes for cost in costs),
-        sum(cost.start for cost in costs),
-        max((cost.encode for cost in costs), default=0.0),
-        next((basis for basis in BASES if any(cost.basis == basis for cost in costs)), "ended"),
+        basis=min((cost.basis for cost in costs), key=BASES.index, default="ended"),
     )
 
 
 def write_estimate(plan: Plan, costs: Mapping[str, Cost]) -> None:
     """Write what the plan's trials are predicted to take, for the report; of those that have begun that stands."""
-    predicted = {
-        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
-        for trial, cost in costs.items()
-    }
+    before = read_prediction(plan.folder).trials
     begun = {trial.id for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
+    new = {
+        trial: Predicted(seconds=cost.seconds, gpu_hours=cost.gpu_hours, disk_bytes=cost.disk_bytes)
+        for trial, cost in sorted(costs.items())
+        if not (trial in begun and trial in before)
+    }
     price = plan.space.grid.budget.price_per_gpu_hour if plan.space.grid.budget else None
-    write_prediction(plan.folder, predicted, begun, price)
-
-
-# ------------------------------------------------------------------------------------------------------- one training
+    prediction = Prediction(trials=before | new, price_per_gpu_hour=price)
+    write_json(plan.paths.estimate, prediction.model_dump(mode="json"))
 
 
 def seconds_of(trial: Trial, speed: Speed) -> float:
     """Return how long a trial's training takes, validations and checkpoints included, once it runs."""
     config, runtime = trial.config, trial.resources
     steps, every, save_every = config.training.steps, config.validation.every, runtime.checkpoint_every
-    validations = 1 + -(-steps // every)
     per_clip = LOSS_PASSES * speed.forward + _per_clip(trial, speed)
-    return (
-        steps * speed.step
-        + validations * config.validation.clips * per_clip
-        + -(-steps // save_every) * speed.save
-        + speed.once
-    )
+    validated = (1 + ceil(steps / every)) * config.validation.clips
+    return steps * speed.step + validated * per_clip + ceil(steps / save_every) * speed.save + speed.once
 
 
 def _per_clip(trial: Trial, speed: Speed) -> float:
     """Return the seconds in which one clip is sampled and scored for every variant of a trial."""
     passes = sum(
         sampling.sampler.steps * len(guidance_branches(trial.config.conditions, sampling.sampler.guidance))
-        for sampling in _samplings(variant.evaluation for variant in trial.variants)
-    )
+        for sampling in {sampling_of(variant.evaluation) for variant in trial.variants}
+    )  # replacing low frequencies afterwards needs no sampling of its own
     return passes * speed.forward + len(trial.variants) * speed.score
 
 
@@ -198,8 +186,8 @@ def disk_bytes(trial: Trial, counts: Counts) -> int:
     config = trial.config
     clips = min(LISTENING_CLIPS, config.validation.clips) * (len(trial.variants) + 2)
     audio = clips * config.validation.segment * config.audio.channels
-    kept = min(CHECKPOINTS_KEPT, -(-config.training.steps // trial.resources.checkpoint_every))
-    return kept * checkpoint_bytes(counts) + audio
+    checkpoints = min(CHECKPOINTS_KEPT, ceil(config.training.steps / trial.resources.checkpoint_every))
+    return checkpoints * checkpoint_bytes(counts) + audio
 
 
 def checkpoint_bytes(counts: Counts) -> int:
@@ -207,18 +195,10 @@ def checkpoint_bytes(counts: Counts) -> int:
     return counts.state_bytes * STATES_SAVED // 5
 
 
-def _samplings(evaluations: Iterable[Evaluation]) -> set[Evaluation]:
-    """Return the evaluations that need their own sampling; replacing low frequencies afterwards needs none."""
-    return {sampling_of(evaluation) for evaluation in evaluations}
-
-
 def _pass(config: Config, counts: Counts, segment: int) -> float:
     """Return the operations of one forward pass over one example: two per weight and token, and attention."""
     tokens = segment // downsampling_ratio(config.codec) + 1
     return float(2 * counts.parameters * tokens + 4 * tokens**2 * config.model.embed_dim * config.model.depth)
-
-
-# ---------------------------------------------------------------------------------------------------- the whole sweep
 
 
 def elapsed(
@@ -232,65 +212,48 @@ def elapsed(
     machine = this_machine()
     if on_gpus and not machine.gpus:
         return None
+    batches = [todo]
+    if plan.space.grid.early_stopping.policy == "blocks":  # a batch ends before the next begins
+        batches = [[trial for trial in todo if trial.seed in block] for block in blocks(plan.seeds)]
     now = 0.0 if plan.paths.trials.exists() else len(plan.recordings) * max(costs[trial.id].encode for trial in todo)
-    for batch in _batches(plan, todo):
+    for batch in batches:
         free, running = machine, list[tuple[float, Resources]]()
         for trial in batch:
-            demand = of_all_workers(trial.resources).at_most(machine)
+            demand = Resources(*map(min, of_all_workers(trial.resources), machine))
             while running and (not free.holds(demand) or len(running) == concurrent):
                 now, ended = heapq.heappop(running)
                 free = Resources(free.cpus + ended.cpus, free.gpus + ended.gpus)
-            free = free.without(demand)
+            free -= demand
             heapq.heappush(running, (now + costs[trial.id].start + costs[trial.id].seconds, demand))
         now = max((end for end, _ in running), default=now)
     return now
 
 
-def _batches(plan: Plan, todo: Sequence[Trial]) -> list[list[Trial]]:
-    """Return the trials in the batches that end before the next begins: by ``blocks``, the first seeds, then each."""
-    if plan.space.grid.early_stopping.policy != "blocks":
-        return [list(todo)]
-    return [[trial for trial in todo if trial.seed in block] for block in blocks(plan.seeds)]
-
-
-# ------------------------------------------------------------------------------------------------------ what is known
-
-
 def kind_of(trial: Trial) -> str:
     """Return what the speed of a trial depends on: the model's size and data, the batch, and where it runs."""
     config, runtime = trial.config, trial.resources
-    return short(
-        fingerprint(
-            {
-                "config": config.model_dump(
-                    mode="json",
-                    include={
-                        "audio": True,
-                        "codec": True,
-                        "model": {"embed_dim", "depth", "num_heads", "cond_dim", "time_route"},
-                        "conditions": {"text": {"encoder": True}} | ({"own": True} if config.conditions.own else {}),
-                        "training": {"batch_size", "precision"},
-                        "validation": {"segment"},
-                    },
-                ),
-                "long texts": config.conditions.text.source != "off" and isinstance(config.conditions.text.encoder, T5),
-                "runtime": runtime.model_dump(mode="json", include={"workers", "gpus_per_worker", "cpus_per_worker"}),
-                "machine": machine(bool(runtime.gpus_per_worker)),
-                "torch": version("torch"),
-            }
-        )
-    )
+    decisive: dict[str, Any] = {
+        "audio": True,
+        "codec": True,
+        "model": {"embed_dim", "depth", "num_heads", "cond_dim", "time_route"},
+        "conditions": {"text": {"encoder": True}} | ({"own": True} if config.conditions.own else {}),
+        "training": {"batch_size", "precision"},
+        "validation": {"segment"},
+    }
+    tree = {
+        "config": config.model_dump(mode="json", include=decisive),
+        "long texts": config.conditions.text.source != "off" and isinstance(config.conditions.text.encoder, T5),
+        "runtime": runtime.model_dump(mode="json", include={"workers", "gpus_per_worker", "cpus_per_worker"}),
+        "machine": machine(bool(runtime.gpus_per_worker)),
+        "torch": version("torch"),
+    }
+    return short(fingerprint(tree))
 
 
 def read_speeds(plan: Plan) -> Speeds:
     """Return what was measured beside the plan's storage. Raises ConfigError for a file that cannot be understood."""
-    path = speeds_path(plan)
+    path = plan.paths.speeds
     return parse(Speeds, read_json(path), str(path)) if path.exists() else Speeds()
-
-
-def speeds_path(plan: Plan) -> Path:
-    """Return where a storage keeps what was measured."""
-    return plan.paths.speeds
 
 
 def machine(gpu: bool) -> str:
@@ -302,9 +265,7 @@ def machine(gpu: bool) -> str:
 
 @cache
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()

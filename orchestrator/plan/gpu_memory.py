@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.formats import gigabytes
-from orchestrator.plan.gpus import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
+from orchestrator.formats import count, gigabytes
+from orchestrator.plan.capacity import CLUSTER, HERE, Gpu, here, in_cluster_file, smallest
 from orchestrator.plan.plan import Plan, Trial
 from sagasr.config.runtime import Runtime
 from sagasr.io.errors import ConfigError
@@ -40,17 +40,16 @@ def planned_gpu(trials: Sequence[Trial], on_cluster: bool = False) -> Gpu | None
 
 def needs(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu) -> list[Need]:
     """Return what each size that trains on GPUs needs of one."""
-    sizes: dict[str, dict[str, Trial]] = {}
+    sizes: dict[str, dict[str, Runtime]] = {}
     for trial in _on_gpus(trials):
-        sizes.setdefault(trial.size, {}).update((row.cell, trial) for row in trial.replicates)
-    found = []
+        sizes.setdefault(trial.size, {}).update((row.cell, trial.resources) for row in trial.replicates)
+    needed = []
     for size, cells in sizes.items():
-        runtime = next(iter(cells.values())).resources
-        holds = {cell: shapes[cell].memory_bytes(runtime) for cell in cells}
-        cell = max(holds, key=holds.__getitem__)
+        runtime = next(iter(cells.values()))
+        cell = max(cells, key=lambda cell: shapes[cell].memory_bytes(runtime))
         misfits = sum(not _fits(shapes[cell], runtime, gpu) for cell in cells)
-        found.append(Need(size, runtime, cell, shapes[cell], gpu, misfits))
-    return found
+        needed.append(Need(size, runtime, cell, shapes[cell], gpu, misfits))
+    return needed
 
 
 def check_memory(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None) -> None:
@@ -79,7 +78,7 @@ def remedies(need: Need, key: str) -> list[str]:
     """Return what makes a training fit, each by itself: more of the GPU, more GPUs, a smaller batch."""
     runtime, rows = need.runtime, need.shape.latents[0]
     most = len(here()) if need.gpu.where == HERE else rows
-    ways = (
+    kinds: tuple[list[dict[str, Any]], ...] = (
         [{"gpus_per_worker": share} for share in (0.25, 0.5, 1.0) if share > runtime.gpus_per_worker],
         [
             {"workers": workers, "sharded": sharded, "gpus_per_worker": 1.0}
@@ -88,15 +87,12 @@ def remedies(need: Need, key: str) -> list[str]:
             if runtime.workers <= workers <= min(rows, most)
         ],
     )
-    found = [
-        f"write {_written(changes, runtime)} in {key}"
-        for way in ways
-        if (changes := next((one for one in way if _fits(need.shape, runtime.model_copy(update=one), need.gpu)), None))
-    ]
+    fitting = [[way for way in kind if _fits(need.shape, runtime.model_copy(update=way), need.gpu)] for kind in kinds]
+    answers = [f"write {_written(ways[0], runtime)} in {key}" for ways in fitting if ways]
     parts = (2**power for power in range(1, rows.bit_length()))
-    if fit := next((count for count in parts if _fits(need.shape, runtime, need.gpu, count)), None):
-        found.append(f"lower training.batch_size to {rows // fit} in the base")
-    return found or ["choose a smaller size, shorter clips (audio.segment) or larger GPUs"]
+    if fit := next((part for part in parts if _fits(need.shape, runtime, need.gpu, part)), None):
+        answers.append(f"lower training.batch_size to {rows // fit} in the base")
+    return answers or ["choose a smaller size, shorter clips (audio.segment) or larger GPUs"]
 
 
 def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None) -> list[str]:
@@ -109,16 +105,10 @@ def shown(trials: Sequence[Trial], shapes: Mapping[str, Counts], gpu: Gpu | None
         share, workers = need.runtime.gpus_per_worker, need.runtime.workers
         part = f" ({share:g} of it)" if share < 1 else f" on each of {workers}" if workers > 1 else ""
         verdict = "does not fit" if need.misfits else "fits"
-        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}{_lacking(need)}")
+        lines.append(f"  size {need.size} needs {need.needed} of {need.allowed}{part}: {verdict}")
+        if gpu.where == HERE and workers * share > len(here()):
+            lines[-1] += f", but {count(len(here()), 'GPU')} here"
     return lines
-
-
-def _lacking(need: Need) -> str:
-    """Return that this machine has fewer GPUs than a training needs, if it is so."""
-    wanted = need.runtime.workers * need.runtime.gpus_per_worker
-    if need.gpu.where != HERE or wanted <= len(here()):
-        return ""
-    return f", but {len(here())} GPU{'' if len(here()) == 1 else 's'} here"
 
 
 def _on_gpus(trials: Sequence[Trial]) -> list[Trial]:

@@ -8,13 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import standing
-from orchestrator.sweep_folder.looks_file import read_looks
+from orchestrator.sweep_folder.json_files import read_looks
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.config.parsing import parse
@@ -80,7 +80,7 @@ def scan(plan: Plan) -> Ledger:
     trained: set[str] = set()
     for trial in plan.trials:
         status, reason = _status(paths, trial.id)
-        if status is not None and status.state is State.DONE:
+        if status and status.state is State.DONE:
             trained.add(trial.id)
         old = before.get((trial.seed, _key(trial.levels))) if status is None and not reason else None
         if old:
@@ -103,12 +103,15 @@ def scan(plan: Plan) -> Ledger:
 
 def with_spared(plan: Plan, ledger: Ledger) -> Ledger:
     """Return the ledger with the replicates of seeds that the looks have made unnecessary, as looks.json stands now."""
-    spared, why = _spared(plan)
-    entries = dict(ledger.entries)
-    for row in plan.replicates if spared else ():
-        if row.seed in spared and not entries[row.id].state.finished:
-            entries[row.id] = Entry(State.NOT_NEEDED, why)
-    return ledger._replace(entries=entries)
+    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
+    if account is None or not account.stop:
+        return ledger
+    spared = {
+        row.id: Entry(State.NOT_NEEDED, account.words)
+        for row in plan.replicates
+        if row.seed in plan.seeds[account.seen :] and not ledger.entries[row.id].state.finished
+    }
+    return ledger._replace(entries={**ledger.entries, **spared})
 
 
 def record(paths: SweepPaths, trial: Trial) -> None:
@@ -127,66 +130,50 @@ def refused(plan: Plan, ledger: Ledger) -> dict[str, list[str]]:
     ``data``: a recording changed under its name; ``code``: another version of the results; ``versions``: an interrupted
     training would go on with other libraries. An edited grid is none of them: what it changes is shown as stale.
     """
-    found: dict[str, list[str]] = {}
+    changed: dict[str, list[str]] = {}
     paths = plan.paths
     before = read_json(paths.recordings) if paths.recordings.exists() else {}
-    changed = [path for path, digest in plan.recordings.items() if before.get(path, digest) != digest]
-    if changed:
-        found["data"] = [f"{path}: the recording changed since this sweep began" for path in changed]
+    recordings = [path for path, digest in plan.recordings.items() if before.get(path, digest) != digest]
+    if recordings:
+        changed["data"] = [f"{path}: the recording changed since this sweep began" for path in recordings]
     old = {record["id"]: record for record in _records(paths)}
     known = {trial.id for trial in plan.trials}
     others = {int(record.get("version", RESULT_VERSION)) for name, record in old.items() if name not in known}
     others -= {RESULT_VERSION}
     if others and any(entry.state is State.STALE for entry in ledger.entries.values()):
-        found["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
+        changed["code"] = [f"results of version {max(others)} are here, this code makes version {RESULT_VERSION}"]
     now = versions()
     for trial in plan.trials:
         then = old.get(trial.id, {}).get("versions", {})
-        differs = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
-        if differs and any(ledger.entries[row.id].state is State.INTERRUPTED for row in trial.replicates):
-            found.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(differs)}")
-    return found
+        other = [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
+        if other and any(ledger.entries[row.id].state is State.INTERRUPTED for row in trial.replicates):
+            changed.setdefault("versions", []).append(f"{trial.id} was begun with other libraries: {', '.join(other)}")
+    return changed
 
 
 def rescoring(old: Mapping[str, Any] | None, trial: Trial, variant: str) -> list[str]:
     """Return why a variant of a finished training is not yet scored, although one of its levels was."""
-    wanted = next(one for one in trial.variants if one.id == variant)
+    wanted = next(scored for scored in trial.variants if scored.id == variant)
     for before in (old or {}).get("variants", ()):
         if before["levels"] == wanted.levels and before["id"] != wanted.id:
             then = {"evaluation": before["evaluation"], "validation": (old or {})["config"]["validation"]}
-            now = {
-                "evaluation": wanted.evaluation.model_dump(mode="json"),
-                "validation": trial.config.validation.model_dump(mode="json"),
-            }
-            found = differences(leaves(then), leaves(now))
-            return found or ["the validation recordings changed"]
+            settings = {"evaluation": wanted.evaluation, "validation": trial.config.validation}
+            now = {section: setting.model_dump(mode="json") for section, setting in settings.items()}
+            return differences(leaves(then), leaves(now)) or ["the validation recordings changed"]
     return []
 
 
 def changes(old: Mapping[str, Any], trial: Trial) -> list[str]:
     """Return what makes a recorded trial another one than ``trial``, e.g. ``training.steps 600 -> 800``."""
-    found = differences(_relevant(_with_defaults(old["config"])), _relevant(trial.config.model_dump(mode="json")))
+    then = old["config"]
+    with suppress(SagasrError):  # keys that are newer than the record stand at their defaults
+        then = parse(Config, then, "recorded").model_dump(mode="json")
+    differing = differences(_relevant(then), _relevant(trial.config.model_dump(mode="json")))
     if old.get("data") != trial.data:
-        found.append("the training recordings changed")
+        differing.append("the training recordings changed")
     if old.get("version") != trial.version:
-        found.append(f"result version {old.get('version')} -> {trial.version}")
-    return found or ["files of frozen weights changed"]
-
-
-def _with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a recorded configuration with the defaults of keys that are newer than it."""
-    try:
-        return parse(Config, config, "recorded").model_dump(mode="json")
-    except SagasrError:
-        return config
-
-
-def _spared(plan: Plan) -> tuple[frozenset[int], str]:
-    """Return the seeds that are not needed, because the looks had decided before them, and since when."""
-    account = read_looks(plan.folder).of(plan.hash) if plan.space.grid.early_stopping.policy == "blocks" else None
-    if account is None or not account.stop:
-        return frozenset(), ""
-    return frozenset(plan.seeds[account.seen :]), account.words
+        differing.append(f"result version {old.get('version')} -> {trial.version}")
+    return differing or ["files of frozen weights changed"]
 
 
 @contextmanager
@@ -234,12 +221,10 @@ def _entry(status: Status | None, scored: bool) -> Entry:
 def _records(paths: SweepPaths) -> Iterator[dict[str, Any]]:
     """Yield what the trial folders say of themselves; folders that say nothing are skipped."""
     for path in sorted(paths.trials.glob("*/trial.json")):
-        try:
-            found = read_json(path)
-        except SagasrError:
-            continue
-        if isinstance(found, dict) and {"id", "seed", "levels", "config"} <= found.keys():
-            yield found
+        with suppress(SagasrError):
+            tree = read_json(path)
+            if isinstance(tree, dict) and {"id", "seed", "levels", "config"} <= tree.keys():
+                yield tree
 
 
 def _key(levels: Mapping[str, str]) -> str:

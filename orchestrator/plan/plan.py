@@ -13,13 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid.equal_cells import LeftOut
-from orchestrator.grid.expand import lay_out
-from orchestrator.grid.levels import holds
+from orchestrator.grid.expand import LeftOut, lay_out
+from orchestrator.grid.factors import holds
 from orchestrator.grid.space import Cell, SearchSpace
-from orchestrator.plan.contents import Contents, check_scored, known_words, read_contents, without_texts
-from orchestrator.plan.identity import identity
-from orchestrator.plan.plan_json import tree_of
+from orchestrator.plan.contents import Contents, check_scored, known_words, list_files, read_contents, without_texts
+from orchestrator.plan.plan_json import identity, tree_of
 from orchestrator.storage.folder import SweepFolder
 from orchestrator.sweep_folder.design import Levels
 from orchestrator.sweep_folder.paths import SweepPaths, sqlite_uri
@@ -157,18 +155,15 @@ class Options:
     quiet: bool = False
 
 
-# --------------------------------------------------------------------------------------------------------------- making
-
-
 def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] = ()) -> Plan:
     """Return the plan of a grid; ``only`` selects the cells to run now (any of the conditions; none selects all).
 
     Reads the manifests and every recording. Raises SagasrError naming all faults found.
     """
     cells, left_out = lay_out(space)
-    data = read_contents(cells)
-    check_scored(space, cells, data)
-    trials = fold(space, cells, data)
+    contents = read_contents(cells)
+    check_scored(space, cells, contents)
+    trials = fold(space, cells, contents)
 
     def is_asked_for(row: Replicate) -> bool:
         return not only or any(holds(condition, row.levels) for condition in only)
@@ -185,10 +180,10 @@ def make_plan(space: SearchSpace, only: Sequence[Mapping[str, frozenset[str]]] =
         selected,
         storage,
         tracking_uri(space, storage),
-        recordings=data.files,
-        known_words=known_words(cells, data),
-        listings=data.listings,
-        text_notes=without_texts(cells, data),
+        recordings={str(row.file): digest for content in contents.values() for digest, row in content.pairs},
+        known_words=known_words(cells, contents),
+        listings=list_files(cells, contents),
+        text_notes=without_texts(cells, contents),
         left_out=left_out,
     )
 
@@ -199,36 +194,35 @@ def tracking_uri(space: SearchSpace, storage: SweepFolder) -> str:
     return named or sqlite_uri(storage.path.parent / "mlflow.db")
 
 
-def fold(space: SearchSpace, cells: Sequence[Cell], data: Contents) -> tuple[Trial, ...]:
+def fold(space: SearchSpace, cells: Sequence[Cell], contents: Contents) -> tuple[Trial, ...]:
     """Return the trainings of cells x seeds: cells that differ only in the eval stage share one. Raises ConfigError."""
-    stages = {name: factor.stage for name, factor in space.factors.items()}
     identities = [identity(cell.config) for cell in cells]
-    variants = [_variant(cell, stages, data) for cell in cells]
+    variants = [_variant(space, cell, contents[cell.config.data, "val"].fingerprint) for cell in cells]
     trials: dict[str, Trial] = {}
     cell_of: dict[str, str] = {}  # by the fingerprint of a replicate
     for seed in space.grid.seeds:
         for cell, train, variant in zip(cells, identities, variants, strict=True):
-            trained_on = data.train[cell.config.data]
+            trained_on = contents[cell.config.data, "train"].fingerprint
             digest = fingerprint({"config": {**train, "seed": seed}, "data": trained_on, "version": RESULT_VERSION})
-            row = _replicate(cell, seed, digest, variant)
-            if other := cell_of.get(row.fingerprint):
+            whole = fingerprint([digest, variant.fingerprint])
+            if (other := cell_of.setdefault(whole, cell.name)) != cell.name:
                 raise ConfigError(
                     f"{space.source}: cells '{other}' and '{cell.name}' are the same training and evaluation; "
                     "remove one of the two levels"
                 )
-            if seed == space.grid.seeds[0]:
-                cell_of[row.fingerprint] = cell.name
-            trial = trials.get(digest)
-            trials[digest] = (
-                _also_scoring(trial, variant, row, space)
-                if trial
-                else _trial(space, cell, stages, trained_on, digest, variant, row)
-            )
+            row = _replicate(cell, seed, whole, digest, variant)
+            trial = trials.get(digest) or _trial(space, cell, seed, trained_on, digest)
+            if trial.variants and variant.data != trial.variants[0].data:
+                raise ConfigError(
+                    f"{space.source}: cells '{trial.replicates[0].cell}' and '{row.cell}' are one training scored "
+                    "with different texts of the clips; let all cells of a sweep have the same"
+                )
+            scored = {"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)}
+            trials[digest] = trial.model_copy(update=scored)
     return tuple(trials.values())
 
 
-def _replicate(cell: Cell, seed: int, trial: str, variant: Variant) -> Replicate:
-    digest = fingerprint([trial, variant.fingerprint])
+def _replicate(cell: Cell, seed: int, digest: str, trial: str, variant: Variant) -> Replicate:
     return Replicate(
         id=short(digest),
         fingerprint=digest,
@@ -240,45 +234,30 @@ def _replicate(cell: Cell, seed: int, trial: str, variant: Variant) -> Replicate
     )
 
 
-def _trial(
-    space: SearchSpace,
-    cell: Cell,
-    stages: Mapping[str, str],
-    data: str,
-    digest: str,
-    variant: Variant,
-    row: Replicate,
-) -> Trial:
+def _trial(space: SearchSpace, cell: Cell, seed: int, data: str, digest: str) -> Trial:
+    """Return a training of which nothing is scored yet."""
     size = size_of(cell)
     return Trial(
         id=short(digest),
         fingerprint=digest,
-        seed=row.seed,
-        levels={name: level for name, level in cell.levels.items() if stages[name] == "train"},
+        seed=seed,
+        levels=_levels(space, cell, "train"),
         size=size,
         resources=space.grid.resources.get(size) or space.grid.resources.get("default") or Runtime(),
-        config=cell.config.model_copy(update={"seed": row.seed}),
+        config=cell.config.model_copy(update={"seed": seed}),
         data=data,
-        variants=(variant,),
-        replicates=(row,),
+        variants=(),
+        replicates=(),
     )
 
 
-def _also_scoring(trial: Trial, variant: Variant, row: Replicate, space: SearchSpace) -> Trial:
-    """Return the trial with one more variant. Raises ConfigError where that is scored on clips with other texts."""
-    if variant.data != trial.variants[0].data:
-        raise ConfigError(
-            f"{space.source}: cells '{trial.replicates[0].cell}' and '{row.cell}' are one training scored "
-            "with different texts of the clips; let all cells of a sweep have the same"
-        )
-    return trial.model_copy(update={"variants": (*trial.variants, variant), "replicates": (*trial.replicates, row)})
-
-
-def _variant(cell: Cell, stages: Mapping[str, str], data: Contents) -> Variant:
-    clips = data.val[cell.config.data]
-    digest = fingerprint({**score_stage(cell.config), "data": clips})
-    levels = {name: level for name, level in cell.levels.items() if stages[name] == "eval"}
+def _variant(space: SearchSpace, cell: Cell, clips: str) -> Variant:
+    digest, levels = fingerprint({**score_stage(cell.config), "data": clips}), _levels(space, cell, "eval")
     return Variant(id=short(digest), fingerprint=digest, levels=levels, evaluation=cell.config.evaluation, data=clips)
+
+
+def _levels(space: SearchSpace, cell: Cell, stage: str) -> Levels:
+    return {name: level for name, level in cell.levels.items() if space.factors[name].stage == stage}
 
 
 def size_of(cell: Cell) -> str:
@@ -289,22 +268,14 @@ def size_of(cell: Cell) -> str:
     return next((size for size, widths in SIZES.items() if widths.items() <= model.items()), "custom")
 
 
-# -------------------------------------------------------------------------------------------------------------- writing
-
-
 def write_plan(plan: Plan) -> None:
     """Write the grid as resolved (grid.yaml, base.yaml) and plan.json into the sweep folder."""
     write_text(plan.paths.base, dump_yaml(redact_tree(plan.space.base)))
     write_text(plan.paths.grid, dump_yaml(redact_tree(plan.space.tree, keys=False)))
     before = read_json(plan.paths.recordings) if plan.paths.recordings.exists() else {}
     write_json(plan.paths.recordings, before | dict(plan.recordings))
-    allowed = _allowed(plan)
-    write_json(plan.paths.plan, redact_tree(plan.tree, keys=False) | ({"allowed": allowed} if allowed else {}))
-
-
-def _allowed(plan: Plan) -> list[str]:
-    """Return what was let through, now and in earlier runs of this folder."""
-    before: list[str] = []
+    allowed: list[str] = []  # what was let through, in earlier runs of this folder and now
     with contextlib.suppress(SagasrError, AttributeError):
-        before = read_json(plan.paths.plan).get("allowed", []) if plan.paths.plan.exists() else []
-    return list(dict.fromkeys([*before, *plan.allowed]))
+        allowed = read_json(plan.paths.plan).get("allowed", [])
+    allowed = list(dict.fromkeys([*allowed, *plan.allowed]))
+    write_json(plan.paths.plan, redact_tree(plan.tree, keys=False) | ({"allowed": allowed} if allowed else {}))

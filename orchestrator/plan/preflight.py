@@ -9,31 +9,34 @@ import shutil
 import sys
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.formats import gigabytes
 from orchestrator.grid.space import Cell
-from orchestrator.plan.capacity import most_at_once, this_machine
+from orchestrator.plan.capacity import Gpu, here, most_at_once, smallest, this_machine, why_none
 from orchestrator.plan.cost import checkpoint_bytes, disk_bytes
 from orchestrator.plan.gpu_memory import check_memory
-from orchestrator.plan.gpus import Gpu, here, smallest, why_none
 from orchestrator.plan.plan import Options, Plan, Trial
 from orchestrator.storage.folder import check_folder
 from orchestrator.sweep_folder.redact import redact
-from sagasr.config.settings import Config, Data, Words
+from sagasr.config.settings import Config, Words
 from sagasr.config.stages import trained_parts
+from sagasr.config.strict import Strict
+from sagasr.data.splits import rows_of
 from sagasr.io.errors import ConfigError, SagasrError, first_line, nearest
 from sagasr.io.machine import memory_here
 from sagasr.model.counts import Counts, count, counts_of, speaks_for_itself
 from sagasr.model.words import vocabulary_of
 from sagasr.plugins.parts import identity
 
+Section = TypeVar("Section", bound=Strict)
+
 DISK_MARGIN = 100_000_000  # bytes for journals, tables and the listening set
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 DRIVERS = {"12": 525, "13": 580}  # the oldest of NVIDIA's drivers that serves a major version of CUDA
-
-Texts = tuple[Data, Literal["off", "transcript", "caption"], bool]
 
 
 def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | None = None) -> dict[str, Counts]:
@@ -42,30 +45,33 @@ def preflight(cells: Iterable[Cell], source: str, *, build: Container[str] | Non
     Each model, or that of the cells named in ``build``, is built and takes one training step on the meta device. The
     others are counted, but for those that files of weights decide, and those with parts of a user's own to be tried.
     """
-    words: dict[Texts, int] = {}
+    vocabulary_size = cache(lambda data, source: len(vocabulary_of(row.text(source) for row in rows_of(data, "train"))))
     tried: dict[Config, Counts | str] = {}
-    found: dict[str, Counts] = {}
+    counts: dict[str, Counts] = {}
     faults: dict[str, list[str]] = {}
-    decisive = [(cell, _relevant(cell.config), _texts(cell.config)) for cell in cells]
-    wanted = {relevant for cell, relevant, _ in decisive if build is None or cell.name in build}
-    for cell, relevant, texts in decisive:
-        if texts not in words:
-            words[texts] = _vocabulary(*texts)
+    decisive = [(cell, _relevant(cell.config)) for cell in cells]
+    wanted = {relevant for cell, relevant in decisive if build is None or cell.name in build}
+    for cell, relevant in decisive:
+        text = cell.config.conditions.text
         if relevant not in tried:
+            learned = text.source != "off" and isinstance(text.encoder, Words)
+            words = vocabulary_size(cell.config.data, text.source) if learned else 0
             built = relevant in wanted or not speaks_for_itself(relevant) or _tries_parts(relevant)
-            tried[relevant] = _measure(relevant, words[texts]) if built else count(relevant, words[texts])
+            tried[relevant] = (_measure if built else count)(relevant, words)
         result = tried[relevant]
         if isinstance(result, Counts):
-            found[cell.name] = result
+            counts[cell.name] = result
         else:
             faults.setdefault(result, []).append(cell.name)
-    if faults:
-        lines: list[str] = []
-        for fault, names in faults.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            lines.extend(f"{source}: cell '{names[0]}'{more}: {line}" for line in fault.splitlines())
+    lines = [
+        f"{source}: cell '{names[0]}'{more}: {line}"
+        for fault, names in faults.items()
+        for more in [f" and {len(names) - 1} more" if len(names) > 1 else ""]
+        for line in fault.splitlines()
+    ]
+    if lines:
         raise ConfigError("\n".join(lines))
-    return found
+    return counts
 
 
 def ready(
@@ -77,7 +83,7 @@ def ready(
     before it is joined: one does.
     """
     local = options.address is None
-    check_storage_folder(plan.folder)
+    check_folder(plan.folder)
     check_tracking(plan.tracking_uri, plan.folder.parent, plan.tracking_named or "tracking.uri")
     if local and (trials or held):
         check_machine(plan, [*trials, *held], shapes)
@@ -86,40 +92,28 @@ def ready(
         check_disk(plan.folder, trials, shapes, options.max_concurrent or at_once)
 
 
-def check_storage_folder(folder: Path) -> None:
-    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write into it."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
-    check_folder(folder)
-
-
 def check_tracking(uri: str, storage: Path, named: str = "tracking.uri") -> None:
     """Raise ConfigError for a tracking URI that no server or database can be behind. Nothing is connected to."""
     scheme, colon, rest = uri.partition("://")
-    kind, told = scheme.split("+")[0], f"{named} {redact(uri)}"
+    kind, at = scheme.split("+")[0], f"{named} {redact(uri)}"
     if uri.startswith(("file:", "/", "./", "../", "~")) or uri == "mlruns":
-        raise ConfigError(f"{told}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
+        raise ConfigError(f"{at}: a folder, to which MLflow writes no more; give sqlite:///FOLDER/mlflow.db")
     if uri != "databricks" and (not colon or kind not in TRACKING_SCHEMES):
         hint = nearest(kind, TRACKING_SCHEMES) if colon else ""
-        raise ConfigError(
-            f"{told}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…"
-        )
+        raise ConfigError(f"{at}: not a tracking server{hint}; give http://HOST:5000, sqlite:///FILE or postgresql://…")
     if kind in ("http", "https") and not _has_host(uri):
-        raise ConfigError(f"{told}: no address of a server; give {kind}://HOST:5000")
+        raise ConfigError(f"{at}: no address of a server; give {kind}://HOST:5000")
     if kind == "sqlite":
         name = rest.removeprefix("/").partition("?")[0]
         file = Path(unquote(name))
         if name in ("", ":memory:"):
-            raise ConfigError(f"{told}: a database that is kept in no file; give sqlite:///FILE")
+            raise ConfigError(f"{at}: a database that is kept in no file; give sqlite:///FILE")
         if not file.parent.is_dir() and file.parent.absolute() != storage.absolute():
-            raise ConfigError(f"{told}: there is no folder {file.parent}; make it, or name another file")
-        if file.is_dir() or (file.is_file() and file.stat().st_size and _beginning(file) != b"SQLite format 3"):
-            raise ConfigError(f"{told}: {file} is there and no sqlite database; name another file")
+            raise ConfigError(f"{at}: there is no folder {file.parent}; make it, or name another file")
+        if file.is_dir() or (file.is_file() and not _is_database(file)):
+            raise ConfigError(f"{at}: {file} is there and no sqlite database; name another file")
         if not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists()):
-            raise ConfigError(f"{told}: {file} may not be written by this user; name another file")
+            raise ConfigError(f"{at}: {file} may not be written by this user; name another file")
 
 
 def _has_host(uri: str) -> bool:
@@ -130,9 +124,9 @@ def _has_host(uri: str) -> bool:
         return False
 
 
-def _beginning(file: Path) -> bytes:
+def _is_database(file: Path) -> bool:
     with file.open("rb") as handle:
-        return handle.read(15)
+        return handle.read(15) in (b"", b"SQLite format 3")
 
 
 def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Counts]) -> None:
@@ -140,52 +134,53 @@ def check_machine(plan: Plan, trials: Sequence[Trial], shapes: Mapping[str, Coun
     on_gpus = [trial for trial in trials if trial.resources.gpus_per_worker]
     if on_gpus:
         gpus = here() or _seen_by_torch()
-        _check_number(on_gpus, len(gpus))
+        for trial in on_gpus:
+            wanted = trial.resources.workers * trial.resources.gpus_per_worker
+            if wanted > len(gpus):
+                has, ending = len(gpus) or f"none ({why_none()})", "s" if wanted > 1 else ""
+                raise ConfigError(
+                    f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
+                    "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
+                )
         check_memory(plan, on_gpus, shapes, smallest(gpus))
         _check_driver(gpus[0])
-    _check_ram([trial for trial in trials if not trial.resources.gpus_per_worker], shapes)
-
-
-def _check_number(trials: Iterable[Trial], gpus: int) -> None:
-    for trial in trials:
-        wanted = trial.resources.workers * trial.resources.gpus_per_worker
-        if wanted > gpus:
-            has, ending = gpus or f"none ({why_none()})", "s" if wanted > 1 else ""
+    memory = memory_here()
+    for trial in (trial for trial in trials if not trial.resources.gpus_per_worker):
+        cell = trial.replicates[0].cell
+        needed = (1 if trial.resources.sharded else trial.resources.workers) * shapes[cell].state_bytes
+        if needed > memory:
             raise ConfigError(
-                f"resources: size {trial.size} needs {wanted:g} GPU{ending}, this machine has {has}; "
-                "lower workers or gpus_per_worker in the grid's resources, or join a cluster with --address"
+                f"cell '{cell}' needs {gigabytes(needed)} for weights, moments and average, this machine has "
+                f"{gigabytes(memory)}; choose a smaller size, or join a cluster with --address"
             )
 
 
 def _check_driver(gpu: Gpu) -> None:
-    """Raise ConfigError where torch cannot use the GPU that is here."""
     import torch
 
     if _cuda():
         return
     cuda, driver = torch.version.cuda, gpu.driver.partition(".")[0]
+    least = DRIVERS.get((cuda or "").partition(".")[0], 0)
     if cuda is None:
-        raise ConfigError(
-            f"{gpu.name}: this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+        reason = f"this PyTorch ({torch.__version__}) is built without CUDA; install one that is built with it"
+    elif driver.isdecimal() and int(driver) < least:
+        reason = f"driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; "
+        reason += f"install driver {least} or newer"
+    else:
+        reason = (
+            f"PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
+            "python -c 'import torch; torch.cuda.init()'"
         )
-    least = DRIVERS.get(cuda.partition(".")[0], 0)
-    if driver.isdecimal() and int(driver) < least:
-        raise ConfigError(
-            f"{gpu.name}: driver {gpu.driver} is too old for PyTorch, which is built for CUDA {cuda}; install driver "
-            f"{least} or newer"
-        )
-    raise ConfigError(
-        f"{gpu.name}: PyTorch (CUDA {cuda}) cannot use this GPU with driver {gpu.driver}; see what it says to "
-        "python -c 'import torch; torch.cuda.init()'"
-    )
+    raise ConfigError(f"{gpu.name}: {reason}")
 
 
 def _seen_by_torch() -> tuple[Gpu, ...]:
     """Return the GPUs that torch sees where no nvidia-smi is, as in slim containers."""
     import torch
 
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if _cuda() else 0)]
-    return tuple(Gpu(one.name, one.total_memory) for one in found)
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count() if _cuda() else 0))
+    return tuple(Gpu(gpu.name, gpu.total_memory) for gpu in gpus)
 
 
 def _cuda() -> bool:
@@ -197,24 +192,14 @@ def _cuda() -> bool:
         return torch.cuda.is_available()
 
 
-def _check_ram(trials: Iterable[Trial], shapes: Mapping[str, Counts]) -> None:
-    memory = memory_here()
-    for trial in trials:
-        runtime, shape = trial.resources, shapes[trial.replicates[0].cell]
-        needed = (1 if runtime.sharded else runtime.workers) * shape.state_bytes
-        if needed > memory:
-            raise ConfigError(
-                f"cell '{trial.replicates[0].cell}' needs {needed / 1e9:.3g} GB for weights, moments and average, this "
-                f"machine has {memory / 1e9:.3g} GB; choose a smaller size, or join a cluster with --address"
-            )
-
-
 def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Counts], running: int) -> None:
     """Raise ConfigError when what trials leave does not fit on the disk of ``folder``; recordings come on top.
 
     Each of those that run has one checkpoint more in the making, the largest of them at worst.
     """
-    needed = disk_needed([(trial, shapes[trial.replicates[0].cell]) for trial in trials], running)
+    sizes = [(trial, shapes[trial.replicates[0].cell]) for trial in trials]
+    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in sizes))
+    needed = DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in sizes) + sum(largest)
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -222,26 +207,6 @@ def check_disk(folder: Path, trials: Iterable[Trial], shapes: Mapping[str, Count
             f"{folder}: {free / 1e9:.2g} GB free, about {needed / 1e9:.2g} GB needed for checkpoints; "
             "free some or choose another --storage"
         )
-
-
-def disk_needed(trials: Sequence[tuple[Trial, Counts]], running: int) -> int:
-    """Return the bytes that trials need on a disk when so many run at once."""
-    largest = heapq.nlargest(running, (checkpoint_bytes(counts) for _, counts in trials))
-    return DISK_MARGIN + sum(disk_bytes(trial, counts) for trial, counts in trials) + sum(largest)
-
-
-def _texts(config: Config) -> Texts:
-    """Return what decides the vocabulary of a configuration."""
-    return config.data, config.conditions.text.source, isinstance(config.conditions.text.encoder, Words)
-
-
-def _vocabulary(data: Data, source: Literal["off", "transcript", "caption"], learned: bool) -> int:
-    """Return how many words the training captions have, for the encoder that learns them."""
-    from sagasr.data.splits import rows_of
-
-    if source == "off" or not learned:
-        return 0
-    return len(vocabulary_of(row.text(source) for row in rows_of(data, "train")))
 
 
 def _tries_parts(config: Config) -> bool:
@@ -255,28 +220,23 @@ def _tries_parts(config: Config) -> bool:
 
 def _relevant(config: Config) -> Config:
     """Return the configuration with what cannot change a shape at its default: alike cells are tried once."""
-    plain = Config(data=config.data, codec=config.codec)
-    conditions = config.conditions
-    text, low = type(conditions.text)(), plain.conditions.low
-    text = text.model_copy(update={"source": conditions.text.source, "encoder": conditions.text.encoder})
+    plain, text = Config(data=config.data, codec=config.codec), _only(config.conditions.text, "source", "encoder")
+    sampler = _only(config.evaluation.sampler, "solver")
     return plain.model_copy(
         update={
             "audio": config.audio,
             "model": config.model,
-            "conditions": conditions.model_copy(update={"text": text, "low": low}),
-            "evaluation": plain.evaluation.model_copy(
-                update={
-                    "sampler": plain.evaluation.sampler.model_copy(update={"solver": config.evaluation.sampler.solver})
-                }
-            ),
-            "training": plain.training.model_copy(
-                update={"batch_size": config.training.batch_size, "precision": config.training.precision}
-            ),
-            "validation": plain.validation.model_copy(
-                update={"distance": config.validation.distance, "metrics": config.validation.metrics}
-            ),
+            "conditions": config.conditions.model_copy(update={"text": text, "low": plain.conditions.low}),
+            "evaluation": plain.evaluation.model_copy(update={"sampler": sampler}),
+            "training": _only(config.training, "batch_size", "precision"),
+            "validation": _only(config.validation, "distance", "metrics"),
         }
     )
+
+
+def _only(section: Section, *keys: str) -> Section:
+    """Return a section with all but these keys at their defaults."""
+    return type(section)().model_copy(update={key: getattr(section, key) for key in keys})
 
 
 def _measure(config: Config, words: int) -> Counts | str:
@@ -287,15 +247,10 @@ def _measure(config: Config, words: int) -> Counts | str:
     try:
         if absent := missing_weights(config):
             return "\n".join(absent)
-        found = shapes(config, words)
+        step = shapes(config, words)
     except SagasrError as error:
         return str(error)
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"a training step fails on the meta device: {first_line(error)}"
-    return counts_of(
-        config,
-        latents=found["latents"],
-        tokens=found["cross_attention"],
-        parameters=found["parameters"],
-        activation_bytes=found["activation_bytes"],
-    )
+    names = ("latents", "cross_attention", "parameters", "activation_bytes")
+    return counts_of(config, *(step[name] for name in names))

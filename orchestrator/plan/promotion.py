@@ -1,8 +1,7 @@
 """Promotion: the costly cells run only for the factors that mattered at the cheap ones, and only within the budget.
 
-``promote: {when: improves, from: {size: small}, to: {size: full}}`` makes every cell at ``to`` wait. Once the part at
-``from`` is decided, ``decide`` names the waiting cells to run: the factors that improve there at their baseline and
-improving levels, all others at their baseline. promotion.json keeps what was decided, so that a restart decides the
+Once the part at ``from`` is decided, ``decide`` names the waiting cells to run: the factors that improve there at their
+baseline and improving levels, all others at their baseline. promotion.json keeps that, so that a restart decides the
 same. Loads neither torch nor Ray.
 """
 
@@ -10,14 +9,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.plan.plan import Plan, Trial
-from orchestrator.sweep_folder.design import Levels, Promote, cell_name
-from orchestrator.sweep_folder.estimate_file import read_prediction
-from orchestrator.sweep_folder.promotion_file import Decision, Decisions, Judged, read_decisions, write_decisions
+from orchestrator.plan.plan import Plan, Replicate, Trial
+from orchestrator.sweep_folder.design import Promote, cell_name
+from orchestrator.sweep_folder.json_files import (
+    MIN_SEEDS,
+    Decision,
+    Decisions,
+    Judged,
+    read_decisions,
+    read_looks,
+    read_prediction,
+    write_decisions,
+)
 from sagasr.io.states import State
 from sagasr.training.trial_log import read_status
-
-MIN_SEEDS = 2  # fewer leave no error to judge a promoted factor by
 
 
 class Effect(NamedTuple):
@@ -29,23 +34,11 @@ class Effect(NamedTuple):
     estimate: float | None
 
 
-class Waiting(NamedTuple):
-    """A replicate that runs only when promoted. Cells that share a training share its cost."""
-
-    replicate: str
-    levels: Levels
-    seed: int
-    trial: str
-
-
-# ------------------------------------------------------------------------------------------------------------ deciding
-
-
 def decide(
     rule: Promote,
     baseline: Mapping[str, str],
     effects: Sequence[Effect],
-    waiting: Sequence[Waiting],
+    waiting: Sequence[Replicate],
     seeds: Sequence[int],
     gpu_hours: Mapping[str, float],
     left: float | None = None,
@@ -59,46 +52,39 @@ def decide(
     do are promoted, and none where fewer than two do. ``gpu_hours``: by trial; one that is not named costs nothing.
     ``under``: the levels of others beside which alone a factor acts; with it they go on.
     """
-    judged = [Judged(**one._asdict(), promoted=one.verdict.startswith(rule.when)) for one in effects]
+    judged = [Judged(**effect._asdict(), promoted=effect.verdict.startswith(rule.when)) for effect in effects]
     going: dict[str, set[str]] = {name: {level} for name, level in baseline.items()}
-    for one in judged:
-        if one.promoted:
-            going[one.factor].add(one.level)
-            for parent, levels in ((under or {}).get(one.factor) or {}).items():
-                going[parent].update(levels)
-    at, to = cell_name(rule.source), cell_name(rule.target)
-    names = list(dict.fromkeys(one.factor for one in judged if one.promoted))
-    rows: list[Waiting] = []
-    kept: tuple[int, ...] = ()
-    if not names:
-        reason = f"no factor {rule.when} at {at}, so nothing runs at {to}"
-    else:
-        chosen = [one for one in waiting if one.seed in set(seeds) and _wanted(one.levels, going, rule)]
-        kept = affordable(chosen, seeds, gpu_hours, left)
-        rows = [one for one in chosen if one.seed in kept]
-        reason = _reason(rule, names, chosen, kept, seeds, left, at, to)
-    cells = {cell_name(one.levels): one.levels for one in rows}
+    names: dict[str, None] = {}
+    for effect in (effect for effect in judged if effect.promoted):
+        names[effect.factor] = None
+        going[effect.factor].add(effect.level)
+        for parent, levels in ((under or {}).get(effect.factor) or {}).items():
+            going[parent].update(levels)
+    chosen = [row for row in waiting if names and row.seed in seeds and _wanted(row.levels, going, rule)]
+    paid = affordable(chosen, seeds, gpu_hours, left)
+    rows = [row for row in chosen if row.seed in paid]
+    cells = {cell_name(row.levels): row.levels for row in rows}
     return Decision(
         plan_hash=plan_hash,
         source=dict(rule.source),
         target=dict(rule.target),
         judged=tuple(judged),
         cells=tuple(cells.values()),
-        seeds=kept,
-        replicates=tuple(one.replicate for one in rows),
+        seeds=paid,
+        replicates=tuple(row.id for row in rows),
         gpu_hours=_hours(rows, gpu_hours),
         budget=budget,
         left=left,
-        reason=reason,
+        reason=_reason(rule, list(names), bool(chosen), len(paid), len(seeds), left or 0),
     )
 
 
 def affordable(
-    rows: Sequence[Waiting], seeds: Sequence[int], gpu_hours: Mapping[str, float], left: float | None
+    rows: Sequence[Replicate], seeds: Sequence[int], gpu_hours: Mapping[str, float], left: float | None
 ) -> tuple[int, ...]:
     """Return the first ``seeds`` whose blocks fit into ``left`` GPU-hours together; none where not even two do."""
     count = len(seeds)
-    while left is not None and count and _hours((r for r in rows if r.seed in seeds[:count]), gpu_hours) > left:
+    while left is not None and count and _hours((row for row in rows if row.seed in seeds[:count]), gpu_hours) > left:
         count -= 1
     return tuple(seeds[:count]) if rows and count >= min(MIN_SEEDS, len(seeds)) else ()
 
@@ -107,45 +93,41 @@ def _wanted(levels: Mapping[str, str], going: Mapping[str, set[str]], rule: Prom
     return rule.waits(levels) and all(level in going[name] or name in rule.target for name, level in levels.items())
 
 
-def _hours(rows: Iterable[Waiting], gpu_hours: Mapping[str, float]) -> float:
-    return sum(gpu_hours.get(trial, 0.0) for trial in {one.trial for one in rows})
+def _hours(rows: Iterable[Replicate], gpu_hours: Mapping[str, float]) -> float:
+    return sum(gpu_hours.get(trial, 0.0) for trial in {row.trial for row in rows})
 
 
-def _reason(
-    rule: Promote, names: Sequence[str], chosen: Sequence[Waiting], kept: Sequence[int], seeds: Sequence[int],
-    left: float | None, at: str, to: str,
-) -> str:  # fmt: skip
-    found = f"{', '.join(names)} {rule.when} at {at}" if len(names) == 1 else f"{', '.join(names)} improve at {at}"
-    if not chosen:
-        return f"{found}, but the design has no such cell at {to}"
-    if not kept:
-        return f"{found}, but the {left or 0:.3g} GPU-hours left in the budget do not pay for {MIN_SEEDS} seeds at {to}"
-    short = f" ({len(seeds)} decided; the budget's {left or 0:.3g} GPU-hours pay for no more)"
-    return f"{found}: run at {to} with {len(kept)} seeds{short if len(kept) < len(seeds) else ''}"
+def _reason(rule: Promote, names: Sequence[str], exist: bool, paid: int, decided: int, left: float) -> str:
+    at, to = cell_name(rule.source), cell_name(rule.target)
+    if not names:
+        return f"no factor {rule.when} at {at}, so nothing runs at {to}"
+    improving = f"{', '.join(names)} {rule.when if len(names) == 1 else 'improve'} at {at}"
+    if not exist:
+        return f"{improving}, but the design has no such cell at {to}"
+    if not paid:
+        return f"{improving}, but the {left:.3g} GPU-hours left in the budget do not pay for {MIN_SEEDS} seeds at {to}"
+    short = f" ({decided} decided; the budget's {left:.3g} GPU-hours pay for no more)" if paid < decided else ""
+    return f"{improving}: run at {to} with {paid} seeds{short}"
 
 
-# ------------------------------------------------------------------------------------------------- in a sweep folder
-
-
-def candidates(plan: Plan) -> list[Waiting]:
+def candidates(plan: Plan) -> list[Replicate]:
     """Return every replicate of a plan that runs only when promoted."""
     rule = plan.space.promote
-    rows = plan.replicates if rule else ()
-    return [Waiting(row.id, row.levels, row.seed, row.trial) for row in rows if rule and rule.waits(row.levels)]
+    return [row for row in plan.replicates if rule and rule.waits(row.levels)]
 
 
 def standing(plan: Plan) -> dict[str, tuple[State, str]]:
     """Return (state, reason) of the candidates that are not to run, by replicate: held, or not needed."""
-    waiting = candidates(plan)
-    if not waiting or plan.space.promote is None:
+    rule, waiting = plan.space.promote, candidates(plan)
+    if not waiting or rule is None:
         return {}
     decision = _standing(read_decisions(plan.folder), plan)
     if decision is None:
-        state = State.HELD, f"runs if a factor {plan.space.promote.when} at {cell_name(plan.space.promote.source)}"
+        state, reason = State.HELD, f"runs if a factor {rule.when} at {cell_name(rule.source)}"
     else:
-        state = State.NOT_NEEDED, f"not promoted: {decision.reason}"
-    going = set(decision.replicates) if decision else set()
-    return {one.replicate: state for one in waiting if one.replicate not in going}
+        state, reason = State.NOT_NEEDED, f"not promoted: {decision.reason}"
+    going = set(decision.replicates if decision else ())
+    return {row.id: (state, reason) for row in waiting if row.id not in going}
 
 
 def _budget(plan: Plan) -> float | None:
@@ -165,10 +147,7 @@ def first_stage(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
 
 
 def promoted(plan: Plan, trials: Iterable[Trial]) -> list[Trial]:
-    """Decide, if that is possible now and was not done before, and return the trials to run because of it.
-
-    Looks at the results as collected. Writes promotion.json.
-    """
+    """Decide by the results as collected, if that can be done now, and return the trials to run because of it."""
     decision = settle(plan)
     going = set(decision.replicates) if decision else set()
     return list(filter(None, (trial.keeping(lambda row: row.id in going) for trial in trials)))
@@ -185,7 +164,6 @@ def settle(plan: Plan) -> Decision | None:
         return old
     from orchestrator.analysis.effects import effects
     from orchestrator.analysis.load import read_sweep
-    from orchestrator.sweep_folder.looks_file import read_looks
 
     seeds = plan.seeds
     if plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) >= MIN_SEEDS:
@@ -193,28 +171,26 @@ def settle(plan: Plan) -> Decision | None:
         if account is None or not account.stop:
             return None
         seeds = plan.seeds[: account.seen]
-    elif any(_open(plan, row.trial) for row in plan.replicates if not rule.waits(row.levels)):
-        return None
+    else:
+        deciding = {row.trial for row in plan.replicates if not rule.waits(row.levels)}
+        ended = [read_status(plan.paths.trial(trial)) for trial in deciding]
+        if not all(status and status.state.final for status in ended):
+            return None
     table = effects(read_sweep(plan.folder))
     table = table[(table["family"] == "primary") & ~table["factor"].isin(list(rule.target))]
-    found = [
+    judged = [
         Effect(str(factor), str(level), str(word), float(value) if math.isfinite(value) else None)
         for factor, level, word, value in table[["factor", "level", "verdict", "estimate"]].to_numpy().tolist()
     ]
-    hours = {trial: one.gpu_hours for trial, one in read_prediction(plan.folder).trials.items()}
+    hours = {trial: predicted.gpu_hours for trial, predicted in read_prediction(plan.folder).trials.items()}
     spent, ratio = _spent(plan, hours)
     budget = _budget(plan)
     left = None if budget is None else max(budget - spent, 0.0)
     costs = {trial: value * ratio for trial, value in hours.items()}
     under = {name: spec.get("under", {}) for name, spec in plan.tree["factors"].items()}
-    decision = decide(rule, plan.space.baseline, found, candidates(plan), seeds, costs, left, budget, plan.hash, under)
+    decision = decide(rule, plan.space.baseline, judged, candidates(plan), seeds, costs, left, budget, plan.hash, under)
     write_decisions(plan.folder, before.put(decision))
     return decision
-
-
-def _open(plan: Plan, trial: str) -> bool:
-    status = read_status(plan.paths.trial(trial))
-    return status is None or not status.state.final
 
 
 def _spent(plan: Plan, hours: Mapping[str, float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.tables import training_steps
 from orchestrator.formats import duration, file_size, number
-from orchestrator.sweep_folder.estimate_file import Prediction, read_prediction
+from orchestrator.sweep_folder.json_files import Prediction, read_prediction
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.states import State
 

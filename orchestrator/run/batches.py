@@ -7,7 +7,7 @@ from orchestrator.plan.ledger import Ledger, scan, with_spared
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.plan.promotion import first_stage, promoted
 from orchestrator.run.results import collect
-from orchestrator.sweep_folder.looks_file import blocks
+from orchestrator.sweep_folder.json_files import blocks
 from sagasr.io.fingerprint import seed_of
 
 

@@ -16,9 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.plan.capacity import workers_beside
-from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds, speeds_path
-from orchestrator.plan.gpus import gpus_here
+from orchestrator.plan.capacity import gpus_here, workers_beside
+from orchestrator.plan.cost import LOSS_PASSES, Speed, Speeds, kind_of, read_speeds
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.same_code import search_path
 from sagasr.cli.common import BAD_INPUT
@@ -65,7 +64,7 @@ def calibrate(plan: Plan, trials: Sequence[Trial]) -> None:
         beside = min(workers_beside(first.resources), len(alike) * first.resources.workers)
         _say(f"timing a few steps of size {first.size} ({beside} at once)")
         known[kind] = _mean(_time(first, beside))
-        write_json(speeds_path(plan), Speeds(kinds=known).model_dump(mode="json"))
+        write_json(plan.paths.speeds, Speeds(kinds=known).model_dump(mode="json"))
 
 
 def _mean(speeds: Sequence[Speed]) -> Speed:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.plan.capacity import Resources, most_at_once, of_all_workers
+from orchestrator.plan.capacity import Resources, in_cluster_file, labelled, most_at_once, of_all_workers, smallest
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.gpu_memory import check_memory
-from orchestrator.plan.gpus import in_cluster_file, labelled, smallest
 from orchestrator.plan.ledger import Ledger, lost, one_writer, record, scan
 from orchestrator.plan.plan import Options, Plan, Trial, write_plan
 from orchestrator.run.batches import bring_up_to_date, schedule

@@ -1,13 +1,11 @@
 """One sweep per place of an object store, which has no locks: claims that the store's own clock orders."""
 
 import contextlib
-import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 
-from orchestrator.storage.remote import Remote
+from orchestrator.storage.remote import Remote, repeating
 from sagasr.io import lease
 from sagasr.io.errors import DataError
 
@@ -25,32 +23,25 @@ def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[Non
     process whose claim was deleted while it was suspended calls ``on_lost``.
     """
     claims, mine = remote / ".claims", secrets.token_hex(8)
-    over = threading.Event()
 
-    def beat() -> None:
-        while not over.wait(CLAIM_EXPIRES_S / 4):
-            with contextlib.suppress(OSError):
-                if claims.read(f"{mine}.claim") is None:
-                    on_lost()
-                    return
-                claims.write(f"{mine}.beat", b"")
+    def beat() -> bool:
+        with contextlib.suppress(OSError):
+            if claims.read(f"{mine}.claim") is None:
+                on_lost()
+                return True
+            claims.write(f"{mine}.beat", b"")
+        return False
 
-    thread = threading.Thread(target=beat, name="claim", daemon=True)
     try:
         claims.write(f"{mine}.claim", lease.me().model_dump_json().encode())
-        thread.start()
-        time.sleep(TICK_S)
-        first = _holder(claims, mine)
-        if first != mine:
-            owner = _owner(claims, first)
-            raise DataError(
-                f"{remote.uri}: another sweep writes here ({owner}); wait for it, or choose another --storage"
-            )
-        yield
+        with repeating(beat, CLAIM_EXPIRES_S / 4, "claim"):
+            time.sleep(TICK_S)
+            first = _holder(claims, mine)
+            if first != mine:
+                writer = f"another sweep writes here ({_owner(claims, first)})"
+                raise DataError(f"{remote.uri}: {writer}; wait for it, or choose another --storage")
+            yield
     finally:
-        over.set()
-        if thread.is_alive():
-            thread.join()
         for kind in ("claim", "beat"):
             with contextlib.suppress(OSError):
                 claims.delete(f"{mine}.{kind}")
@@ -59,14 +50,14 @@ def claimed(remote: Remote, on_lost: Callable[[], object] = str) -> Iterator[Non
 def _holder(claims: Remote, mine: str) -> str:
     """Return the earliest claim that is alive, and remove those that are not."""
     claims.write(f"{mine}.beat", b"")
-    found = claims.list()
-    now = found[f"{mine}.beat"].modified_ns
+    objects = claims.list()
+    now = objects[f"{mine}.beat"].modified_ns
     alive = []
-    for name, claim in found.items():
+    for name, claim in objects.items():
         token, _, kind = name.rpartition(".")
         if kind != "claim":
             continue
-        owner, last = _owner(claims, token), found.get(f"{token}.beat", claim).modified_ns
+        owner, last = _owner(claims, token), objects.get(f"{token}.beat", claim).modified_ns
         if now - last < CLAIM_EXPIRES_S * 1e9 and not (owner and lease.is_alive(owner) is False):
             alive.append((claim.modified_ns, token))
         else:
@@ -77,6 +68,6 @@ def _holder(claims: Remote, mine: str) -> str:
 
 def _owner(claims: Remote, token: str) -> lease.Owner | None:
     try:
-        return lease.Owner.model_validate(json.loads(claims.read(f"{token}.claim") or b""))
+        return lease.Owner.model_validate_json(claims.read(f"{token}.claim") or b"")
     except ValueError:
         return None

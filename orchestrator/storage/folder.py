@@ -8,26 +8,31 @@ import contextlib
 import os
 import shutil
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from orchestrator.storage.claims import claimed
-from orchestrator.storage.copying import (
+from orchestrator.storage.remote import (
     EVERY_S,
     MANIFEST,
     SHARED,
     STATUS,
     TRACKING,
+    Object,
+    Remote,
+    check_storage,
+    each,
     files_of,
     insist,
     is_shared,
+    is_uri,
+    local_folder,
+    open_storage,
+    repeating,
     stamp_of,
 )
-from orchestrator.storage.mirror import stores_of
-from orchestrator.storage.remote import Object, Remote, check_storage, each, is_uri, local_folder, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.errors import ConfigError, SagasrError, first_line
 from sagasr.io.files import read_json, write_json
@@ -56,7 +61,7 @@ class SweepFolder:
     @property
     def stores(self) -> Path:
         """Where this machine keeps the encoded recordings of the storage."""
-        return stores_of(self.uri) if self.uri else self.path.parent / "encoded"
+        return local_folder(self.uri, "encoded") if self.uri else self.path.parent / "encoded"
 
     def send(self, file: Path) -> None:
         """Copy one file that the sweep wrote in its folder to the storage. Raises StorageError."""
@@ -78,9 +83,8 @@ class SweepFolder:
             _copy_in(self._remote, self.path)
             there = {PurePosixPath(name).parts[1] for name in self._remote.list() if name.startswith("trials/")}
         except OSError as error:
-            raise ConfigError(
-                f"storage {self.uri}: {first_line(error)}; does the bucket exist, and may these keys read it?"
-            ) from error
+            question = "does the bucket exist, and may these keys read it?"
+            raise ConfigError(f"storage {self.uri}: {first_line(error)}; {question}") from error
         if alone or wait_free(self.paths.lease, 0):
             for path in before:
                 if path.name not in there:
@@ -101,21 +105,16 @@ class SweepFolder:
         if not self.uri:
             yield
             return
-        over = threading.Event()
 
         def follow() -> None:
-            while not over.wait(EVERY_S):
-                with contextlib.suppress(OSError, SagasrError):
-                    self._copy_trial(trial)
+            with contextlib.suppress(OSError, SagasrError):
+                self._copy_trial(trial)
 
         self.fetch_trials([trial])
-        thread = threading.Thread(target=follow, name="copy", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(follow, EVERY_S, "copy"):
+                yield
         finally:
-            over.set()
-            thread.join()
             self.fetch_trials([trial])
 
     @contextlib.contextmanager
@@ -146,9 +145,9 @@ class SweepFolder:
         """Copy plan, tables, report and listening set to the storage."""
         if not self.uri:
             return
-        there = self._remote.list()
+        there = {name for name in self._remote.list() if name.startswith("audio/")}
         own = [name for name in (*files_of(self.path), TRACKING) if not name.startswith("trials/")]
-        new = [name for name in own if not name.startswith("audio/") or name not in there]
+        new = [name for name in own if name not in there]
         insist(lambda: each(lambda name: self._remote.upload(self.path / name, name), new), self.uri)
 
     @property
@@ -160,53 +159,48 @@ class SweepFolder:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError where others could write into a sweep's folder, or put another in its place."""
+    """Raise ConfigError when a sweep's folder cannot be made or written, or others could write there or replace it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"storage: {existing} is a file, not a folder; choose another --storage")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"storage: {existing} may not be written by this user; choose another --storage")
     if folder.exists():
         status = folder.stat()
         if status.st_uid != os.geteuid():
             raise ConfigError(f"{folder}: belongs to another user; choose another --storage")
         if status.st_mode & stat.S_IWOTH:
             raise ConfigError(f"{folder}: everybody may write there; chmod o-w it, or choose another --storage")
-    mode = folder.parent.stat().st_mode if folder.parent.exists() else 0
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise ConfigError(
-            f"{folder.parent}: everybody may replace what is there; chmod o-w it, or choose another --storage"
-        )
+    place = folder.parent
+    if place.exists() and place.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise ConfigError(f"{place}: everybody may replace what is there; chmod o-w it, or choose another --storage")
 
 
 def _copy_in(remote: Remote, folder: Path) -> None:
     """Copy what differs, a status after all else, and remove what only workers write and have removed."""
     index = folder / ".copied.json"
-    known = _read_index(index)
+    known: dict[str, list[int]] = {}
+    with contextlib.suppress(SagasrError):
+        known = dict(read_json(index))
     listed = {name: entry for name, entry in remote.list().items() if _is_wanted(name)}
     new = [name for name, entry in listed.items() if known.get(name) != list(entry) or not (folder / name).exists()]
     for last in (False, True):
-        each(lambda name: remote.download(name, folder / name), [name for name in new if _is_status(name) == last])
+        batch = [name for name in new if (PurePosixPath(name).name == STATUS) == last]
+        each(lambda name: remote.download(name, folder / name), batch)
     for name in files_of(folder):
         if name not in listed and (name.endswith(f"/{MANIFEST}") or PurePosixPath(name).name in SHARED):
             (folder / name).unlink(missing_ok=True)
-    settled = {name: list(entry) for name, entry in listed.items() if name not in new or _settled(folder, name, entry)}
-    write_json(index, settled)
 
+    def is_settled(name: str, entry: Object) -> bool:
+        """Return whether an object will not change unseen: listings tell times in whole seconds."""
+        stamp = stamp_of(folder / name)  # None: it was gone before it could be copied
+        return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
 
-def _settled(folder: Path, name: str, entry: Object) -> bool:
-    """Return whether an object will not change unseen: listings tell times in whole seconds."""
-    stamp = stamp_of(folder / name)  # None: it was gone before it could be copied
-    return time.time() - entry.modified_ns / 1e9 > 5.0 and stamp is not None and stamp[0] == entry.size
-
-
-def _read_index(path: Path) -> dict[str, list[int]]:
-    try:
-        return dict(read_json(path))
-    except SagasrError:
-        return {}
+    settled = (name for name, entry in listed.items() if name not in new or is_settled(name, entry))
+    write_json(index, {name: list(listed[name]) for name in settled})
 
 
 def _is_wanted(name: str) -> bool:
     """Return whether the sweep's folder has a use for an object: of checkpoints, that they are there."""
     inside = "checkpoints" in PurePosixPath(name).parts
     return (name == TRACKING or is_shared(name)) and (not inside or name.endswith(f"/{MANIFEST}"))
-
-
-def _is_status(name: str) -> bool:
-    return PurePosixPath(name).name == STATUS

@@ -9,24 +9,27 @@ import contextlib
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from orchestrator.storage.copying import (
+from orchestrator.storage.remote import (
     EVERY_S,
     LAUNCH,
     LEASE,
     MANIFEST,
     STATUS,
     STOPPED,
+    Remote,
+    each,
     files_of,
     insist,
     is_shared,
+    local_folder,
+    open_storage,
+    repeating,
     stamp_of,
 )
-from orchestrator.storage.remote import Remote, each, local_folder, open_storage
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.io.lease import Lost, me
@@ -47,9 +50,13 @@ class Mirror:
         self._sent: dict[str, tuple[int, int]] = {}
         self._status: bytes | None = None
 
-    def pull(self) -> None:
-        """Take the place over, and make the local folder what it holds but for checkpoints without a manifest."""
-        self._take()
+    def pull(self, *, take: bool = True) -> None:
+        """Take the place over, and make the local folder what it holds but for checkpoints without a manifest.
+
+        A worker beside the first does not ``take`` it: it goes on from the same checkpoint, and sends nothing.
+        """
+        if take:
+            self.remote.write(WRITER, self.token.encode())
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700)
         there = [name for name in self.remote.list() if is_shared(name) and name != LEASE]
@@ -63,20 +70,23 @@ class Mirror:
         self.check()
         # Listed and read before what they rely on is copied: by the time they are sent, all of that is there.
         checkpoints = sorted(self.folder.glob(f"checkpoints/step-*/{MANIFEST}"))
-        status = _content(self.folder / STATUS)
+        status = None
+        with contextlib.suppress(FileNotFoundError):
+            status = (self.folder / STATUS).read_bytes()
         for name in files_of(self.folder):
             if not _of_checkpoint(name) and name != STATUS:
                 self._send(name)
-        for manifest in checkpoints:
-            self._send_checkpoint(manifest.parent)
+        for folder in (manifest.parent for manifest in checkpoints):
+            names = [f"checkpoints/{folder.name}/{name}" for name in files_of(folder) if name != MANIFEST]
+            for name in names:
+                self._send(name)
+            if names and all(name in self._sent for name in names):  # one that is removed meanwhile gets no manifest
+                self._send(f"checkpoints/{folder.name}/{MANIFEST}")
         if status is not None and status != self._status:
             self.check()
             self.remote.write(STATUS, status)
             self._status = status
         self._remove_gone()
-
-    def _take(self) -> None:
-        self.remote.write(WRITER, self.token.encode())
 
     def check(self) -> None:
         """Raise Lost when a later process has taken the place over."""
@@ -87,14 +97,6 @@ class Mirror:
         stamp = stamp_of(self.folder / name)
         if stamp is not None and self._sent.get(name) != stamp and self.remote.upload(self.folder / name, name):
             self._sent[name] = stamp
-
-    def _send_checkpoint(self, folder: Path) -> None:
-        """Copy a checkpoint, its manifest last; one that is removed meanwhile never gets a manifest."""
-        names = [f"checkpoints/{folder.name}/{name}" for name in files_of(folder) if name != MANIFEST]
-        for name in names:
-            self._send(name)
-        if names and all(name in self._sent for name in names):
-            self._send(f"checkpoints/{folder.name}/{MANIFEST}")
 
     def _remove_gone(self) -> None:
         """Remove what is no longer kept; of a checkpoint, the manifest first.
@@ -121,42 +123,31 @@ def mirrored(uri: str, trial: str, rank: int = 0) -> Iterator[tuple[Path, Path]]
     root = _folder_of_this_process(local_folder(uri, "workers"))
     folder, launch = root / "trials" / trial, root / LAUNCH
     place = sweep / f"trials/{trial}"
-    copy = _Reader(folder, place) if rank else Mirror(folder, place)
-    insist(copy.pull, uri)
+    copy = Mirror(folder, place)
+    insist(lambda: copy.pull(take=not rank), uri)
     insist(lambda: sweep.download(LAUNCH, launch), uri)
-    over = threading.Event()
+
+    def push() -> None:
+        if not rank:
+            copy.push()
 
     def follow() -> None:
-        while not over.wait(EVERY_S):
-            try:
-                os.utime(root)  # a sign of life (see _folder_of_this_process)
-                sweep.download(LAUNCH, launch)
-                place.download(STOPPED, folder / STOPPED)
-                copy.push()
-            except Lost:
-                os._exit(1)
-            except (OSError, StorageError):  # the storage is away, or the disk here is full: maybe not for long
-                continue
+        try:
+            os.utime(root)  # a sign of life (see _folder_of_this_process)
+            sweep.download(LAUNCH, launch)
+            place.download(STOPPED, folder / STOPPED)
+            push()
+        except Lost:
+            os._exit(1)
+        except (OSError, StorageError):  # the storage is away, or the disk here is full: maybe not for long
+            pass
 
-    thread = threading.Thread(target=follow, name="mirror", daemon=True)
-    thread.start()
     try:
-        yield folder, launch
+        with repeating(follow, EVERY_S, "mirror"):
+            yield folder, launch
     finally:
-        over.set()
-        thread.join()
-        insist(copy.push, uri)
+        insist(push, uri)
         shutil.rmtree(root, ignore_errors=True)
-
-
-class _Reader(Mirror):
-    """The folder of a worker beside the first, which goes on from the same checkpoint: filled once, sent nowhere."""
-
-    def push(self) -> None:
-        """Send nothing."""
-
-    def _take(self) -> None:
-        """Leave the place to the first worker."""
 
 
 def _folder_of_this_process(parent: Path) -> Path:
@@ -169,19 +160,15 @@ def _folder_of_this_process(parent: Path) -> Path:
     for path in parent.glob("*-*"):
         machine, _, process = path.name.rpartition("-")
         with contextlib.suppress(FileNotFoundError):
-            gone = (
-                not Path(f"/proc/{process}").exists()
-                if machine == here
-                else time.time() - path.stat().st_mtime > ABANDONED_S
-            )
-            if gone:
+            age = time.time() - path.stat().st_mtime
+            if not Path(f"/proc/{process}").exists() if machine == here else age > ABANDONED_S:
                 shutil.rmtree(path, ignore_errors=True)
     return parent / f"{here}-{os.getpid()}"
 
 
 def shared_store(uri: str, store: Path) -> Path:
     """Return a folder of this machine that holds an encoded store, fetched if it was encoded elsewhere."""
-    local = stores_of(uri) / store.name
+    local = local_folder(uri, "encoded") / store.name
     if not (local / "meta.json").exists():
         place = open_storage(uri) / f".encoded/{store.name}"
         names = sorted(place.list(), key=lambda name: name == "meta.json")
@@ -199,17 +186,5 @@ def send_store(uri: str, store: Path) -> None:
         place.upload(store / "meta.json", "meta.json")
 
 
-def stores_of(uri: str) -> Path:
-    """Return where this machine keeps the encoded stores of a URI."""
-    return local_folder(uri, "encoded")
-
-
 def _of_checkpoint(name: str) -> bool:
     return name.startswith("checkpoints/")
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -2,6 +2,7 @@
 
 Any file system that pyarrow knows by URI will do. Keys and endpoints are found where it looks for them (instance
 profiles, ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` …), never in the URI, which is written down in many places.
+Below: which files of a folder are copied there, and how long a storage that is away is waited for.
 """
 
 import contextlib
@@ -9,17 +10,27 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from sagasr.io.errors import ConfigError, first_line
+from orchestrator.sweep_folder.paths import SweepPaths, SweptTrial
+from sagasr.io.errors import ConfigError, StorageError, first_line
 from sagasr.io.files import write_whole
 from sagasr.io.fingerprint import fingerprint, short
 
+EVERY_S = 2.0  # between two looks at what a training has committed, or at what the storage holds
+PATIENCE_S = 600.0  # how long a finished training waits for a storage that is away
+_TRIAL, _SWEEP = SweptTrial(Path()), SweepPaths(Path())  # for the names of files in them
+STATUS, STOPPED, LEASE = _TRIAL.status.name, _TRIAL.stopped.name, _TRIAL.lease.name
+LAUNCH, TRACKING = _SWEEP.launch.name, _SWEEP.tracking.name
+MANIFEST = "manifest.json"
+SHARED = frozenset({LEASE, _TRIAL.worker.name, _TRIAL.hung.name})  # hidden files of a trial that concern other machines
 THREADS = 8
 CHUNK = 1 << 20
 T = TypeVar("T")
@@ -47,7 +58,7 @@ class Remote:
         """Return the content of an object, or None when there is none."""
 
         def whole() -> bytes:
-            with self.fs.open_input_stream(f"{self.path}/{name}", compression=None) as stream:
+            with self._opened(name) as stream:
                 return bytes(stream.read())
 
         return self._of_one_version(name, whole)
@@ -71,10 +82,7 @@ class Remote:
         """Copy an object to a local file, whole; False when there is no such object (any more)."""
 
         def copy(temporary: Path) -> None:
-            with (
-                self.fs.open_input_stream(f"{self.path}/{name}", compression=None) as stream,
-                temporary.open("wb") as local,
-            ):
+            with self._opened(name) as stream, temporary.open("wb") as local:
                 shutil.copyfileobj(stream, local, CHUNK)
 
         def whole() -> bool:
@@ -92,12 +100,9 @@ class Remote:
         """Return every object below this place, by its name relative to it."""
         from pyarrow.fs import FileSelector, FileType
 
-        found = self.fs.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
-        return {
-            info.path.removeprefix(f"{self.path}/"): Object(info.size, info.mtime_ns or 0)
-            for info in found
-            if info.type == FileType.File
-        }
+        infos = self.fs.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
+        files = (info for info in infos if info.type == FileType.File)
+        return {info.path.removeprefix(f"{self.path}/"): Object(info.size, info.mtime_ns or 0) for info in files}
 
     def _of_one_version(self, name: str, read: Callable[[], T]) -> T | None:
         """Return what ``read`` returns, None without an object; again if it was replaced meanwhile.
@@ -106,13 +111,12 @@ class Remote:
         """
         while (before := self._version(name)) is not None:
             try:
-                found = read()
+                result = read()
+                if self._version(name) == before:
+                    return result
             except OSError:
                 if self._version(name) == before:
                     raise
-            else:
-                if self._version(name) == before:
-                    return found
         return None
 
     def _version(self, name: str) -> Object | None:
@@ -120,6 +124,9 @@ class Remote:
 
         info = self.fs.get_file_info(f"{self.path}/{name}")
         return Object(info.size, info.mtime_ns or 0) if info.type == FileType.File else None
+
+    def _opened(self, name: str) -> Any:
+        return self.fs.open_input_stream(f"{self.path}/{name}", compression=None)
 
     def _open(self, name: str) -> Any:
         path = f"{self.path}/{name}"
@@ -148,9 +155,8 @@ def open_storage(uri: str) -> Remote:
     try:
         fs, path = FileSystem.from_uri(uri)
     except (ArrowInvalid, OSError, ValueError) as error:
-        raise ConfigError(
-            f"storage {uri!r}: {first_line(error)}; give a folder that every node can reach, or s3://bucket/prefix"
-        ) from error
+        remedy = "give a folder that every node can reach, or s3://bucket/prefix"
+        raise ConfigError(f"storage {uri!r}: {first_line(error)}; {remedy}") from error
     return Remote(fs, path.rstrip("/"), uri.rstrip("/"))
 
 
@@ -162,9 +168,8 @@ def check_storage(remote: Remote) -> None:
         whole = remote.read(name) == b"sagasr" and name in remote.list()
         remote.delete(name)
     except OSError as error:
-        raise ConfigError(
-            f"storage {remote.uri}: {first_line(error)}; does the bucket exist, and may these keys write there?"
-        ) from error
+        question = "does the bucket exist, and may these keys write there?"
+        raise ConfigError(f"storage {remote.uri}: {first_line(error)}; {question}") from error
     if not whole:
         raise ConfigError(f"storage {remote.uri}: what was written there cannot be read back")
 
@@ -181,3 +186,57 @@ def each(act: Callable[[str], object], names: Sequence[str]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(act, names):
             pass
+
+
+def is_shared(name: str) -> bool:
+    """Return whether a file, by its name relative to its folder, concerns other machines."""
+    parts = PurePosixPath(name).parts
+    return parts[-1] in SHARED or not any(part.startswith(".") for part in parts)
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the files of a folder that concern other machines, by their relative names."""
+    files = (Path(place, name).relative_to(folder) for place, _, names in os.walk(folder) for name in names)
+    return sorted(name for name in map(str, files) if is_shared(name))
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file does, or None when it is gone."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def repeating(act: Callable[[], object], seconds: float, name: str) -> Iterator[None]:
+    """Repeat an action in a thread for the block, until it returns something true."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(seconds) and not act():
+            pass
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def insist(act: Callable[[], object], uri: str) -> None:
+    """Repeat an action while the storage is away. Raises StorageError when it stays away."""
+    end, wait = time.monotonic() + PATIENCE_S, 1.0
+    while True:
+        try:
+            act()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                problem = f"{uri}: the storage is away ({first_line(error)}); the same command goes on"
+                raise StorageError(problem) from error
+        time.sleep(wait)
+        wait = min(2 * wait, 30.0)

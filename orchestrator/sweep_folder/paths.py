@@ -7,95 +7,53 @@ from urllib.parse import unquote
 from sagasr.io.trial_folder import TrialFolder
 
 
+class _Inside:
+    """A path inside the folder ``root`` of its owner. Nothing is made by asking for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "TrialFolder | SweepPaths", kind: type) -> Path:
+        return folder.root / self.name
+
+
 @dataclass(frozen=True)
 class SweptTrial(TrialFolder):
     """A trial's folder inside a sweep, with what the sweep itself keeps in it."""
 
-    @property
-    def record(self) -> Path:
-        """The trial's plan entry beside its results, so that a folder explains itself."""
-        return self.root / "trial.json"
-
-    @property
-    def worker(self) -> Path:
-        """Which process trains here, and where."""
-        return self.root / ".worker.json"
-
-    @property
-    def hung(self) -> Path:
-        """How the last worker hung."""
-        return self.root / ".hung.json"
-
-    @property
-    def stopped(self) -> Path:
-        """The decision to stop this training early, which no resume takes back."""
-        return self.root / "stopped.json"
+    record = _Inside("trial.json")  # the trial's plan entry beside its results, so that a folder explains itself
+    worker = _Inside(".worker.json")  # which process trains here, and where
+    hung = _Inside(".hung.json")  # how the last worker hung
+    stopped = _Inside("stopped.json")  # the decision to stop this training early, which no resume takes back
 
 
 @dataclass(frozen=True)
 class SweepPaths:
-    """``<storage>/<name>/``. Nothing is made by asking for a path."""
+    """``<storage>/<name>/``."""
 
     root: Path
 
-    @property
-    def grid(self) -> Path:
-        return self.root / "grid.yaml"
-
-    @property
-    def base(self) -> Path:
-        """The base configuration as resolved, which ``grid`` names."""
-        return self.root / "base.yaml"
-
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
-
-    @property
-    def recordings(self) -> Path:
-        """The sha256 of every recording as this sweep first met it, by its path."""
-        return self.root / "recordings.json"
-
-    @property
-    def lease(self) -> Path:
-        """Who writes here: host, process and start time."""
-        return self.root / ".lease.json"
-
-    @property
-    def launch(self) -> Path:
-        """Which launch of the sweep goes on; workers end when it is another (``run.watchdog``)."""
-        return self.root / ".launch"
-
-    @property
-    def ray(self) -> Path:
-        """What Ray writes while the sweep runs; nothing is read from it."""
-        return self.root / ".ray"
-
-    @property
-    def tracking(self) -> Path:
-        """What each tracking server has of each replicate. Losing it only costs time."""
-        return self.root / ".tracking.json"
-
-    @property
-    def estimate(self) -> Path:
-        return self.root / "estimate.json"
-
-    @property
-    def looks(self) -> Path:
-        return self.root / "looks.json"
-
-    @property
-    def promotion(self) -> Path:
-        return self.root / "promotion.json"
+    grid = _Inside("grid.yaml")
+    base = _Inside("base.yaml")  # the base configuration as resolved, which ``grid`` names
+    plan = _Inside("plan.json")
+    recordings = _Inside("recordings.json")  # the sha256 of every recording as this sweep first met it, by its path
+    lease = _Inside(".lease.json")  # who writes here: host, process and start time
+    launch = _Inside(".launch")  # which launch of the sweep goes on; workers of others end (``run.watchdog``)
+    ray = _Inside(".ray")  # what Ray writes while the sweep runs; nothing is read from it
+    tracking = _Inside(".tracking.json")  # what each tracking server has of each replicate; losing it only costs time
+    estimate = _Inside("estimate.json")
+    looks = _Inside("looks.json")
+    promotion = _Inside("promotion.json")
+    trials = _Inside("trials")
+    results = _Inside("results")
+    audio = _Inside("audio")
+    report = _Inside("report/index.html")
+    forest = _Inside("report/effects.svg")  # the effects as a picture
 
     @property
     def speeds(self) -> Path:
         """What was measured of machines, for all sweeps of a storage: it lies beside them."""
         return self.root.parent / "speeds.json"
-
-    @property
-    def trials(self) -> Path:
-        return self.root / "trials"
 
     def trial(self, trial: str) -> Path:
         """Return the folder that ``sagasr.training.train.train`` writes."""
@@ -105,26 +63,9 @@ class SweepPaths:
         """Return the paths inside a trial's folder."""
         return SweptTrial(self.trial(trial))
 
-    @property
-    def results(self) -> Path:
-        return self.root / "results"
-
     def table(self, name: str) -> Path:
         """Return a results table: replicates, clips, curves, references, distances, effects or preferences."""
         return self.results / f"{name}.parquet"
-
-    @property
-    def audio(self) -> Path:
-        return self.root / "audio"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report" / "index.html"
-
-    @property
-    def forest(self) -> Path:
-        """The effects as a picture."""
-        return self.report.with_name("effects.svg")
 
 
 def sqlite_uri(file: Path) -> str:

@@ -1,46 +1,42 @@
-"""plan.json: all that ``sagasr-sweep`` writes into it (``PlanFile``), and the part of it that the analysis reads.
+"""plan.json as the analysis reads it.
 
 ``sagasr-report`` reads the plans of others too. ``PlanRead`` asks for as little of them as it can: a level or a seed
 may be a word or a number; cells and trials may be missing, or have a form of their own, which is then passed over.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
-from orchestrator.sweep_folder.design import Factor, Levels, Promote, Step, level_of, word_of
-from sagasr.config.strict import Strict
+from orchestrator.sweep_folder.design import Factor, Promote, Step, level_of, word_of
 from sagasr.io.errors import DataError, did_you_mean, nearest
 from sagasr.io.files import read_json
 from sagasr.io.fingerprint import fingerprint, short
 from sagasr.metrics.table import Better
 
-BETTER, STAGES = ("lower", "higher"), ("train", "eval")
 TAKEN = ("seed", "status")  # columns that every table of results has
 
-Stage = Literal["train", "eval"]
 Word = str | bool | int | float | None  # a level or a seed, as it is written
 
 
-def _direction(value: Any) -> Any:
-    if value is not None and value not in BETTER:
-        raise ValueError(f"{value!r} is none of lower, higher{nearest(str(value), BETTER)}")
-    return value
+def _one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is not None and value not in words:
+            raise ValueError(f"{value!r} is none of {', '.join(words)}{nearest(str(value), words)}")
+        return value
+
+    return check
 
 
 def _size_of_effect(value: Any) -> Any:
@@ -50,21 +46,12 @@ def _size_of_effect(value: Any) -> Any:
     return value
 
 
-def _stage(value: Any) -> Any:
-    if value is not None and value not in STAGES:
-        raise ValueError(f"{value!r} is none of train, eval{nearest(str(value), STAGES)}")
-    return value or "train"
-
-
-def _factor_name(name: str) -> str:
-    if name in TAKEN:
-        raise ValueError("a column of the results has that name; rename the factor")
-    return name
-
-
-def _mapping(factors: Any) -> Any:
+def _factors(factors: Any) -> Any:
     if not isinstance(factors, Mapping):
         raise ValueError(f"expected a mapping from names to levels, found {factors!r:.80}")
+    for name in factors:
+        if name in TAKEN:
+            raise ValueError(f"factor {name!r}: a column of the results has that name; rename the factor")
     return factors
 
 
@@ -72,10 +59,11 @@ def _named(metric: Any) -> Any:
     return {"name": metric} if isinstance(metric, str) else metric
 
 
-def _each_named(metrics: Any) -> Any:
+def _by_name(metrics: Any) -> Any:
+    """Return the metrics by their names in a mapping, or by their places in a list."""
     if isinstance(metrics, Mapping):
         return {key: {"name": key, **(spec if isinstance(spec, Mapping) else {})} for key, spec in metrics.items()}
-    return [_named(metric) for metric in metrics] if isinstance(metrics, list) else metrics or []
+    return {str(at): _named(metric) for at, metric in enumerate(metrics or [])}
 
 
 def _known_form(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -94,7 +82,7 @@ class MetricEntry(_Entry):
     """What the plan says of a metric; the table of metrics says the rest."""
 
     name: str
-    better: Annotated[Better | None, BeforeValidator(_direction)] = None
+    better: Annotated[Better | None, BeforeValidator(_one_of("lower", "higher"))] = None
     delta: Annotated[float | None, BeforeValidator(_size_of_effect)] = None
     unit: Word = None
 
@@ -109,7 +97,7 @@ class FactorEntry(_Entry):
 
     baseline: Word = None
     levels: list[Word]
-    stage: Annotated[Stage, BeforeValidator(_stage)] = "train"
+    stage: Annotated[Literal["train", "eval"] | None, BeforeValidator(_one_of("train", "eval"))] = None
     under: dict[str, list[Word]] | None = None
 
     @model_validator(mode="before")
@@ -130,7 +118,7 @@ class FactorEntry(_Entry):
         """Return the factor, its levels as words."""
         words = (word_of(self.baseline), *map(word_of, self.levels))
         under = {other: tuple(map(word_of, levels)) for other, levels in (self.under or {}).items()}
-        return Factor(name, tuple(dict.fromkeys(words)), self.stage, under)
+        return Factor(name, tuple(dict.fromkeys(words)), self.stage or "train", under)
 
 
 class StepEntry(_Entry):
@@ -163,20 +151,13 @@ class CellEntry(_Entry):
     replicates: list[ReplicateEntry] | None = None
 
 
-Metrics = Annotated[
-    Annotated[dict[str, MetricEntry], Tag("_map")] | Annotated[list[MetricEntry], Tag("_list")],
-    Discriminator(lambda metrics: "_map" if isinstance(metrics, Mapping) else "_list"),
-    BeforeValidator(_each_named),
-]
-
-
 class PlanRead(_Entry):
     """What is read of anyone's plan.json. ``metric`` and ``factors`` must be there."""
 
     name: Word = None
     question: Word = None
     metric: Annotated[MetricEntry, BeforeValidator(_named)]
-    factors: Annotated[dict[Annotated[str, AfterValidator(_factor_name)], FactorEntry], BeforeValidator(_mapping)]
+    factors: Annotated[dict[str, FactorEntry], BeforeValidator(_factors)]
     design: Any = None
     ladder: list[StepEntry] | None = None
     seeds: list[Word] | None = None
@@ -184,12 +165,14 @@ class PlanRead(_Entry):
     expected_replicates: int | None = None
     left_out: Any = None
     confounded_with: Any = None
-    metrics: Metrics = Field(default=[], validate_default=True)
+    metrics: Annotated[dict[str, MetricEntry], BeforeValidator(_by_name)] = {}
     promote: Any = None
     cells: Annotated[list[CellEntry], WrapValidator(_known_form)] = []
     trials: Any = None
     plan_hash: str
     known_words: dict[str, float] | None = None
+    files: Any = None
+    allowed: Any = None
 
     def stated(self, column: str) -> MetricEntry:
         """Return what the plan states of the metric in a results column; only its name where it does not know it."""
@@ -202,7 +185,7 @@ class PlanRead(_Entry):
         return {entry.column for entry in self._metric_entries()}
 
     def _metric_entries(self) -> list[MetricEntry]:
-        return [*(self.metrics.values() if isinstance(self.metrics, Mapping) else self.metrics), self.metric]
+        return [*self.metrics.values(), self.metric]
 
     def design_factors(self) -> tuple[Factor, ...]:
         """Return the factors, their levels as words."""
@@ -231,9 +214,8 @@ class PlanRead(_Entry):
                 for key in ("from", "to")
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"promote: expected from and to, each with levels of factors, found {self.promote!r}"
-            ) from error
+            expected = f"expected from and to, each with levels of factors, found {self.promote!r}"
+            raise ValueError(f"promote: {expected}") from error
         return Promote(str(self.promote.get("when", "improves")), source, target)
 
 
@@ -260,59 +242,8 @@ def read_plan(path: Path) -> PlanRead:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    keys = [str(key) for key in fault["loc"] if str(key) not in ("_map", "_list", "[key]")]
+    keys = list(map(str, fault["loc"]))
     where = f"factor {keys[1]!r}" if keys[0] == "factors" and len(keys) == 2 else ".".join(keys)
     if fault["type"] == "value_error":  # in our own words
         return f"{where}: {fault['ctx']['error']}"
     return f"{where}: {fault['msg'].lower()} (found {fault['input']!r:.60}); write the plan again with sagasr-sweep"
-
-
-class VariantEntry(Strict):
-    """One eval-stage combination that is scored inside a trial."""
-
-    variant: str
-    fingerprint: str
-    levels: Levels
-
-
-class TrialEntry(Strict):
-    """One training: what identifies it, what it runs on, and its whole configuration."""
-
-    trial: str
-    fingerprint: str
-    seed: int
-    levels: Levels
-    size: str
-    config_fingerprint: str
-    data_fingerprint: str
-    version: int
-    resources: dict[str, Any]
-    variants: list[VariantEntry]
-    config: dict[str, Any]
-
-
-class DesignEntry(Strict):
-    """How the cells were chosen; the last three keys are of a fractional design."""
-
-    kind: str
-    resolution: int | None = None
-    generators: dict[str, list[str]] | None = None
-    relation: list[str] | None = None
-
-
-class PlanFile(PlanRead):
-    """All of plan.json as ``sagasr-sweep`` writes it; a key that was not set is not written."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    design: DesignEntry
-    left_out: list[str] = []
-    confounded_with: dict[str, list[str]] = {}
-    trials: list[TrialEntry]
-    plan_hash: str = ""
-    files: list[dict[str, Any]] = []
-    allowed: list[str] = []
-
-    def tree(self, *left_out: str) -> dict[str, Any]:
-        """Return the content of the file, but for the keys that are to be ``left_out``."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude=set(left_out))

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from orchestrator.analysis.design_matrix import Array, Fit, fit, pairs
 from orchestrator.analysis.group_sequential import Contrast, Look, Rule, decide, e_value
-from orchestrator.sweep_folder.looks_file import Spending
+from orchestrator.sweep_folder.json_files import Spending
 from tests.simulation.bands import CELLS, FACTORS, Check
 from tests.simulation.controls import asha, plateau_values
 

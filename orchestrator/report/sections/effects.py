@@ -8,7 +8,7 @@ import pandas as pd
 from orchestrator.report import forest, summary
 from orchestrator.report.page_data import PageData, records, rows_of
 from orchestrator.sweep_folder.design import cell_name
-from orchestrator.sweep_folder.promotion_file import read_decisions
+from orchestrator.sweep_folder.json_files import read_decisions
 
 
 def effects_section(data: PageData) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import pytest
 from orchestrator.cli.report import report
 from orchestrator.cli.sweep import sweep
 from orchestrator.grid.expand import expand
-from orchestrator.grid.levels import parse_only
+from orchestrator.grid.factors import parse_only
 from orchestrator.grid.read import read_space
-from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
+from orchestrator.plan.show import explain
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml, parse_yaml
 from tests.orchestrator.sweep_folders import write_sweep

@@ -13,8 +13,8 @@ from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.grid.expand import expand, lay_out
 from orchestrator.grid.read import read_space
-from orchestrator.plan.plan import make_plan, write_plan
-from orchestrator.plan.promotion import Effect, Waiting, decide
+from orchestrator.plan.plan import Replicate, make_plan, write_plan
+from orchestrator.plan.promotion import Effect, decide
 from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
 from orchestrator.sweep_folder.design import Promote
@@ -478,7 +478,10 @@ def test_what_improves_where_it_acts_is_promoted_with_the_levels_it_acts_beside(
     rule = Promote("improves", {"size": "small"}, {"size": "full"})
     baseline = {"rolloff": "off", "route": "both", "size": "small"}
     waiting = [
-        Waiting(f"{rolloff}-{route}", {"rolloff": rolloff, "route": route, "size": "full"}, 0, f"{rolloff}-{route}")
+        Replicate(
+            **{"id": f"{rolloff}-{route}", "fingerprint": "", "cell": "", "variant": "", "trial": f"{rolloff}-{route}"},
+            **{"levels": {"rolloff": rolloff, "route": route, "size": "full"}, "seed": 0},
+        )
         for rolloff, route in (("off", "both"), ("on", "both"), ("on", "cross"))
     ]
     effects_ = [Effect("rolloff", "on", "undecided", 0.0), Effect("route", "cross", "improves", -0.1)]

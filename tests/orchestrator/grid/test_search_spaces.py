@@ -3,8 +3,7 @@
 import pytest
 
 from orchestrator.grid.expand import expand
-from orchestrator.grid.files import shipped
-from orchestrator.grid.read import read_space
+from orchestrator.grid.read import read_space, shipped
 from orchestrator.plan.cost import costs_of
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan

@@ -7,11 +7,9 @@ from itertools import combinations
 import pytest
 
 from orchestrator.grid.expand import MAX_CELLS, expand
-from orchestrator.grid.factors import STANDARD
-from orchestrator.grid.files import find_grid, shipped
+from orchestrator.grid.factors import STANDARD, level_name, parse_only
 from orchestrator.grid.fractional import fraction
-from orchestrator.grid.levels import level_name, parse_only
-from orchestrator.grid.read import read_space
+from orchestrator.grid.read import find_grid, read_space, shipped
 from orchestrator.grid.space import SearchSpace
 from orchestrator.sweep_folder.design import cell_name
 from sagasr.io.errors import ConfigError

@@ -10,10 +10,10 @@ from orchestrator.api import Sweep
 from orchestrator.cli.sweep import sweep as command
 from orchestrator.plan import capacity
 from orchestrator.plan import cost as estimate
-from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of, speeds_path
+from orchestrator.plan.cost import Cost, Speed, Speeds, disk_bytes, elapsed, kind_of, seconds_of
 from orchestrator.plan.preflight import preflight
 from orchestrator.run.calibrate import SAMPLING_STEPS, STEPS, Timeline, _speed, calibrate
-from orchestrator.sweep_folder.estimate_file import read_prediction
+from orchestrator.sweep_folder.json_files import read_prediction
 from sagasr.io.errors import ConfigError, SagasrError
 from sagasr.io.files import read_json, write_json
 from sagasr.training.trial_log import Status, write_status
@@ -35,7 +35,7 @@ def sweep(make_grid, tmp_path):
 def timed(made: Sweep, speed: Speed = SPEED, only: int | None = None) -> None:
     """Remember a speed for (some of) the kinds of training of a sweep."""
     kinds = {kind_of(trial): speed for trial in made.plan().plan.trials[:only]}
-    write_json(speeds_path(made.plan().plan), Speeds(kinds=kinds).model_dump(mode="json"))
+    write_json(made.plan().plan.paths.speeds, Speeds(kinds=kinds).model_dump(mode="json"))
 
 
 def text_of(made: Sweep) -> str:
@@ -148,7 +148,7 @@ def test_what_was_predicted_of_a_training_that_has_begun_stands(sweep):
 
 def test_speeds_that_cannot_be_read_are_named(sweep, capsys, make_grid, tmp_path):
     made = sweep()
-    path = speeds_path(made.plan().plan)
+    path = made.plan().plan.paths.speeds
     write_json(path, {"kinds": {"abc": {"step": -1}}})
     assert command([str(make_grid()), "--plan", "--storage", str(tmp_path / "sweeps")]) == 2
     assert f"{path}: kinds.abc.step" in capsys.readouterr().err
@@ -342,4 +342,4 @@ def test_what_cannot_be_timed_says_why(sweep, tmp_path):
     (tmp_path / "study" / "c.flac").write_bytes(b"no sound")
     with pytest.raises(SagasrError, match=r"c\.flac"):
         calibrate(plan, plan.trials[:1])
-    assert not speeds_path(plan).exists()
+    assert not plan.paths.speeds.exists()

@@ -8,12 +8,12 @@ import sys
 import pytest
 from rich.console import Console
 
-from orchestrator.grid.levels import parse_only
+from orchestrator.grid.factors import parse_only
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import scan
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.show import show_summary
-from orchestrator.sweep_folder.plan_file import PlanFile
+from orchestrator.sweep_folder.plan_file import PlanRead
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config
 from sagasr.data import splits
@@ -248,4 +248,6 @@ def test_quarantine_asks_each_recording_once_and_says_what_it_left_out(make_grid
 
 def test_plan_json_has_the_form_that_its_model_names(make_grid):
     tree = plan_of(make_grid()).tree
-    assert PlanFile.model_validate(tree).tree() == tree
+    read = PlanRead.model_validate(tree)
+    assert not read.model_extra
+    assert read.model_dump(mode="json", exclude_unset=True) == tree

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.grid.files import find_grid
-from orchestrator.grid.read import read_space
+from orchestrator.grid.read import find_grid, read_space
 from orchestrator.plan import capacity
 from orchestrator.plan.plan import Options, make_plan
 from orchestrator.plan.preflight import DISK_MARGIN, check_tracking, preflight, ready

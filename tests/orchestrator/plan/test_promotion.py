@@ -16,8 +16,8 @@ from orchestrator.grid.expand import expand
 from orchestrator.grid.read import read_space
 from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.ledger import record, scan
-from orchestrator.plan.plan import Plan, make_plan, write_plan
-from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted
+from orchestrator.plan.plan import Plan, Replicate, make_plan, write_plan
+from orchestrator.plan.promotion import Effect, affordable, decide, promoted
 from orchestrator.plan.show import promotion_lines, show_summary
 from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
@@ -26,7 +26,7 @@ from orchestrator.report.terminal import render
 from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
 from orchestrator.sweep_folder.design import Promote
-from orchestrator.sweep_folder.promotion_file import read_decisions
+from orchestrator.sweep_folder.json_files import read_decisions
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_whole
 from sagasr.training.trial_log import Status, write_status
@@ -35,7 +35,13 @@ from tests.orchestrator.sweep_folders import primary
 RULE = Promote("improves", {"size": "small"}, {"size": "full"})
 BASELINE = {"text": "off", "rolloff": "off", "size": "small"}
 LEVELS = [{"text": t, "rolloff": r, "size": "full"} for t in ("off", "caption", "transcript") for r in ("off", "on")]
-WAITING = [Waiting(f"{i}-{s}", levels, s, f"t{i}-{s}") for s in (0, 1, 2) for i, levels in enumerate(LEVELS)]
+
+
+def waiting(name: str, levels: dict[str, str], seed: int, trial: str) -> Replicate:
+    return Replicate(id=name, fingerprint="", cell="", levels=levels, seed=seed, trial=trial, variant="")
+
+
+WAITING = [waiting(f"{i}-{s}", levels, s, f"t{i}-{s}") for s in (0, 1, 2) for i, levels in enumerate(LEVELS)]
 COSTS = {one.trial: 2.0 for one in WAITING}
 
 
@@ -81,7 +87,7 @@ def test_the_budget_takes_seeds_away_and_below_two_everything() -> None:
 
 
 def test_cells_of_one_training_pay_for_it_once() -> None:
-    shared = [Waiting(f"r{i}", LEVELS[0], 0, "one") for i in range(3)]
+    shared = [waiting(f"r{i}", LEVELS[0], 0, "one") for i in range(3)]
     assert affordable(shared, (0,), {"one": 5.0}, 5.0) == (0,)
     assert affordable(shared, (0,), {"one": 5.0}, 4.9) == ()
 

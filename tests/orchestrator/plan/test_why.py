@@ -8,9 +8,9 @@ import soundfile
 
 from orchestrator.cli.sweep import sweep
 from orchestrator.grid.read import read_space
-from orchestrator.plan.explain import explain
 from orchestrator.plan.ledger import Entry, record, refused, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
+from orchestrator.plan.show import explain
 from orchestrator.sweep_folder.trial_marks import mark_stopped
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import read_json, write_json

@@ -24,7 +24,7 @@ from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
-from orchestrator.sweep_folder.looks_file import read_looks
+from orchestrator.sweep_folder.json_files import read_looks
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.training.trial_log import Status, write_status

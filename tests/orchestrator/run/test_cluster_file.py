@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.cluster import problems_of
 from orchestrator.grid.read import read_space
-from orchestrator.plan.gpus import in_cluster_file, smallest
+from orchestrator.plan.capacity import in_cluster_file, smallest
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
 from orchestrator.run.worker import DRIVER

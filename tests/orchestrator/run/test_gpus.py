@@ -9,9 +9,9 @@ from rich.console import Console
 
 from orchestrator.api import Sweep
 from orchestrator.cluster import make_token
+from orchestrator.plan.capacity import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan.cost import machine
 from orchestrator.plan.gpu_memory import check_memory, needs, planned_gpu, remedies
-from orchestrator.plan.gpus import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan.plan import Options
 from orchestrator.plan.preflight import ready
 from orchestrator.run.worker import DRIVER as DRIVERS

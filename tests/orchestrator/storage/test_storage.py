@@ -15,10 +15,9 @@ import pytest
 from orchestrator.storage import claims, mirror
 from orchestrator.storage import remote as storage
 from orchestrator.storage.claims import claimed
-from orchestrator.storage.copying import LAUNCH
 from orchestrator.storage.folder import SweepFolder, check_folder
 from orchestrator.storage.mirror import Mirror, mirrored, send_store, shared_store
-from orchestrator.storage.remote import Remote, check_storage, open_storage
+from orchestrator.storage.remote import LAUNCH, Remote, check_storage, open_storage
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
