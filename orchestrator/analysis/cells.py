@@ -51,7 +51,12 @@ def best_trial(sweep: Sweep) -> str | None:
 
 def runs_of(sweep: Sweep, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return the finished replicates of a cell."""
-    return _at(sweep.runs, {"@" + name: level for name, level in levels.items()})
+    return runs_at(sweep.runs, levels)
+
+
+def runs_at(runs: pd.DataFrame, levels: Mapping[str, str]) -> pd.DataFrame:
+    """Return those of ``runs`` that have these levels."""
+    return _at(runs, {"@" + name: level for name, level in levels.items()})
 
 
 def step_change(sweep: Sweep, step: Step) -> tuple[Step | None, dict[str, str]]:
@@ -69,6 +74,16 @@ def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.
         return pd.DataFrame()
     rows = rows[rows["subject"] == subject]
     return _at(rows, levels) if set(levels) <= set(rows) else rows
+
+
+def levels_beside(
+    sweep: Sweep, best: Mapping[str, str], cells: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, Mapping[str, str], pd.DataFrame]]:
+    """Return title, levels and rows of the trivial answers, of ``cells``, of the ``best`` one and of the paper's."""
+    tables = [(title, {}, reference_rows(sweep, subject, best)) for subject, title in REFERENCES.items()]
+    chosen = cells | {"best cell": best, "the paper's choices": paper_cell(sweep)}
+    tables += [(f"trained, {title}", levels, runs_of(sweep, levels)) for title, levels in chosen.items() if levels]
+    return [(title, levels, rows) for title, levels, rows in tables if len(rows)]
 
 
 def means_beside(sweep: Sweep, best: Mapping[str, str]) -> dict[str, float]:

@@ -22,7 +22,6 @@ from sagasr.io.files import read_json, write_whole
 
 PATTERN = "preferences*.json"
 MAX_BYTES = 2_000_000
-COLUMNS = ("a", "b", "b_preferred", "a_preferred", "ties", "share_b", "low", "high", "p", "clips", "listeners")
 Short = Annotated[str, StringConstraints(max_length=1_000)]
 
 
@@ -117,11 +116,7 @@ def compare(sheets: Iterable[Sheet]) -> list[Preference]:
     for sheet in sheets:
         a, b = sorted((sheet.A, sheet.B))
         pairs.setdefault((a, b), []).append(sheet)
-    return [_preference(_first(mine), mine) for mine in pairs.values()]
-
-
-def _first(sheets: Sequence[Sheet]) -> tuple[str, str]:
-    return sheets[0].A, sheets[0].B
+    return [_preference((sheets[0].A, sheets[0].B), sheets) for sheets in pairs.values()]
 
 
 def _preference(pair: tuple[str, str], sheets: Sequence[Sheet]) -> Preference:
@@ -131,8 +126,8 @@ def _preference(pair: tuple[str, str], sheets: Sequence[Sheet]) -> Preference:
         for trial in sheet.trials:
             if trial.preferred is not None:
                 votes.setdefault(trial.clip, []).append({"A": -1, "tie": 0, "B": 1}[trial.preferred] * turned)
-    sums = [sum(mine) for mine in votes.values()]
-    b, a = sum(one > 0 for one in sums), sum(one < 0 for one in sums)
+    sums = list(map(sum, votes.values()))
+    b, a = sum(vote > 0 for vote in sums), sum(vote < 0 for vote in sums)
     share, low, high, p = float("nan"), float("nan"), float("nan"), float("nan")
     if a + b:
         test = stats.binomtest(b, a + b)
@@ -141,10 +136,10 @@ def _preference(pair: tuple[str, str], sheets: Sequence[Sheet]) -> Preference:
     return Preference(*pair, b, a, len(sums) - a - b, share, low, high, p, len(sums), len(sheets))
 
 
-def write_preferences(found: Sequence[Preference], path: Path) -> None:
+def write_preferences(preferences: Sequence[Preference], path: Path) -> None:
     """Write the table, or remove an old one where nobody has judged."""
-    if not found:
+    if not preferences:
         path.unlink(missing_ok=True)
         return
-    table = pd.DataFrame([asdict(one) for one in found], columns=list(COLUMNS))
+    table = pd.DataFrame(list(map(asdict, preferences)))
     write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))

@@ -1,22 +1,55 @@
 """What every form of the report shows: the sweep, its effects, notes to the reader, preferences. As JSON, exit code."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.preferences import Preference
+from orchestrator.analysis.cells import best_cell
+from orchestrator.analysis.diagnostics import cross_check, outlying_seeds
+from orchestrator.analysis.effects import effects, write_effects
+from orchestrator.analysis.estimates import clips_left_out
+from orchestrator.analysis.interim import incomplete_blocks
+from orchestrator.analysis.load import Sweep, read_sweep
+from orchestrator.analysis.preferences import Preference, gather, write_preferences
+from orchestrator.sweep_folder.paths import SweepPaths
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """A sweep analysed. ``effects`` is effects.parquet; ``notes`` are sentences on what to mind when reading it."""
 
     sweep: Sweep
     effects: pd.DataFrame
     notes: Sequence[str] = ()
     preferences: Sequence[Preference] = ()
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """The main effects on the metric of the verdicts."""
+        return self.effects[self.effects["family"] == "primary"]
+
+    @cached_property
+    def best(self) -> dict[str, str]:
+        """The best cell; empty where none has a value."""
+        return best_cell(self.sweep)
+
+
+def analyse(folder: Path, sheets: Sequence[Path] = ()) -> Report:
+    """Analyse the sweep in ``folder``, write results/effects.parquet and return what every form of the report shows.
+
+    ``sheets``: answers of blind tests beside those in the sweep's report/.
+    """
+    sweep = read_sweep(folder)
+    table = effects(sweep)
+    write_effects(table, SweepPaths(folder).table("effects"))
+    preferences, left_out = gather(sweep, folder, sheets)
+    write_preferences(preferences, SweepPaths(folder).table("preferences"))
+    checks = (incomplete_blocks(sweep), outlying_seeds(sweep), clips_left_out(sweep), cross_check(sweep), left_out)
+    return Report(sweep, table, [note for notes in checks for note in notes], preferences)
 
 
 def exit_code(sweep: Sweep) -> int:
@@ -28,7 +61,7 @@ def exit_code(sweep: Sweep) -> int:
 
 def summary(report: Report) -> dict[str, Any]:
     """Return the answer as plain JSON values."""
-    sweep, effects = report.sweep, report.effects
+    sweep, table = report.sweep, report.effects
     return {
         "name": sweep.name,
         "question": sweep.question,
@@ -40,5 +73,5 @@ def summary(report: Report) -> dict[str, Any]:
             {key: value if value == value else None for key, value in asdict(preference).items()}
             for preference in report.preferences
         ],
-        "effects": effects.astype(object).where(effects.notna(), None).to_dict("records"),
+        "effects": table.astype(object).where(table.notna(), None).to_dict("records"),
     }

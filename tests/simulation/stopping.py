@@ -194,7 +194,7 @@ def _finishers(final: Array, finished: np.ndarray) -> Answers:
     for one, kept in enumerate(finished):
         block = np.unique(seeds[kept], return_inverse=True)[1].astype(np.int64)
         fitted = fit(codes[kept], (2,) * len(FACTORS), block, mains, pairs(range(len(FACTORS))))
-        if fitted.df < 1 or not all(fitted.estimable({main: np.array([2.0])}) for main in mains):
+        if fitted.df < 1 or any(fitted.weights({main: np.array([2.0])}) is None for main in mains):
             value[one] = np.nan
     nothing = np.zeros_like(value)
     return Answers(value, value, value, nothing, nothing, np.zeros(len(final)))

@@ -27,20 +27,14 @@ def heard(data: PageData, clips: Sequence[pd.DataFrame], max_bytes: int) -> List
 
 def _versions(data: PageData) -> list[Version]:
     """Return low, high, baseline, best cell, ladder, then the other cells, of the first seed."""
-    versions = [Version("low input", "low", "low"), Version("high (target)", "high", "high")]
-    rows = [
-        row
-        for row in data.replicates.to_dict("records")
-        if PLAIN.fullmatch(str(row["replicate"])) and (data.paths.audio / str(row["replicate"])).is_dir()
-    ]
     first = [baseline_cell(data.sweep), data.best, *(step.levels for step in data.sweep.ladder)]
-    factors = data.sweep.factors
-    names = [cell_name({factor.name: cell.get(factor.name, "") for factor in factors}) for cell in first]
-    place = {name: names.index(name) for name in names}
-    cells: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: place.get(data.name_of(row), len(names))):
-        cells.setdefault(data.name_of(row), str(row["replicate"]))
-    return versions + [Version(name, "cell", replicate) for name, replicate in cells.items()]
+    cells = dict.fromkeys(map(cell_name, filter(None, first)), "")
+    for row in data.replicates.to_dict("records"):
+        replicate, name = str(row["replicate"]), data.name_of(row)
+        if not cells.get(name) and PLAIN.fullmatch(replicate) and (data.paths.audio / replicate).is_dir():
+            cells[name] = replicate
+    versions = [Version("low input", "low", "low"), Version("high (target)", "high", "high")]
+    return versions + [Version(name, "cell", replicate) for name, replicate in cells.items() if replicate]
 
 
 def takes(data: PageData, played: ListeningSet) -> list[dict[str, Any]]:

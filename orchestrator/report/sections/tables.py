@@ -1,14 +1,17 @@
-"""The verdicts, the forest of main effects, the same effects on other metrics, and what was promoted."""
+"""The sections of tables: the verdicts with their forest, the ladder, what was promoted, what the numbers are worth."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.cells import baseline_cell, levels_beside, runs_of, step_change
 from orchestrator.report import forest, summary
-from orchestrator.report.page_data import PageData, records, rows_of
+from orchestrator.report.page_data import PageData, records
 from orchestrator.sweep_folder.design import cell_name
 from orchestrator.sweep_folder.promotion_file import read_decisions
+
+CELLS_SHOWN = 200
 
 
 def effects_section(data: PageData) -> dict[str, Any]:
@@ -18,7 +21,7 @@ def effects_section(data: PageData) -> dict[str, Any]:
     return {
         "primary": records(data.primary),
         "scale": scale,
-        "forest": [forest.svg_row(row, scale, delta) for row in rows_of(data.primary)],
+        "forest": [forest.svg_row(row, scale, delta) for row in records(data.primary)],
         "depends": summary.dependences(data.sweep, data.effects),
         "beside_text": summary.beside_text(data.effects),
         "others": _on_others(data),
@@ -71,3 +74,63 @@ def _promotion(data: PageData) -> dict[str, Any] | None:
         "gpu_hours": decision.gpu_hours,
         "budget": decision.budget,
     }
+
+
+def ladder_section(data: PageData) -> dict[str, Any]:
+    """Return a row for each step: its cell's mean, what the step does, and what the grid says of the same factors."""
+    sweep, effects = data.sweep, data.effects
+    steps = {row["level"]: row for row in records(effects[effects["family"] == "ladder"])}
+    mains = {(row["factor"], row["level"]): row for row in records(data.primary)}
+    rows = []
+    for step in sweep.ladder if len(sweep.runs) else ():
+        before, changed = step_change(sweep, step)
+        values = runs_of(sweep, step.levels)[sweep.metric.name]
+        alone = before is not None and len(changed) == 1
+        rows.append(
+            {
+                "step": step.step,
+                "versus": step.versus,
+                "cell": cell_name(step.levels),
+                "changed": cell_name(changed),
+                "mean": float(values.mean()) if len(values) else None,
+                "effect": steps.get(step.step),
+                "average": mains.get(next(iter(changed.items()))) if alone else None,
+                "several": before is not None and len(changed) > 1,
+            }
+        )
+    return {"ladder": rows}
+
+
+def levels_section(data: PageData) -> dict[str, Any]:
+    """Return means on every metric: of the trivial answers and some trained cells, and of every cell."""
+    if not len(data.sweep.runs):
+        return {"references": {"rows": []}, "cells": {"rows": [], "left": 0}}
+    return {"references": {"rows": _references(data)}, "cells": _cells(data)}
+
+
+def _references(data: PageData) -> list[dict[str, Any]]:
+    names = [metric.name for metric in data.sweep.metrics]
+    rows = levels_beside(data.sweep, data.best, {"baseline cell": baseline_cell(data.sweep)})
+    return [
+        {"words": title, "cell": cell_name(levels), "values": runs.reindex(columns=names).mean().tolist()}
+        for title, levels, runs in rows
+    ]
+
+
+def _cells(data: PageData) -> dict[str, Any]:
+    """Return every cell's mean on every metric, best first."""
+    sweep = data.sweep
+    metrics = [metric.name for metric in sweep.metrics]
+    groups = sweep.runs.groupby(["@" + factor.name for factor in sweep.factors], sort=False)
+    table = groups[[name for name in metrics if name in sweep.runs]].mean()
+    table = table.assign(seeds=groups[sweep.metric.name].count())
+    table = table.sort_values(sweep.metric.name, ascending=sweep.metric.better == "lower")
+    rows = [
+        {
+            "levels": key if isinstance(key, tuple) else (key,),
+            "seeds": int(row["seeds"]),
+            "values": [row.get(name) for name in metrics],
+        }
+        for key, row in table.head(CELLS_SHOWN).iterrows()
+    ]
+    return {"rows": rows, "left": max(0, len(table) - CELLS_SHOWN)}
