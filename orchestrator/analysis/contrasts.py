@@ -13,7 +13,7 @@ from orchestrator.analysis.cells import step_change
 from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
-from orchestrator.analysis.tables import Lost
+from orchestrator.analysis.tables import Lost, has_levels
 from orchestrator.sweep_folder.design import Factor, Step, cell_name
 
 MAX_ALIASES = 8
@@ -164,10 +164,7 @@ def _ladder(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
 
 def _matched_steps(sweep: Sweep, layout: Layout, step: Step, before: Step) -> tuple[Weights | None, str]:
     runs = sweep.runs[layout.kept]
-    rows = [
-        np.logical_and.reduce([(runs["@" + factor.name] == cell.levels[factor.name]) for factor in sweep.factors])
-        for cell in (step, before)
-    ]
+    rows = [has_levels(runs, cell.levels) for cell in (step, before)]
     for cell, mask in zip((step, before), rows, strict=True):
         if not mask.any():
             return None, f"no finished run of step {cell.step} ({cell_name(cell.levels)})"

@@ -138,11 +138,6 @@ def fit(
     return Fit(design, inverse, places, blocks, len(codes) - len(np.unique(blocks)) - rank)
 
 
-def pairs(factors: Sequence[int]) -> list[Term]:
-    """Return every two-way interaction of ``factors``."""
-    return list(itertools.combinations(factors, 2))
-
-
 def aliases(weights: Array, codes: Codes, sizes: Sequence[int], own: Sequence[Term]) -> list[Term]:
     """Return the effects, up to three-way, that the weighted sum of rows would also pick up, largest share first."""
     scale = max(float(np.linalg.norm(weights @ columns(term, codes, sizes))) for term in own)

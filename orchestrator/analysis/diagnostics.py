@@ -24,6 +24,7 @@ from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.estimates import responses, shift
 from orchestrator.analysis.load import Sweep, decisive
 from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
+from orchestrator.analysis.tables import has_levels
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 from orchestrator.analysis.verdict import adjust
 from orchestrator.sweep_folder.design import Factor, cell_name
@@ -255,14 +256,12 @@ def _beside_others(sweep: Sweep, row: Mapping[Any, Any]) -> tuple[float, str] | 
     Among them lies what is far from its expectation only because another training of its seed or cell is.
     """
     runs, metric = sweep.valued, sweep.metric.name
-    same = np.ones(len(runs), dtype=bool)
-    for factor in sweep.factors:
-        same &= (runs["@" + factor.name] == row["@" + factor.name]).to_numpy()
-    others = runs.loc[same & (runs["seed"] != row["seed"]).to_numpy(), metric].astype(float)
+    levels = {factor.name: row["@" + factor.name] for factor in sweep.factors}
+    others = runs.loc[has_levels(runs, levels) & (runs["seed"] != row["seed"]).to_numpy(), metric].astype(float)
     value = float(row[metric])
     if others.min() <= value <= others.max():
         return None
-    cell = cell_name({factor.name: row["@" + factor.name] for factor in sweep.factors})
+    cell = cell_name(levels)
     name = f", replicate {row['replicate']}" if row.get("replicate") else ""
     words = f"{cell}{name}: {metric} {value:.4g}, others {others.min():.4g} to {others.max():.4g}"
     return abs(value - float(others.median())), words

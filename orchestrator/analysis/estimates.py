@@ -152,8 +152,7 @@ def _distances(sweep: Sweep, metric: Metric) -> Iterator[tuple[Metric, str, Resp
         return
     rows = sweep.distances[(sweep.distances["metric"] == metric.name) & (sweep.distances["domain"] != "all")]
     for domain, part in rows.groupby("domain", sort=True):
-        values = np.full(len(sweep.runs), np.nan)
-        values[part["row"].to_numpy()] = part["value"].to_numpy(dtype=float)
+        values = part.set_index("row")["value"].reindex(range(len(sweep.runs))).to_numpy(dtype=float)
         yield metric, str(domain), Response(_finite(values), None)
 
 

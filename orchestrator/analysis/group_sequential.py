@@ -128,13 +128,12 @@ def decide(looks: Sequence[Look], rule: Rule) -> Outcome:
             low, high = interval(contrast, fractions, place, 2 * rule.alpha, rule)
             if words[name][0] == "open" and -rule.delta < low and high < rule.delta:
                 words[name] = ("nil", look.seeds)
-    decisions = {}
-    for name in rule.names:
-        value, low, high = float("nan"), float("nan"), float("nan")
-        if looks and name in looks[-1].contrasts:
-            value = looks[-1].contrasts[name].value
-            low, high = interval(looks[-1].contrasts[name], fractions, len(looks) - 1, rule.alpha, rule)
-        decisions[name] = Decision(*words[name], value, low, high)
+    nothing = float("nan"), float("nan"), float("nan")
+    now = {
+        name: (contrast.value, *interval(contrast, fractions, len(looks) - 1, rule.alpha, rule))
+        for name, contrast in (looks[-1].contrasts if looks else {}).items()
+    }
+    decisions = {name: Decision(*words[name], *now.get(name, nothing)) for name in rule.names}
     full = bool(looks) and looks[-1].seeds >= rule.max_seeds
     return Outcome(decisions, full or all(word != "open" for word, _ in words.values()))
 

@@ -25,6 +25,7 @@ from orchestrator.analysis.metrics import (
 )
 from orchestrator.analysis.tables import (
     Lost,
+    has_levels,
     lacks_combinations,
     linked_clips,
     linked_distances,
@@ -106,31 +107,34 @@ def read_sweep(folder: Path) -> Sweep:
     table = _parquet(path)
     if table is None:
         raise DataError(f"{path}: no such file; run the sweep first, or name the sweep's own folder")
-    table, stale = with_levels(table, plan, factors, path)
+    notes = [f"{each.name} acts only where {each.where}, and is compared there" for each in factors if each.under]
+    table = with_levels(table, plan, factors, path, notes)
     scored = _parquet(paths.table("clips"))
     columns = metric_columns(plan, table, scored, factors)
     undirected = [name for name in columns if not knows_direction(plan, name)]
     metrics = metrics_of(plan, [name for name in columns if name not in undirected])
     _check_metric(metrics[0], plan, table, paths)
     table["status"] = status_words(table, plan.factors)
-    table, twice = one_row_each(table, factors)
+    table = one_row_each(table, factors, notes)
     if (questions := _questions(plan)) and "trial" in table:
         table[QUESTION] = table["trial"].astype(str).map(questions).fillna("")
     runs = table[table["status"] == State.DONE].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors, metrics[0].name)
-    distances, unfair, dropped = linked_distances(_parquet(paths.table("distances")), runs)
+    notes += unlike_devices(runs)
+    distances, dropped = linked_distances(_parquet(paths.table("distances")), runs, notes)
     metrics = tuple(metric for metric in metrics if metric.name not in dropped)
     clips = linked_clips(scored, runs, factors, metrics)
-    untied: tuple[str, ...] = ()
     if clips is None and scored is not None and len(scored) and len(runs):
-        untied = ("clips.parquet is not used: no columns tie its rows to the finished replicates",)
+        notes.append("clips.parquet is not used: no columns tie its rows to the finished replicates")
     curve_rows = _parquet(paths.table("curves"), [("metric", "=", f"val/{metrics[0].name}")])
     curves = shared_curves(curve_rows, runs, metrics[0].name)
     runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
     runs = runs.replace([np.inf, -np.inf], np.nan)  # else such a value makes its cell the best, and its means nothing
     known_words = plan.known_words or {}
     looks = read_looks(folder)
-    account = looks.of(plan.plan_hash)
+    notes += [f"{name} is not judged: 'metrics' of plan.json does not say which way is good" for name in undirected]
+    notes += account.notes() if (account := looks.of(plan.plan_hash)) else ()
+    notes += [said_of_known(source, share) for source, share in known_words.items()]
     return Sweep(
         name=str(plan.name or folder.name),
         question=str(plan.question or ""),
@@ -146,17 +150,7 @@ def read_sweep(folder: Path) -> Sweep:
         lost=lost,
         clips=clips,
         references=_parquet(paths.table("references")),
-        notes=(
-            *(f"{each.name} acts only where {each.where}, and is compared there" for each in factors if each.under),
-            *stale,
-            *twice,
-            *unlike_devices(runs),
-            *unfair,
-            *untied,
-            *(f"{name} is not judged: 'metrics' of plan.json does not say which way is good" for name in undirected),
-            *(account.notes() if account else ()),
-            *(said_of_known(source, share) for source, share in known_words.items()),
-        ),
+        notes=tuple(notes),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
         promote=promote,
@@ -192,9 +186,7 @@ def _with_derived(
     """Return runs and metrics with the metrics made here."""
     made: dict[Metric, NDArray[np.float64]] = {}
     if curves is not None:
-        baseline = np.ones(len(runs), dtype=bool)
-        for factor in factors:
-            baseline &= runs["@" + factor.name].to_numpy() == factor.baseline
+        baseline = has_levels(runs, {factor.name: factor.baseline for factor in factors})
         made |= speed(curves, baseline, metrics[0])
     if clips is not None:
         made |= middle_halves(clips, len(runs), {metric.name: metric for metric in metrics})
@@ -232,10 +224,11 @@ def decisive(sweep: Sweep) -> Sweep:
     if sweep.promote is None:
         return sweep
     source = sweep.promote.source
-    kept = np.ones(len(sweep.runs), dtype=bool)
-    for name, level in source.items():
-        kept &= sweep.runs["@" + name].to_numpy() == level
-    part = restricted(sweep, kept, lambda lost: all(lost.levels.get(name) == level for name, level in source.items()))
+    part = restricted(
+        sweep,
+        has_levels(sweep.runs, source),
+        lambda lost: all(lost.levels.get(name) == level for name, level in source.items()),
+    )
     return replace(part, factors=tuple(each for each in sweep.factors if each.name not in source), promote=None)
 
 

@@ -45,11 +45,6 @@ def metrics_of(plan: PlanRead, columns: Iterable[str]) -> tuple[Metric, ...]:
     return tuple(metrics)
 
 
-def is_known(plan: PlanRead, name: str) -> bool:
-    """Return whether a column is a metric by its name: the plan names it, or the table of metrics."""
-    return name in plan.metric_columns() or find_metric(name) is not None
-
-
 def knows_direction(plan: PlanRead, name: str) -> bool:
     """Return whether it is stated, or known, which way a metric is good."""
     return plan.stated(name).better is not None or find_metric(name) is not None

@@ -5,6 +5,7 @@ no test. A file is data from outside: it is checked against a schema, and nothin
 """
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,28 +113,26 @@ def gather(sweep: Sweep, folder: Path, named: Sequence[Path] = ()) -> tuple[list
 
 def compare(sheets: Iterable[Sheet]) -> list[Preference]:
     """Return one row per pair of answers, whichever was called A."""
-    pairs: dict[tuple[str, str], list[Sheet]] = {}
+    pairs = defaultdict(list)
     for sheet in sheets:
-        a, b = sorted((sheet.A, sheet.B))
-        pairs.setdefault((a, b), []).append(sheet)
+        pairs[frozenset((sheet.A, sheet.B))].append(sheet)
     return [_preference((sheets[0].A, sheets[0].B), sheets) for sheets in pairs.values()]
 
 
 def _preference(pair: tuple[str, str], sheets: Sequence[Sheet]) -> Preference:
-    votes: dict[str, list[int]] = {}
+    votes: Counter[str] = Counter()
     for sheet in sheets:
         turned = 1 if pair == (sheet.A, sheet.B) else -1
         for trial in sheet.trials:
             if trial.preferred is not None:
-                votes.setdefault(trial.clip, []).append({"A": -1, "tie": 0, "B": 1}[trial.preferred] * turned)
-    sums = list(map(sum, votes.values()))
-    b, a = sum(vote > 0 for vote in sums), sum(vote < 0 for vote in sums)
-    share, low, high, p = float("nan"), float("nan"), float("nan"), float("nan")
+                votes[trial.clip] += {"A": -1, "tie": 0, "B": 1}[trial.preferred] * turned
+    b, a = sum(vote > 0 for vote in votes.values()), sum(vote < 0 for vote in votes.values())
+    share = low = high = p = float("nan")
     if a + b:
         test = stats.binomtest(b, a + b)
         interval = test.proportion_ci(0.95, method="exact")
         share, low, high, p = b / (a + b), float(interval.low), float(interval.high), float(test.pvalue)
-    return Preference(*pair, b, a, len(sums) - a - b, share, low, high, p, len(sums), len(sheets))
+    return Preference(*pair, b, a, len(votes) - a - b, share, low, high, p, len(votes), len(sheets))
 
 
 def write_preferences(preferences: Sequence[Preference], path: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, lil_array
 
-from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, columns, fit, pairs
+from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, columns, fit
 from orchestrator.analysis.load import Sweep
 
 Index = NDArray[np.int64]
@@ -87,7 +87,7 @@ def layout_of(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[
     inner = np.flatnonzero(np.bincount(run)[run] > 1)
     within_fit = None
     if within:
-        mixed = [tuple(sorted(pair)) for pair in pairs(range(len(sizes))) if set(pair) & set(within)]
+        mixed = [pair for pair in itertools.combinations(range(len(sizes)), 2) if set(pair) & set(within)]
         own = np.unique(run[inner], return_inverse=True)[1].astype(np.int64)
         within_fit = fit(codes[inner], sizes, own, [(factor,) for factor in within], mixed, sweep.by_pairs)
     means, whole, variants = _training_means(codes, sizes, run, within, within_fit, inner, sweep.by_pairs)
@@ -96,7 +96,8 @@ def layout_of(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[
     blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
     if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
         blocks = np.zeros(len(first), dtype=np.int64)
-    between_fit = fit(codes[first], sizes, blocks, [(factor,) for factor in between], pairs(between), sweep.by_pairs)
+    two_way = list(itertools.combinations(between, 2))
+    between_fit = fit(codes[first], sizes, blocks, [(factor,) for factor in between], two_way, sweep.by_pairs)
     return Layout(
         codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner, kept
     )

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from orchestrator.analysis.metrics import Metric, is_known
+from orchestrator.analysis.metrics import Metric
 from orchestrator.formats import count as count_of
 from orchestrator.sweep_folder.columns import NO_METRIC, steps_column
 from orchestrator.sweep_folder.design import Factor, cell_name, levels_of, word_of
 from orchestrator.sweep_folder.plan_file import PlanRead, levels_of_cell
 from sagasr.io.errors import DataError
 from sagasr.io.states import State
+from sagasr.metrics.table import find_metric
 
 ENDS = {
     **{state.value: state for state in (State.DONE, State.FAILED, State.STOPPED, State.NOT_NEEDED, State.HELD)},
@@ -37,10 +39,21 @@ class Lost:
     reason: str
 
 
+def has_levels(table: pd.DataFrame, levels: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Return which rows of a table ``with_levels`` have these."""
+    mask = np.ones(len(table), dtype=bool)
+    for name, level in levels.items():
+        mask &= (table["@" + name] == level).to_numpy(dtype=bool)
+    return mask
+
+
 def with_levels(
-    table: pd.DataFrame, plan: PlanRead, factors: tuple[Factor, ...], path: Path
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the table with a word column ``@factor`` for each factor and a seed word, without rows of other plans."""
+    table: pd.DataFrame, plan: PlanRead, factors: tuple[Factor, ...], path: Path, notes: list[str]
+) -> pd.DataFrame:
+    """Return the table with a word column ``@factor`` for each factor and a seed word, without rows of other plans.
+
+    What the reader must know of the rows is added to ``notes``, as by the functions below.
+    """
     table = table.copy()
     if "seed" not in table:
         raise DataError(f"{path}: no column 'seed'; every replicate is a cell with a seed")
@@ -56,11 +69,9 @@ def with_levels(
             raise DataError(f"{path}: no column {factor.name!r} for the factor of that name in plan.json")
         table["@" + factor.name] = levels_of(values, factor.levels)
     kept = np.logical_and.reduce([table["@" + factor.name].isin(factor.levels) for factor in factors])
-    left = int((~kept).sum())
-    notes = (
-        (f"{count_of(left, 'replicate')} of cells that the plan does not have {_are(left)} left out",) if left else ()
-    )
-    return table[kept].reset_index(drop=True), notes
+    if left := int((~kept).sum()):
+        notes.append(f"{count_of(left, 'replicate')} of cells that the plan does not have {_are(left)} left out")
+    return table[kept].reset_index(drop=True)
 
 
 def numbers(table: pd.DataFrame, name: str) -> "pd.Series[float]":
@@ -91,8 +102,8 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the table where a replicate that was retried, or is written twice, counts once; and notes on what is left.
+def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...], notes: list[str]) -> pd.DataFrame:
+    """Return the table where a replicate that was retried, or is written twice, counts once.
 
     A row is a copy when it names its run and equals another in that and in every number. Finished rows of one cell and
     seed that differ are runs of their own.
@@ -101,7 +112,6 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.D
     names = [name for name in ("replicate", "trial", "mlflow_run_id") if name in table]
     copies = table.duplicated([*keys, "status", *names, *table.select_dtypes("number")]) & bool(names)
     table = table[~copies]
-    notes = []
     if count := int(copies.sum()):
         notes.append(f"{count_of(count, 'row')} of replicates.parquet {_are(count)} written twice and count once")
     done = table["status"] == State.DONE
@@ -110,7 +120,7 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...]) -> tuple[pd.D
     twice = ~done & table.duplicated(keys, keep="last")
     if count := int(table[done].duplicated(keys).sum()):
         notes.append(f"{count_of(count, 'finished row')} more for a cell and seed that have one: each counts as a run")
-    return table[~again & ~twice].reset_index(drop=True), tuple(notes)
+    return table[~again & ~twice].reset_index(drop=True)
 
 
 def devices_of(table: pd.DataFrame) -> dict[str, int]:
@@ -121,13 +131,13 @@ def devices_of(table: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(count) for name, count in trained["device"].dropna().value_counts().items()}
 
 
-def unlike_devices(table: pd.DataFrame) -> tuple[str, ...]:
+def unlike_devices(table: pd.DataFrame) -> list[str]:
     """Return a note if the trainings that are compared ran on unlike devices, which may compute other numbers."""
     devices = devices_of(table)
     if len(devices) < 2:
-        return ()
+        return []
     listed = ", ".join(f"{count} on {name}" for name, count in devices.items())
-    return (f"trainings ran on unlike devices ({listed}): what they differ by is not told apart from the seeds",)
+    return [f"trainings ran on unlike devices ({listed}): what they differ by is not told apart from the seeds"]
 
 
 def lost_replicates(table: pd.DataFrame, plan: PlanRead, factors: tuple[Factor, ...], metric: str) -> tuple[Lost, ...]:
@@ -194,12 +204,12 @@ def metric_columns(
     plan: PlanRead, table: pd.DataFrame, clips: pd.DataFrame | None, factors: tuple[Factor, ...]
 ) -> list[str]:
     """Return the metric columns of the results: known by name, or numbers that both tables hold."""
+    known = plan.metric_columns() | (set(clips.select_dtypes("number")) if clips is not None else set())
     taken = NO_METRIC | {factor.name for factor in factors}
-    scored = set(clips.select_dtypes("number")) if clips is not None else set()
     return [
         name
-        for name in table.select_dtypes("number")
-        if not name.startswith("@") and name not in taken and (name in scored or is_known(plan, name))
+        for name in map(str, table.select_dtypes("number"))
+        if not name.startswith("@") and name not in taken and (name in known or find_metric(name))
     ]
 
 
@@ -229,34 +239,30 @@ def linked_clips(
 
 
 def linked_distances(
-    table: pd.DataFrame | None, runs: pd.DataFrame
-) -> tuple[pd.DataFrame | None, tuple[str, ...], frozenset[str]]:
+    table: pd.DataFrame | None, runs: pd.DataFrame, notes: list[str]
+) -> tuple[pd.DataFrame | None, set[str]]:
     """Return distances between distributions of the finished runs: columns row, metric, domain, value.
 
-    Also sentences on what is left out, and the metrics left out for all clips. A distance grows with fewer windows, so
-    where runs were not measured on equally many, it is no comparison.
+    Also the metrics that are left out for all clips. A distance grows with fewer windows, so where runs were not
+    measured on equally many, it is no comparison.
     """
     wanted = {"replicate", "metric", "domain", "value", "n"}
     if table is None or not wanted <= set(table) or "replicate" not in runs:
-        return None, (), frozenset()
+        return None, set()
     table = table[table["subject"] == "model"] if "subject" in table else table
     names = pd.Index(runs["replicate"].astype(str))
     if not names.is_unique:
-        note = f"distances.parquet is not used: several rows have the replicate {names[names.duplicated()][0]}"
-        return None, (note,), frozenset()
+        notes.append(f"distances.parquet is not used: several rows have the replicate {names[names.duplicated()][0]}")
+        return None, set()
     row = names.get_indexer(pd.Index(table["replicate"].astype(str)))
     table = table.assign(row=row)[row >= 0]
     table = table[table["value"].notna()]
     counts = table.groupby(["metric", "domain"], sort=False)["n"].agg(["min", "max"])
     unequal = counts[counts["min"] < counts["max"]]
-    notes = tuple(
+    notes += [
         f"{metric}{'' if domain == 'all' else f' on {domain}'} is left out: it was measured on {low} to {high} windows"
         for metric, domain, low, high in unequal.reset_index().to_numpy().tolist()
-    )
+    ]
     table = table[~pd.MultiIndex.from_frame(table[["metric", "domain"]]).isin(unequal.index)]
     table = table[["row", "metric", "domain", "value"]].reset_index(drop=True)
-    return (
-        table if len(table) else None,
-        notes,
-        frozenset(metric for metric, domain in unequal.index if domain == "all"),
-    )
+    return table if len(table) else None, {metric for metric, domain in unequal.index if domain == "all"}

@@ -28,9 +28,6 @@ class Axis:
         """Return the place of ``value`` in per cent, kept inside the axis."""
         return round(min(max((value - self.low) / (self.high - self.low), 0.0), 1.0) * 100, 2)
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True)
 class Plot:

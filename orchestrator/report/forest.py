@@ -45,7 +45,8 @@ def svg_row(row: Mapping[str, Any], scale: Axis, delta: float | None) -> Markup:
     ends = [row["low"], row["high"]]
     if not any(map(is_missing, ends)):
         parts.append(line(scale.at(ends[0]), 50, scale.at(ends[1]), 50, f"whisker {kind}"))
-        parts += [line(scale.at(end), 34, scale.at(end), 66, f"whisker {kind}") for end in ends if scale.holds(end)]
+        inside = [scale.at(end) for end in ends if scale.low <= end <= scale.high]
+        parts += [line(place, 34, place, 66, f"whisker {kind}") for place in inside]
     if not (is_missing(row["low_runs"]) or is_missing(row["high_runs"])):
         parts.append(line(scale.at(row["low_runs"]), 50, scale.at(row["high_runs"]), 50, f"core {kind}"))
     if not is_missing(row["estimate"]):

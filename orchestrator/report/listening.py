@@ -5,6 +5,7 @@ Lossless on purpose: a lossy codec removes the very band under test. Reads audio
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,23 +101,21 @@ def _fitting(
     count = len(clips)
     while count > 1 and sum(core[:count]) > max_bytes:
         count -= 1
-    kept: list[dict[int, Take]] = [{} for _ in range(count)]
-    used, full = 0, False
-    for index in range(num_versions):
-        for clip, takes in zip(clips, kept, strict=False):
-            if index in clip.takes and not full:
-                full = used + clip.takes[index].size > max_bytes
-                if not full:
-                    takes[index] = clip.takes[index]
-                    used += clip.takes[index].size
+    order = [(place, index) for index in range(num_versions) for place in range(count) if index in clips[place].takes]
+    sizes = itertools.accumulate(clips[place].takes[index].size for place, index in order)
+    fitting = {take for take, size in zip(order, sizes, strict=True) if size <= max_bytes}
     if count < len(clips):
         left = f"{count} of {len(clips)} clips, those where the cells differ most: more would not fit this page"
         notes = [left, *notes]
-    whole = min((len(takes) for takes in kept), default=0)
-    if full and whole < num_versions:
+    kept = [
+        replace(clip, takes={index: take for index, take in clip.takes.items() if (place, index) in fitting})
+        for place, clip in enumerate(clips[:count])
+    ]
+    whole = min((len(clip.takes) for clip in kept), default=0)
+    if len(fitting) < len(order) and whole < num_versions:
         left = f"{whole} of {num_versions} versions of every clip (low, high, baseline, best, ladder, then plan order)"
         notes = [f"{left}: more would not fit this page; all of them lie in audio/", *notes]
-    return [replace(clip, takes=takes) for clip, takes in zip(clips, kept, strict=False) if takes], notes
+    return [clip for clip in kept if clip.takes], notes
 
 
 def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Clip | None:
@@ -141,7 +140,8 @@ def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str])
     for index, sound in sounds.items():
         gain = target / level if (level := _rms(sound)) > 0 else 1.0
         files = flac(sound[:, :length] * gain), png(shades(power(sound), top, rolloff))
-        takes[index] = Take(*(base64.b64encode(data).decode() for data in files), 20 * float(np.log10(gain)))
+        heard, seen = (base64.b64encode(data).decode() for data in files)
+        takes[index] = Take(heard, seen, 20 * float(np.log10(gain)))
     return Clip(name, length / SAMPLE_RATE, rolloff, takes)
 
 

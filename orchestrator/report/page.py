@@ -17,11 +17,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from orchestrator import formats
 from orchestrator.analysis.cells import means_beside
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.tables import devices_of
-from orchestrator.report import summary, wording
+from orchestrator.formats import p_value
+from orchestrator.report import summary
 from orchestrator.report.cost import cost_of
 from orchestrator.report.listening import MAX_BYTES
 from orchestrator.report.page_data import PageData
@@ -30,6 +30,7 @@ from orchestrator.report.sections.curves import curves_section
 from orchestrator.report.sections.listen import heard, takes
 from orchestrator.report.sections.panels import clip_means, clip_panel, interactions_section
 from orchestrator.report.sections.tables import effects_section, ladder_section, levels_section
+from orchestrator.report.wording import kind_of, number, remark_of, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.files import read_json, write_text
 
@@ -57,8 +58,7 @@ def page(report: Report, folder: Path, max_bytes: int = MAX_BYTES) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": wording.number, "p": formats.p_value}
-    environment.filters |= {"word": wording.word_of, "kind": wording.kind_of, "remark": wording.remark_of}
+    environment.filters |= {"number": number, "p": p_value, "word": word_of, "kind": kind_of, "remark": remark_of}
     return environment.get_template("page.html.j2").render(
         **_opening(data),
         **effects_section(data),

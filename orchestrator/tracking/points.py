@@ -111,11 +111,6 @@ class Offsets:
             self.runs = {**self.runs, replicate: entry}  # another thread may be reading
             self._changed = True
 
-    def doubt(self, replicate: str) -> None:
-        """Forget what was sent of a replicate, but not its run."""
-        if replicate in self.runs:
-            self.set(replicate, {"run": self.runs[replicate]["run"]})
-
     def save(self) -> None:
         """Write the file, if something changed."""
         if self._changed:

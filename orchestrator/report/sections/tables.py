@@ -42,13 +42,12 @@ def _on_others(data: PageData) -> list[dict[str, Any]]:
 
 def _crossed(rows: pd.DataFrame, key: str) -> dict[str, Any]:
     """Return a line for each contrast, with a cell for each value of the column ``key``."""
-    columns = list(dict.fromkeys(rows[key]))
+    units = dict(zip(rows[key], rows["unit"], strict=True))
     lines = []
     for contrast, part in rows.groupby("contrast", sort=False):
         cells = {row[key]: row for row in records(part)}
-        lines.append({"contrast": contrast, "cells": [cells.get(column) for column in columns]})
-    units = dict(zip(rows[key], rows["unit"], strict=True))
-    return {"key": key, "columns": columns, "units": units, "lines": lines}
+        lines.append({"contrast": contrast, "cells": [cells.get(column) for column in units]})
+    return {"key": key, "columns": list(units), "units": units, "lines": lines}
 
 
 def _promotion(data: PageData) -> dict[str, Any] | None:
@@ -103,18 +102,15 @@ def ladder_section(data: PageData) -> dict[str, Any]:
 
 def levels_section(data: PageData) -> dict[str, Any]:
     """Return means on every metric: of the trivial answers and some trained cells, and of every cell."""
-    if not len(data.sweep.runs):
+    if data.sweep.runs.empty:
         return {"references": {"rows": []}, "cells": {"rows": [], "left": 0}}
-    return {"references": {"rows": _references(data)}, "cells": _cells(data)}
-
-
-def _references(data: PageData) -> list[dict[str, Any]]:
     names = [metric.name for metric in data.sweep.metrics]
-    rows = levels_beside(data.sweep, data.best, {"baseline cell": baseline_cell(data.sweep)})
-    return [
+    tables = levels_beside(data.sweep, data.best, {"baseline cell": baseline_cell(data.sweep)})
+    rows = [
         {"words": title, "cell": cell_name(levels), "values": runs.reindex(columns=names).mean().tolist()}
-        for title, levels, runs in rows
+        for title, levels, runs in tables
     ]
+    return {"references": {"rows": rows}, "cells": _cells(data)}
 
 
 def _cells(data: PageData) -> dict[str, Any]:
@@ -122,14 +118,13 @@ def _cells(data: PageData) -> dict[str, Any]:
     sweep = data.sweep
     metrics = [metric.name for metric in sweep.metrics]
     groups = sweep.runs.groupby(["@" + factor.name for factor in sweep.factors], sort=False)
-    table = groups[[name for name in metrics if name in sweep.runs]].mean()
-    table = table.assign(seeds=groups[sweep.metric.name].count())
+    table = groups[metrics].mean().assign(seeds=groups[sweep.metric.name].count())
     table = table.sort_values(sweep.metric.name, ascending=sweep.metric.better == "lower")
     rows = [
         {
             "levels": key if isinstance(key, tuple) else (key,),
             "seeds": int(row["seeds"]),
-            "values": [row.get(name) for name in metrics],
+            "values": row[metrics].tolist(),
         }
         for key, row in table.head(CELLS_SHOWN).iterrows()
     ]
