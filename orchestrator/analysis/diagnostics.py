@@ -194,8 +194,8 @@ def outlying_seeds(sweep: Sweep) -> list[str]:
     notes = []
     for place, seed in enumerate(table.columns):
         cells = table.index[single[:, place] | whole[place]]
-        mine = runs[(runs["seed"] == seed) & runs["_cell"].isin(cells)]
-        records = mine.to_dict("records")
+        rows = runs[(runs["seed"] == seed) & runs["_cell"].isin(cells)]
+        records = rows.to_dict("records")
         far = sorted(filter(None, (_beside_others(sweep, row) for row in records)), key=lambda far: -far[0])
         shown = "; ".join(words for _, words in far[:REPLICATES_SHOWN])
         more = f"; and {len(far) - REPLICATES_SHOWN} more" if len(far) > REPLICATES_SHOWN else ""

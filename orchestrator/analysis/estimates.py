@@ -79,10 +79,10 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
         if kept.tobytes() not in plans:
             layout = layout_of(sweep, codes, sizes, kept)
             plans[kept.tobytes()] = layout, comparisons(sweep, layout, primary_only)
-        layout, found = plans[kept.tobytes()]
+        layout, compared = plans[kept.tobytes()]
         shifted = shift(response, kept)
         pooled = errors(layout, shifted)
-        for comparison in found:
+        for comparison in compared:
             yield _finding(sweep, layout, comparison, metric, domain, shifted, pooled)
 
 

@@ -124,9 +124,11 @@ def decide(looks: Sequence[Look], rule: Rule) -> Outcome:
             different.add(name)
             if words[name][0] == "open":
                 words[name] = ("different", look.seeds)
-        for name, contrast in look.contrasts.items() if rule.delta is not None else ():
+        for name, contrast in look.contrasts.items():
+            if rule.delta is None or words[name][0] != "open":
+                continue
             low, high = interval(contrast, fractions, place, 2 * rule.alpha, rule)
-            if words[name][0] == "open" and -rule.delta < low and high < rule.delta:
+            if -rule.delta < low and high < rule.delta:
                 words[name] = ("nil", look.seeds)
     nothing = float("nan"), float("nan"), float("nan")
     now = {

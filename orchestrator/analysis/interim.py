@@ -112,15 +112,6 @@ def look_at(sweep: Sweep, count: int) -> Look:
     return Look(count, contrasts)
 
 
-def rule_of(sweep: Sweep) -> Rule:
-    """Return the plan's rule for all its primary contrasts, estimable or not."""
-    names = tuple(change(factor, level) for factor in sweep.factors for level in factor.levels[1:])
-    spending: Spending = sweep.early_stopping.get("spending", "pocock")
-    account = sweep.looks.of(sweep.plan_hash)
-    basis = account.basis if account else sweep.looks.basis(sweep.plan_hash, len(sweep.seeds), _trials(sweep))[0]
-    return Rule(names, len(sweep.seeds), sweep.metric.delta, spending, basis=basis)
-
-
 def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     """Return the sweep read look by look; None for other policies or before the second complete block.
 
@@ -129,9 +120,14 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     complete = len(complete_seeds(sweep))
     if sweep.early_stopping.get("policy") != "blocks" or complete < MIN_SEEDS:
         return None
-    rule, old = rule_of(sweep), sweep.looks.of(sweep.plan_hash)
-    taken = list(old.looks) if old else []
-    refused = list(old.refused) if old else []
+    old, max_seeds = sweep.looks.of(sweep.plan_hash), len(sweep.seeds)
+    taken, refused = (list(old.looks), list(old.refused)) if old else ([], [])
+    basis, reason = sweep.looks.basis(sweep.plan_hash, max_seeds, _trials(sweep))
+    if old:
+        basis, reason = old.basis, old.reason
+    names = tuple(change(factor, level) for factor in sweep.factors for level in factor.levels[1:])
+    spending: Spending = sweep.early_stopping.get("spending", "pocock")
+    rule = Rule(names, max_seeds, sweep.metric.delta, spending, basis=basis)
     for count in range(max(len(taken[-1].seeds) if taken else 0, MIN_SEEDS - 1) + 1, complete + 1):
         look = look_at(sweep, count)
         if look.contrasts:
@@ -151,14 +147,12 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
         alpha=rule.alpha,
         spending=rule.spending,
         basis=rule.basis,
-        reason=old.reason if old else sweep.looks.basis(sweep.plan_hash, rule.max_seeds, _trials(sweep))[1],
+        reason=reason,
         looks=tuple(taken),
         refused=tuple(refused),
         decisions={
-            name: Decided(
-                word=decision.word, after=decision.at_seeds, low=_finite(decision.low), high=_finite(decision.high)
-            )
-            for name, decision in outcome.decisions.items()
+            name: Decided(word=each.word, after=each.at_seeds, low=_finite(each.low), high=_finite(each.high))
+            for name, each in outcome.decisions.items()
         },
         stop=outcome.stop,
     )

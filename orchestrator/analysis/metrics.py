@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from orchestrator.analysis.design_matrix import Array
 from orchestrator.sweep_folder.plan_file import PlanRead
@@ -80,13 +81,13 @@ def shared_curves(curves: pd.DataFrame | None, runs: pd.DataFrame, metric: str) 
     return Curves(common.to_numpy(dtype=float), values)
 
 
-def speed(curves: Curves, baseline: Array, metric: Metric) -> dict[Metric, Array]:
+def speed(curves: Curves, baseline: NDArray[np.bool_], metric: Metric) -> dict[Metric, Array]:
     """Return both measures of speed, a value per run. ``baseline`` marks the runs of the baseline cell (bool)."""
     steps, values = curves.steps, curves.values
     log_steps = np.log(steps)
     area = np.asarray(np.trapezoid(values, log_steps, axis=1) / (log_steps[-1] - log_steps[0]))
     measures = {Metric("learning_area", metric.better, metric.unit): area}
-    ends = values[baseline.astype(bool), -1]
+    ends = values[baseline, -1]
     if np.isfinite(ends).any():
         reached = _steps_to(steps, -values * metric.sign, -float(np.nanmean(ends)) * metric.sign)
         measures[Metric("steps_to_reach", "lower", "steps")] = reached

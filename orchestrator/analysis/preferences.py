@@ -90,20 +90,18 @@ def gather(sweep: Sweep, folder: Path, named: Sequence[Path] = ()) -> tuple[list
     """
     notes: list[str] = []
     sheets: dict[str, Sheet] = {}
-    found = [path for path in sorted((folder / "report").glob(PATTERN)) if path not in named]
-    for path in (*found, *named):
+    saved = [path for path in sorted((folder / "report").glob(PATTERN)) if path not in named]
+    for path in (*saved, *named):
         try:
             sheet = read_sheet(path)
+            if sheet.sweep != sweep.name:
+                raise DataError(
+                    f"{path} is about the sweep {sheet.sweep!r}, not {sweep.name!r}; name a file of this sweep"
+                )
         except DataError as error:
             if path in named:
                 raise
             notes.append(f"left out: {str(error).replace(str(path), path.name)}")
-            continue
-        if sheet.sweep != sweep.name:
-            reason = f"{path.name} is about the sweep {sheet.sweep!r}, not {sweep.name!r}"
-            if path in named:
-                raise DataError(f"{path}: {reason}; name a file of this sweep")
-            notes.append(f"left out: {reason}")
             continue
         if sheet.plan_hash != sweep.plan_hash:
             notes.append(f"{path.name} was answered under another plan of this sweep")

@@ -67,8 +67,8 @@ class Layout:
 def codes_of(sweep: Sweep) -> tuple[Codes, tuple[int, ...]]:
     """Return the level index of every finished replicate [replicates, factors], and each factor's number of levels."""
     sizes = tuple(len(factor.levels) for factor in sweep.factors)
-    found = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
-    return np.asarray(found, dtype=np.int64).reshape(len(sizes), -1).T, sizes
+    codes = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
+    return np.asarray(codes, dtype=np.int64).reshape(len(sizes), -1).T, sizes
 
 
 def layout_of(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
@@ -206,10 +206,10 @@ def _training_means(
     kinds = codes[np.unique(variant, return_index=True)[1][shared]]  # a row of each common variant
     if inside is not None:
         for training in np.flatnonzero(~whole & (count > 0)):
-            mine = codes[common & (run == training)]
-            all_ = np.repeat(mine[:1], len(shared), axis=0)
-            all_[:, places] = kinds[:, places]
-            lacking = _mean_columns(inside, all_, sizes) - _mean_columns(inside, mine, sizes)
+            variants = codes[common & (run == training)]
+            whole_set = np.repeat(variants[:1], len(shared), axis=0)
+            whole_set[:, places] = kinds[:, places]
+            lacking = _mean_columns(inside, whole_set, sizes) - _mean_columns(inside, variants, sizes)
             if inside.determines(lacking):
                 moves[[training], inner] = lacking @ inside.inverse
                 whole[training] = True
@@ -219,8 +219,8 @@ def _training_means(
 
 def _mean_columns(fitted: Fit, codes: Codes, sizes: tuple[int, ...]) -> Array:
     """Return the mean of the rows ``codes`` in the columns of a fit, blocks left in; 0 in those that are of no term."""
-    found = np.concatenate([columns(term, codes, sizes) for term in fitted.places], axis=1).mean(axis=0)
-    return np.asarray(np.pad(found, (0, fitted.design.shape[1] - len(found))), dtype=float)
+    means = np.concatenate([columns(term, codes, sizes) for term in fitted.places], axis=1).mean(axis=0)
+    return np.asarray(np.pad(means, (0, fitted.design.shape[1] - len(means))), dtype=float)
 
 
 def members(codes: Codes, wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -70,7 +70,9 @@ def with_levels(
         table["@" + factor.name] = levels_of(values, factor.levels)
     kept = np.logical_and.reduce([table["@" + factor.name].isin(factor.levels) for factor in factors])
     if left := int((~kept).sum()):
-        notes.append(f"{count_of(left, 'replicate')} of cells that the plan does not have {_are(left)} left out")
+        notes.append(
+            f"{count_of(left, 'replicate')} of cells that the plan does not have {'is' if left == 1 else 'are'} left out"
+        )
     return table[kept].reset_index(drop=True)
 
 
@@ -98,10 +100,6 @@ def status_words(table: pd.DataFrame, factors: Iterable[str]) -> list[State]:
     ]
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
 def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...], notes: list[str]) -> pd.DataFrame:
     """Return the table where a replicate that was retried, or is written twice, counts once.
 
@@ -113,7 +111,9 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...], notes: list[s
     copies = table.duplicated([*keys, "status", *names, *table.select_dtypes("number")]) & bool(names)
     table = table[~copies]
     if count := int(copies.sum()):
-        notes.append(f"{count_of(count, 'row')} of replicates.parquet {_are(count)} written twice and count once")
+        notes.append(
+            f"{count_of(count, 'row')} of replicates.parquet {'is' if count == 1 else 'are'} written twice and count once"
+        )
     done = table["status"] == State.DONE
     finished = pd.MultiIndex.from_frame(table.loc[done, keys])
     again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)

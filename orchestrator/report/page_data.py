@@ -50,6 +50,6 @@ class PageData(Report):
         return cell_name({factor.name: row["@" + factor.name] for factor in self.sweep.factors})
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return the rows with None for missing numbers."""
     return table.astype(object).where(table.notna(), None).to_dict("records")

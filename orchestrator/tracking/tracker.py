@@ -137,8 +137,8 @@ class Tracker:
                 run = runs.of(trial, row, status.started)
                 self._send_points(runs, run, row, status, records)
             except Exception as error:
-                if run := self._offsets.of(row.id).get("run"):
-                    self._offsets.set(row.id, {"run": run})  # nobody knows what arrived
+                if before := self._offsets.of(row.id).get("run"):
+                    self._offsets.set(row.id, {"run": before})  # nobody knows what arrived
                 if not is_refusal(error):
                     raise
                 refusal = error

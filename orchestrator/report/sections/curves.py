@@ -162,12 +162,9 @@ def _moved(pace: float | None, x: Axis, hours: Axis | None) -> Markup:
 
 def _thinned(table: pd.DataFrame) -> pd.Series:
     """Return the finite values by step, the last of each step, as many as are drawn."""
-    steps, values = table["step"].to_numpy(float), table["value"].to_numpy(float)
-    order = np.flatnonzero(np.isfinite(values))[np.argsort(steps[np.isfinite(values)], kind="stable")]
-    order = order[np.diff(steps[order], append=np.inf) > 0]
-    if len(order) > MAX_POINTS:
-        order = order[np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))]
-    return pd.Series(values[order], index=steps[order])
+    points = table[np.isfinite(table["value"])].groupby("step")["value"].last()
+    places = np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS))
+    return points.iloc[places.round().astype(int)]
 
 
 def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
