@@ -70,9 +70,8 @@ def with_levels(
         table["@" + factor.name] = levels_of(values, factor.levels)
     kept = np.logical_and.reduce([table["@" + factor.name].isin(factor.levels) for factor in factors])
     if left := int((~kept).sum()):
-        notes.append(
-            f"{count_of(left, 'replicate')} of cells that the plan does not have {'is' if left == 1 else 'are'} left out"
-        )
+        cells = f"{count_of(left, 'replicate')} of cells that the plan does not have"
+        notes.append(f"{cells} {'is' if left == 1 else 'are'} left out")
     return table[kept].reset_index(drop=True)
 
 
@@ -111,9 +110,8 @@ def one_row_each(table: pd.DataFrame, factors: tuple[Factor, ...], notes: list[s
     copies = table.duplicated([*keys, "status", *names, *table.select_dtypes("number")]) & bool(names)
     table = table[~copies]
     if count := int(copies.sum()):
-        notes.append(
-            f"{count_of(count, 'row')} of replicates.parquet {'is' if count == 1 else 'are'} written twice and count once"
-        )
+        rows = f"{count_of(count, 'row')} of replicates.parquet"
+        notes.append(f"{rows} {'is' if count == 1 else 'are'} written twice and count once")
     done = table["status"] == State.DONE
     finished = pd.MultiIndex.from_frame(table.loc[done, keys])
     again = ~done & pd.MultiIndex.from_frame(table[keys]).isin(finished)

@@ -83,7 +83,7 @@
   const fixed = { low: page.versions.findIndex((each) => each.kind === "low"), high: page.versions.findIndex((each) => each.kind === "high") };
   const SLOTS = ["low", "a", "b", "high"];
   let context = null;
-  let playing = null; // { clip, sources: Map slot -> { source, gain }, start, length }
+  let playing = null; // { clip, sources: Map slot -> { version, source, gain }, start, length }
   let current = 0;
 
   const versionOf = (clip, slot) => {
@@ -156,14 +156,15 @@
     mark(clip);
   };
   // Every slot runs from one start time; only gains change, so a switch is exact to the sample.
-  const attach = (slot, buffer, when, offset) => {
+  const attach = (slot, version, buffer, when, offset) => {
     const source = new AudioBufferSourceNode(context, { buffer, loop: one("#loop").checked });
     const gain = new GainNode(context, { gain: slot === playing.clip.slot ? 1 : 0 });
     source.connect(gain).connect(context.destination);
     source.start(when, offset);
-    playing.sources.set(slot, { source, gain });
+    playing.sources.set(slot, { version, source, gain });
+    return source;
   };
-  const start = async (clip, offset = 0) => {
+  const start = async (clip) => {
     stop();
     context ??= new AudioContext({ sampleRate: 44100, latencyHint: "interactive" });
     await context.resume();
@@ -174,8 +175,8 @@
     if (!buffers[SLOTS.indexOf(clip.slot)]) clip.slot = SLOTS[buffers.findIndex(Boolean)];
     const when = context.currentTime + 0.03;
     const first = buffers.find(Boolean);
-    playing = { clip, sources: new Map(), start: when - offset, length: first.duration };
-    wanted.forEach(([slot], index) => { if (buffers[index]) attach(slot, buffers[index], when, offset); });
+    playing = { clip, sources: new Map(), start: when, length: first.duration };
+    wanted.forEach(([slot, version], index) => { if (buffers[index]) attach(slot, version, buffers[index], when, 0); });
     playing.sources.get(clip.slot).source.onended = () => { if (playing && playing.clip === clip) stop(); };
     count(clip);
     clips.forEach(mark);
@@ -203,6 +204,21 @@
     }
     mark(clip);
   };
+  // Another version in a slot joins the running ones at their place in time.
+  const exchange = async (slot) => {
+    if (!playing) return;
+    const { clip } = playing;
+    const version = versionOf(clip, slot);
+    const buffer = await bufferOf(clip, version);
+    const old = playing && playing.clip === clip ? playing.sources.get(slot) : null;
+    if (!old || !buffer || old.version === version) return;
+    const when = context.currentTime + 0.02;
+    old.gain.gain.setTargetAtTime(0, when, FADE / 3);
+    old.source.onended = null;
+    old.source.stop(when + 3 * FADE);
+    attach(slot, version, buffer, when, (when - playing.start) % playing.length);
+  };
+
   const failed = (error) => say(`Cannot play: ${error.message}`);
   const toggle = (clip) => { if (playing && playing.clip === clip) stop(); else start(clip).catch(failed); };
   clips.forEach((clip) => {
@@ -211,10 +227,10 @@
     all("figure[data-slot]", clip.card).forEach((figure) => figure.addEventListener("click", () => turn(clip, figure.dataset.slot)));
     all("[data-vote]", clip.card).forEach((button) => button.addEventListener("click", () => { clip.vote = button.dataset.vote; show(clip); progress(); }));
   });
-  Object.values(choose).forEach((select) => select.addEventListener("change", () => {
+  Object.entries(choose).forEach(([slot, select]) => select.addEventListener("change", () => {
     if (blind.checked) begin();
     clips.forEach(show);
-    if (playing) start(playing.clip, (context.currentTime - playing.start) % playing.length).catch(failed); // at its place in time
+    exchange(slot).catch(failed);
   }));
   one("#loop").addEventListener("change", () => { if (playing) playing.sources.forEach(({ source }) => { source.loop = one("#loop").checked; }); });
   document.addEventListener("keydown", (event) => {

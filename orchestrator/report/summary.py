@@ -96,7 +96,7 @@ def _best_reaches(sweep: Sweep, best: Mapping[str, str], means: Mapping[str, flo
     )
 
 
-def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
+def beside_text(effects: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return what captions do to the verdict's metric and to every distance between distributions, side by side.
 
     LSD hardly sees what a caption changes (it compares single clips with their own targets); a distance between

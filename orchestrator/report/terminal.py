@@ -1,7 +1,5 @@
 """The answer in 80 columns: verdicts per factor, the ladder, what the numbers mean beside trivial answers, failures."""
 
-from typing import Any
-
 import pandas as pd
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -105,13 +103,13 @@ def _ladder(report: Report) -> list[RenderableType]:
     return [table] if table.row_count else []
 
 
-def _table(title: str, **style: Any) -> Table:
-    look = {"title_justify": "left", "title_style": "bold", "pad_edge": False, "box": box.SIMPLE_HEAD}
-    return Table(title=title, **look, **style)
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
 
 
 def _effects_table(title: str, first: str) -> Table:
-    table = _table(title, collapse_padding=True)
+    table = _table(title)
+    table.collapse_padding = True
     table.add_column(first, max_width=FACTOR, overflow="fold")
     for name in ("effect", "95 % interval", "p adj"):
         table.add_column(name, justify="right", no_wrap=True)

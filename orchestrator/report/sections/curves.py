@@ -164,7 +164,7 @@ def _thinned(table: pd.DataFrame) -> pd.Series:
     """Return the finite values by step, the last of each step, as many as are drawn."""
     points = table[np.isfinite(table["value"])].groupby("step")["value"].last()
     places = np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS))
-    return points.iloc[places.round().astype(int)]
+    return pd.Series(points.iloc[places.round().astype(int)])
 
 
 def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
