@@ -302,9 +302,9 @@ class Sweep:
 
     def analyse(self) -> Answer:
         """Judge what is there, write results/effects.parquet and the page, and return the answer."""
+        from orchestrator.report.analyse import analyse
         from orchestrator.report.forest import write_figure
         from orchestrator.report.page import write_page
-        from orchestrator.report.report import analyse
 
         folder = self._fetched().path
         report = analyse(folder)

@@ -8,7 +8,6 @@ import pandas as pd
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.tables import has_levels
 from orchestrator.grid.factors import PAPER
-from orchestrator.sweep_folder.design import Step
 
 SAGA = ("text", "rolloff")
 REFERENCES = {"low": "low input", "shaped_noise": "low + shaped noise", "untrained": "untrained, best cell"}
@@ -58,14 +57,6 @@ def runs_of(sweep: Sweep, levels: Mapping[str, str]) -> pd.DataFrame:
 def runs_at(runs: pd.DataFrame, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return those of ``runs`` that have these levels."""
     return pd.DataFrame(runs[has_levels(runs, levels)])
-
-
-def step_change(sweep: Sweep, step: Step) -> tuple[Step | None, dict[str, str]]:
-    """Return the step that a ladder step is compared with, and the levels that differ; without one, all levels."""
-    before = {other.step: other for other in sweep.ladder}.get(step.versus or "")
-    return before, {
-        name: level for name, level in step.levels.items() if before is None or before.levels[name] != level
-    }
 
 
 def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:

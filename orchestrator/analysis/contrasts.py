@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from orchestrator.analysis.cells import step_change
 from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
@@ -160,6 +159,14 @@ def _ladder(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
             reason=reason,
             confounded=f"{' + '.join(changed)} together" if len(changed) > 1 else "",
         )
+
+
+def step_change(sweep: Sweep, step: Step) -> tuple[Step | None, dict[str, str]]:
+    """Return the step that a ladder step is compared with, and the levels that differ; without one, all levels."""
+    before = {other.step: other for other in sweep.ladder}.get(step.versus or "")
+    return before, {
+        name: level for name, level in step.levels.items() if before is None or before.levels[name] != level
+    }
 
 
 def _matched_steps(sweep: Sweep, layout: Layout, step: Step, before: Step) -> tuple[Weights | None, str]:

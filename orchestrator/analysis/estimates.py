@@ -70,6 +70,7 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
     """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
     codes, sizes = codes_of(sweep)
     plans: dict[bytes, tuple[Layout, list[Comparison]]] = {}
+    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
     for metric, domain, response in responses(sweep):
         if primary_only and not (metric is sweep.metric and domain == "all"):
             break
@@ -83,7 +84,16 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
         shifted = shift(response, kept)
         pooled = errors(layout, shifted)
         for comparison in compared:
-            yield _finding(sweep, layout, comparison, metric, domain, shifted, pooled)
+            weights = comparison.weights
+            reason = SEARCH if searched else _other_question(sweep, comparison, layout) or comparison.reason
+            if weights is None or reason:
+                yield Finding(comparison, metric, domain, None, reason, {}, 0, 0)
+                continue
+            judged = comparison.term and not sweep.nested  # the term of a factor that acts in part has no ANOVA line
+            anova = _anova(layout, comparison, shifted, pooled) if judged else {}
+            used = np.abs(weights.rows) > 1e-12
+            num_runs, num_seeds = (len(np.unique(labels[used])) for labels in (layout.run, layout.seed))
+            yield Finding(comparison, metric, domain, judge(weights, shifted, pooled), "", anova, num_runs, num_seeds)
 
 
 def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
@@ -93,27 +103,6 @@ def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
     clips = None if response.clips is None else response.clips[kept] - offset
     floor = 8 * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
     return Response(values - offset, clips, floor)
-
-
-def _finding(
-    sweep: Sweep,
-    layout: Layout,
-    comparison: Comparison,
-    metric: Metric,
-    domain: str,
-    response: Response,
-    pooled: Errors,
-) -> Finding:
-    weights = comparison.weights
-    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
-    reason = SEARCH if searched else _other_question(sweep, comparison, layout) or comparison.reason
-    if weights is None or reason:
-        return Finding(comparison, metric, domain, None, reason, {}, 0, 0)
-    judged = comparison.term and not sweep.nested  # the term of a factor that acts in part has no ANOVA line
-    anova = _anova(layout, comparison, response, pooled) if judged else {}
-    used = np.abs(weights.rows) > 1e-12
-    num_runs, num_seeds = (len(np.unique(labels[used])) for labels in (layout.run, layout.seed))
-    return Finding(comparison, metric, domain, judge(weights, response, pooled), "", anova, num_runs, num_seeds)
 
 
 def _other_question(sweep: Sweep, comparison: Comparison, layout: Layout) -> str:
@@ -188,9 +177,7 @@ def _response(means: Array, clips: Array) -> Response:
 class EffectCurve:
     """One main effect over the training: estimate and 95 % interval for new seeds, [steps] each."""
 
-    factor: str
-    level: str
-    contrast: str
+    comparison: Comparison
     steps: Array
     estimate: Array
     low: Array
@@ -214,6 +201,5 @@ def effect_curves(sweep: Sweep) -> list[EffectCurve]:
         if comparison.weights is not None:
             estimates = [judge(comparison.weights, *pair) for pair in zip(responses, pooled, strict=True)]
             values = np.array([(estimate.value, *estimate.interval_runs(0.95)) for estimate in estimates])
-            names = (comparison.factor, comparison.level, comparison.contrast)
-            curves.append(EffectCurve(*names, sweep.curves.steps[places], *values.T))
+            curves.append(EffectCurve(comparison, sweep.curves.steps[places], *values.T))
     return curves

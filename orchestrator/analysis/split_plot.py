@@ -7,6 +7,7 @@ by differences between trainings. A contrast is a weight per replicate, in two p
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, lil_array
 
 from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, columns, fit
-from orchestrator.analysis.load import Sweep
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.load import Sweep
 
 Index = NDArray[np.int64]
 
@@ -64,14 +67,14 @@ class Layout:
         return Weights(rows, between, rows - between @ self.means)
 
 
-def codes_of(sweep: Sweep) -> tuple[Codes, tuple[int, ...]]:
+def codes_of(sweep: "Sweep") -> tuple[Codes, tuple[int, ...]]:
     """Return the level index of every finished replicate [replicates, factors], and each factor's number of levels."""
     sizes = tuple(len(factor.levels) for factor in sweep.factors)
     codes = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
     return np.asarray(codes, dtype=np.int64).reshape(len(sizes), -1).T, sizes
 
 
-def layout_of(sweep: Sweep, codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
+def layout_of(sweep: "Sweep", codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
     """Return the arrangement of the replicates marked in ``kept`` (they have a value of the metric)."""
     codes = codes[kept]
     frame = sweep.runs[kept]

@@ -33,14 +33,6 @@ def adjust(p: Sequence[float], family: str) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def inside(estimate: Estimate, delta: float | None) -> bool:
-    """Return whether the 90 % population interval lies within +-delta (two one-sided tests at 5 %)."""
-    if delta is None:
-        return False
-    low, high = estimate.interval(1 - 2 * ALPHA)
-    return bool(-delta < low and high < delta)
-
-
 def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num_seeds: int) -> str:
     """Return the word for an estimate; undecided says what would decide. ``tests`` is the size of the family."""
     if not np.isfinite(estimate.p()):
@@ -48,7 +40,9 @@ def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num
             return "not estimable (runs of different seeds are identical, so nothing says how sure this is)"
         why = "one seed leaves" if num_seeds == 1 else f"{num_seeds} seeds leave"
         return f"undecided ({why} no error to judge by; at least 1 more seed)"
-    if inside(estimate, metric.delta) or (estimate.value == 0 and estimate.se == 0):
+    low, high = estimate.interval(1 - 2 * ALPHA)  # two one-sided tests at 5 %
+    within = metric.delta is not None and -metric.delta < low and high < metric.delta
+    if within or (estimate.value == 0 and estimate.se == 0):
         return "no relevant effect"
     if adjusted <= ALPHA:
         return "improves" if estimate.value * metric.sign > 0 else "harms"

@@ -18,9 +18,10 @@ def report(arguments: Sequence[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from orchestrator.analysis.preferences import read_sheet
+    from orchestrator.report.analyse import analyse
     from orchestrator.report.forest import write_figure
     from orchestrator.report.page import write_page
-    from orchestrator.report.report import analyse, exit_code, summary
+    from orchestrator.report.report import exit_code, summary
     from orchestrator.report.terminal import print_report
 
     folder = options.sweep_dir

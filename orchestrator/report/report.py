@@ -3,19 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.analysis.cells import best_cell
-from orchestrator.analysis.diagnostics import cross_check, outlying_seeds
-from orchestrator.analysis.effects import effects, write_effects
-from orchestrator.analysis.estimates import clips_left_out
-from orchestrator.analysis.interim import incomplete_blocks
-from orchestrator.analysis.load import Sweep, read_sweep
-from orchestrator.analysis.preferences import Preference, gather, write_preferences
-from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.analysis.load import Sweep
+from orchestrator.analysis.preferences import Preference
 
 
 @dataclass(frozen=True)
@@ -36,20 +30,6 @@ class Report:
     def best(self) -> dict[str, str]:
         """The best cell; empty where none has a value."""
         return best_cell(self.sweep)
-
-
-def analyse(folder: Path, sheets: Sequence[Path] = ()) -> Report:
-    """Analyse the sweep in ``folder``, write results/effects.parquet and return what every form of the report shows.
-
-    ``sheets``: answers of blind tests beside those in the sweep's report/.
-    """
-    sweep = read_sweep(folder)
-    table = effects(sweep)
-    write_effects(table, SweepPaths(folder).table("effects"))
-    preferences, left_out = gather(sweep, folder, sheets)
-    write_preferences(preferences, SweepPaths(folder).table("preferences"))
-    checks = (incomplete_blocks(sweep), outlying_seeds(sweep), clips_left_out(sweep), cross_check(sweep), left_out)
-    return Report(sweep, table, [note for notes in checks for note in notes], preferences)
 
 
 def exit_code(sweep: Sweep) -> int:

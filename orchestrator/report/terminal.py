@@ -10,8 +10,8 @@ from orchestrator.analysis.cells import (
     baseline_cell,
     levels_beside,
     means_beside,
-    step_change,
 )
+from orchestrator.analysis.contrasts import step_change
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.preferences import Preference

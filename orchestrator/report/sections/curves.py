@@ -97,9 +97,10 @@ def _effect_panels(sweep: Sweep) -> list[dict[str, Any]]:
         )
         corners = " ".join(f"{place:g},{round(100 - height, 2):g}" for place, height in [*high, *low[::-1]])
         interval = Markup('<polygon points="{}" class="interval"/>').format(corners)
-        label = f"{curve.contrast} over training steps, from {curve.estimate[0]:+.3g} to {curve.estimate[-1]:+.3g}"
+        compared, title = curve.comparison, curve.comparison.contrast
+        label = f"{title} over training steps, from {curve.estimate[0]:+.3g} to {curve.estimate[-1]:+.3g}"
         drawing = svg(label, 170, [*grid(x, y), polylines([interval, path(middle, "mean s0")]), zero], "course")
-        panels.append({"factor": curve.factor, "level": curve.level, "plot": Plot(curve.contrast, drawing, x, y)})
+        panels.append({"factor": compared.factor, "level": compared.level, "plot": Plot(title, drawing, x, y)})
     return panels
 
 

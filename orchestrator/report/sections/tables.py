@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.cells import baseline_cell, levels_beside, runs_of, step_change
+from orchestrator.analysis.cells import baseline_cell, levels_beside, runs_of
+from orchestrator.analysis.contrasts import step_change
 from orchestrator.report import forest, summary
 from orchestrator.report.page_data import PageData, records
 from orchestrator.sweep_folder.design import cell_name

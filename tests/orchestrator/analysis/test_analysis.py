@@ -20,7 +20,7 @@ from orchestrator.analysis.load import read_sweep
 from orchestrator.analysis.split_plot import codes_of, contrast, layout_of
 from orchestrator.analysis.variance import Response, errors, judge
 from orchestrator.analysis.verdict import detectable
-from orchestrator.report.report import analyse
+from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, primary, with_clips, write_sweep
 from tests.simulation.clips import grid, scores

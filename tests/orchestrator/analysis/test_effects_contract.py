@@ -15,7 +15,7 @@ import pytest
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
 from orchestrator.cli.report import report as main
-from orchestrator.report.report import analyse
+from orchestrator.report.analyse import analyse
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
@@ -296,7 +296,7 @@ def test_json_has_the_same_rows_without_nan(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_answer_needs_neither_torch_nor_ray_nor_mlflow() -> None:
-    modules = "orchestrator.report.report, orchestrator.report.page"
+    modules = "orchestrator.report.analyse, orchestrator.report.page"
     code = f"import sys, {modules}; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

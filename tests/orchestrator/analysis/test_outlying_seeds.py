@@ -7,7 +7,7 @@ import pytest
 from orchestrator.analysis.diagnostics import outlying, outlying_seeds
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
-from orchestrator.report.report import analyse
+from orchestrator.report.analyse import analyse
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, write_sweep
 
 

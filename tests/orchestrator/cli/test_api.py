@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import Sweep
 from orchestrator.api import Answer
-from orchestrator.report.report import analyse
+from orchestrator.report.analyse import analyse
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError

@@ -15,8 +15,8 @@ from orchestrator.grid.expand import expand, lay_out
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, decide
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import analyse
 from orchestrator.sweep_folder.design import Promote
 from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse

@@ -19,8 +19,9 @@ from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan, make_plan, write_plan
 from orchestrator.plan.promotion import Effect, Waiting, affordable, decide, promoted
 from orchestrator.plan.show import promotion_lines, show_summary
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import Report, analyse, exit_code
+from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
 from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect

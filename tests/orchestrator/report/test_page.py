@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 import soundfile
 
+from orchestrator.report.analyse import analyse
 from orchestrator.report.listening import flac, png, power, rolloff_hz
 from orchestrator.report.page import write_page
-from orchestrator.report.report import analyse
 from sagasr.constants import ROLLOFF_SHARE, SAMPLE_RATE
 from sagasr.io.files import read_json, write_json
 from tests.orchestrator.sweep_folders import noisy_grid, with_clips, write_sweep

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.cli.report import report as main
 from orchestrator.formats import p_value
-from orchestrator.report.report import analyse
+from orchestrator.report.analyse import analyse
 from orchestrator.report.terminal import print_report
 from tests.orchestrator.sweep_folders import TWO, Rows, noisy_grid, write_sweep
 

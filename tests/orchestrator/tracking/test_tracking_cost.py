@@ -16,8 +16,8 @@ import soundfile
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import make_plan, write_plan
+from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
-from orchestrator.report.report import analyse
 from orchestrator.run.results import collect
 from orchestrator.run.retries import one_line
 from orchestrator.run.worker import encode
