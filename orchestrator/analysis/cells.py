@@ -51,12 +51,7 @@ def best_trial(sweep: Sweep) -> str | None:
 
 def runs_of(sweep: Sweep, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return the finished replicates of a cell."""
-    return runs_at(sweep.runs, levels)
-
-
-def runs_at(runs: pd.DataFrame, levels: Mapping[str, str]) -> pd.DataFrame:
-    """Return those of ``runs`` that have these levels."""
-    return pd.DataFrame(runs[has_levels(runs, levels)])
+    return pd.DataFrame(sweep.runs[has_levels(sweep.runs, levels)])
 
 
 def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:

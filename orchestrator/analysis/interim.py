@@ -122,9 +122,7 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
         return None
     old, max_seeds = sweep.looks.of(sweep.plan_hash), len(sweep.seeds)
     taken, refused = (list(old.looks), list(old.refused)) if old else ([], [])
-    basis, reason = sweep.looks.basis(sweep.plan_hash, max_seeds, _trials(sweep))
-    if old:
-        basis, reason = old.basis, old.reason
+    basis, reason = (old.basis, old.reason) if old else sweep.looks.basis(sweep.plan_hash, max_seeds, _trials(sweep))
     names = tuple(change(factor, level) for factor in sweep.factors for level in factor.levels[1:])
     spending: Spending = sweep.early_stopping.get("spending", "pocock")
     rule = Rule(names, max_seeds, sweep.metric.delta, spending, basis=basis)
@@ -142,11 +140,7 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     outcome = decide(looks, rule)
     account = Account(
         plan_hash=sweep.plan_hash,
-        max_seeds=rule.max_seeds,
-        delta=rule.delta,
-        alpha=rule.alpha,
-        spending=rule.spending,
-        basis=rule.basis,
+        **{key: getattr(rule, key) for key in ("max_seeds", "delta", "alpha", "spending", "basis")},
         reason=reason,
         looks=tuple(taken),
         refused=tuple(refused),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.cells import runs_at
+from orchestrator.analysis.tables import has_levels
 from orchestrator.plan.plan import Plan
 from orchestrator.sweep_folder.redact import plain
 from orchestrator.tracking.client import connect, reason_of, search_runs
@@ -49,7 +49,7 @@ def to_compare(replicates: pd.DataFrame, cells: Sequence[Mapping[str, str]]) -> 
     """Return the finished replicate of each cell with the first seed that it has, each once."""
     names: list[str] = []
     for levels in cells:
-        rows = runs_at(replicates, levels)
+        rows = replicates[has_levels(replicates, levels)]
         if len(rows) and "replicate" in rows and (name := str(rows["replicate"].iloc[0])) not in names:
             names.append(name)
     return names

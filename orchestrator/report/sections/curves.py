@@ -114,7 +114,6 @@ def _curve_panel(
     """
     lines = [(curve, _thinned(curve.table)) for curve in curves if len(curve.table) > 1]
     values = np.concatenate([points.to_numpy() for _, points in lines]) if lines else np.zeros(0)
-    values = values[np.isfinite(values)]
     if not len(values):
         return None
     low, high = np.quantile(values, [0.0, 0.995])
