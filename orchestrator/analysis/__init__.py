@@ -2,7 +2,7 @@
 
 In the order of the work::
 
-    load              the sweep folder, with tables (rows made comparable), metrics and derived_metrics
+    load              the sweep folder, with tables (rows made comparable) and metrics
     design_matrix     levels as least squares; split_plot: their two strata, between and within trainings
     contrasts         what is compared: factors, pairs of factors, ladder steps
     variance          how sure an estimate is: for new seeds, and for new seeds and new clips

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from orchestrator.analysis.load import Sweep
+from orchestrator.analysis.tables import has_levels
 from orchestrator.grid.factors import PAPER
-from orchestrator.sweep_folder.design import Step
 
 SAGA = ("text", "rolloff")
 REFERENCES = {"low": "low input", "shaped_noise": "low + shaped noise", "untrained": "untrained, best cell"}
@@ -51,15 +51,7 @@ def best_trial(sweep: Sweep) -> str | None:
 
 def runs_of(sweep: Sweep, levels: Mapping[str, str]) -> pd.DataFrame:
     """Return the finished replicates of a cell."""
-    return _at(sweep.runs, {"@" + name: level for name, level in levels.items()})
-
-
-def step_change(sweep: Sweep, step: Step) -> tuple[Step | None, dict[str, str]]:
-    """Return the step that a ladder step is compared with, and the levels that differ; without one, all levels."""
-    before = {other.step: other for other in sweep.ladder}.get(step.versus or "")
-    return before, {
-        name: level for name, level in step.levels.items() if before is None or before.levels[name] != level
-    }
+    return pd.DataFrame(sweep.runs[has_levels(sweep.runs, levels)])
 
 
 def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.DataFrame:
@@ -68,7 +60,20 @@ def reference_rows(sweep: Sweep, subject: str, levels: Mapping[str, str]) -> pd.
     if rows is None or "subject" not in rows:
         return pd.DataFrame()
     rows = rows[rows["subject"] == subject]
-    return _at(rows, levels) if set(levels) <= set(rows) else rows
+    for name, level in levels.items() if set(levels) <= set(rows) else ():
+        rows = rows[rows[name].astype(str) == level]
+    return rows
+
+
+def levels_beside(
+    sweep: Sweep, best: Mapping[str, str], cells: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, Mapping[str, str], pd.DataFrame]]:
+    """Return title, levels and rows of the trivial answers, of ``cells``, of the ``best`` one and of the paper's."""
+    tables: list[tuple[str, Mapping[str, str], pd.DataFrame]]
+    tables = [(title, {}, reference_rows(sweep, subject, best)) for subject, title in REFERENCES.items()]
+    chosen = {**cells, "best cell": best, "the paper's choices": paper_cell(sweep)}
+    tables += [(f"trained, {title}", levels, runs_of(sweep, levels)) for title, levels in chosen.items() if levels]
+    return [(title, levels, rows) for title, levels, rows in tables if len(rows)]
 
 
 def means_beside(sweep: Sweep, best: Mapping[str, str]) -> dict[str, float]:
@@ -89,9 +94,3 @@ def run_spread(sweep: Sweep) -> float:
     rest = rest - rest.groupby(runs["seed"]).transform("mean")
     df = len(runs) - cells.ngroups - (runs["seed"].nunique() - 1)
     return math.sqrt((rest**2).sum() / df) if df > 0 else float("nan")
-
-
-def _at(rows: pd.DataFrame, levels: Mapping[str, str]) -> pd.DataFrame:
-    for column, level in levels.items():
-        rows = rows[rows[column].astype(str) == level]
-    return rows

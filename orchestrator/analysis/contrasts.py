@@ -12,7 +12,7 @@ import numpy as np
 from orchestrator.analysis.design_matrix import Array, Term, aliases, columns, difference
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.split_plot import Layout, Weights, contrast, matched, members, refit
-from orchestrator.analysis.tables import Lost
+from orchestrator.analysis.tables import Lost, has_levels
 from orchestrator.sweep_folder.design import Factor, Step, cell_name
 
 MAX_ALIASES = 8
@@ -41,13 +41,15 @@ class Comparison:
 
 def comparisons(sweep: Sweep, layout: Layout, primary_only: bool = False) -> list[Comparison]:
     """Return every comparison of the sweep, primary ones first."""
+    factors = range(len(sweep.factors))
+    table = [comparison for factor in factors for comparison in _effects(sweep, layout, (factor,))]
     if primary_only:
-        return list(_mains(sweep, layout))
-    table = [*_mains(sweep, layout), *_ladder(sweep, layout)]
-    for second in range(len(sweep.factors)):
+        return table
+    table += _ladder(sweep, layout)
+    for second in factors:
         for first in range(second):
-            table += _interactions(sweep, layout, first, second)
-    for factor, other in itertools.permutations(range(len(sweep.factors)), 2):
+            table += _effects(sweep, layout, (first, second))
+    for factor, other in itertools.permutations(factors, 2):
         table += _simples(sweep, layout, factor, other)
     return table
 
@@ -58,42 +60,35 @@ def _ends(factor: Factor, level: int) -> Array:
     return weights
 
 
-def _change(factor: Factor, level: str) -> str:
+def change(factor: Factor, level: str) -> str:
+    """Return the name of a main effect."""
     return f"{factor.name}: {level} - {factor.baseline}"
 
 
-def _mains(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
-    for index, factor in enumerate(sweep.factors):
-        for place, level in enumerate(factor.levels[1:], 1):
-            term: Term = (index,)
-            coefficients = {term: difference(term, layout.sizes, [_ends(factor, place)])}
-            weights = _weights(sweep, layout, [(index, place)], coefficients)
-            cells: tuple[dict[str, tuple[str, ...]], ...] = ({factor.name: (factor.baseline, level)},)
-            comparison = Comparison(
-                "primary", _change(factor, level), factor.name, level, factor.baseline, cells, weights, term=term
-            )
-            yield _explained(sweep, layout, comparison, [term])
-
-
-def _interactions(sweep: Sweep, layout: Layout, first: int, second: int) -> Iterator[Comparison]:
-    factor, other = sweep.factors[first], sweep.factors[second]
-    term: Term = (first, second)
-    for low, high in itertools.product(range(1, len(factor.levels)), range(1, len(other.levels))):
-        level, at = factor.levels[low], other.levels[high]
-        coefficients = {term: difference(term, layout.sizes, [_ends(factor, low), _ends(other, high)])}
-        weights = _weights(sweep, layout, [(first, low), (second, high)], coefficients)
-        if weights is None and not sweep.nested:
-            weights = _after_alias(layout, term, coefficients)
+def _effects(sweep: Sweep, layout: Layout, term: Term) -> Iterator[Comparison]:
+    """Yield the effects of every level of a factor, or the interactions of the levels of two."""
+    factors = [sweep.factors[index] for index in term]
+    for places in itertools.product(*(range(1, len(factor.levels)) for factor in factors)):
+        levels = [factor.levels[place] for factor, place in zip(factors, places, strict=True)]
+        coefficients = {term: difference(term, layout.sizes, list(map(_ends, factors, places)))}
+        weights = _weights(sweep, layout, list(zip(term, places, strict=True)), coefficients)
+        family, context, title = "primary", None, change(factors[0], levels[0])
+        if len(term) == 2:
+            other, at = factors[1], levels[1]
+            family, context = "interaction", other.name
+            title = f"({title}) at {other.name}={at} minus at {other.name}={other.baseline}"
+            if weights is None and not sweep.nested:  # an alias has its columns: what they were, were that absent
+                weights = contrast(layout, coefficients, refit(layout, term))
         comparison = Comparison(
-            "interaction",
-            f"({_change(factor, level)}) at {other.name}={at} minus at {other.name}={other.baseline}",
-            factor.name,
-            f"{level}:{at}",
-            f"{factor.baseline}:{other.baseline}",
-            ({factor.name: (factor.baseline, level), other.name: (other.baseline, at)},),
+            family,
+            title,
+            factors[0].name,
+            ":".join(levels),
+            ":".join(factor.baseline for factor in factors),
+            ({factor.name: (factor.baseline, level) for factor, level in zip(factors, levels, strict=True)},),
             weights,
-            context=other.name,
-            term=term,
+            context,
+            term,
         )
         yield _explained(sweep, layout, comparison, [term])
 
@@ -112,10 +107,15 @@ def _simples(sweep: Sweep, layout: Layout, index: int, other_index: int) -> Iter
         if weights is None:
             continue  # the baseline itself; of others the interaction says why
         context = f"{other.name}={at}"
-        cells = ({factor.name: (factor.baseline, level), other.name: (at,)},)
-        contrast = f"{_change(factor, level)} at {context}"
         comparison = Comparison(
-            "simple", contrast, factor.name, level, factor.baseline, cells, weights, context=context
+            "simple",
+            f"{change(factor, level)} at {context}",
+            factor.name,
+            level,
+            factor.baseline,
+            ({factor.name: (factor.baseline, level), other.name: (at,)},),
+            weights,
+            context,
         )
         yield _explained(sweep, layout, comparison, [(index,), term, (other_index,)])
 
@@ -137,22 +137,20 @@ def _weights(
 
 def _ladder(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
     """Yield each step against the one it names: the mean difference of the two cells over the seeds that both have."""
-    steps = {step.step: step for step in sweep.ladder}
     for step in sweep.ladder:
         if step.versus is None:
             continue
-        title = f"step {step.step} - step {step.versus}"
-        before = steps.get(step.versus)
+        before, changed = step_change(sweep, step)
+        contrast = f"step {step.step} - step {step.versus}"
         if before is None:
             reason = f"the ladder has no step {step.versus}"
-            yield Comparison("ladder", title, "ladder", step.step, step.versus, (), None, reason=reason)
+            yield Comparison("ladder", contrast, "ladder", step.step, step.versus, (), None, reason=reason)
             continue
-        changed = [name for name, level in step.levels.items() if before.levels[name] != level]
-        changes = ", ".join(f"{name}: {step.levels[name]} - {before.levels[name]}" for name in changed)
+        changes = ", ".join(f"{name}: {level} - {before.levels[name]}" for name, level in changed.items())
         weights, reason = _matched_steps(sweep, layout, step, before)
         yield Comparison(
             "ladder",
-            f"{title} ({changes})",
+            f"{contrast} ({changes})",
             "ladder",
             step.step,
             step.versus,
@@ -163,34 +161,27 @@ def _ladder(sweep: Sweep, layout: Layout) -> Iterator[Comparison]:
         )
 
 
+def step_change(sweep: Sweep, step: Step) -> tuple[Step | None, dict[str, str]]:
+    """Return the step that a ladder step is compared with, and the levels that differ; without one, all levels."""
+    before = {other.step: other for other in sweep.ladder}.get(step.versus or "")
+    return before, {
+        name: level for name, level in step.levels.items() if before is None or before.levels[name] != level
+    }
+
+
 def _matched_steps(sweep: Sweep, layout: Layout, step: Step, before: Step) -> tuple[Weights | None, str]:
-    rows, seeds = [], []
-    for cell in (step, before):
-        places = [
-            (index, factor.levels.index(level) if (level := cell.levels[factor.name]) in factor.levels else -1)
-            for index, factor in enumerate(sweep.factors)
-        ]
-        rows.append(members(layout.codes, places))
-        seeds.append(set(layout.seed[rows[-1]]))
-        if not seeds[-1]:
+    runs = sweep.runs[layout.kept]
+    rows = [has_levels(runs, cell.levels) for cell in (step, before)]
+    for cell, mask in zip((step, before), rows, strict=True):
+        if not mask.any():
             return None, f"no finished run of step {cell.step} ({cell_name(cell.levels)})"
     if layout.blocked:
-        shared = seeds[0] & seeds[1]
-        if not shared:
+        shared = np.intersect1d(layout.seed[rows[0]], layout.seed[rows[1]])
+        if not len(shared):
             return None, f"steps {step.step} and {before.step} share no finished seed"
-        rows = [mask & np.isin(layout.seed, list(shared)) for mask in rows]
+        rows = [mask & np.isin(layout.seed, shared) for mask in rows]
     split = layout.split(rows[0] / rows[0].sum() - rows[1] / rows[1].sum())
     return split, "" if split else "a training of these steps lacks scored variants that the others have"
-
-
-def _after_alias(layout: Layout, term: Term, coefficients: dict[Term, Array]) -> Weights | None:
-    """Return the weights of an interaction that shares its columns with another one, were that other absent."""
-    between, within = layout.between, layout.within
-    if not set(term) & set(layout.within_factors):
-        between = refit(layout, term, "between")
-    elif within:
-        within = refit(layout, term, "within")
-    return contrast(layout, coefficients, (between, within))
 
 
 def _explained(sweep: Sweep, layout: Layout, comparison: Comparison, own: list[Term]) -> Comparison:
@@ -214,16 +205,15 @@ def _why_not(sweep: Sweep, layout: Layout, comparison: Comparison) -> str:
     factors = [sweep.factors[index] for index in comparison.term]
     for index, factor in zip(comparison.term, factors, strict=True):
         for level in levels[factor.name]:
-            if not (layout.codes[:, index] == factor.levels.index(level)).any():
+            if not members(layout.codes, [(index, factor.levels.index(level))]).any():
                 return f"no finished run with {factor.name}={level}"
     for factor, other in itertools.permutations(factors, 2):
         if other.name in factor.under and not set(levels[other.name]) <= set(factor.under[other.name]):
             return f"{factor.name} acts only where {factor.where}"
-    for cell in itertools.product(*(levels[factor.name] for factor in factors)) if len(factors) == 2 else ():
+    for cell in itertools.product(*(levels[factor.name] for factor in factors)):
         places = [factor.levels.index(level) for factor, level in zip(factors, cell, strict=True)]
         if not members(layout.codes, list(zip(comparison.term, places, strict=True))).any():
-            names = {factor.name: level for factor, level in zip(factors, cell, strict=True)}
-            return "no finished run with " + cell_name(names)
+            return "no finished run with " + cell_name(dict(zip(levels, cell, strict=True)))
     return "it changes only together with " + _companion(sweep, layout, comparison.term)
 
 
@@ -233,9 +223,7 @@ def _companion(sweep: Sweep, layout: Layout, term: Term) -> str:
     for other in [*((i,) for i in range(len(layout.sizes))), *(t for t in layout.between.places if len(t) == 2)]:
         if other == term:
             continue
-        theirs = columns(other, layout.codes, layout.sizes)
-        theirs = np.column_stack([theirs, np.ones(len(theirs))])
-        left = own - theirs @ np.linalg.lstsq(theirs, own, rcond=None)[0]
-        if np.abs(left).max() < 1e-8:
+        theirs = np.column_stack([columns(other, layout.codes, layout.sizes), np.ones(len(own))])
+        if np.abs(own - theirs @ np.linalg.lstsq(theirs, own, rcond=None)[0]).max() < 1e-8:
             return ":".join(sweep.factors[index].name for index in other)
     return "the seeds or other factors" if layout.blocked else "other factors"

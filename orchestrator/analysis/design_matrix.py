@@ -63,20 +63,19 @@ class Fit:
     blocks: NDArray[np.int64]
     df: int
 
-    def estimable(self, coefficients: Mapping[Term, Array]) -> bool:
-        """Return whether the data determine this combination of coefficients."""
-        if not coefficients or not all(term in self.places for term in coefficients):
-            return False
-        return self.determines(self._vector(coefficients))
-
     def determines(self, vector: Array) -> bool:
         """Return whether the data determine this combination, given as a number per column."""
         left = np.abs(vector @ self.inverse @ self.design - vector).max(initial=0.0)
         return bool(left < TOLERANCE * max(1.0, np.abs(vector).max(initial=0.0)))
 
-    def weights(self, coefficients: Mapping[Term, Array]) -> Array:
-        """Return the weight of every row in the least-squares estimate of this combination."""
-        return np.asarray(self._vector(coefficients) @ self.inverse)
+    def weights(self, coefficients: Mapping[Term, Array]) -> Array | None:
+        """Return the weight of every row in this combination's estimate; None where the data do not determine it."""
+        if not all(term in self.places for term in coefficients):
+            return None
+        vector = np.zeros(self.design.shape[1])
+        for term, values in coefficients.items():
+            vector[self.places[term]] = values
+        return np.asarray(vector @ self.inverse) if self.determines(vector) else None
 
     def residuals(self, values: Array) -> Array:
         """Return what blocks and terms leave unexplained of ``values`` [rows, ...]."""
@@ -97,12 +96,6 @@ class Fit:
             return float("nan"), 0
         beta = own @ values
         return float(beta @ np.linalg.solve(spread, beta)), df
-
-    def _vector(self, coefficients: Mapping[Term, Array]) -> Array:
-        vector = np.zeros(self.design.shape[1])
-        for term, values in coefficients.items():
-            vector[self.places[term]] = values
-        return vector
 
 
 def fit(
@@ -134,7 +127,10 @@ def fit(
             remaining.append(own)
     design = np.concatenate(kept, axis=1) if kept else np.zeros((len(codes), 0))
     if in_part and remaining:
-        rest = _rest(np.concatenate(remaining, axis=1), design)
+        others_left = np.concatenate(remaining, axis=1)
+        others_left -= design @ np.linalg.lstsq(design, others_left, rcond=1e-10)[0]
+        vectors, values, _ = np.linalg.svd(others_left, full_matrices=False)
+        rest = vectors[:, values > 1e-6 * np.sqrt(len(codes))] * np.sqrt(len(codes))
         design, width, rank = np.concatenate([design, rest], axis=1), width + rest.shape[1], rank + rest.shape[1]
     inverse: Array = np.zeros((0, len(codes)))
     if width:
@@ -142,30 +138,18 @@ def fit(
     return Fit(design, inverse, places, blocks, len(codes) - len(np.unique(blocks)) - rank)
 
 
-def pairs(factors: Sequence[int]) -> list[Term]:
-    """Return every two-way interaction of ``factors``."""
-    return list(itertools.combinations(factors, 2))
-
-
 def aliases(weights: Array, codes: Codes, sizes: Sequence[int], own: Sequence[Term]) -> list[Term]:
     """Return the effects, up to three-way, that the weighted sum of rows would also pick up, largest share first."""
     scale = max(float(np.linalg.norm(weights @ columns(term, codes, sizes))) for term in own)
-    found = []
+    picked_up = []
     for order in (1, 2, 3):
         for term in itertools.combinations(range(len(sizes)), order):
             if term in own:
                 continue
             share = float(np.linalg.norm(weights @ columns(term, codes, sizes))) / scale
             if share > MIN_ALIAS:
-                found.append((-round(share, 6), order, term))
-    return [term for _, _, term in sorted(found)]
-
-
-def _rest(columns: Array, design: Array) -> Array:
-    """Return orthogonal columns that span what ``columns`` have beside the ``design``."""
-    left = columns - design @ np.linalg.lstsq(design, columns, rcond=1e-10)[0]
-    vectors, values, _ = np.linalg.svd(left, full_matrices=False)
-    return np.asarray(vectors[:, values > 1e-6 * np.sqrt(len(left))] * np.sqrt(len(left)), dtype=float)
+                picked_up.append((-round(share, 6), order, term))
+    return [term for _, _, term in sorted(picked_up)]
 
 
 def _rank(design: Array) -> int:

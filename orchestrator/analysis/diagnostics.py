@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -23,9 +24,10 @@ from orchestrator.analysis.design_matrix import Array
 from orchestrator.analysis.estimates import responses, shift
 from orchestrator.analysis.load import Sweep, decisive
 from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
+from orchestrator.analysis.tables import has_levels
 from orchestrator.analysis.variance import Estimate, Response, errors, judge
 from orchestrator.analysis.verdict import adjust
-from orchestrator.sweep_folder.design import Factor
+from orchestrator.sweep_folder.design import Factor, cell_name
 
 EXACT_PAIRS = 16  # up to here all 2^n sign patterns are enumerated
 FLIPS, DRAWS, SEED = 20_000, 2_000, 20_251_122
@@ -63,15 +65,9 @@ def matched_differences(layout: Layout, values: Array, factor: int, level: int) 
         first = np.unique(layout.run, return_index=True)[1][layout.whole]
         codes, values = layout.codes[first][:, list(layout.between_factors)], layout.training_means(values)
         block, factor = layout.between.blocks, layout.between_factors.index(factor)
-    keys = np.column_stack([np.delete(codes, factor, axis=1), block])
-    pair = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-    sums, counts = np.zeros((2, pair.max() + 1)), np.zeros((2, pair.max() + 1))
-    for side, at in enumerate((0, level)):
-        rows = codes[:, factor] == at
-        np.add.at(sums[side], pair[rows], values[rows])
-        np.add.at(counts[side], pair[rows], 1)
-    both = (counts > 0).all(axis=0)
-    return np.asarray(sums[1, both] / counts[1, both] - sums[0, both] / counts[0, both])
+    cells = pd.Series(values).groupby([*np.delete(codes, factor, axis=1).T, block, codes[:, factor]])
+    means = cells.mean().unstack().reindex(columns=[0, level])
+    return (means[level] - means[0]).dropna().to_numpy()
 
 
 def sign_flip_p(differences: Array, flips: int = FLIPS) -> float:
@@ -102,10 +98,11 @@ def bootstrap_interval(layout: Layout, weights: Array, clips: Array, level: floa
     np.add.at(each, layout.run, weights[:, None] * clips)
     cell = _training_cells(layout)
     counts = np.zeros((DRAWS, trainings))
-    for one in np.unique(cell):
-        mine = np.flatnonzero(cell == one)
-        counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), DRAWS)
-    picked = random.multinomial(clips.shape[1], np.full(clips.shape[1], 1 / clips.shape[1]), DRAWS) / clips.shape[1]
+    for each_cell in np.unique(cell):
+        members = np.flatnonzero(cell == each_cell)
+        counts[:, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), DRAWS)
+    num_clips = clips.shape[1]
+    picked = random.multinomial(num_clips, np.full(num_clips, 1 / num_clips), DRAWS) / num_clips
     low, high = np.quantile(((counts @ each) * picked).sum(axis=1), [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
@@ -120,11 +117,12 @@ def cross_check(sweep: Sweep) -> list[str]:
     layout = layout_of(sweep, *codes_of(sweep), kept)
     response = shift(response, kept)
     pooled = errors(layout, response)
-    found: list[str] = []
+    notes: list[str] = []
     for comparison in comparisons(sweep, layout, primary_only=True):
-        if comparison.weights is not None and np.isfinite(judge(comparison.weights, response, pooled).p()):
-            found += _disagreements(sweep, layout, response, comparison, judge(comparison.weights, response, pooled))
-    return [*found, *_unequal_noise(sweep, layout, response)]
+        estimate = judge(comparison.weights, response, pooled) if comparison.weights else None
+        if estimate and np.isfinite(estimate.p()):
+            notes += _disagreements(sweep, layout, response, comparison, estimate)
+    return [*notes, *_unequal_noise(sweep, layout, response)]
 
 
 def _disagreements(
@@ -183,7 +181,7 @@ def _balanced(layout: Layout, weights: Array) -> bool:
 def outlying_seeds(sweep: Sweep) -> list[str]:
     """Return a sentence for each seed that lies far out, with its replicates."""
     runs, metric = sweep.valued, sweep.metric.name
-    names = ["@" + one.name for one in sweep.factors if one.stage != "eval"]
+    names = ["@" + factor.name for factor in sweep.factors if factor.stage != "eval"]
     runs = runs.assign(_cell=["\n".join(levels) for levels in runs[names].to_numpy()])
     table = runs.pivot_table(metric, "_cell", "seed", "mean", sort=False)
     table = table[table.count(axis="columns") >= MIN_SEEDS].dropna(axis="columns", how="all")
@@ -193,22 +191,20 @@ def outlying_seeds(sweep: Sweep) -> list[str]:
     single = outlying(values, max(1, values.size // 10)) if len(values) > 1 else np.zeros(values.shape, dtype=bool)
     rest = np.where(single, np.nan, values)
     whole = outlying(_seed_effects(rest)[None], (values.shape[1] - 1) // 3)[0]
-    found = []
+    notes = []
     for place, seed in enumerate(table.columns):
-        if not (single[:, place].any() or whole[place]):
-            continue
         cells = table.index[single[:, place] | whole[place]]
-        mine = runs[(runs["seed"] == seed) & runs["_cell"].isin(cells)]
-        told = [one for one in (_beside_others(sweep, row) for row in mine.to_dict("records")) if one]
-        if not told:
-            continue
-        shown = "; ".join(words for _, words in sorted(told, key=lambda one: -one[0])[:REPLICATES_SHOWN])
-        more = f"; and {len(told) - REPLICATES_SHOWN} more" if len(told) > REPLICATES_SHOWN else ""
-        found.append(
-            f"seed {seed} lies far from the other seeds ({shown}{more}); the verdicts "
-            "count it like any other, so look at its trainings"
-        )
-    return found
+        rows = runs[(runs["seed"] == seed) & runs["_cell"].isin(cells)]
+        records = rows.to_dict("records")
+        far = sorted(filter(None, (_beside_others(sweep, row) for row in records)), key=lambda far: -far[0])
+        shown = "; ".join(words for _, words in far[:REPLICATES_SHOWN])
+        more = f"; and {len(far) - REPLICATES_SHOWN} more" if len(far) > REPLICATES_SHOWN else ""
+        if far:
+            notes.append(
+                f"seed {seed} lies far from the other seeds ({shown}{more}); the verdicts "
+                "count it like any other, so look at its trainings"
+            )
+    return notes
 
 
 def outlying(values: Array, most: int) -> NDArray[np.bool_]:
@@ -218,11 +214,14 @@ def outlying(values: Array, most: int) -> NDArray[np.bool_]:
     """
     left, taken, count = values.copy(), [], 0
     for _ in range(min(most, MAX_OUTLIERS)):
-        rest, df = _residuals(left)
+        rest = left - _seed_effects(left) if len(left) > 1 else left
+        rest = rest - np.nanmean(rest, axis=1, keepdims=True)
+        there = np.isfinite(left)
+        size = int(there.sum())
+        df = size - len(left) - (int(there.any(axis=0).sum()) - 1 if len(left) > 1 else 0)
         far = np.nan_to_num(np.abs(rest))
         if df < 2 or far.max() <= 1e-9 * np.nanmax(np.abs(values)):
             break  # all of it is rounding
-        size = int(np.isfinite(left).sum())
         square = far.max() ** 2 / (np.nansum(rest**2) / size)
         t = np.sqrt(square * (df - 1) / (df - square)) if df - square > 1e-9 else np.inf
         tied = far > far.max() * (1 - 1e-6)  # as both are of a seed that has two cells: the one far from its own cell
@@ -231,19 +230,10 @@ def outlying(values: Array, most: int) -> NDArray[np.bool_]:
         if 2 * size * stats.t.sf(t, df - 1) < OUTLIER_ALPHA:
             count = len(taken)
         left[taken[-1]] = np.nan
-    found = np.zeros(values.shape, dtype=bool)
+    marked = np.zeros(values.shape, dtype=bool)
     for place in taken[:count]:
-        found[place] = True
-    return found
-
-
-def _residuals(values: Array) -> tuple[Array, int]:
-    """Return what is left of values when cells' means, and of several cells also seeds', are taken out; and its df."""
-    seeds = _seed_effects(values) if len(values) > 1 else np.zeros(values.shape[1])
-    rest = values - seeds
-    rest = rest - np.nanmean(rest, axis=1, keepdims=True)
-    size, present = int(np.isfinite(values).sum()), int(np.isfinite(values).any(axis=0).sum())
-    return rest, size - len(values) - (present - 1 if len(values) > 1 else 0)
+        marked[place] = True
+    return marked
 
 
 def _seed_effects(values: Array) -> Array:
@@ -266,14 +256,12 @@ def _beside_others(sweep: Sweep, row: Mapping[Any, Any]) -> tuple[float, str] | 
     Among them lies what is far from its expectation only because another training of its seed or cell is.
     """
     runs, metric = sweep.valued, sweep.metric.name
-    same = np.ones(len(runs), dtype=bool)
-    for one in sweep.factors:
-        same &= (runs["@" + one.name] == row["@" + one.name]).to_numpy()
-    others = runs.loc[same & (runs["seed"] != row["seed"]).to_numpy(), metric].astype(float)
+    levels = {factor.name: row["@" + factor.name] for factor in sweep.factors}
+    others = runs.loc[has_levels(runs, levels) & (runs["seed"] != row["seed"]).to_numpy(), metric].astype(float)
     value = float(row[metric])
     if others.min() <= value <= others.max():
         return None
-    cell = " ".join(f"{one.name}={row['@' + one.name]}" for one in sweep.factors)
+    cell = cell_name(levels)
     name = f", replicate {row['replicate']}" if row.get("replicate") else ""
     words = f"{cell}{name}: {metric} {value:.4g}, others {others.min():.4g} to {others.max():.4g}"
     return abs(value - float(others.median())), words

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.analysis.estimates import Finding, findings
-from orchestrator.analysis.group_sequential import e_value
-from orchestrator.analysis.interim import InterimAnalysis, in_seeds, interim_analysis
+from orchestrator.analysis.group_sequential import e_value, sequential_p
+from orchestrator.analysis.interim import InterimAnalysis, complete_seeds, in_seeds, interim_analysis
 from orchestrator.analysis.load import Sweep, decisive
 from orchestrator.analysis.verdict import adjust, verdict
 from sagasr.io.files import write_whole
@@ -40,9 +40,16 @@ def effects(sweep: Sweep) -> pd.DataFrame:
     """
     part = decisive(sweep)
     interim = interim_analysis(part)
-    part, whole = (interim.sweep, in_seeds(sweep, interim.seeds)) if interim else (part, sweep)
-    table = [_in_family(sweep, finding) for finding in _findings(part, whole)]
-    families = [(finding.comparison.family, _second_stage(sweep, finding)) for finding in table]
+    part, whole = (interim.sweep, in_seeds(sweep, complete_seeds(interim.sweep))) if interim else (part, sweep)
+    table = [
+        finding
+        if finding.metric == sweep.metric and finding.domain == "all"
+        else replace(finding, comparison=replace(finding.comparison, family="exploratory"))
+        for finding in _findings(part, whole)
+    ]
+    promoted = sweep.promote.target if sweep.promote else {}  # main effects that came after the others were decided
+    comparisons = [finding.comparison for finding in table]
+    families = [(each.family, each.family == "primary" and each.factor in promoted) for each in comparisons]
     adjusted = _adjusted(table, families, interim)
     sizes = Counter(
         family
@@ -75,12 +82,6 @@ def _findings(part: Sweep, whole: Sweep) -> Iterator[Finding]:
     yield from sorted([*mains, *others], key=lambda finding: not _is_main(finding))
 
 
-def _second_stage(sweep: Sweep, finding: Finding) -> bool:
-    """Return whether this is a main effect that only promoted runs can show: it came after the others were decided."""
-    comparison = finding.comparison
-    return sweep.promote is not None and comparison.family == "primary" and comparison.factor in sweep.promote.target
-
-
 def _is_main(finding: Finding) -> bool:
     return finding.comparison.term is not None and len(finding.comparison.term) == 1
 
@@ -89,19 +90,12 @@ def _rests_on(part: Sweep, finding: Finding) -> bool:
     return _is_main(finding) and any(factor.name == finding.comparison.factor for factor in part.factors)
 
 
-def _in_family(sweep: Sweep, finding: Finding) -> Finding:
-    """Return the finding in its family of tests: only the plan's metric over all clips is confirmatory."""
-    if finding.metric == sweep.metric and finding.domain == "all":
-        return finding
-    return replace(finding, comparison=replace(finding.comparison, family="exploratory"))
-
-
 def _adjusted(table: list[Finding], families: list[tuple[str, bool]], interim: InterimAnalysis | None) -> list[float]:
     """Return the p values, those of the looks where these decide, corrected within each family."""
     p = np.array([finding.estimate.p() if finding.estimate else np.nan for finding in table])
     for place, finding in enumerate(table):
         if interim and interim.decides(finding.comparison):
-            p[place] = interim.p(finding.comparison.contrast)
+            p[place] = sequential_p(interim.looks, finding.comparison.contrast, interim.rule)
     adjusted = np.full(len(p), np.nan)
     for family in set(families):
         members = np.array([other == family for other in families], dtype=bool)
@@ -113,12 +107,9 @@ def _row(sweep: Sweep, finding: Finding) -> dict[str, Any]:
     """Return what is compared, and on how many runs, seeds and clips."""
     comparison, metric = finding.comparison, finding.metric
     lost = [lost.kind for lost in sweep.lost if comparison.concerns(lost)]
+    names = ("family", "contrast", "factor", "level", "baseline")
     return {
-        "family": comparison.family,
-        "contrast": comparison.contrast,
-        "factor": comparison.factor,
-        "level": comparison.level,
-        "baseline": comparison.baseline,
+        **{name: getattr(comparison, name) for name in names},
         "with": comparison.context,
         "metric": metric.name,
         "domain": finding.domain,

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.analysis.contrasts import Comparison, comparisons
-from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.design_matrix import Array, block_means
 from orchestrator.analysis.load import QUESTION, Sweep, decisive
 from orchestrator.analysis.metrics import Metric
-from orchestrator.analysis.split_plot import Layout, codes_of, layout_of, seeds_of
+from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
@@ -60,10 +60,8 @@ def clips_left_out(sweep: Sweep) -> list[str]:
     clips = _clip_matrix(sweep, name)[0]
     used = _response(sweep.runs[name].to_numpy(dtype=float, na_value=np.nan), clips).clips
     if used is not None:
-        left = clips.shape[1] - used.shape[1]
-        return [f"{name}: {left} of {clips.shape[1]} clips lack a finite value in some run and enter no mean"] * (
-            left > 0
-        )
+        left, count = clips.shape[1] - used.shape[1], clips.shape[1]
+        return [f"{name}: {left} of {count} clips lack a finite value in some run and enter no mean"] if left else []
     reason = "the clips lack finite values in some runs" if clips.shape[1] > 1 else "there is one clip"
     return [f"{name}: {reason}, so intervals hold for new seeds on these clips alone"]
 
@@ -72,6 +70,7 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
     """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
     codes, sizes = codes_of(sweep)
     plans: dict[bytes, tuple[Layout, list[Comparison]]] = {}
+    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
     for metric, domain, response in responses(sweep):
         if primary_only and not (metric is sweep.metric and domain == "all"):
             break
@@ -81,11 +80,20 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
         if kept.tobytes() not in plans:
             layout = layout_of(sweep, codes, sizes, kept)
             plans[kept.tobytes()] = layout, comparisons(sweep, layout, primary_only)
-        layout, found = plans[kept.tobytes()]
+        layout, compared = plans[kept.tobytes()]
         shifted = shift(response, kept)
         pooled = errors(layout, shifted)
-        for comparison in found:
-            yield _finding(sweep, layout, comparison, metric, domain, shifted, pooled)
+        for comparison in compared:
+            weights = comparison.weights
+            reason = SEARCH if searched else _other_question(sweep, comparison, layout) or comparison.reason
+            if weights is None or reason:
+                yield Finding(comparison, metric, domain, None, reason, {}, 0, 0)
+                continue
+            judged = comparison.term and not sweep.nested  # the term of a factor that acts in part has no ANOVA line
+            anova = _anova(layout, comparison, shifted, pooled) if judged else {}
+            used = np.abs(weights.rows) > 1e-12
+            num_runs, num_seeds = (len(np.unique(labels[used])) for labels in (layout.run, layout.seed))
+            yield Finding(comparison, metric, domain, judge(weights, shifted, pooled), "", anova, num_runs, num_seeds)
 
 
 def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
@@ -95,27 +103,6 @@ def shift(response: Response, kept: NDArray[np.bool_]) -> Response:
     clips = None if response.clips is None else response.clips[kept] - offset
     floor = 8 * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
     return Response(values - offset, clips, floor)
-
-
-def _finding(
-    sweep: Sweep,
-    layout: Layout,
-    comparison: Comparison,
-    metric: Metric,
-    domain: str,
-    response: Response,
-    pooled: Errors,
-) -> Finding:
-    weights = comparison.weights
-    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
-    reason = SEARCH if searched else _other_question(sweep, comparison, layout) or comparison.reason
-    if weights is None or reason:
-        return Finding(comparison, metric, domain, None, reason, {}, 0, 0)
-    judged = comparison.term and not sweep.nested  # the term of a factor that acts in part has no ANOVA line
-    anova = _anova(layout, comparison, response, pooled) if judged else {}
-    num_runs = len(np.unique(layout.run[np.abs(weights.rows) > 1e-12]))
-    estimate = judge(weights, response, pooled)
-    return Finding(comparison, metric, domain, estimate, "", anova, num_runs, seeds_of(layout, weights.rows))
 
 
 def _other_question(sweep: Sweep, comparison: Comparison, layout: Layout) -> str:
@@ -133,7 +120,9 @@ def _anova(layout: Layout, comparison: Comparison, response: Response, pooled: E
     assert comparison.term is not None
     if set(comparison.term) & set(layout.within_factors):
         assert layout.within is not None
-        ss, df = layout.within.sum_of_squares(comparison.term, layout.inner_values(response.values))
+        values = response.values[layout.inner]
+        values = values - block_means(values, layout.within.blocks)
+        ss, df = layout.within.sum_of_squares(comparison.term, values)
         error, df_error = pooled.within, pooled.within_df
     else:
         variants = layout.num_variants  # published sums of squares count every scored variant
@@ -152,8 +141,7 @@ def _distances(sweep: Sweep, metric: Metric) -> Iterator[tuple[Metric, str, Resp
         return
     rows = sweep.distances[(sweep.distances["metric"] == metric.name) & (sweep.distances["domain"] != "all")]
     for domain, part in rows.groupby("domain", sort=True):
-        values = np.full(len(sweep.runs), np.nan)
-        values[part["row"].to_numpy()] = part["value"].to_numpy(dtype=float)
+        values = part.set_index("row")["value"].reindex(range(len(sweep.runs))).to_numpy(dtype=float)
         yield metric, str(domain), Response(_finite(values), None)
 
 
@@ -177,12 +165,9 @@ def _response(means: Array, clips: Array) -> Response:
     """Return means over the clips that every scored replicate has; the replicate's own value where none is shared."""
     scored = np.isfinite(clips)
     usable = scored.mean(axis=1) > 0.5
-    if (
-        usable.any() and not usable[np.isfinite(means)].all()
-    ):  # some finished replicate has no clip rows: run level alone
-        return Response(_finite(means), None)
-    shared = scored[usable].all(axis=0) if usable.any() else np.zeros(clips.shape[1], dtype=bool)
-    if not shared.any():
+    shared = scored[usable].all(axis=0)
+    # no clip is common, or some finished replicate has no clip rows: run level alone
+    if not (usable.any() and shared.any() and usable[np.isfinite(means)].all()):
         return Response(_finite(means), None)
     values = np.where(usable, clips[:, shared].mean(axis=1), np.nan)
     return Response(values, clips[:, shared] if shared.sum() > 1 else None)
@@ -192,9 +177,7 @@ def _response(means: Array, clips: Array) -> Response:
 class EffectCurve:
     """One main effect over the training: estimate and 95 % interval for new seeds, [steps] each."""
 
-    factor: str
-    level: str
-    contrast: str
+    comparison: Comparison
     steps: Array
     estimate: Array
     low: Array
@@ -218,6 +201,5 @@ def effect_curves(sweep: Sweep) -> list[EffectCurve]:
         if comparison.weights is not None:
             estimates = [judge(comparison.weights, *pair) for pair in zip(responses, pooled, strict=True)]
             values = np.array([(estimate.value, *estimate.interval_runs(0.95)) for estimate in estimates])
-            names = (comparison.factor, comparison.level, comparison.contrast)
-            curves.append(EffectCurve(*names, sweep.curves.steps[places], *values.T))
+            curves.append(EffectCurve(comparison, sweep.curves.steps[places], *values.T))
     return curves

@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.variance import Estimate
 from orchestrator.sweep_folder.json_files import MIN_SEEDS, Basis, Spending, Word
 from sagasr.io.errors import DataError
 
@@ -53,6 +54,10 @@ class Rule:
     alpha: float = 0.05
     basis: Basis = "spending"
 
+    def fractions(self, looks: Sequence[Look]) -> tuple[float, ...]:
+        """Return the share of all planned seeds at each look."""
+        return tuple(look.seeds / self.max_seeds for look in looks)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -86,24 +91,21 @@ def boundaries(fractions: tuple[float, ...], alpha: float, spending: Spending) -
 
     The score process has independent increments; its density where nothing was rejected is carried from look to look.
     """
-    nodes, mass = _quadrature()
-    found: list[float] = []
-    points = density = np.zeros(0)
+    nodes, mass = np.polynomial.legendre.leggauss(NODES)
+    bounds: list[float] = []
+    points, density = np.zeros(1), np.ones(1)
     for look, fraction in enumerate(fractions):
         before = fractions[look - 1] if look else 0.0
         scale = float(np.sqrt(fraction - before))
         use = spent(fraction, alpha, spending) - (spent(before, alpha, spending) if look else 0.0)
         limit = FARTHEST * float(np.sqrt(fraction))
         bound = _solve(points, density, scale, use, limit) if look else scale * float(norm.isf(use / 2))
-        found.append(min(bound, limit) / float(np.sqrt(fraction)))
-        edge = found[-1] * float(np.sqrt(fraction))
+        bounds.append(min(bound, limit) / float(np.sqrt(fraction)))
+        edge = bounds[-1] * float(np.sqrt(fraction))
         here = nodes * edge
-        if look:
-            shape = _normal_density((here[:, None] - points[None, :]) / scale) / scale @ density
-        else:
-            shape = _normal_density(here / scale) / scale
+        shape = norm.pdf((here[:, None] - points) / scale) / scale @ density
         points, density = here, shape * mass * edge  # the density times its quadrature weight
-    return tuple(found)
+    return tuple(bounds)
 
 
 def nominal_levels(fractions: tuple[float, ...], alpha: float, spending: Spending) -> tuple[float, ...]:
@@ -115,49 +117,41 @@ def decide(looks: Sequence[Look], rule: Rule) -> Outcome:
     """Return the state after the looks taken so far; raises DataError for looks that could not have been lawful."""
     _check(looks, rule)
     words: dict[str, tuple[Word, int | None]] = dict.fromkeys(rule.names, ("open", None))
-    fractions = tuple(look.seeds / rule.max_seeds for look in looks)
+    fractions = rule.fractions(looks)
     different: set[str] = set()
     for place, look in enumerate(looks):
         for name in _holm(look, place, fractions, different, rule):
             different.add(name)
             if words[name][0] == "open":
                 words[name] = ("different", look.seeds)
-        if rule.delta is None:
-            continue
         for name, contrast in look.contrasts.items():
+            if rule.delta is None or words[name][0] != "open":
+                continue
             low, high = interval(contrast, fractions, place, 2 * rule.alpha, rule)
-            if words[name][0] == "open" and -rule.delta < low and high < rule.delta:
+            if -rule.delta < low and high < rule.delta:
                 words[name] = ("nil", look.seeds)
-    decisions = {}
-    for name in rule.names:
-        value, low, high = float("nan"), float("nan"), float("nan")
-        if looks and name in looks[-1].contrasts:
-            value = looks[-1].contrasts[name].value
-            low, high = interval(looks[-1].contrasts[name], fractions, len(looks) - 1, rule.alpha, rule)
-        decisions[name] = Decision(*words[name], value, low, high)
+    nothing = float("nan"), float("nan"), float("nan")
+    now = {
+        name: (contrast.value, *interval(contrast, fractions, len(looks) - 1, rule.alpha, rule))
+        for name, contrast in (looks[-1].contrasts if looks else {}).items()
+    }
+    decisions = {name: Decision(*words[name], *now.get(name, nothing)) for name in rule.names}
     full = bool(looks) and looks[-1].seeds >= rule.max_seeds
     return Outcome(decisions, full or all(word != "open" for word, _ in words.values()))
 
 
-def repeated_interval(
-    contrast: Contrast, fractions: tuple[float, ...], place: int, alpha: float, spending: Spending
-) -> tuple[float, float]:
-    """Return the interval at one look that, over all looks together, misses with probability ``alpha`` at most."""
-    level = nominal_levels(fractions, alpha, spending)[place]
-    half = _critical(level, contrast.df) * contrast.se
-    return contrast.value - half, contrast.value + half
-
-
 def interval(
-    contrast: Contrast, fractions: tuple[float, ...], place: int, alpha: float, rule: Rule
+    contrast: Contrast | Estimate, fractions: tuple[float, ...], place: int, alpha: float, rule: Rule
 ) -> tuple[float, float]:
     """Return the interval that misses with probability ``alpha`` at most over all looks, by the rule's basis."""
     if rule.basis == "e-values":
         return anytime_interval(contrast, alpha)
-    return repeated_interval(contrast, fractions, place, alpha, rule.spending)
+    level = nominal_levels(fractions, alpha, rule.spending)[place]
+    critical = float(-special.stdtrit(contrast.df, level / 2)) if level > 0 and contrast.df > 0 else float("inf")
+    return contrast.value - critical * contrast.se, contrast.value + critical * contrast.se
 
 
-def anytime_interval(contrast: Contrast, alpha: float) -> tuple[float, float]:
+def anytime_interval(contrast: Contrast | Estimate, alpha: float) -> tuple[float, float]:
     """Return the effects whose e-value stays below 1 / ``alpha``: valid however often one looks and adds seeds."""
     half = float("inf")
     if contrast.se > 0 and contrast.df > 0 and contrast.leverage > 0:
@@ -186,7 +180,7 @@ def sequential_p(looks: Sequence[Look], name: str, rule: Rule) -> float:
 
     It is a valid p value under the looks taken; Holm over these is group-sequential Holm. NaN when never estimated.
     """
-    fractions = tuple(look.seeds / rule.max_seeds for look in looks)
+    fractions = rule.fractions(looks)
     p = [(place, _p(look.contrasts[name], rule)) for place, look in enumerate(looks) if name in look.contrasts]
     if not p:
         return float("nan")
@@ -209,26 +203,15 @@ def sequential_p(looks: Sequence[Look], name: str, rule: Rule) -> float:
 def _holm(look: Look, place: int, fractions: tuple[float, ...], different: set[str], rule: Rule) -> list[str]:
     """Return the contrasts newly called different, smallest p first, each freeing its share for the others."""
     waiting = sorted((_p(c, rule), name) for name, c in look.contrasts.items() if name not in different)
-    found: list[str] = []
+    called: list[str] = []
     for p, name in waiting:
-        sharing = len(rule.names) - len(different) - len(found)
-        level = rule.alpha / sharing
+        level = rule.alpha / (len(rule.names) - len(different) - len(called))
         if rule.basis == "spending":
             level = nominal_levels(fractions, level, rule.spending)[place]
         if not p <= level:
             break
-        found.append(name)
-    return found
-
-
-@lru_cache
-def _quadrature() -> tuple[Array, Array]:
-    nodes, mass = np.polynomial.legendre.leggauss(NODES)
-    return np.asarray(nodes, dtype=float), np.asarray(mass, dtype=float)
-
-
-def _normal_density(z: Array) -> Array:
-    return np.asarray(np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+        called.append(name)
+    return called
 
 
 def _p(contrast: Contrast, rule: Rule) -> float:
@@ -238,11 +221,6 @@ def _p(contrast: Contrast, rule: Rule) -> float:
         evidence = e_value(contrast.value / contrast.se, contrast.df, contrast.leverage)
         return float(1 / max(evidence, 1.0)) if np.isfinite(evidence) else 1.0
     return float(2 * special.stdtr(contrast.df, -abs(contrast.value) / contrast.se))
-
-
-@lru_cache(maxsize=65536)
-def _critical(level: float, df: float) -> float:
-    return float(-special.stdtrit(df, level / 2)) if level > 0 and df > 0 else float("inf")
 
 
 def _solve(points: Array, density: Array, scale: float, use: float, limit: float) -> float:
@@ -257,9 +235,9 @@ def _solve(points: Array, density: Array, scale: float, use: float, limit: float
 
 def _check(looks: Sequence[Look], rule: Rule) -> None:
     seeds = [look.seeds for look in looks]
-    if any(one < MIN_SEEDS for one in seeds):
+    if any(count < MIN_SEEDS for count in seeds):
         raise DataError(f"a look needs {MIN_SEEDS} complete seed blocks or more; found a look at {min(seeds)}")
-    if seeds != sorted(set(seeds)) or any(one > rule.max_seeds for one in seeds):
+    if seeds != sorted(set(seeds)) or any(count > rule.max_seeds for count in seeds):
         raise DataError(f"looks must come at growing numbers of seeds up to {rule.max_seeds}; found {seeds}")
     strange = {name for look in looks for name in look.contrasts} - set(rule.names)
     if strange:

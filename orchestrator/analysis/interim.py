@@ -4,15 +4,14 @@ A look depends on nothing but the finished replicates of its blocks. Those taken
 """
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from orchestrator.analysis.contrasts import Comparison
+from orchestrator.analysis.contrasts import Comparison, change
 from orchestrator.analysis.estimates import findings
-from orchestrator.analysis.group_sequential import Contrast, Look, Outcome, Rule, decide, interval, sequential_p, spent
+from orchestrator.analysis.group_sequential import Contrast, Look, Outcome, Rule, decide, interval, spent
 from orchestrator.analysis.load import Sweep, decisive, read_sweep, restricted
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.variance import Estimate
@@ -39,18 +38,9 @@ class InterimAnalysis:
     outcome: Outcome
     account: Account
 
-    @property
-    def seeds(self) -> tuple[str, ...]:
-        """The complete blocks."""
-        return complete_seeds(self.sweep)
-
     def decides(self, comparison: Comparison) -> bool:
         """Return whether the looks, not a plain test, decide this comparison."""
         return comparison.family == "primary" and comparison.contrast in self.rule.names
-
-    def p(self, contrast: str) -> float:
-        """Return the p value of a primary contrast that the looks taken leave valid."""
-        return sequential_p(self.looks, contrast, self.rule)
 
     def judge(self, contrast: str, metric: Metric, plain: str, now: Estimate) -> tuple[float, float, str]:
         """Return the repeated 95 % interval around the estimate of ``now``, and the verdict of the looks.
@@ -68,12 +58,11 @@ class InterimAnalysis:
             verdict = "improves" if decision.value * metric.sign > 0 else "harms"
         if not self.looks:
             return float("nan"), float("nan"), verdict
-        judged = Contrast(now.value, now.se, now.df, now.leverage)
-        last, fractions = len(self.looks) - 1, fractions_of(self.looks, self.rule)
-        low, high = interval(judged, fractions, last, 2 * self.rule.alpha, self.rule)
+        last, fractions = len(self.looks) - 1, self.rule.fractions(self.looks)
+        low, high = interval(now, fractions, last, 2 * self.rule.alpha, self.rule)
         if decision.word == "different" and self.rule.delta is not None and max(-low, high) < self.rule.delta:
             verdict = "no relevant effect"
-        return *interval(judged, fractions, last, self.rule.alpha, self.rule), verdict
+        return *interval(now, fractions, last, self.rule.alpha, self.rule), verdict
 
 
 def incomplete_blocks(sweep: Sweep) -> list[str]:
@@ -112,29 +101,15 @@ def in_seeds(sweep: Sweep, seeds: tuple[str, ...]) -> Sweep:
     return replace(part, unneeded=sweep.unneeded)
 
 
-def look_at(sweep: Sweep, count: int) -> tuple[Look, tuple[Comparison, ...]]:
-    """Return what the first ``count`` blocks say of every primary contrast, and all primary contrasts."""
+def look_at(sweep: Sweep, count: int) -> Look:
+    """Return what the first ``count`` blocks say of every primary contrast."""
     contrasts: dict[str, Contrast] = {}
-    comparisons = []
     for finding in findings(first_blocks(sweep, count), primary_only=True):
-        comparisons.append(finding.comparison)
         estimate = finding.estimate
         if estimate is not None and np.isfinite(estimate.p()) and finding.n_seeds >= MIN_SEEDS:
             contrast = Contrast(estimate.value, estimate.se, estimate.df, estimate.leverage)
             contrasts[finding.comparison.contrast] = contrast
-    return Look(count, contrasts), tuple(comparisons)
-
-
-def rule_of(sweep: Sweep) -> Rule:
-    """Return the plan's rule for all its primary contrasts, estimable or not."""
-    names = tuple(
-        f"{factor.name}: {level} - {factor.baseline}" for factor in sweep.factors for level in factor.levels[1:]
-    )
-    stopping: Mapping[str, object] = sweep.early_stopping
-    spending: Spending = "obrien-fleming" if str(stopping.get("spending", "pocock")).startswith("o") else "pocock"
-    account = sweep.looks.of(sweep.plan_hash)
-    basis = account.basis if account else sweep.looks.basis(sweep.plan_hash, len(sweep.seeds), _trials(sweep))[0]
-    return Rule(names, len(sweep.seeds), sweep.metric.delta, spending, basis=basis)
+    return Look(count, contrasts)
 
 
 def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
@@ -145,36 +120,33 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     complete = len(complete_seeds(sweep))
     if sweep.early_stopping.get("policy") != "blocks" or complete < MIN_SEEDS:
         return None
-    rule, old = rule_of(sweep), sweep.looks.of(sweep.plan_hash)
-    taken = list(old.looks) if old else []
-    refused = list(old.refused) if old else []
+    old, max_seeds = sweep.looks.of(sweep.plan_hash), len(sweep.seeds)
+    taken, refused = (list(old.looks), list(old.refused)) if old else ([], [])
+    basis, reason = (old.basis, old.reason) if old else sweep.looks.basis(sweep.plan_hash, max_seeds, _trials(sweep))
+    names = tuple(change(factor, level) for factor in sweep.factors for level in factor.levels[1:])
+    spending: Spending = sweep.early_stopping.get("spending", "pocock")
+    rule = Rule(names, max_seeds, sweep.metric.delta, spending, basis=basis)
     for count in range(max(len(taken[-1].seeds) if taken else 0, MIN_SEEDS - 1) + 1, complete + 1):
-        look, _ = look_at(sweep, count)
+        look = look_at(sweep, count)
         if look.contrasts:
             taken.append(_taken(sweep, look, rule))
             continue
         refusal = f"no look after block {count}: no primary contrast can be estimated from {MIN_SEEDS} seeds"
         refused += [] if refusal in refused else [refusal]
     looks = tuple(
-        Look(len(look.seeds), {name: _contrast(estimated) for name, estimated in look.contrasts.items()})
+        Look(len(look.seeds), {name: Contrast(**seen.model_dump()) for name, seen in look.contrasts.items()})
         for look in taken
     )
     outcome = decide(looks, rule)
     account = Account(
         plan_hash=sweep.plan_hash,
-        max_seeds=rule.max_seeds,
-        delta=rule.delta,
-        alpha=rule.alpha,
-        spending=rule.spending,
-        basis=rule.basis,
-        reason=old.reason if old else sweep.looks.basis(sweep.plan_hash, rule.max_seeds, _trials(sweep))[1],
+        **{key: getattr(rule, key) for key in ("max_seeds", "delta", "alpha", "spending", "basis")},
+        reason=reason,
         looks=tuple(taken),
         refused=tuple(refused),
         decisions={
-            name: Decided(
-                word=decision.word, after=decision.at_seeds, low=_finite(decision.low), high=_finite(decision.high)
-            )
-            for name, decision in outcome.decisions.items()
+            name: Decided(word=each.word, after=each.at_seeds, low=_finite(each.low), high=_finite(each.high))
+            for name, each in outcome.decisions.items()
         },
         stop=outcome.stop,
     )
@@ -194,29 +166,16 @@ def take_looks(folder: Path) -> Account | None:
     return interim.account
 
 
-def fractions_of(looks: tuple[Look, ...], rule: Rule) -> tuple[float, ...]:
-    """Return the share of all planned seeds at each look."""
-    return tuple(look.seeds / rule.max_seeds for look in looks)
-
-
 def _taken(sweep: Sweep, look: Look, rule: Rule) -> Taken:
     seen = first_blocks(sweep, look.seeds)
-    fraction = look.seeds / rule.max_seeds
+    (fraction,) = rule.fractions([look])
     return Taken(
         seeds=sweep.seeds[: look.seeds],
         trials=tuple(sorted(_trials(seen))),
         failed=tuple(f"{lost.cell} seed={lost.seed}" for lost in seen.lost if lost.kind == "failed"),
         spent=spent(fraction, rule.alpha, rule.spending) if rule.basis == "spending" else None,
-        contrasts={
-            name: Estimated(value=contrast.value, se=contrast.se, df=contrast.df, leverage=_finite(contrast.leverage))
-            for name, contrast in look.contrasts.items()
-        },
+        contrasts={name: Estimated(**contrast._asdict()) for name, contrast in look.contrasts.items()},
     )
-
-
-def _contrast(estimated: Estimated) -> Contrast:
-    leverage = float("nan") if estimated.leverage is None else estimated.leverage
-    return Contrast(estimated.value, estimated.se, estimated.df, leverage)
 
 
 def _trials(sweep: Sweep) -> frozenset[str]:

@@ -14,10 +14,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from orchestrator.analysis.derived_metrics import Curves, middle_halves, shared_curves, speed
-from orchestrator.analysis.metrics import Metric, knows_direction, metrics_of
+from orchestrator.analysis.metrics import (
+    Curves,
+    Metric,
+    knows_direction,
+    metrics_of,
+    middle_halves,
+    shared_curves,
+    speed,
+)
 from orchestrator.analysis.tables import (
     Lost,
+    has_levels,
     lacks_combinations,
     linked_clips,
     linked_distances,
@@ -60,7 +68,7 @@ class Sweep:
     lost: tuple[Lost, ...]
     clips: pd.DataFrame | None = None  # column `row` points into `runs`
     references: pd.DataFrame | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     unneeded: tuple[Lost, ...] = ()  # not run, because the looks had decided before
     looks: Looks = field(default=Looks())
     promote: Promote | None = None
@@ -83,7 +91,7 @@ class Sweep:
     @property
     def nested(self) -> bool:
         """Whether some factor acts only beside some levels of others."""
-        return any(one.under for one in self.factors)
+        return any(factor.under for factor in self.factors)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -99,30 +107,34 @@ def read_sweep(folder: Path) -> Sweep:
     table = _parquet(path)
     if table is None:
         raise DataError(f"{path}: no such file; run the sweep first, or name the sweep's own folder")
-    table, stale = with_levels(table, plan, factors, path)
+    notes = [f"{each.name} acts only where {each.where}, and is compared there" for each in factors if each.under]
+    table = with_levels(table, plan, factors, path, notes)
     scored = _parquet(paths.table("clips"))
     columns = metric_columns(plan, table, scored, factors)
     undirected = [name for name in columns if not knows_direction(plan, name)]
     metrics = metrics_of(plan, [name for name in columns if name not in undirected])
     _check_metric(metrics[0], plan, table, paths)
     table["status"] = status_words(table, plan.factors)
-    table, twice = one_row_each(table, factors)
+    table = one_row_each(table, factors, notes)
     if (questions := _questions(plan)) and "trial" in table:
         table[QUESTION] = table["trial"].astype(str).map(questions).fillna("")
     runs = table[table["status"] == State.DONE].reset_index(drop=True)
     lost = lost_replicates(table, plan, factors, metrics[0].name)
-    distances, unfair, dropped = linked_distances(_parquet(paths.table("distances")), runs)
+    notes += unlike_devices(runs)
+    distances, dropped = linked_distances(_parquet(paths.table("distances")), runs, notes)
     metrics = tuple(metric for metric in metrics if metric.name not in dropped)
     clips = linked_clips(scored, runs, factors, metrics)
-    untied: tuple[str, ...] = ()
     if clips is None and scored is not None and len(scored) and len(runs):
-        untied = ("clips.parquet is not used: no columns tie its rows to the finished replicates",)
-    curves = shared_curves(_curves(paths, metrics[0].name), runs, metrics[0].name)
+        notes.append("clips.parquet is not used: no columns tie its rows to the finished replicates")
+    curve_rows = _parquet(paths.table("curves"), [("metric", "=", f"val/{metrics[0].name}")])
+    curves = shared_curves(curve_rows, runs, metrics[0].name)
     runs, metrics = _with_derived(runs, metrics, factors, clips, curves)
     runs = runs.replace([np.inf, -np.inf], np.nan)  # else such a value makes its cell the best, and its means nothing
     known_words = plan.known_words or {}
     looks = read_looks(folder)
-    account = looks.of(plan.plan_hash)
+    notes += [f"{name} is not judged: 'metrics' of plan.json does not say which way is good" for name in undirected]
+    notes += account.notes() if (account := looks.of(plan.plan_hash)) else ()
+    notes += [said_of_known(source, share) for source, share in known_words.items()]
     return Sweep(
         name=str(plan.name or folder.name),
         question=str(plan.question or ""),
@@ -138,17 +150,7 @@ def read_sweep(folder: Path) -> Sweep:
         lost=lost,
         clips=clips,
         references=_parquet(paths.table("references")),
-        notes=(
-            *(f"{one.name} acts only where {one.where}, and is compared there" for one in factors if one.under),
-            *stale,
-            *twice,
-            *unlike_devices(runs),
-            *unfair,
-            *untied,
-            *(f"{name} is not judged: 'metrics' of plan.json does not say which way is good" for name in undirected),
-            *(account.notes() if account else ()),
-            *(said_of_known(source, share) for source, share in known_words.items()),
-        ),
+        notes=tuple(notes),
         unneeded=unneeded_replicates(table, factors),
         looks=looks,
         promote=promote,
@@ -174,12 +176,6 @@ def _check_metric(metric: Metric, plan: PlanRead, table: pd.DataFrame, paths: Sw
         raise DataError(f"{path}: column {name!r} holds something other than numbers ({error})") from error
 
 
-def _curves(paths: SweepPaths, metric: str) -> pd.DataFrame | None:
-    """Return the validation curves of one metric."""
-    path = paths.table("curves")
-    return _parquet(path, [("metric", "=", f"val/{metric}")]) if path.exists() else None
-
-
 def _with_derived(
     runs: pd.DataFrame,
     metrics: tuple[Metric, ...],
@@ -187,15 +183,13 @@ def _with_derived(
     clips: pd.DataFrame | None,
     curves: Curves | None,
 ) -> tuple[pd.DataFrame, tuple[Metric, ...]]:
-    """Return runs and metrics with what derived.py makes of them."""
+    """Return runs and metrics with the metrics made here."""
     made: dict[Metric, NDArray[np.float64]] = {}
     if curves is not None:
-        baseline = np.ones(len(runs), dtype=bool)
-        for factor in factors:
-            baseline &= runs["@" + factor.name].to_numpy() == factor.baseline
+        baseline = has_levels(runs, {factor.name: factor.baseline for factor in factors})
         made |= speed(curves, baseline, metrics[0])
     if clips is not None:
-        made |= middle_halves(clips, len(runs), {one.name: one for one in metrics})
+        made |= middle_halves(clips, len(runs), {metric.name: metric for metric in metrics})
     made = {metric: values for metric, values in made.items() if metric.name not in runs}
     return runs.assign(**{metric.name: values for metric, values in made.items()}), (*metrics, *made)
 
@@ -208,8 +202,8 @@ def restricted(sweep: Sweep, kept: NDArray[np.bool_], wanted: Callable[[Lost], b
         clips=_rows_of(sweep.clips, kept),
         distances=_rows_of(sweep.distances, kept),
         curves=replace(sweep.curves, values=sweep.curves.values[kept]) if sweep.curves is not None else None,
-        lost=tuple(one for one in sweep.lost if wanted(one)),
-        unneeded=tuple(one for one in sweep.unneeded if wanted(one)),
+        lost=tuple(filter(wanted, sweep.lost)),
+        unneeded=tuple(filter(wanted, sweep.unneeded)),
     )
 
 
@@ -230,11 +224,12 @@ def decisive(sweep: Sweep) -> Sweep:
     if sweep.promote is None:
         return sweep
     source = sweep.promote.source
-    kept = np.ones(len(sweep.runs), dtype=bool)
-    for name, level in source.items():
-        kept &= sweep.runs["@" + name].to_numpy() == level
-    part = restricted(sweep, kept, lambda one: all(one.levels.get(name) == level for name, level in source.items()))
-    return replace(part, factors=tuple(one for one in sweep.factors if one.name not in source), promote=None)
+    part = restricted(
+        sweep,
+        has_levels(sweep.runs, source),
+        lambda lost: all(lost.levels.get(name) == level for name, level in source.items()),
+    )
+    return replace(part, factors=tuple(each for each in sweep.factors if each.name not in source), promote=None)
 
 
 def _parquet(path: Path, filters: list[tuple[str, str, str]] | None = None) -> pd.DataFrame | None:
@@ -248,11 +243,11 @@ def _parquet(path: Path, filters: list[tuple[str, str, str]] | None = None) -> p
 
 def _questions(plan: PlanRead) -> dict[str, str]:
     """Return, by trial, what of its configuration decides what was scored; nothing where that is the same for all."""
-    found: dict[str, dict[str, Any]] = {}
+    scored: dict[str, dict[str, Any]] = {}
     for trial in plan.trials if isinstance(plan.trials, list) else ():
         with contextlib.suppress(ConfigError, KeyError, TypeError):  # a plan of others, or of an older version
-            found[str(trial["trial"])] = scored_on(parse(Config, trial["config"], ""))
-    keys = dict.fromkeys(key for one in found.values() for key in one)
-    differing = [key for key in keys if len({str(one.get(key)) for one in found.values()}) > 1]
-    words = {trial: ", ".join(f"{key} {one.get(key)}" for key in differing) for trial, one in found.items()}
+            scored[str(trial["trial"])] = scored_on(parse(Config, trial["config"], ""))
+    keys = dict.fromkeys(key for question in scored.values() for key in question)
+    differing = [key for key in keys if len({str(question.get(key)) for question in scored.values()}) > 1]
+    words = {trial: ", ".join(f"{key} {question.get(key)}" for key in differing) for trial, question in scored.items()}
     return words if differing else {}

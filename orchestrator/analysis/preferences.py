@@ -5,6 +5,7 @@ no test. A file is data from outside: it is checked against a schema, and nothin
 """
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from sagasr.io.files import read_json, write_whole
 
 PATTERN = "preferences*.json"
 MAX_BYTES = 2_000_000
-COLUMNS = ("a", "b", "b_preferred", "a_preferred", "ties", "share_b", "low", "high", "p", "clips", "listeners")
 Short = Annotated[str, StringConstraints(max_length=1_000)]
 
 
@@ -90,20 +90,18 @@ def gather(sweep: Sweep, folder: Path, named: Sequence[Path] = ()) -> tuple[list
     """
     notes: list[str] = []
     sheets: dict[str, Sheet] = {}
-    found = [path for path in sorted((folder / "report").glob(PATTERN)) if path not in named]
-    for path in (*found, *named):
+    saved = [path for path in sorted((folder / "report").glob(PATTERN)) if path not in named]
+    for path in (*saved, *named):
         try:
             sheet = read_sheet(path)
+            if sheet.sweep != sweep.name:
+                raise DataError(
+                    f"{path} is about the sweep {sheet.sweep!r}, not {sweep.name!r}; name a file of this sweep"
+                )
         except DataError as error:
             if path in named:
                 raise
             notes.append(f"left out: {str(error).replace(str(path), path.name)}")
-            continue
-        if sheet.sweep != sweep.name:
-            reason = f"{path.name} is about the sweep {sheet.sweep!r}, not {sweep.name!r}"
-            if path in named:
-                raise DataError(f"{path}: {reason}; name a file of this sweep")
-            notes.append(f"left out: {reason}")
             continue
         if sheet.plan_hash != sweep.plan_hash:
             notes.append(f"{path.name} was answered under another plan of this sweep")
@@ -113,38 +111,32 @@ def gather(sweep: Sweep, folder: Path, named: Sequence[Path] = ()) -> tuple[list
 
 def compare(sheets: Iterable[Sheet]) -> list[Preference]:
     """Return one row per pair of answers, whichever was called A."""
-    pairs: dict[tuple[str, str], list[Sheet]] = {}
+    pairs = defaultdict(list)
     for sheet in sheets:
-        a, b = sorted((sheet.A, sheet.B))
-        pairs.setdefault((a, b), []).append(sheet)
-    return [_preference(_first(mine), mine) for mine in pairs.values()]
-
-
-def _first(sheets: Sequence[Sheet]) -> tuple[str, str]:
-    return sheets[0].A, sheets[0].B
+        pairs[frozenset((sheet.A, sheet.B))].append(sheet)
+    return [_preference((sheets[0].A, sheets[0].B), sheets) for sheets in pairs.values()]
 
 
 def _preference(pair: tuple[str, str], sheets: Sequence[Sheet]) -> Preference:
-    votes: dict[str, list[int]] = {}
+    votes: Counter[str] = Counter()
     for sheet in sheets:
         turned = 1 if pair == (sheet.A, sheet.B) else -1
         for trial in sheet.trials:
             if trial.preferred is not None:
-                votes.setdefault(trial.clip, []).append({"A": -1, "tie": 0, "B": 1}[trial.preferred] * turned)
-    sums = [sum(mine) for mine in votes.values()]
-    b, a = sum(one > 0 for one in sums), sum(one < 0 for one in sums)
-    share, low, high, p = float("nan"), float("nan"), float("nan"), float("nan")
+                votes[trial.clip] += {"A": -1, "tie": 0, "B": 1}[trial.preferred] * turned
+    b, a = sum(vote > 0 for vote in votes.values()), sum(vote < 0 for vote in votes.values())
+    share = low = high = p = float("nan")
     if a + b:
         test = stats.binomtest(b, a + b)
         interval = test.proportion_ci(0.95, method="exact")
         share, low, high, p = b / (a + b), float(interval.low), float(interval.high), float(test.pvalue)
-    return Preference(*pair, b, a, len(sums) - a - b, share, low, high, p, len(sums), len(sheets))
+    return Preference(*pair, b, a, len(votes) - a - b, share, low, high, p, len(votes), len(sheets))
 
 
-def write_preferences(found: Sequence[Preference], path: Path) -> None:
+def write_preferences(preferences: Sequence[Preference], path: Path) -> None:
     """Write the table, or remove an old one where nobody has judged."""
-    if not found:
+    if not preferences:
         path.unlink(missing_ok=True)
         return
-    table = pd.DataFrame([asdict(one) for one in found], columns=list(COLUMNS))
+    table = pd.DataFrame(list(map(asdict, preferences)))
     write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, lil_array
 
-from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, block_means, columns, fit, pairs
+from orchestrator.analysis.design_matrix import Array, Codes, Fit, Term, columns, fit
 
 if TYPE_CHECKING:
     from orchestrator.analysis.load import Sweep
@@ -57,15 +57,6 @@ class Layout:
         """Return [trainings, ...] means of ``values`` [replicates, ...] over the common variants."""
         return np.asarray(self.means @ values)
 
-    def inner_values(self, values: Array) -> Array:
-        """Return [inner replicates, ...] values as deviations from their training's mean."""
-        rows = values[self.inner]
-        return rows - block_means(rows, np.unique(self.run[self.inner], return_inverse=True)[1])
-
-    def spread(self, between: Array) -> Array:
-        """Return weights per replicate of weights per training."""
-        return np.asarray(between @ self.means)
-
     def split(self, rows: Array) -> Weights | None:
         """Return the two parts of any row weights; None when a training they need has no mean."""
         total: Array = np.zeros(int(self.run.max()) + 1)
@@ -73,14 +64,14 @@ class Layout:
         if np.abs(np.delete(total, self.whole)).max(initial=0.0) > 1e-12:
             return None
         between = np.asarray(total[self.whole])
-        return Weights(rows, between, rows - self.spread(between))
+        return Weights(rows, between, rows - between @ self.means)
 
 
 def codes_of(sweep: "Sweep") -> tuple[Codes, tuple[int, ...]]:
     """Return the level index of every finished replicate [replicates, factors], and each factor's number of levels."""
     sizes = tuple(len(factor.levels) for factor in sweep.factors)
-    found = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
-    return np.asarray(found, dtype=np.int64).reshape(len(sizes), -1).T, sizes
+    codes = [[factor.levels.index(level) for level in sweep.runs["@" + factor.name]] for factor in sweep.factors]
+    return np.asarray(codes, dtype=np.int64).reshape(len(sizes), -1).T, sizes
 
 
 def layout_of(sweep: "Sweep", codes: Codes, sizes: tuple[int, ...], kept: NDArray[np.bool_]) -> Layout:
@@ -88,42 +79,43 @@ def layout_of(sweep: "Sweep", codes: Codes, sizes: tuple[int, ...], kept: NDArra
     codes = codes[kept]
     frame = sweep.runs[kept]
     seed = np.unique(frame["seed"].to_numpy().astype(str), return_inverse=True)[1].astype(np.int64)
-    stage = [factor.stage for factor in sweep.factors]
-    training = [index for index, name in enumerate(stage) if name != "eval"]
-    keys = np.column_stack([codes[:, training], seed])
+    evaluated = [index for index, factor in enumerate(sweep.factors) if factor.stage == "eval"]
+    keys = np.column_stack([np.delete(codes, evaluated, axis=1), seed])
     if len(np.unique(np.column_stack([codes, seed]), axis=0)) < len(codes):  # a cell run twice in one block
         keys = np.column_stack([keys, _repeats(frame, codes, seed)])
     run = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    varying = [index for index, name in enumerate(stage) if name == "eval" and _varies_inside(codes[:, index], run)]
-    within = tuple(varying)
-    between = tuple(index for index in range(len(stage)) if index not in within)
+    num_runs = len(np.unique(run))
+    within = tuple(index for index in evaluated if len({*zip(run, codes[:, index], strict=True)}) > num_runs)
+    between = tuple(index for index in range(len(sizes)) if index not in within)
     inner = np.flatnonzero(np.bincount(run)[run] > 1)
     within_fit = None
     if within:
-        mixed = [tuple(sorted(pair)) for pair in pairs(range(len(stage))) if set(pair) & set(within)]
+        mixed = [pair for pair in itertools.combinations(range(len(sizes)), 2) if set(pair) & set(within)]
         own = np.unique(run[inner], return_inverse=True)[1].astype(np.int64)
-        within_fit = fit(codes[inner], sizes, own, [(one,) for one in within], mixed, sweep.by_pairs)
+        within_fit = fit(codes[inner], sizes, own, [(factor,) for factor in within], mixed, sweep.by_pairs)
     means, whole, variants = _training_means(codes, sizes, run, within, within_fit, inner, sweep.by_pairs)
     first = _first(run)[whole]
     blocks = np.unique(seed[first], return_inverse=True)[1].astype(np.int64)
     blocked = bool(len(blocks) and np.bincount(blocks).max() > 1)
     if not blocked:  # every training has a seed of its own: seeds are labels, not blocks
         blocks = np.zeros(len(first), dtype=np.int64)
-    between_fit = fit(codes[first], sizes, blocks, [(one,) for one in between], pairs(between), sweep.by_pairs)
+    two_way = list(itertools.combinations(between, 2))
+    between_fit = fit(codes[first], sizes, blocks, [(factor,) for factor in between], two_way, sweep.by_pairs)
     return Layout(
         codes, sizes, run, seed, whole, means, variants, between, within, blocked, between_fit, within_fit, inner, kept
     )
 
 
-def refit(layout: Layout, term: Term, stratum: str) -> Fit:
-    """Return the stratum's fit with ``term`` put first among the interactions, for one that an alias had pushed out."""
-    first = _first(layout.run)[layout.whole]
-    if stratum == "between":
-        mains = [(one,) for one in layout.between_factors]
-        return fit(layout.codes[first], layout.sizes, layout.between.blocks, mains, [term])
-    assert layout.within is not None
-    mains = [(one,) for one in layout.within_factors]
-    return fit(layout.codes[layout.inner], layout.sizes, layout.within.blocks, mains, [term])
+def refit(layout: Layout, term: Term) -> tuple[Fit, Fit | None]:
+    """Return both fits, with ``term`` put first among the interactions of its own, for one that an alias pushed out."""
+    between, within = layout.between, layout.within
+    if not set(term) & set(layout.within_factors):
+        mains = [(factor,) for factor in layout.between_factors]
+        between = fit(layout.codes[_first(layout.run)[layout.whole]], layout.sizes, between.blocks, mains, [term])
+    elif within:
+        mains = [(factor,) for factor in layout.within_factors]
+        within = fit(layout.codes[layout.inner], layout.sizes, within.blocks, mains, [term])
+    return between, within
 
 
 def contrast(
@@ -135,14 +127,14 @@ def contrast(
     outside = {term: values for term, values in coefficients.items() if term not in inside}
     between, within = np.zeros(len(layout.whole)), np.zeros(len(layout.run))
     if outside:
-        if not between_fit.estimable(outside):
+        if (weights := between_fit.weights(outside)) is None:
             return None
-        between = between_fit.weights(outside)
+        between = weights
     if inside:
-        if within_fit is None or not within_fit.estimable(inside):
+        if within_fit is None or (weights := within_fit.weights(inside)) is None:
             return None
-        within[layout.inner] = within_fit.weights(inside)
-    return Weights(layout.spread(between) + within, between, within)
+        within[layout.inner] = weights
+    return Weights(between @ layout.means + within, between, within)
 
 
 def matched(layout: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tuple[int, int]] = ()) -> Weights | None:
@@ -171,10 +163,6 @@ def matched(layout: Layout, ends: Sequence[tuple[int, int]], fixed: Sequence[tup
         used = mask & whole[place]
         weights[used] = (-1) ** (len(ends) - sum(corner)) / count[place[used]] / whole.sum()
     return layout.split(weights)
-
-
-def _varies_inside(codes: Index, run: Index) -> bool:
-    return len(np.unique(np.column_stack([run, codes]), axis=0)) > len(np.unique(run))
 
 
 def _repeats(frame: pd.DataFrame, codes: Codes, seed: Index) -> Index:
@@ -221,10 +209,10 @@ def _training_means(
     kinds = codes[np.unique(variant, return_index=True)[1][shared]]  # a row of each common variant
     if inside is not None:
         for training in np.flatnonzero(~whole & (count > 0)):
-            mine = codes[common & (run == training)]
-            all_ = np.repeat(mine[:1], len(shared), axis=0)
-            all_[:, places] = kinds[:, places]
-            lacking = _mean_columns(inside, all_, sizes) - _mean_columns(inside, mine, sizes)
+            variants = codes[common & (run == training)]
+            whole_set = np.repeat(variants[:1], len(shared), axis=0)
+            whole_set[:, places] = kinds[:, places]
+            lacking = _mean_columns(inside, whole_set, sizes) - _mean_columns(inside, variants, sizes)
             if inside.determines(lacking):
                 moves[[training], inner] = lacking @ inside.inverse
                 whole[training] = True
@@ -234,13 +222,8 @@ def _training_means(
 
 def _mean_columns(fitted: Fit, codes: Codes, sizes: tuple[int, ...]) -> Array:
     """Return the mean of the rows ``codes`` in the columns of a fit, blocks left in; 0 in those that are of no term."""
-    found = np.concatenate([columns(term, codes, sizes) for term in fitted.places], axis=1).mean(axis=0)
-    return np.asarray(np.pad(found, (0, fitted.design.shape[1] - len(found))), dtype=float)
-
-
-def seeds_of(layout: Layout, weights: Array) -> int:
-    """Return how many seeds carry weight."""
-    return len(np.unique(layout.seed[np.abs(weights) > 1e-12]))
+    means = np.concatenate([columns(term, codes, sizes) for term in fitted.places], axis=1).mean(axis=0)
+    return np.asarray(np.pad(means, (0, fitted.design.shape[1] - len(means))), dtype=float)
 
 
 def members(codes: Codes, wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

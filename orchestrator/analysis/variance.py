@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from orchestrator.analysis.design_matrix import Array
+from orchestrator.analysis.design_matrix import Array, Fit
 from orchestrator.analysis.split_plot import Layout, Weights
 
 NAN = float("nan")
@@ -30,9 +30,9 @@ class Errors:
 
     between: float
     between_df: int
+    clip_between: float
     within: float
     within_df: int
-    clip_between: float
     clip_within: float
 
 
@@ -95,19 +95,29 @@ def interval(value: float, se: float, df: float, level: float) -> tuple[float, f
 
 def errors(layout: Layout, response: Response) -> Errors:
     """Return the pooled errors of both strata: residual mean squares after factors, two-way interactions and blocks."""
-    means = layout.training_means(response.values)
-    between, df = _mean_square(layout.between.residuals(means), layout.between.df, response.floor)
-    within, within_df = NAN, 0
-    if layout.within is not None:
-        within, within_df = _mean_square(
-            layout.within.residuals(response.values[layout.inner]), layout.within.df, response.floor
-        )
-    clip_between = clip_within = 0.0
-    if response.clips is not None:
-        clip_between = _clip_residual(layout.between.residuals(layout.training_means(response.clips)), df)
-        if layout.within is not None:
-            clip_within = _clip_residual(layout.within.residuals(response.clips[layout.inner]), within_df)
-    return Errors(between, df, within, within_df, clip_between, clip_within)
+    values, clips, floor = response.values, response.clips, response.floor
+    means = None if clips is None else layout.training_means(clips)
+    inner = None if clips is None else clips[layout.inner]
+    return Errors(
+        *_stratum(layout.between, layout.training_means(values), means, floor),
+        *_stratum(layout.within, values[layout.inner], inner, floor),
+    )
+
+
+def _stratum(fit: Fit | None, values: Array, clips: Array | None, floor: float) -> tuple[float, int, float]:
+    """Return the mean square of the residuals, its degrees of freedom, and the mean square behind it of single clips.
+
+    That is of what neither run nor clip explains.
+    """
+    if fit is None or fit.df <= 0:
+        return NAN, 0, 0.0
+    rest = fit.residuals(values)
+    square = 0.0 if np.abs(rest).max() <= floor else float((rest**2).sum()) / fit.df
+    if clips is None:
+        return square, fit.df, 0.0
+    rest = fit.residuals(clips)
+    rest = rest - rest.mean(axis=1, keepdims=True)
+    return square, fit.df, float((rest**2).sum() / (fit.df * (rest.shape[1] - 1)))
 
 
 def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
@@ -149,20 +159,6 @@ def judge(weights: Weights, response: Response, pooled: Errors) -> Estimate:
         total, df = run, df_run
     up, down = float(np.mean(clips > 0)), float(np.mean(clips < 0))
     return Estimate(value, run, df_run, total, df, both, leverage, up, down, count)
-
-
-def _mean_square(residuals: Array, df: int, floor: float) -> tuple[float, int]:
-    if df <= 0:
-        return NAN, 0
-    return (0.0 if np.abs(residuals).max() <= floor else float((residuals**2).sum()) / df), df
-
-
-def _clip_residual(residuals: Array, df: int) -> float:
-    """Return the mean square of what neither run nor clip explains, of the residuals [runs, clips] of each clip."""
-    if df <= 0:
-        return 0.0
-    centred = residuals - residuals.mean(axis=1, keepdims=True)
-    return float((centred**2).sum() / (df * (residuals.shape[1] - 1)))
 
 
 def _satterthwaite(total: float, parts: list[tuple[float, float]]) -> float:

@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.variance import Estimate
+from orchestrator.formats import count
 
 ALPHA = 0.05
 MORE_SEEDS_SHOWN = 50  # beyond this, seeds are not the remedy
@@ -22,22 +23,14 @@ def adjust(p: Sequence[float], family: str) -> list[float]:
     """
     values = np.asarray(p, dtype=float)
     order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN sorts last
-    ordered, count = values[order], len(order)
+    ordered, size = values[order], len(order)
     if family in HOLM:
-        corrected = np.maximum.accumulate(ordered * np.arange(count, 0, -1))
+        corrected = np.maximum.accumulate(ordered * np.arange(size, 0, -1))
     else:
-        corrected = np.minimum.accumulate((ordered / (np.arange(1, count + 1) / count))[::-1])[::-1]
+        corrected = np.minimum.accumulate((ordered / (np.arange(1, size + 1) / size))[::-1])[::-1]
     adjusted = np.full(len(values), np.nan)
     adjusted[order] = np.minimum(corrected, 1.0)
     return [float(value) for value in adjusted]
-
-
-def inside(estimate: Estimate, delta: float | None) -> bool:
-    """Return whether the 90 % population interval lies within +-delta (two one-sided tests at 5 %)."""
-    if delta is None:
-        return False
-    low, high = estimate.interval(1 - 2 * ALPHA)
-    return bool(-delta < low and high < delta)
 
 
 def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num_seeds: int) -> str:
@@ -47,12 +40,16 @@ def verdict(estimate: Estimate, adjusted: float, metric: Metric, tests: int, num
             return "not estimable (runs of different seeds are identical, so nothing says how sure this is)"
         why = "one seed leaves" if num_seeds == 1 else f"{num_seeds} seeds leave"
         return f"undecided ({why} no error to judge by; at least 1 more seed)"
-    if inside(estimate, metric.delta) or (estimate.value == 0 and estimate.se == 0):
+    low, high = estimate.interval(1 - 2 * ALPHA)  # two one-sided tests at 5 %
+    within = metric.delta is not None and -metric.delta < low and high < metric.delta
+    if within or (estimate.value == 0 and estimate.se == 0):
         return "no relevant effect"
     if adjusted <= ALPHA:
         return "improves" if estimate.value * metric.sign > 0 else "harms"
-    more = seeds_needed(estimate, metric.delta, tests, num_seeds)
-    return f"undecided ({_remedy(more, num_seeds, estimate)})"
+    if seeds := seeds_needed(estimate, metric.delta, tests, num_seeds):
+        return f"undecided (about {count(seeds - num_seeds, 'more seed')})"
+    clips = " and more clips" if estimate.variance > 2 * estimate.variance_run else ""
+    return f"undecided (over {MORE_SEEDS_SHOWN} more seeds{clips})"
 
 
 def seeds_needed(estimate: Estimate, delta: float | None, tests: int, num_seeds: int, power: float = 0.8) -> int | None:
@@ -71,13 +68,6 @@ def seeds_needed(estimate: Estimate, delta: float | None, tests: int, num_seeds:
     if delta is not None:
         decided |= (special.stdtrit(df, 1 - ALPHA) + reach) * np.sqrt(run + fixed) <= delta - abs(estimate.value)
     return int(seeds[decided.argmax()]) if decided.any() else None
-
-
-def _remedy(seeds: int | None, have: int, estimate: Estimate) -> str:
-    if seeds is None:
-        clips = " and more clips" if estimate.variance > 2 * estimate.variance_run else ""
-        return f"over {MORE_SEEDS_SHOWN} more seeds{clips}"
-    return f"about {seeds - have} more seed{'s' if seeds - have > 1 else ''}"
 
 
 def detectable(se: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -28,9 +28,6 @@ class Axis:
         """Return the place of ``value`` in per cent, kept inside the axis."""
         return round(min(max((value - self.low) / (self.high - self.low), 0.0), 1.0) * 100, 2)
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True)
 class Plot:
@@ -50,24 +47,21 @@ def axis(values: Iterable[float], count: int = 5, margin: float = 0.05) -> Axis:
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     spread = high - low if high > low else abs(high) or 1.0
     low, high = low - margin * spread, high + margin * spread
-    step = _step((high - low) / count)
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * 0.999)
     digits = max(0, -math.floor(math.log10(step)))
-    found = []
+    ticks = []
     for index in range(math.ceil(low / step), math.floor(high / step) + 1):
         text = f"{index * step:.{digits}f}" if abs(index * step) < 1e5 and step > 1e-6 else f"{index * step:.3g}"
-        found.append((round((index * step - low) / (high - low) * 100, 2), minus(text)))
-    return Axis(low, high, tuple(found))
-
-
-def _step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
-    return float(power) * next(factor for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough * 0.999)
+        ticks.append((round((index * step - low) / (high - low) * 100, 2), minus(text)))
+    return Axis(low, high, tuple(ticks))
 
 
 def svg(label: str, height: int, parts: Iterable[Markup], kind: str = "") -> Markup:
     """Return an image of full width and ``height`` pixels that screen readers call ``label``."""
     head = Markup('<svg class="{}" role="img" aria-label="{}" width="100%" height="{}">').format(kind, label, height)
-    return head + Markup("").join(parts) + Markup("</svg>")
+    return head + NOTHING.join(parts) + Markup("</svg>")
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -89,19 +83,15 @@ def band(x: float, width: float, kind: str) -> Markup:
 
 def grid(x: Axis | None, y: Axis | None) -> list[Markup]:
     """Return the hair lines at the ticks."""
-    upright = uprights(x, "grid") if x else []
+    upright = [line(place, 0, place, 100, "grid") for place, _ in (x.ticks if x else ())]
     heights = [round(100 - place, 2) for place, _ in (y.ticks if y else ())]
     return upright + [line(0, height, 100, height, "grid") for height in heights]
-
-
-def uprights(x: Axis, kind: str) -> list[Markup]:
-    return [line(place, 0, place, 100, kind) for place, _ in x.ticks]
 
 
 def polylines(parts: Iterable[Markup]) -> Markup:
     """Return paths drawn in a square of 100 by 100 that is stretched over the image."""
     head = Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">')
-    return head + Markup("").join(parts) + Markup("</svg>")
+    return head + NOTHING.join(parts) + Markup("</svg>")
 
 
 def path(points: Iterable[tuple[float, float]], kind: str, attributes: Markup = NOTHING, title: str = "") -> Markup:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from orchestrator.analysis.load import Sweep
-from orchestrator.analysis.tables import training_steps
+from orchestrator.analysis.tables import numbers, training_steps
 from orchestrator.formats import duration, file_size, number
 from orchestrator.sweep_folder.json_files import Prediction, read_prediction
 from orchestrator.sweep_folder.paths import SweepPaths
@@ -29,7 +28,18 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
     if trainings.empty:
         return {"rows": []}
     levels = [factor.name for factor in sweep.factors if factor.stage != "eval" and factor.name in table] or ["seed"]
-    rows = _per_cell(trainings, levels)
+    rows = [
+        {
+            "levels": tuple(map(str, name if isinstance(name, tuple) else (name,))),
+            "trainings": len(part),
+            "served": int(part["served"].sum()),
+            "wall": part["wall_seconds"].mean(),
+            "gpu_hours": part["gpu_seconds"].sum() / 3_600,
+            "predicted": part["predicted"].mean(),
+        }
+        for name, part in trainings.groupby(levels, sort=False)
+    ]
+    configs = [trial["config"] for trial in plan.get("trials") or [] if isinstance(trial.get("config"), Mapping)]
     wall, stopped = trainings["wall_seconds"], trainings["stopped_at_step"]
     named = "trial" in table
     return {
@@ -45,36 +55,22 @@ def cost_of(sweep: Sweep, plan: Mapping[str, Any], paths: SweepPaths) -> dict[st
         "stops": int((stopped > 0).sum()),
         "compared": _compared(trainings, before, paths) if named else [],
         "unneeded": _unneeded(table, trainings, levels) if named else [],
-        "stores": _stores(plan),
+        "stores": len({json.dumps([config.get(key) for key in STORE], sort_keys=True) for config in configs}),
     }
 
 
 def _trainings(table: pd.DataFrame, sweep: Sweep, before: Prediction) -> pd.DataFrame:
     """Return a row for each training that took time; ``served``: its replicates, ``predicted``: seconds, ``budget``."""
-    ran = table[_numbers(table, "wall_seconds").gt(0)]
+    ran = table[numbers(table, "wall_seconds").gt(0)]
     served = pd.Series(1, index=ran.index)
     predicted = pd.Series(np.nan, index=ran.index)
     if "trial" in ran:
         served = ran.groupby("trial")["trial"].transform("size")
-        predicted = ran["trial"].astype(str).map({trial: one.seconds for trial, one in before.trials.items()})
-    numbers = {name: _numbers(ran, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step")}
+        predicted = ran["trial"].astype(str).map({trial: estimate.seconds for trial, estimate in before.trials.items()})
+    measured = {name: numbers(ran, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step")}
     budget = training_steps(ran, [factor.name for factor in sweep.factors])
-    ran = ran.assign(**numbers, budget=budget, served=served, predicted=predicted.astype(float))
+    ran = ran.assign(**measured, budget=budget, served=served, predicted=predicted.astype(float))
     return ran.drop_duplicates("trial") if "trial" in ran else ran
-
-
-def _per_cell(trainings: pd.DataFrame, levels: list[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "levels": tuple(map(str, name if isinstance(name, tuple) else (name,))),
-            "trainings": len(part),
-            "served": int(part["served"].sum()),
-            "wall": part["wall_seconds"].mean(),
-            "gpu_hours": part["gpu_seconds"].sum() / 3_600,
-            "predicted": part["predicted"].mean(),
-        }
-        for name, part in trainings.groupby(levels, sort=False)
-    ]
 
 
 def _unneeded(table: pd.DataFrame, trainings: pd.DataFrame, levels: list[str]) -> list[dict[str, Any]]:
@@ -99,13 +95,6 @@ def _unneeded(table: pd.DataFrame, trainings: pd.DataFrame, levels: list[str]) -
     ]
 
 
-def _stores(plan: Mapping[str, Any]) -> int | None:
-    """Return how many encodings of the recordings the plan's trainings read, or None where it does not say."""
-    configs = [trial["config"] for trial in plan.get("trials") or [] if isinstance(trial.get("config"), Mapping)]
-    encodings = {json.dumps([config.get(section) for section in STORE], sort_keys=True) for config in configs}
-    return len(encodings) or None
-
-
 def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) -> list[dict[str, str]]:
     """Return what was predicted of the trainings that ran to their end, beside what they took; without that, nothing.
 
@@ -124,8 +113,15 @@ def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) ->
     if (price := before.price_per_gpu_hour) is not None:
         rows.append((f"money, at {price:g} per GPU-hour", number, hours_before * price, hours * price))
     if all(paths.of(trial).checkpoints.is_dir() for trial in trials):
-        sizes = sum(_size(paths.trial(trial)) for trial in trials)
-        rows.append(("disk", file_size, sum(trial.disk_bytes for trial in predicted), sizes))
+        files = [path for trial in trials for path in paths.trial(trial).rglob("*") if path.is_file()]
+        rows.append(
+            (
+                "disk",
+                file_size,
+                sum(trial.disk_bytes for trial in predicted),
+                sum(path.stat().st_size for path in files),
+            )
+        )
     return [
         {"what": title, "predicted": shown(then), "took": shown(now), "ratio": f"{now / then:.2f}"}
         for title, shown, then, now in rows
@@ -133,21 +129,11 @@ def _compared(trainings: pd.DataFrame, before: Prediction, paths: SweepPaths) ->
     ]
 
 
-def _size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def hours_per_step(table: pd.DataFrame, factors: Sequence[str]) -> dict[str, float]:
     """Return the hours that one step of each replicate's training took: of GPUs, or of the clock where it had none."""
     if not {"replicate", "wall_seconds"} <= set(table):
         return {}
-    wall, gpu, stopped = (_numbers(table, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step"))
+    wall, gpu, stopped = (numbers(table, name) for name in ("wall_seconds", "gpu_seconds", "stopped_at_step"))
     steps = stopped.where(stopped.gt(0), training_steps(table, factors))
     hours = (gpu if gpu.gt(0).any() else wall) / 3_600 / steps
     return {str(name): float(value) for name, value in zip(table["replicate"], hours, strict=True) if value > 0}
-
-
-def _numbers(table: pd.DataFrame, name: str) -> "pd.Series[float]":
-    """Return a column of numbers; NaN where it says none, or is not there."""
-    return pd.to_numeric(table.get(name, pd.Series(np.nan, index=table.index)), errors="coerce")

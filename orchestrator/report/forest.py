@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from orchestrator.report.charts import Axis, axis, band, dot, line, svg
+from orchestrator.formats import is_missing
+from orchestrator.report.charts import Axis, axis, band, dot, grid, line, svg
 from orchestrator.report.report import Report
 from orchestrator.report.wording import kind_of, number, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
@@ -39,15 +40,16 @@ def svg_row(row: Mapping[str, Any], scale: Axis, delta: float | None) -> Markup:
     parts = []
     if delta:
         parts.append(band(scale.at(-delta), scale.at(delta) - scale.at(-delta), "delta"))
-    parts += [line(place, 0, place, 100, "grid") for place, _ in scale.ticks]
+    parts += grid(scale, None)
     parts.append(line(scale.at(0.0), 0, scale.at(0.0), 100, "zero"))
-    if math.isfinite(row["low"]) and math.isfinite(row["high"]):
-        ends = [row["low"], row["high"]]
+    ends = [row["low"], row["high"]]
+    if not any(map(is_missing, ends)):
         parts.append(line(scale.at(ends[0]), 50, scale.at(ends[1]), 50, f"whisker {kind}"))
-        parts += [line(scale.at(end), 34, scale.at(end), 66, f"whisker {kind}") for end in ends if scale.holds(end)]
-    if math.isfinite(row["low_runs"]) and math.isfinite(row["high_runs"]):
+        inside = [scale.at(end) for end in ends if scale.low <= end <= scale.high]
+        parts += [line(place, 34, place, 66, f"whisker {kind}") for place in inside]
+    if not (is_missing(row["low_runs"]) or is_missing(row["high_runs"])):
         parts.append(line(scale.at(row["low_runs"]), 50, scale.at(row["high_runs"]), 50, f"core {kind}"))
-    if math.isfinite(row["estimate"]):
+    if not is_missing(row["estimate"]):
         parts.append(dot(scale.at(row["estimate"]), 50, 5, f"estimate {kind}"))
     estimate, low, high = (number(row[name], "+.3g") for name in ("estimate", "low", "high"))
     label = f"{row['contrast']}: {estimate}, 95 % interval {low} to {high}, {word_of(row['verdict'])}"
@@ -61,8 +63,7 @@ def figure(report: Report) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    effects, metric = report.effects, report.sweep.metric
-    rows = effects[(effects["family"] == "primary") & effects["estimate"].notna()]
+    rows, metric = report.primary[report.primary["estimate"].notna()], report.sweep.metric
     drawing = Figure(figsize=(7.5, 1.1 + INCHES_A_ROW * max(1, len(rows))), layout="constrained", facecolor="white")
     axes = drawing.subplots()
     if metric.delta:

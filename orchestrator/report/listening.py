@@ -5,10 +5,9 @@ Lossless on purpose: a lossy codec removes the very band under test. Reads audio
 
 import base64
 import io
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,6 @@ from sagasr.audio.files import read_audio
 from sagasr.constants import N_FFT, NYQUIST, ROLLOFF_SHARE, SAMPLE_RATE
 from sagasr.io.errors import DataError
 
-logger = logging.getLogger(__name__)
-
 CORE = 4  # versions that every clip should have: low, high, baseline, best
 MAX_BYTES = 12_000_000  # of audio and images in base64; the page may weigh 15 MB
 WINDOW = np.hanning(N_FFT).astype(np.float32)
@@ -31,6 +28,7 @@ WIDTH, HEIGHT, ZOOM = 168, 112, 40  # pixels of a spectrogram and of the enlarge
 ZOOM_BAND = (0.6, 1.4)  # of the roll-off of the low input
 RANGE_DB = 90.0
 SHADES = 32
+GAP, ENLARGED = 4, 2  # pixels of a triptych
 STOPS = ((8, 8, 28), (46, 20, 92), (122, 32, 118), (196, 58, 88), (238, 118, 50), (250, 190, 70), (252, 250, 210))
 
 Audio = NDArray[np.float32]
@@ -74,7 +72,7 @@ class ListeningSet:
 
     versions: tuple[Version, ...] = ()
     clips: tuple[Clip, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def listening_set(
@@ -84,15 +82,13 @@ def listening_set(
 
     The first ``CORE`` versions come first, for as many clips as fit; then version by version, for clip by clip.
     """
-    versions = tuple(one for one in versions if re.fullmatch(r"\w[\w-]*", one.folder) and (audio / one.folder).is_dir())
-    names = sorted(
-        {path.stem for one in versions if one.kind == "high" for path in (audio / one.folder).glob("*.flac")}
-    )
+    versions = tuple(version for version in versions if (audio / version.folder).is_dir())
+    names = {path.stem for each in versions if each.kind == "high" for path in (audio / each.folder).glob("*.flac")}
     place = {name: index for index, name in enumerate(rank)}
-    names.sort(key=lambda name: (place.get(name, len(place)), name))
+    order = sorted(names, key=lambda name: (place.get(name, len(place)), name))
     notes: list[str] = []
-    found = [clip for name in names if (clip := _clip(audio, versions, name, notes)) is not None]
-    clips, notes = _fitting(found, len(versions), max_bytes, notes)
+    clips = [clip for name in order if (clip := _clip(audio, versions, name, notes)) is not None]
+    clips, notes = _fitting(clips, len(versions), max_bytes, notes)
     used = max((index for clip in clips for index in clip.takes), default=-1) + 1
     return ListeningSet(versions[: max(used, 2)], tuple(clips), tuple(notes))
 
@@ -105,59 +101,48 @@ def _fitting(
     count = len(clips)
     while count > 1 and sum(core[:count]) > max_bytes:
         count -= 1
-    kept: list[dict[int, Take]] = [{} for _ in range(count)]
-    used, full = 0, False
-    for index in range(num_versions):
-        for clip, takes in zip(clips, kept, strict=False):
-            if index in clip.takes and not full:
-                full = used + clip.takes[index].size > max_bytes
-                if not full:
-                    takes[index] = clip.takes[index]
-                    used += clip.takes[index].size
+    order = [(place, index) for index in range(num_versions) for place in range(count) if index in clips[place].takes]
+    sizes = itertools.accumulate(clips[place].takes[index].size for place, index in order)
+    fitting = {take for take, size in zip(order, sizes, strict=True) if size <= max_bytes}
     if count < len(clips):
         left = f"{count} of {len(clips)} clips, those where the cells differ most: more would not fit this page"
         notes = [left, *notes]
-    whole = min((len(takes) for takes in kept), default=0)
-    if full and whole < num_versions:
+    kept = [
+        replace(clip, takes={index: take for index, take in clip.takes.items() if (place, index) in fitting})
+        for place, clip in enumerate(clips[:count])
+    ]
+    whole = min((len(clip.takes) for clip in kept), default=0)
+    if len(fitting) < len(order) and whole < num_versions:
         left = f"{whole} of {num_versions} versions of every clip (low, high, baseline, best, ladder, then plan order)"
         notes = [f"{left}: more would not fit this page; all of them lie in audio/", *notes]
-    return [replace(clip, takes=takes) for clip, takes in zip(clips, kept, strict=False) if takes], notes
+    return [clip for clip in kept if clip.takes], notes
 
 
 def _clip(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Clip | None:
-    sounds: dict[int, Audio] = dict(_sounds(audio, versions, name, notes))
+    sounds: dict[int, Audio] = {}
+    for index, version in enumerate(versions):
+        path = audio / version.folder / f"{name}.flac"
+        try:
+            if path.exists():
+                sounds[index] = read_audio(path, None)
+        except DataError as error:
+            notes.append(f"left out: {version.name}, {name}: {str(error).rsplit(': ', 1)[-1]}")
     high = next((sounds[index] for index in sounds if versions[index].kind == "high"), None)
     if high is None:
         return None
     low = next((sounds[index] for index in sounds if versions[index].kind == "low"), high)
     length = min(sound.shape[-1] for sound in sounds.values())
     rolloff = rolloff_hz(power(low))
-    target = _target(list(sounds.values()))
+    crests = [float(np.abs(sound).max()) / level for sound in sounds.values() if (level := _rms(sound)) > 0]
+    target = PEAK / max(crests, default=1.0)  # the RMS of all takes: the loudest that lets none of them clip
     top = float(decibel(power(high)).max())
     takes = {}
     for index, sound in sounds.items():
-        level = _rms(sound)
-        gain = target / level if level > 0 else 1.0
-        image = png(shades(power(sound), top, rolloff))
-        takes[index] = Take(_text(flac(sound[:, :length] * gain)), _text(image), 20 * float(np.log10(gain)))
+        gain = target / level if (level := _rms(sound)) > 0 else 1.0
+        files = flac(sound[:, :length] * gain), png(shades(power(sound), top, rolloff))
+        heard, seen = (base64.b64encode(data).decode() for data in files)
+        takes[index] = Take(heard, seen, 20 * float(np.log10(gain)))
     return Clip(name, length / SAMPLE_RATE, rolloff, takes)
-
-
-def _sounds(audio: Path, versions: Sequence[Version], name: str, notes: list[str]) -> Iterator[tuple[int, Audio]]:
-    for index, version in enumerate(versions):
-        path = audio / version.folder / f"{name}.flac"
-        if not path.exists():
-            continue
-        try:
-            yield index, read_audio(path, None)
-        except DataError as error:
-            notes.append(f"left out: {version.name}, {name}: {str(error).rsplit(': ', 1)[-1]}")
-
-
-def _target(sounds: Sequence[Audio]) -> float:
-    """Return the RMS all takes are brought to: the loudest that lets none of them clip."""
-    crests = [float(np.abs(sound).max()) / _rms(sound) for sound in sounds if _rms(sound) > 0]
-    return PEAK / max(crests) if crests else PEAK
 
 
 def _rms(sound: Audio) -> float:
@@ -219,5 +204,18 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def triptych(low: Path, answer: Path, high: Path) -> bytes:
+    """Return a PNG for a tracking server: three spectrograms on one scale, over the enlarged band round the roll-off.
+
+    Raises DataError for a file that is not readable.
+    """
+    spectra = [power(read_audio(path, None)) for path in (low, answer, high)]
+    rolloff, top = rolloff_hz(spectra[0]), float(decibel(spectra[-1]).max())
+    parts = []
+    for spectrum in spectra:
+        picture = shades(spectrum, top, rolloff)
+        row = round(HEIGHT * (1 - rolloff / NYQUIST))
+        picture[min(max(row, 0), HEIGHT - 1), ::4] = SHADES - 1  # a dotted line at the roll-off
+        parts += [picture, np.full((len(picture), GAP), SHADES - 1, dtype=np.uint8)]
+    whole = np.concatenate(parts[:-1], axis=1)
+    return png(np.ascontiguousarray(whole.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)))

@@ -10,29 +10,27 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from orchestrator import formats
 from orchestrator.analysis.cells import means_beside
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.tables import devices_of
-from orchestrator.report import summary, wording
+from orchestrator.formats import p_value
+from orchestrator.report import summary
 from orchestrator.report.cost import cost_of
 from orchestrator.report.listening import MAX_BYTES
 from orchestrator.report.page_data import PageData
 from orchestrator.report.report import Report
-from orchestrator.report.sections.clips import clip_means, clip_panel
 from orchestrator.report.sections.curves import curves_section
-from orchestrator.report.sections.effects import effects_section
-from orchestrator.report.sections.interactions import interactions_section
-from orchestrator.report.sections.ladder import ladder_section
-from orchestrator.report.sections.levels import levels_section
 from orchestrator.report.sections.listen import heard, takes
+from orchestrator.report.sections.panels import clip_means, clip_panel, interactions_section
+from orchestrator.report.sections.tables import effects_section, ladder_section, levels_section
+from orchestrator.report.wording import kind_of, number, remark_of, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io.files import read_json, write_text
 
@@ -51,7 +49,8 @@ def write_page(report: Report, folder: Path, max_bytes: int = MAX_BYTES) -> Path
 def page(report: Report, folder: Path, max_bytes: int = MAX_BYTES) -> str:
     """Return the page as text. ``max_bytes`` holds for sounds and their pictures."""
     paths = SweepPaths(folder)
-    data = PageData(report, paths, read_json(paths.plan))
+    shown = (report.sweep, report.effects, report.notes, report.preferences)
+    data = PageData(*shown, paths=paths, plan=read_json(paths.plan))
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
@@ -59,11 +58,9 @@ def page(report: Report, folder: Path, max_bytes: int = MAX_BYTES) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": wording.number, "p": formats.p_value}
-    environment.filters |= {"word": wording.word_of, "kind": wording.kind_of, "remark": wording.remark_of}
+    environment.filters |= {"number": number, "p": p_value, "word": word_of, "kind": kind_of, "remark": remark_of}
     return environment.get_template("page.html.j2").render(
-        **_frame(data),
-        **_answer_section(data),
+        **_opening(data),
         **effects_section(data),
         **ladder_section(data),
         **interactions_section(data),
@@ -78,30 +75,24 @@ def _asset(name: str) -> str:
     return resources.files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _frame(data: PageData) -> dict[str, Any]:
-    """Return what holds for the whole page: the sweep, style, script, and what the browser may load."""
-    script = _asset("page.js")
+def _opening(data: PageData) -> dict[str, Any]:
+    """Return what holds for the whole page (the sweep, style, script, what the browser may load) and the answer."""
+    sweep, script = data.sweep, _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
-        "sweep": data.sweep,
-        "metric": data.sweep.metric,
-        "done": len(data.sweep.valued),
-        "expected": data.sweep.expected - len(data.sweep.unneeded),
+        "sweep": sweep,
+        "metric": sweep.metric,
+        "done": len(sweep.valued),
+        "expected": sweep.expected - len(sweep.unneeded),
         "script": Markup(script),
         "style": Markup(_asset("page.css")),
         "policy": f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
-    }
-
-
-def _answer_section(data: PageData) -> dict[str, Any]:
-    sweep = data.sweep
-    return {
         "answer": summary.answer(sweep, data.effects, data.best, means_beside(sweep, data.best)),
         "num_seeds": sweep.valued["seed"].nunique(),
         "db": summary.DB_PER_LSD if sweep.metric.unit == "LSD" else None,
         "spared": summary.not_run(sweep),
-        "notes": [*sweep.notes, *data.report.notes],
+        "notes": [*sweep.notes, *data.notes],
     }
 
 
@@ -113,7 +104,7 @@ def _clips_sections(data: PageData, max_bytes: int) -> dict[str, Any]:
         "clip_effects": [clip_panel(data.sweep.metric.name, row, table) for row, table in means],
         "heard": played,
         "takes": takes(data, played),
-        "preferences": data.report.preferences,
+        "preferences": data.preferences,
         "data": {
             "name": data.sweep.name,
             "plan_hash": data.sweep.plan_hash,
@@ -152,6 +143,7 @@ def _provenance(data: PageData) -> list[tuple[str, str]]:
     shown = f"{len(configs)}: " + ", ".join(config[:12] for config in configs[:12])
     devices = ", ".join(f"{name} ({count})" for name, count in devices_of(sweep.runs).items())
     stopping = json.dumps(dict(sweep.early_stopping), sort_keys=True) if sweep.early_stopping else "none"
+    versions = (f"{package} {version(package)}" for package in PACKAGES)
     return [
         ("sweep", sweep.name),
         ("plan hash", sweep.plan_hash),
@@ -162,15 +154,5 @@ def _provenance(data: PageData) -> list[tuple[str, str]]:
         ("configurations (hashes)", shown if configs else "not recorded"),
         ("result version", ", ".join(results) or "not recorded"),
         ("trained on", devices or "not recorded"),
-        ("analysed with", ", ".join((f"Python {platform.python_version()}", *_versions()))),
+        ("analysed with", ", ".join((f"Python {platform.python_version()}", *versions))),
     ]
-
-
-def _versions() -> list[str]:
-    versions = []
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -7,39 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.cells import best_cell
-from orchestrator.analysis.load import Sweep
 from orchestrator.report.report import Report
 from orchestrator.sweep_folder.design import cell_name, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
 from orchestrator.sweep_folder.plan_file import levels_of_cell
 
 
-@dataclass(frozen=True)
-class PageData:
+@dataclass(frozen=True, kw_only=True)
+class PageData(Report):
     """A report with its folder. ``plan`` is plan.json."""
 
-    report: Report
     paths: SweepPaths
     plan: Mapping[str, Any]
-
-    @property
-    def sweep(self) -> Sweep:
-        return self.report.sweep
-
-    @property
-    def effects(self) -> pd.DataFrame:
-        return self.report.effects
-
-    @cached_property
-    def primary(self) -> pd.DataFrame:
-        """The main effects on the metric of the verdicts."""
-        return self.effects[self.effects["family"] == "primary"]
-
-    @cached_property
-    def best(self) -> dict[str, str]:
-        """The best cell; empty where none has a value."""
-        return best_cell(self.sweep)
 
     @cached_property
     def replicates(self) -> pd.DataFrame:
@@ -71,11 +50,6 @@ class PageData:
         return cell_name({factor.name: row["@" + factor.name] for factor in self.sweep.factors})
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows with None for missing numbers, for words."""
-    return [{key: None if value != value else value for key, value in row.items()} for row in rows_of(table)]
-
-
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows with NaN for missing numbers, for drawing."""
-    return [dict(zip(map(str, table.columns), row, strict=True)) for row in table.to_numpy().tolist()]
+def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return the rows with None for missing numbers."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

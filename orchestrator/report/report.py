@@ -1,22 +1,35 @@
 """What every form of the report shows: the sweep, its effects, notes to the reader, preferences. As JSON, exit code."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.cells import best_cell
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.preferences import Preference
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """A sweep analysed. ``effects`` is effects.parquet; ``notes`` are sentences on what to mind when reading it."""
 
     sweep: Sweep
     effects: pd.DataFrame
     notes: Sequence[str] = ()
     preferences: Sequence[Preference] = ()
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """The main effects on the metric of the verdicts."""
+        return self.effects[self.effects["family"] == "primary"]
+
+    @cached_property
+    def best(self) -> dict[str, str]:
+        """The best cell; empty where none has a value."""
+        return best_cell(self.sweep)
 
 
 def exit_code(sweep: Sweep) -> int:
@@ -28,7 +41,7 @@ def exit_code(sweep: Sweep) -> int:
 
 def summary(report: Report) -> dict[str, Any]:
     """Return the answer as plain JSON values."""
-    sweep, effects = report.sweep, report.effects
+    sweep, table = report.sweep, report.effects
     return {
         "name": sweep.name,
         "question": sweep.question,
@@ -40,5 +53,5 @@ def summary(report: Report) -> dict[str, Any]:
             {key: value if value == value else None for key, value in asdict(preference).items()}
             for preference in report.preferences
         ],
-        "effects": effects.astype(object).where(effects.notna(), None).to_dict("records"),
+        "effects": table.astype(object).where(table.notna(), None).to_dict("records"),
     }

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -50,10 +50,12 @@ def _which_matter(sweep: Sweep, effects: pd.DataFrame) -> Markup:
         "undecided": Markup("{} remain{s} undecided"),
         "not estimable": Markup("{} cannot be estimated"),
     }
-    parts = [
-        forms[word].format(_joined(levels), s="s" if len(levels) == 1 else "", metric=name(metric.name), within=within)
-        for word, levels in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0]))
-    ]
+    parts = []
+    for word, levels in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0])):
+        *others, last = levels
+        listed = Markup(" and ").join([Markup(", ").join(others), last] if others else levels)
+        s = "s" if not others else ""
+        parts.append(forms[word].format(listed, s=s, metric=name(metric.name), within=within))
     return Markup("; ").join(parts) + Markup(".")
 
 
@@ -94,13 +96,7 @@ def _best_reaches(sweep: Sweep, best: Mapping[str, str], means: Mapping[str, flo
     )
 
 
-def _joined(parts: Sequence[Markup]) -> Markup:
-    if len(parts) < 2:
-        return Markup("").join(parts)
-    return Markup(", ").join(parts[:-1]) + Markup(" and ") + parts[-1]
-
-
-def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
+def beside_text(effects: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return what captions do to the verdict's metric and to every distance between distributions, side by side.
 
     LSD hardly sees what a caption changes (it compares single clips with their own targets); a distance between
@@ -109,8 +105,7 @@ def beside_text(effects: pd.DataFrame) -> list[dict[str, Any]]:
     rows = effects[(effects["factor"] == TEXT) & effects["with"].isna() & (effects["domain"] == "all")]
     rows = rows[(rows["family"] == "primary") | rows["metric"].map(str).map(is_distance).astype(bool)]
     rows = rows.sort_values(["level", "family"], key=lambda column: column != "primary", kind="stable")
-    keys = ["level", "baseline", "metric", "unit", "estimate", "low", "high", "p_adjusted", "verdict"]
-    return [dict(zip(keys, row, strict=True)) for row in rows[keys].astype(object).to_numpy().tolist()]
+    return rows.astype(object).to_dict("records")
 
 
 def dependences(sweep: Sweep, effects: pd.DataFrame) -> list[dict[str, Any]]:

@@ -7,15 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.cells import (
-    REFERENCES,
     baseline_cell,
-    best_cell,
+    levels_beside,
     means_beside,
-    paper_cell,
-    reference_rows,
-    runs_of,
-    step_change,
 )
+from orchestrator.analysis.contrasts import step_change
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.preferences import Preference
@@ -49,10 +45,14 @@ def render(report: Report) -> Group:
     sweep, effects = report.sweep, report.effects
     parts: list[RenderableType] = [_heading(sweep)]
     if len(sweep.runs):
-        parts += [_answer(sweep, effects), _verdicts(sweep, effects), *_beside_text(effects)]
-        if (effects["family"] == "ladder").any():
-            parts.append(_ladder(sweep, effects))
-        parts += [*_interactions(sweep, effects), _levels(sweep)]
+        sentences = answer(sweep, effects, report.best, means_beside(sweep, report.best))
+        parts.append(Text("\n" + " ".join(sentence.striptags() for sentence in sentences) + "\n", style="bold"))
+        parts += [_verdicts(report), *_beside_text(effects), *_ladder(report)]
+        for effect in dependences(sweep, effects):
+            contexts = ", ".join(f"{row['estimate']:+.3g} at {row['with']}" for row in effect["rows"])
+            change = f"{effect['factor']} {effect['baseline']} → {effect['level']}"
+            parts.append(Text(f"depends: {change} is {contexts}"))
+        parts.append(_levels(report))
     parts += map(_preference, report.preferences)
     parts += [Text(f"note: {note}") for note in (*sweep.notes, *report.notes)]
     return Group(*parts, *_lost(sweep), *_failing(sweep))
@@ -60,27 +60,18 @@ def render(report: Report) -> Group:
 
 def _heading(sweep: Sweep) -> Text:
     done, expected = len(sweep.valued), sweep.expected - len(sweep.unneeded)
-    text = Text()
-    text.append(f"{sweep.name}", style="bold")
+    text = Text().append(sweep.name, style="bold")
     if sweep.question:
         text.append(f": {sweep.question}")
     text.append(f"\n{'all' if done == expected else 'partial:'} {done} of {expected} replicates, ")
     text.append(f"{sweep.valued['seed'].nunique()} seeds. ")
-    for sentence in not_run(sweep):
-        text.append(f"{sentence}. ")
+    text.append("".join(f"{sentence}. " for sentence in not_run(sweep)))
     metric = sweep.metric
     delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
     text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
     if sweep.early_stopping.get("policy") == "asha":
         text.append("\nSearch mode (asha): made to pick a cell, not to compare factors.", style="bold")
     return text
-
-
-def _answer(sweep: Sweep, effects: pd.DataFrame) -> Text:
-    """Return the two sentences that the page begins with."""
-    best = best_cell(sweep)
-    sentences = answer(sweep, effects, best, means_beside(sweep, best))
-    return Text("\n" + " ".join(sentence.striptags() for sentence in sentences) + "\n", style="bold")
 
 
 def _beside_text(effects: pd.DataFrame) -> list[RenderableType]:
@@ -94,47 +85,31 @@ def _beside_text(effects: pd.DataFrame) -> list[RenderableType]:
     return [Text("text, side by side: " + "; ".join(parts) + "\n")]
 
 
-def _verdicts(sweep: Sweep, effects: pd.DataFrame) -> Table:
-    table = _effects_table(
-        f"What each factor does to {sweep.metric.name} (95 % interval: new seeds and clips)", "factor"
-    )
-    for _, row in effects[effects["family"] == "primary"].iterrows():
+def _verdicts(report: Report) -> Table:
+    metric = report.sweep.metric.name
+    table = _effects_table(f"What each factor does to {metric} (95 % interval: new seeds and clips)", "factor")
+    for _, row in report.primary.iterrows():
         name, change = f"{row['factor']}:", f"{row['baseline']} → {row['level']}"
         _add_effect(table, f"{name} {change}" if len(name) + len(change) < FACTOR else f"{name}\n{change}", row)
     return table
 
 
-def _ladder(sweep: Sweep, effects: pd.DataFrame) -> Table:
-    steps = {step.step: step for step in sweep.ladder}
-    table = _effects_table(f"The ladder, step by step ({sweep.metric.name})", "step")
-    for _, row in effects[effects["family"] == "ladder"].iterrows():
-        _, changed = step_change(sweep, steps[row["level"]])
+def _ladder(report: Report) -> list[RenderableType]:
+    steps = {step.step: step for step in report.sweep.ladder}
+    table = _effects_table(f"The ladder, step by step ({report.sweep.metric.name})", "step")
+    for _, row in report.effects[report.effects["family"] == "ladder"].iterrows():
+        _, changed = step_change(report.sweep, steps[row["level"]])
         _add_effect(table, f"{row['baseline']} → {row['level']}  {cell_name(changed)}", row)
-    return table
+    return [table] if table.row_count else []
 
 
-def _interactions(sweep: Sweep, effects: pd.DataFrame) -> list[RenderableType]:
-    """Return a warning for every factor whose effect depends on another one, with its effect in each context."""
-    lines: list[RenderableType] = []
-    for effect in dependences(sweep, effects):
-        contexts = ", ".join(f"{row['estimate']:+.3g} at {row['with']}" for row in effect["rows"])
-        lines.append(Text(f"depends: {effect['factor']} {effect['baseline']} → {effect['level']} is {contexts}"))
-    return lines
-
-
-def _table(title: str, collapse_padding: bool = False) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        box=box.SIMPLE_HEAD,
-        collapse_padding=collapse_padding,
-    )
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
 
 
 def _effects_table(title: str, first: str) -> Table:
-    table = _table(title, collapse_padding=True)
+    table = _table(title)
+    table.collapse_padding = True
     table.add_column(first, max_width=FACTOR, overflow="fold")
     for name in ("effect", "95 % interval", "p adj"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -159,25 +134,18 @@ def _add_effect(table: Table, name: str, row: "pd.Series") -> None:
     )
 
 
-def _levels(sweep: Sweep) -> Table:
+def _levels(report: Report) -> Table:
     """Return what the metric is worth: trivial answers, the ladder's cells, the best cell untrained and trained."""
+    sweep, best = report.sweep, report.best
     names = sorted({"lsd", "lsd_hf", sweep.metric.name} & {metric.name for metric in sweep.metrics})
     table = _table("Beside trivial answers (mean over clips and seeds)")
     table.add_column("what", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    best = best_cell(sweep)
     cells = {f"step {step.step}": step.levels for step in sweep.ladder} or {"all at baseline": baseline_cell(sweep)}
-    cells |= {f"best cell: {cell_name(best)}": best} if best else {}
-    if paper := paper_cell(sweep):
-        cells[f"the paper's choices: {cell_name(paper)}"] = paper
-    rows = [(title, reference_rows(sweep, subject, best)) for subject, title in REFERENCES.items()]
-    rows += [(f"trained, {title}", runs_of(sweep, levels)) for title, levels in cells.items()]
-    for title, found in rows:
-        if len(found):
-            table.add_row(
-                Text(title), *(number(found[name].mean() if name in found else None, ".4g") for name in names)
-            )
+    for title, levels, runs in levels_beside(sweep, best, cells):
+        named = f"{title}: {cell_name(levels)}" if levels and title.removeprefix("trained, ") not in cells else title
+        table.add_row(Text(named), *(number(mean, ".4g") for mean in runs.reindex(columns=names).mean()))
     return table
 
 

@@ -12,7 +12,7 @@ from orchestrator.proxies import spare_this_machine
 from orchestrator.sweep_folder.paths import sqlite_file
 from orchestrator.sweep_folder.redact import redact
 from orchestrator.tracking.mlflow_internals import move_artifacts, stop_database_retries
-from orchestrator.tracking.offsets import Offsets
+from orchestrator.tracking.points import Offsets
 from sagasr.io.errors import ConfigError
 
 TIMEOUT_S = 10  # of one request
@@ -84,13 +84,11 @@ def check_server(plan: Plan) -> str:
         denied = status_code(error) in DENIED
         if not denied and Offsets(plan.paths, plan.tracking_uri).runs:
             return f"tracking: {redact(plan.tracking_uri)} is away ({reason_of(error)}); what it misses is sent later"
-        remedy = (
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            if denied
-            else f"install {error.name}"
-            if isinstance(error, ImportError)
-            else "start MLflow there, or name another; with none named, a sqlite file in the storage keeps the runs"
-        )
+        remedy = "start MLflow there, or name another; with none named, a sqlite file in the storage keeps the runs"
+        if denied:
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        elif isinstance(error, ImportError):
+            remedy = f"install {error.name}"
         raise ConfigError(
             f"{plan.tracking_named} {redact(plan.tracking_uri)}: cannot be used ({reason_of(error)}); {remedy}"
         ) from error
@@ -119,19 +117,17 @@ def find_experiment(client: Any, plan: Plan) -> str:
 def search_runs(client: Any, experiment: str, kind: str) -> list[Any]:
     """Return all runs of an experiment of a kind, ``replicate`` or ``sweep``, oldest first."""
     runs: list[Any] = []
-    token = None
-    while True:
+    page = None
+    while page is None or page.token:
         page = client.search_runs(
             [experiment],
             f"tags.`sagasr.kind` = '{kind}'",
             max_results=1_000,
             order_by=["start_time ASC"],
-            page_token=token,
+            page_token=page.token if page else None,
         )
         runs += page
-        token = page.token
-        if not token:
-            return runs
+    return runs
 
 
 def reason_of(error: Exception) -> str:

@@ -1,13 +1,19 @@
-"""From a trial's journal to the points of MLflow's curves. Pure, but for the reading of the trial's folder."""
+"""From a trial's journal to the points of MLflow's curves, and ``.tracking.json``: what a server has of them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.redact import redact
 from orchestrator.sweep_folder.trial_marks import committed_step
 from sagasr.io.errors import SagasrError
+from sagasr.io.files import read_json, write_json
 from sagasr.io.states import State
 from sagasr.training.trial_log import History, Status, read_status
+
+logger = logging.getLogger(__name__)
 
 
 class Point(NamedTuple):
@@ -25,42 +31,37 @@ def read_trial(folder: Path) -> tuple[Status | None, list[Mapping[str, Any]]]:
         status = read_status(folder)
     except SagasrError:
         return None, []
-    return (status, committed(list(History(folder)), status, folder)) if status else (None, [])
-
-
-def committed(records: Sequence[Mapping[str, Any]], status: Status, folder: Path) -> list[Mapping[str, Any]]:
-    """Return the records that no resume will drop: those up to the newest checkpoint, all once the trial has ended."""
-    if status.state.final:
-        return list(records)
-    newest = committed_step(folder)
-    return [record for record in records if record["step"] <= newest] if newest > 0 else []
+    if status is None:
+        return None, []
+    records: list[Mapping[str, Any]] = list(History(folder))
+    if not status.state.final:  # a resume will drop what no checkpoint holds
+        newest = committed_step(folder)
+        records = [record for record in records if record["step"] <= newest] if newest > 0 else []
+    return status, records
 
 
 def curves(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
-    """Return all points of one replicate. A name and step that a repair left twice keeps its first value."""
-    points = [*points_of(records, variant)]
-    if status.state is State.DONE:
-        points += final_points(records, variant, status)
-    return list({(point.name, point.step): point for point in reversed(points)}.values())[::-1]
+    """Return all points of one replicate: those of the shared training, and those of its own variant.
 
-
-def points_of(records: Sequence[Mapping[str, Any]], variant: str) -> Iterator[Point]:
-    """Yield the points of one replicate: those of the shared training, and those of its own variant."""
-    for record in records:
-        if record.get("variant", variant) == variant:
-            for name, value in record["metrics"].items():
-                yield Point(name, float(value), milliseconds(record["time"]), int(record["step"]))
-
-
-def final_points(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
-    """Return the last scores of a finished replicate under their names in the results table, and what it cost."""
+    A finished one also has its last scores, under their names in the results table, and what it cost. A name and step
+    that a repair left twice keeps its first value.
+    """
+    rows = [
+        (name, value, record)
+        for record in records
+        if record.get("variant", variant) == variant
+        for name, value in record["metrics"].items()
+    ]
     own = [record for record in records if record.get("variant") == variant]
-    if not own:
-        return []
-    last = own[-1]
-    scores = {name.removeprefix("val/"): value for name, value in last["metrics"].items()}
-    scores |= {"wall_seconds": status.wall_seconds, "gpu_seconds": status.gpu_seconds}
-    return [Point(name, float(value), milliseconds(last["time"]), int(last["step"])) for name, value in scores.items()]
+    if own and status.state is State.DONE:
+        scores = {name.removeprefix("val/"): value for name, value in own[-1]["metrics"].items()}
+        scores |= {"wall_seconds": status.wall_seconds, "gpu_seconds": status.gpu_seconds}
+        rows += [(name, value, own[-1]) for name, value in scores.items()]
+    points: dict[tuple[str, int], Point] = {}
+    for name, value, record in rows:
+        point = Point(name, float(value), milliseconds(record["time"]), int(record["step"]))
+        points.setdefault((name, point.step), point)
+    return list(points.values())
 
 
 def last_of(points: Iterable[Point]) -> dict[str, list[float]]:
@@ -80,3 +81,38 @@ def unsent(points: Iterable[Point], sent: Mapping[str, Sequence[float]]) -> list
 def milliseconds(seconds: float) -> int:
     """Return a time as MLflow keeps it."""
     return int(seconds * 1_000)
+
+
+class Offsets:
+    """What one tracking server has, an entry per replicate. Losing the file only costs time.
+
+    An entry holds the ``run``, the last step and value that was ``sent`` of each curve, whether it has its ``params``,
+    and the ``state`` it ended in. Where ``sent`` is missing, nobody knows what arrived, and the server is asked.
+    """
+
+    def __init__(self, paths: SweepPaths, uri: str) -> None:
+        self.path, self.uri = paths.tracking, redact(uri)
+        self.runs: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        try:
+            tree = read_json(self.path) if self.path.exists() else {}
+            if tree.get("uri") == self.uri:
+                self.runs = {replicate: dict(entry) for replicate, entry in tree["runs"].items()}
+        except (SagasrError, AttributeError, KeyError, TypeError, ValueError):
+            logger.debug("%s is broken; the server is asked what it has", self.path)
+
+    def of(self, replicate: str) -> dict[str, Any]:
+        """Return the entry of a replicate, empty where it has none."""
+        return self.runs.get(replicate, {})
+
+    def set(self, replicate: str, entry: dict[str, Any]) -> None:
+        """Replace the entry of a replicate."""
+        if entry != self.runs.get(replicate):
+            self.runs = {**self.runs, replicate: entry}  # another thread may be reading
+            self._changed = True
+
+    def save(self) -> None:
+        """Write the file, if something changed."""
+        if self._changed:
+            write_json(self.path, {"uri": self.uri, "runs": self.runs})
+            self._changed = False

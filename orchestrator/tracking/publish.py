@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.tables import has_levels
 from orchestrator.plan.plan import Plan
 from orchestrator.sweep_folder.redact import plain
 from orchestrator.tracking.client import connect, reason_of, search_runs
@@ -48,9 +49,7 @@ def to_compare(replicates: pd.DataFrame, cells: Sequence[Mapping[str, str]]) -> 
     """Return the finished replicate of each cell with the first seed that it has, each once."""
     names: list[str] = []
     for levels in cells:
-        rows = replicates
-        for factor, level in levels.items():
-            rows = rows[rows["@" + factor] == level]
+        rows = replicates[has_levels(replicates, levels)]
         if len(rows) and "replicate" in rows and (name := str(rows["replicate"].iloc[0])) not in names:
             names.append(name)
     return names
@@ -60,11 +59,11 @@ def _effect_metrics(effects: pd.DataFrame, milliseconds: int) -> list[Any]:
     """Return the main effects and their intervals as metrics; their names hold only what MLflow allows."""
     from mlflow.entities import Metric
 
-    metrics = []
     rows = effects[(effects["family"] == "primary") & (effects["domain"] == "all")]
-    for row in rows.to_dict("records"):
-        name = re.sub(r"[^\w./ -]+", "_", f"effect/{row['factor']}/{row['level']}")[:200]
-        for suffix, key in (("", "estimate"), ("/low", "low"), ("/high", "high")):
-            if row[key] == row[key]:
-                metrics.append(Metric(name + suffix, float(row[key]), milliseconds, 0))
-    return metrics
+    names = [re.sub(r"[^\w./ -]+", "_", f"effect/{row.factor}/{row.level}")[:200] for row in rows.itertuples()]
+    return [
+        Metric(name + suffix, value, milliseconds, 0)
+        for suffix, key in (("", "estimate"), ("/low", "low"), ("/high", "high"))
+        for name, value in zip(names, rows[key].tolist(), strict=True)
+        if value == value
+    ]

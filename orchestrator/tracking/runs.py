@@ -3,6 +3,7 @@
 import logging
 import platform
 import subprocess
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 from orchestrator.plan.plan import Plan, Replicate, Trial
 from orchestrator.sweep_folder.redact import plain
 from orchestrator.tracking.client import connect, find_experiment, search_runs
-from orchestrator.tracking.offsets import Offsets
-from orchestrator.tracking.points import Point, milliseconds
+from orchestrator.tracking.points import Offsets, Point, milliseconds
 from sagasr.io.fingerprint import short
 from sagasr.io.machine import cpus_here
 
@@ -32,13 +32,15 @@ class SweepRuns:
         self.client = connect(plan.tracking_uri)
         self.experiment = find_experiment(self.client, plan)
         self._runs: dict[str, str] = {}
-        runs_of: dict[str, list[Any]] = {}
+        runs_of = defaultdict(list)
         for run in search_runs(self.client, self.experiment, "replicate"):
-            runs_of.setdefault(run.data.tags["sagasr.replicate"], []).append(run)
+            runs_of[run.data.tags["sagasr.replicate"]].append(run)
         for replicate, runs in runs_of.items():
-            run = self._only(runs, offsets.of(replicate).get("run"))
+            entry = offsets.of(replicate)
+            run = self._only(runs, entry.get("run"))
             self._runs[replicate] = run.info.run_id
-            if not offsets.agrees(replicate, run):
+            sent = {name: value for name, (_, value) in entry.get("sent", {}).items()}
+            if entry.get("run") != run.info.run_id or sent != run.data.metrics:  # the server has something else
                 offsets.set(replicate, {"run": run.info.run_id})
         parent = self._find_parent()
         self.parent = str(parent.info.run_id)

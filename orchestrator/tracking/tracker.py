@@ -10,18 +10,16 @@ the next time. Each point arrives once:
   step that was trained again after its answer was lost has another time.
 """
 
+import io
 import logging
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.plan.plan import Plan, Replicate, Trial
 from orchestrator.sweep_folder.redact import plain, redact_tree
 from orchestrator.tracking.client import is_refusal, reason_of
-from orchestrator.tracking.offsets import Offsets
-from orchestrator.tracking.points import curves, last_of, milliseconds, read_trial, unsent
+from orchestrator.tracking.points import Offsets, curves, last_of, milliseconds, read_trial, unsent
 from orchestrator.tracking.runs import NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH, SweepRuns
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
@@ -32,12 +30,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 5.0  # seconds between two passes over the journals
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)  # waits after the first, second, … failure in a row
 BATCH = 900  # metrics in one request; with the parameters below MLflow's limit of 1,000
-RUN_STATUS = {
-    State.DONE: "FINISHED",
-    State.FAILED: "FAILED",
-    State.STOPPED: "KILLED",
-    State.INTERRUPTED: "KILLED",
-}
+RUN_STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.STOPPED: "KILLED", State.INTERRUPTED: "KILLED"}
 
 
 class Undelivered(NamedTuple):
@@ -75,8 +68,7 @@ class Tracker:
 
     def close(self, complete: bool = True, timeout_s: float = 60.0) -> Undelivered:
         """Send what is left, waiting at most ``timeout_s``, and return what could not be sent."""
-        self._complete = complete
-        self._closing = True
+        self._complete, self._closing = complete, True
         self._wake.set()
         self._thread.join(timeout_s)
         return self.undelivered()
@@ -132,7 +124,8 @@ class Tracker:
     def _follow_trial(self, runs: SweepRuns, trial: Trial) -> Exception | None:
         """Send what is new of one trial. Returns what the server refused of a replicate; the others are sent still."""
         folder = self.plan.paths.trial(trial.id)
-        stamp = tuple(_modified(folder / name) for name in ("status.json", "history.jsonl", "checkpoints", "scores"))
+        files = (folder / name for name in ("status.json", "history.jsonl", "checkpoints", "scores"))
+        stamp = tuple(path.stat().st_mtime if path.exists() else 0.0 for path in files)
         if stamp == self._seen.get(trial.id):
             return None
         status, records = read_trial(folder)
@@ -144,7 +137,8 @@ class Tracker:
                 run = runs.of(trial, row, status.started)
                 self._send_points(runs, run, row, status, records)
             except Exception as error:
-                self._offsets.doubt(row.id)
+                if before := self._offsets.of(row.id).get("run"):
+                    self._offsets.set(row.id, {"run": before})  # nobody knows what arrived
                 if not is_refusal(error):
                     raise
                 refusal = error
@@ -189,46 +183,31 @@ class Tracker:
             return
         if status.state.final:
             self._send_files(runs, run, trial, row)
-            if status.devices:
-                devices = "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices)
-                runs.client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
-            if status.reason:
-                runs.client.set_tag(run, "sagasr.reason", plain(status.reason, TAG_LENGTH))
+            devices = "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices)
+            for tag, value in (("sagasr.device", devices), ("sagasr.reason", status.reason)):
+                if value:
+                    runs.client.set_tag(run, tag, plain(value, TAG_LENGTH))
         if status.state in RUN_STATUS:
             runs.client.set_terminated(run, RUN_STATUS[status.state], milliseconds(status.updated))
         self._offsets.set(row.id, {**entry, "state": status.state})
 
     def _send_files(self, runs: SweepRuns, run: str, trial: Trial, row: Replicate) -> None:
-        paths = self.plan.paths
+        from PIL import Image
+
+        from orchestrator.report.listening import triptych
+
+        folder = self.plan.paths.of(trial.id)
         evaluation = next(variant.evaluation for variant in trial.variants if variant.id == row.variant)
         config = trial.config.model_dump(mode="json") | {"evaluation": evaluation.model_dump(mode="json")}
         runs.client.log_dict(run, redact_tree(config), "config.json")
-        for audio in sorted(paths.of(trial.id).audio(row.variant).glob("*.flac")):
+        for audio in sorted(folder.audio(row.variant).glob("*.flac")):
             runs.client.log_artifact(run, str(audio), "audio")
-            low, high = (paths.of(trial.id).audio(kind) / audio.name for kind in ("low", "high"))
-            _send_spectrograms(runs.client, run, low, audio, high)
-        log = paths.of(trial.id).log()
-        if log.exists():
-            runs.client.log_artifact(run, str(log))
-
-
-def _send_spectrograms(client: Any, run: str, low: Path, audio: Path, high: Path) -> None:
-    """Send the spectrograms of low input, answer and high side by side, where all three can be read."""
-    from orchestrator.report.spectrogram import triptych
-
-    try:
-        picture = triptych(low, audio, high)
-    except (SagasrError, OSError) as error:
-        logger.debug("no spectrogram of %s: %s", audio, error)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{audio.stem}.png"
-        path.write_bytes(picture)
-        client.log_artifact(run, str(path), "spectrograms")
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+            low, high = (folder.audio(kind) / audio.name for kind in ("low", "high"))
+            try:
+                picture = Image.open(io.BytesIO(triptych(low, audio, high)))
+            except (SagasrError, OSError) as error:
+                logger.debug("no spectrogram of %s: %s", audio, error)
+                continue
+            runs.client.log_image(run, picture, f"spectrograms/{audio.stem}.png")
+        if folder.log().exists():
+            runs.client.log_artifact(run, str(folder.log()))

@@ -4,6 +4,7 @@ Generated learning curves of a 2^4 grid go through the estimator and the decisio
 must land in its band, and stopping trials on their values (ASHA, plateaus) must fail, or this would prove nothing.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,11 +13,13 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from orchestrator.analysis.design_matrix import Array, Fit, fit, pairs
+from orchestrator.analysis.design_matrix import Array, Fit, fit
 from orchestrator.analysis.group_sequential import Contrast, Look, Rule, decide, e_value
 from orchestrator.sweep_folder.json_files import Spending
 from tests.simulation.bands import CELLS, FACTORS, Check
 from tests.simulation.controls import asha, plateau_values
+
+PAIRS = list(itertools.combinations(range(len(FACTORS)), 2))
 
 SEEDS, STEPS, DELTA, ALPHA = 6, 27, 0.03, 0.05
 RUNGS = (3, 9)
@@ -79,7 +82,7 @@ def grid_fit(seeds: int) -> Fit:
     """Return the estimator that sweeps use, on ``seeds`` blocks of the grid."""
     codes = np.tile(CELLS, (seeds, 1)).astype(np.int64)
     blocks = np.repeat(np.arange(seeds), len(CELLS)).astype(np.int64)
-    return fit(codes, (2,) * len(FACTORS), blocks, [(i,) for i in range(len(FACTORS))], pairs(range(len(FACTORS))))
+    return fit(codes, (2,) * len(FACTORS), blocks, [(i,) for i in range(len(FACTORS))], PAIRS)
 
 
 def estimate(values: Array, seeds: int) -> tuple[Array, Array, int]:
@@ -193,8 +196,8 @@ def _finishers(final: Array, finished: np.ndarray) -> Answers:
     mains = [(i,) for i in range(len(FACTORS))]
     for one, kept in enumerate(finished):
         block = np.unique(seeds[kept], return_inverse=True)[1].astype(np.int64)
-        fitted = fit(codes[kept], (2,) * len(FACTORS), block, mains, pairs(range(len(FACTORS))))
-        if fitted.df < 1 or not all(fitted.estimable({main: np.array([2.0])}) for main in mains):
+        fitted = fit(codes[kept], (2,) * len(FACTORS), block, mains, PAIRS)
+        if fitted.df < 1 or any(fitted.weights({main: np.array([2.0])}) is None for main in mains):
             value[one] = np.nan
     nothing = np.zeros_like(value)
     return Answers(value, value, value, nothing, nothing, np.zeros(len(final)))

@@ -1,6 +1,5 @@
 """Training and validation over the steps, and when each factor acts."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from orchestrator.analysis.design_matrix import Array
-from orchestrator.analysis.estimates import EffectCurve, effect_curves
+from orchestrator.analysis.estimates import effect_curves
 from orchestrator.analysis.load import Sweep
-from orchestrator.report.charts import NOTHING, NUM_SERIES, Axis, Plot, axis, grid, line, path, polylines, svg, uprights
+from orchestrator.analysis.tables import numbers
+from orchestrator.report.charts import NOTHING, NUM_SERIES, Axis, Plot, axis, grid, line, path, polylines, svg
 from orchestrator.report.cost import hours_per_step
 from orchestrator.report.page_data import PageData
 
@@ -33,8 +32,7 @@ class Curve:
 
 def curves_section(data: PageData) -> dict[str, Any]:
     """Return panels of training and validation, and of each main effect over the training."""
-    runs = data.sweep.runs
-    on_gpus = "gpu_seconds" in runs and pd.to_numeric(runs["gpu_seconds"], errors="coerce").gt(0).any()
+    on_gpus = numbers(data.sweep.runs, "gpu_seconds").gt(0).any()
     return {
         "curves": _panels(data),
         "courses": _effect_panels(data.sweep),
@@ -45,9 +43,7 @@ def curves_section(data: PageData) -> dict[str, Any]:
 def _panels(data: PageData) -> list[Plot]:
     """Return panels of training and validation on one axis of steps; each training once where variants share it."""
     path = data.paths.table("curves")
-    if not path.exists():
-        return []
-    table = pq.read_table(path).to_pandas()
+    table = pq.read_table(path).to_pandas() if path.exists() else pd.DataFrame()
     if table.empty or not {"replicate", "step", "metric", "value"} <= set(table):
         return []
     table["replicate"] = table["replicate"].astype(str)
@@ -81,7 +77,10 @@ def _lines(sweep: Sweep, rows: pd.DataFrame, known: pd.DataFrame, pace: Mapping[
 
 
 def _effect_panels(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return a panel for each main effect over the training, on one scale of steps and one of effects."""
+    """Return a panel for each main effect over the training: its line, its interval as a band, the line of no effect.
+
+    All have one scale of steps and one of effects.
+    """
     curves = effect_curves(sweep)
     if not curves:
         return []
@@ -90,7 +89,19 @@ def _effect_panels(sweep: Sweep) -> list[dict[str, Any]]:
     ends = np.concatenate([end for curve in curves for end in (curve.low, curve.high)])
     reach = 4 * float(np.abs(values).max() or 1.0)
     y = axis([0.0, *values, *np.clip(ends[np.isfinite(ends)], -reach, reach)], 4)
-    return [{"factor": curve.factor, "level": curve.level, "plot": _effect_panel(curve, x, y)} for curve in curves]
+    zero = line(0, round(100 - y.at(0.0), 2), 100, round(100 - y.at(0.0), 2), "zero")
+    panels = []
+    for curve in curves:
+        low, high, middle = (
+            _places(pd.Series(end, index=curve.steps).dropna(), x, y) for end in (curve.low, curve.high, curve.estimate)
+        )
+        corners = " ".join(f"{place:g},{round(100 - height, 2):g}" for place, height in [*high, *low[::-1]])
+        interval = Markup('<polygon points="{}" class="interval"/>').format(corners)
+        compared, title = curve.comparison, curve.comparison.contrast
+        label = f"{title} over training steps, from {curve.estimate[0]:+.3g} to {curve.estimate[-1]:+.3g}"
+        drawing = svg(label, 170, [*grid(x, y), polylines([interval, path(middle, "mean s0")]), zero], "course")
+        panels.append({"factor": compared.factor, "level": compared.level, "plot": Plot(title, drawing, x, y)})
+    return panels
 
 
 def _curve_panel(
@@ -101,9 +112,8 @@ def _curve_panel(
     Means stop at the last step that all lines of the level share. Scale: the middle 99 % of the values, so that one
     divergence hides nothing. Where ``hours`` is given, each line says how to move to that axis: scale, then shift.
     """
-    lines = [(one, _thinned(one.table)) for one in curves if len(one.table) > 1]
+    lines = [(curve, _thinned(curve.table)) for curve in curves if len(curve.table) > 1]
     values = np.concatenate([points.to_numpy() for _, points in lines]) if lines else np.zeros(0)
-    values = values[np.isfinite(values)]
     if not len(values):
         return None
     low, high = np.quantile(values, [0.0, 0.995])
@@ -112,30 +122,30 @@ def _curve_panel(
         path(
             _places(points, x, y),
             "thin",
-            Markup('data-levels="{}" {}').format(" ".join(map(str, one.levels)), _moved(one.hours, x, hours)),
-            one.name,
+            Markup('data-levels="{}" {}').format(" ".join(map(str, curve.levels)), _moved(curve.hours, x, hours)),
+            curve.name,
         )
-        for one, points in lines[:MAX_LINES]
+        for curve, points in lines[:MAX_LINES]
     ]
     means = []
     for index, names in enumerate(factors):
         group = []
         for level, name in enumerate(names):
-            mine = [(one, points) for one, points in lines if one.levels[index] == level]
-            if mine:
-                shared = pd.concat([points for _, points in mine], axis=1, join="inner").mean(axis=1)
-                paces = [one.hours for one, _ in mine if one.hours]
+            at_level = [(curve, points) for curve, points in lines if curve.levels[index] == level]
+            if at_level:
+                shared = pd.concat([points for _, points in at_level], axis=1, join="inner").mean(axis=1)
+                paces = [curve.hours for curve, _ in at_level if curve.hours]
                 move = _moved(float(np.mean(paces)) if paces else None, x, hours)
                 group.append(path(_places(shared, x, y), f"mean s{level % NUM_SERIES}", move, name))
-        means.append(Markup('<g class="means" data-factor="{}">{}</g>').format(index, Markup("").join(group)))
+        means.append(Markup('<g class="means" data-factor="{}">{}</g>').format(index, NOTHING.join(group)))
     left = len(lines) - MAX_LINES
     note = f"{MAX_LINES} of {len(lines)} trainings are drawn thin; the means hold all." if left > 0 else ""
     label = f"{title} over training steps, {len(lines)} trainings; values are in the tables"
-    scales = uprights(x, "grid")
+    scales = grid(x, None)
     if hours is not None:
         form = '<g data-axis="{}" style="{}">{}</g>'
-        drawn_at = [("steps", "", scales), ("hours", "display:none", uprights(hours, "grid"))]
-        scales = [Markup(form).format(name, style, Markup("").join(lines_)) for name, style, lines_ in drawn_at]
+        drawn_at = [("steps", "", scales), ("hours", "display:none", grid(hours, None))]
+        scales = [Markup(form).format(name, style, NOTHING.join(lines_)) for name, style, lines_ in drawn_at]
     drawn = svg(label, 240, [*scales, *grid(None, y), polylines([*thin, *means])], "curves")
     return Plot(title, drawn, x, y, note=note, other_x=hours)
 
@@ -150,30 +160,11 @@ def _moved(pace: float | None, x: Axis, hours: Axis | None) -> Markup:
     return Markup('data-hours="{:.6g} {:.6g}"').format(scale, shift)
 
 
-def _effect_panel(curve: EffectCurve, x: Axis, y: Axis) -> Plot:
-    """Return one effect over the steps: a line, its interval as a band, and the line of no effect."""
-
-    def points(values: Array) -> list[tuple[float, float]]:
-        pairs = zip(curve.steps, values, strict=True)
-        return [(x.at(step), y.at(value)) for step, value in pairs if not math.isnan(value)]
-
-    outline = [*points(curve.high), *points(curve.low)[::-1]]
-    corners = " ".join(f"{place:g},{round(100 - height, 2):g}" for place, height in outline)
-    interval = Markup('<polygon points="{}" class="interval"/>').format(corners)
-    zero = line(0, round(100 - y.at(0.0), 2), 100, round(100 - y.at(0.0), 2), "zero")
-    drawing = [*grid(x, y), polylines([interval, path(points(curve.estimate), "mean s0")]), zero]
-    ends = f"from {curve.estimate[0]:+.3g} to {curve.estimate[-1]:+.3g}"
-    return Plot(curve.contrast, svg(f"{curve.contrast} over training steps, {ends}", 170, drawing, "course"), x, y)
-
-
 def _thinned(table: pd.DataFrame) -> pd.Series:
     """Return the finite values by step, the last of each step, as many as are drawn."""
-    steps, values = table["step"].to_numpy(float), table["value"].to_numpy(float)
-    order = np.flatnonzero(np.isfinite(values))[np.argsort(steps[np.isfinite(values)], kind="stable")]
-    order = order[np.diff(steps[order], append=np.inf) > 0]
-    if len(order) > MAX_POINTS:
-        order = order[np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))]
-    return pd.Series(values[order], index=steps[order])
+    points = table[np.isfinite(table["value"])].groupby("step")["value"].last()
+    places = np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS))
+    return pd.Series(points.iloc[places.round().astype(int)])
 
 
 def _places(points: pd.Series, x: Axis, y: Axis) -> list[tuple[float, float]]:

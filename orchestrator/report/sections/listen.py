@@ -27,28 +27,29 @@ def heard(data: PageData, clips: Sequence[pd.DataFrame], max_bytes: int) -> List
 
 def _versions(data: PageData) -> list[Version]:
     """Return low, high, baseline, best cell, ladder, then the other cells, of the first seed."""
-    versions = [Version("low input", "low", "low"), Version("high (target)", "high", "high")]
-    rows = [
-        row
-        for row in data.replicates.to_dict("records")
-        if PLAIN.fullmatch(str(row["replicate"])) and (data.paths.audio / str(row["replicate"])).is_dir()
-    ]
     first = [baseline_cell(data.sweep), data.best, *(step.levels for step in data.sweep.ladder)]
-    factors = data.sweep.factors
-    names = [cell_name({factor.name: cell.get(factor.name, "") for factor in factors}) for cell in first]
-    place = {name: names.index(name) for name in names}
-    cells: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: place.get(data.name_of(row), len(names))):
-        cells.setdefault(data.name_of(row), str(row["replicate"]))
-    return versions + [Version(name, "cell", replicate) for name, replicate in cells.items()]
+    cells = dict.fromkeys(map(cell_name, filter(None, first)), "")
+    for row in data.replicates.to_dict("records"):
+        replicate, name = str(row["replicate"]), data.name_of(row)
+        if not cells.get(name) and PLAIN.fullmatch(replicate) and (data.paths.audio / replicate).is_dir():
+            cells[name] = replicate
+    versions = [Version("low input", "low", "low"), Version("high (target)", "high", "high")]
+    return versions + [Version(name, "cell", replicate) for name, replicate in cells.items() if replicate]
 
 
 def takes(data: PageData, played: ListeningSet) -> list[dict[str, Any]]:
     """Return for each clip and version what the page shows beside the sound, and the sound itself."""
-    rows = _clip_rows(data, [clip.name for clip in played.clips])
-    scores = {(row["replicate"], row["clip"]): row for row in rows} | _input_scores(data)
+    sweep, rows, scores = data.sweep, [], {}
+    if sweep.clips is not None and "replicate" in sweep.runs:
+        replicates = sweep.runs["replicate"].astype(str).to_numpy()[sweep.clips["row"]]
+        clips = sweep.clips.assign(clip=sweep.clips["clip"].astype(str), replicate=replicates)
+        rows = records(clips[clips["clip"].isin([clip.name for clip in played.clips])])
+        scores = {(row["replicate"], row["clip"]): row for row in rows}
+    if (references := sweep.references) is not None and {"subject", "clip"} <= set(references):
+        inputs = references[references["subject"] == "low"].drop_duplicates("clip")
+        scores |= {("low", str(row["clip"])): row for row in records(inputs)}
     domains = {row["clip"]: str(row.get("domain") or "") for row in rows}
-    metrics = [metric for metric in data.sweep.metrics if metric.name in {data.sweep.metric.name, "seam"}]
+    metrics = [metric for metric in sweep.metrics if metric.name in {sweep.metric.name, "seam"}]
     articles = []
     for clip in played.clips:
         shown = []
@@ -65,22 +66,3 @@ def takes(data: PageData, played: ListeningSet) -> list[dict[str, Any]]:
             )
         articles.append({"clip": clip, "domain": domains.get(clip.name, ""), "takes": shown})
     return articles
-
-
-def _clip_rows(data: PageData, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the scores of these clips, with the replicate of each."""
-    sweep = data.sweep
-    if sweep.clips is None or "replicate" not in sweep.runs:
-        return []
-    clips = sweep.clips[sweep.clips["clip"].astype(str).isin(names)]
-    replicates = sweep.runs["replicate"].to_numpy()[clips["row"]]
-    return records(clips.assign(clip=clips["clip"].astype(str), replicate=replicates.astype(str)))
-
-
-def _input_scores(data: PageData) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the scores of the low input, by the folder of its recordings and by clip."""
-    rows = data.sweep.references
-    if rows is None or not {"subject", "clip"} <= set(rows):
-        return {}
-    rows = rows[rows["subject"] == "low"].drop_duplicates("clip")
-    return {("low", str(row["clip"])): row for row in records(rows)}

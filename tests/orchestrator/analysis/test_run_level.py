@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.analysis.derived_metrics import shared_curves
 from orchestrator.analysis.diagnostics import failure_rates
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.load import read_sweep
+from orchestrator.analysis.metrics import shared_curves
 from tests.orchestrator.sweep_folders import TWO, noisy_grid, primary, with_clips, write_sweep
 
 

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan, write_plan
-from orchestrator.report.spectrogram import triptych
+from orchestrator.report.listening import triptych
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.mlflow_internals import links
 from orchestrator.tracking.publish import publish, to_compare

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import make_plan, write_plan
 from orchestrator.tracking.client import check_server, connect
-from orchestrator.tracking.offsets import Offsets
+from orchestrator.tracking.points import Offsets
 from orchestrator.tracking.tracker import Tracker
 from sagasr.io.errors import ConfigError
 from sagasr.training.trial_log import Device, History
