@@ -136,8 +136,8 @@ def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
 
 
 def _print_scores(out: Path) -> None:
-    from sagasr.evaluation.prediction import summary
     from sagasr.evaluation.score_files import read_distances, read_scores
+    from sagasr.evaluation.validation_set import summary
 
     distances = read_distances(out, "default")
     for subject, scores in read_scores(out, "default").items():

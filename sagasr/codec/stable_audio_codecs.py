@@ -17,7 +17,7 @@ from sagasr.config.settings import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_text
 from sagasr.published.stable_audio import load_stock, without_output
-from sagasr.published.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
+from sagasr.published.weights import Fit, Weights, check_fit, copy_weights, fit, open_weights, shapes_of
 
 STABLE_AUDIO_REMEDY = (
     f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
@@ -61,8 +61,7 @@ def check_autoencoder(checkpoint: Path, config: Path) -> None:
 def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
     weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
     fitted = fit("autoencoder", shapes_of(autoencoder), weights)
-    if problem := problem_of(fitted, weights, STABLE_AUDIO_REMEDY):
-        raise DataError(problem)
+    check_fit(fitted, weights, STABLE_AUDIO_REMEDY)
     return fitted, weights
 
 

@@ -6,9 +6,8 @@ sound like the material, rather than like their average. With n windows it is to
 on each side, more with more dimensions: compare only at equal n, as within a sweep, where all score the same clips.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -76,20 +75,18 @@ class Distances:
     """High clips [n, C, T] of some domains, from which predictions of them are measured; embedded once."""
 
     def __init__(self, high: Tensor, domains: Sequence[str], embedder: Embedder) -> None:
-        self._high, self._domains, self._embedder = high, domains, embedder
+        self._embedder, self._high = embedder, _embedded(high, embedder)
+        self._clips = {ALL: [*range(len(domains))]}
+        for domain in sorted(set(domains)):
+            self._clips[domain] = [index for index, other in enumerate(domains) if other == domain]
 
     def of(self, estimates: Tensor) -> list[Distance]:
         """Return the distance of estimates [n, C, T] over all clips and per domain."""
-        embedded = self._embedded(estimates)
-        return [self._distance(domain, clips, embedded) for domain, clips in self._groups()]
-
-    def _groups(self) -> Iterator[tuple[str, list[int]]]:
-        yield ALL, list(range(len(self._domains)))
-        for domain in sorted(set(self._domains)):
-            yield domain, [index for index, other in enumerate(self._domains) if other == domain]
+        embedded = _embedded(estimates, self._embedder)
+        return [self._distance(domain, clips, embedded) for domain, clips in self._clips.items()]
 
     def _distance(self, domain: str, clips: list[int], embedded: Tensor) -> Distance:
-        high, estimate = (part[clips].flatten(0, 1) for part in (self._embedded_high, embedded))
+        high, estimate = (part[clips].flatten(0, 1) for part in (self._high, embedded))
         bad = sum(not bool(part.isfinite().all()) for part in embedded[clips])
         value, reason = None, ""
         if bad:  # without them, n would be another
@@ -100,15 +97,14 @@ class Distances:
             value = frechet(Normal.of(high), Normal.of(estimate))
         return Distance(domain, f"fd_{self._embedder.name}", value, len(high), len(clips), reason)
 
-    @cached_property
-    def _embedded_high(self) -> Tensor:
-        return self._embedded(self._high)
 
-    def _embedded(self, audio: Tensor) -> Tensor:
-        """Return embeddings [n, W, D], NaN for windows that are not finite."""
-        return torch.cat([self._embedded_windows(windows(clips)) for clips in audio.split(CLIPS)])
+def _embedded(audio: Tensor, embedder: Embedder) -> Tensor:
+    """Return embeddings [n, W, D], NaN for windows that are not finite."""
 
-    def _embedded_windows(self, parts: Tensor) -> Tensor:
-        finite = parts.isfinite().all(-1, keepdim=True)
-        embedded = self._embedder.embed(torch.where(finite, parts, 0.0).flatten(0, 1)).unflatten(0, parts.shape[:2])
+    def part(clips: Tensor) -> Tensor:
+        cut = windows(clips)
+        finite = cut.isfinite().all(-1, keepdim=True)
+        embedded = embedder.embed(torch.where(finite, cut, 0.0).flatten(0, 1)).unflatten(0, cut.shape[:2])
         return torch.where(finite, embedded, torch.nan)
+
+    return torch.cat([part(clips) for clips in audio.split(CLIPS)])

@@ -76,13 +76,14 @@ class OwnTokens(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return tokens [B, n, cond_dim] of low latents [B, D, N] that are not normalised."""
-        numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
-        if not latents.is_meta:  # there, only shapes are asked for
-            numbers = self._said(latents)
+        if latents.is_meta:  # only shapes are asked for
+            numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
+        else:
+            numbers = self._numbers(latents)
         return torch.stack([project(values) for project, values in zip(self.project, numbers, strict=True)], dim=1)
 
     @torch.no_grad()
-    def _said(self, latents: Tensor) -> list[Tensor]:
+    def _numbers(self, latents: Tensor) -> list[Tensor]:
         with torch.autocast(latents.device.type, enabled=False):
             codec = self._codec.to(latents.device)
             audio = codec.decode(latents.float(), latents.shape[-1] * codec.ratio)
@@ -102,10 +103,8 @@ class Conditioner(nn.Module):
     def __init__(self, config: Config, vocabulary: Sequence[str] = ()) -> None:
         super().__init__()
         conditions, width, seed = config.conditions, config.model.cond_dim, config.seed
-        self.width = width
-        self.embed_dim = config.model.embed_dim
-        self.route = conditions.rolloff_route
-        self.scale = conditions.rolloff_scale
+        self.width, self.embed_dim = width, config.model.embed_dim
+        self.route, self.scale = conditions.rolloff_route, conditions.rolloff_scale
         with seeded(seed, "text"):
             self.text = build_text_encoder(conditions.text, width, vocabulary)
         with seeded(seed, "rolloff"):

@@ -18,9 +18,8 @@ from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, 
 from sagasr.model.guidance import Branch, guidance_branches
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.seeds import seeded
-from sagasr.model.transformer import build_transformer
 from sagasr.plugins.parts import load
-from sagasr.published.stable_audio import compact, settled_context
+from sagasr.published.stable_audio import compact, diffusion_transformer, settled_context
 
 
 class SagaModel(nn.Module):
@@ -145,11 +144,12 @@ class SagaModel(nn.Module):
         )
 
     def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
+        transformer: Any = self.transformer
         prepend = conditioning.prepend
         if prepend is not None:
-            prepend = prepend + self._time_embedding(t)[:, None]
+            prepend = prepend + transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))[:, None]
         cross, bias = compact(conditioning.cross, conditioning.empty)
-        velocity: Tensor = self.transformer(
+        velocity: Tensor = transformer(
             noisy,
             t,
             cross_attn_cond=cross,
@@ -165,11 +165,30 @@ class SagaModel(nn.Module):
         skip, scale = flow.linear_guess(t, self.norm.level)
         return skip * noisy + scale * velocity
 
-    def _time_embedding(self, t: Tensor) -> Tensor:
-        """Return the transformer's own embedding [B, E] of times [B]."""
-        transformer: Any = self.transformer
-        embedding: Tensor = transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))
-        return embedding
+
+def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
+    """Return the arguments of stable-audio-tools' transformer."""
+    model, conditions = config.model, config.conditions
+    by_global = conditions.rolloff_route != "prepend"
+    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
+    return {
+        "io_channels": latent_channels,
+        "input_concat_dim": latent_channels,
+        "embed_dim": model.embed_dim,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "cond_token_dim": model.cond_dim,
+        "project_cond_tokens": False,
+        "global_cond_dim": globals_ * model.cond_dim,
+        "prepend_cond_dim": 0 if by_global else model.embed_dim,
+        "global_cond_type": model.time_route,
+        "diffusion_objective": "rectified_flow",
+    }
+
+
+def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+    """Return the transformer with its stock initialisation, drawn from torch's global generator."""
+    return diffusion_transformer(**transformer_arguments(config, latent_channels))
 
 
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:

@@ -140,16 +140,16 @@ def fit(
     )
 
 
-def problem_of(fitted: Fit, weights: Weights, remedy: str) -> str | None:
-    """Return one line, with the file, saying why a fit is refused: another shape, or under 99 % of the parameters."""
+def check_fit(fitted: Fit, weights: Weights, remedy: str) -> None:
+    """Raise DataError, one line with the file, for another shape, or for under 99 % of the parameters."""
     if fitted.misshapen:
         more = f" (and {len(fitted.misshapen) - 1} more)" if len(fitted.misshapen) > 1 else ""
         why = f"of another size than the {fitted.part} that is configured: {fitted.misshapen[0]}{more}"
     elif fitted.matched < LEAST_MATCH * fitted.parameters:
         why = f"{fitted.line}; at least {LEAST_MATCH:.0%} must match (first without a match: {fitted.missing[0]})"
     else:
-        return None
-    return f"{weights.path}: {why}; {remedy}"
+        return
+    raise DataError(f"{weights.path}: {why}; {remedy}")
 
 
 def copy_weights(module: nn.Module, fitted: Fit, weights: Weights) -> None:

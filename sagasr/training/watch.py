@@ -12,11 +12,9 @@ from sagasr.codec.codec import Codec
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
 from sagasr.data.store import Store
-from sagasr.evaluation.evaluate import evaluate, validation_loss
-from sagasr.evaluation.memory import AtOnce
-from sagasr.evaluation.prediction import Prediction, means
+from sagasr.evaluation.evaluate import AtOnce, evaluate, validation_loss
 from sagasr.evaluation.score_files import ScoreFile, write_references
-from sagasr.evaluation.validation_set import Validation
+from sagasr.evaluation.validation_set import Prediction, Validation, means
 from sagasr.io.failpoints import point
 from sagasr.io.signals import Halt
 from sagasr.io.trial_folder import TrialFolder

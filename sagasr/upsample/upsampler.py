@@ -13,6 +13,7 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 """
 
 import math
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -30,7 +31,7 @@ from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred,
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.parsing import parse
 from sagasr.config.patching import patch
-from sagasr.config.settings import Config, Sampler
+from sagasr.config.settings import Config, OwnCodec, Sampler
 from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of, rolloff_features
@@ -41,10 +42,10 @@ from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.text import WordEncoder
 from sagasr.model.words import words_of
+from sagasr.plugins.parts import identity
 from sagasr.training import checkpoint
 from sagasr.training.facts import Facts, read_facts
 from sagasr.upsample.settings import Settings
-from sagasr.upsample.trial import locate, with_parts
 from sagasr.upsample.windows import CONTEXT, Progress, Recording, Stream, Window, shortest_overlap, window_starts
 
 LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count towards the level of a recording
@@ -82,10 +83,10 @@ class Upsampler:
         ``device`` auto is a GPU where there is one. ``parts``: the classes of the user's own, FILE.py:CLASS, that it
         was trained with. Raises SagasrError naming the file that is missing or broken.
         """
-        trial, folder = locate(Path(path))
+        trial, folder = _locate(Path(path))
         config = parse(Config, read_yaml(trial / "config.yaml"), str(trial / "config.yaml"))
         facts = read_facts(trial)
-        config = with_parts(config, facts, parts)
+        config = _with_parts(config, facts, parts)
         state = checkpoint.load(folder)
         model = build_model(config, vocabulary=facts.vocabulary)
         try:
@@ -115,17 +116,11 @@ class Upsampler:
         on_progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield what ``upsample`` gives for pairs of audio and rate, one by one; short ones share a batch."""
-        dimensions: deque[int] = deque()
-
-        def sources() -> Iterator[Source]:
-            for audio, rate in recordings:
-                source = array_source(audio, rate)
-                dimensions.append(np.ndim(audio))
-                yield source
-
-        for result in self.upsample_blocks(sources(), settings, on_progress):
+        recordings = list(recordings)
+        results = self.upsample_blocks((array_source(*recording) for recording in recordings), settings, on_progress)
+        for (given, _), result in zip(recordings, results, strict=True):
             audio = np.concatenate(list(result.blocks), axis=1)
-            yield audio[0] if dimensions.popleft() == 1 else audio
+            yield audio[0] if np.ndim(given) == 1 else audio
 
     def upsample_blocks(
         self, sources: Iterable[Source], settings: Settings | None = None, on_progress: Progress | None = None
@@ -134,8 +129,6 @@ class Upsampler:
         done = self._finished(sources, settings or Settings(), on_progress or (lambda seconds: None))
         for recording, pairs in groupby(done, key=itemgetter(0)):
             yield Upsampled(tuple(recording.cutoffs_hz), map(itemgetter(1), pairs))
-
-    # --------------------------------------------------------------------------------------------------------- batches
 
     def _finished(
         self, sources: Iterable[Source], settings: Settings, on_progress: Progress
@@ -148,9 +141,18 @@ class Upsampler:
         sampler, text = self._sampler(settings), self._prepared(settings.text)
         recordings: deque[Recording] = deque()
         ready: deque[Window] = deque()
-        firsts = self._first_windows(sources, settings, on_progress, recordings, ready)
+
+        def first_windows() -> Iterator[Window | None]:
+            """Yield every other window, None for one of silence, which is done; those between become ready in time."""
+            for source in sources:
+                recordings.append(recording := self._recording(source, settings, on_progress, ready))
+                for index in range(0, len(recording.starts), 2):
+                    for stream in recording.streams:
+                        window = Window(recording, stream, index)
+                        yield None if recording.passed_silent(window) else window
+
+        firsts, more = first_windows(), True
         at_once = max(1, BATCH_SAMPLES // (self.frames * self.codec.ratio))
-        more = True
         while more:
             batch = [ready.popleft() for _ in range(min(at_once, len(ready)))]
             wanted = at_once - len(batch)
@@ -164,28 +166,6 @@ class Upsampler:
                 if not recordings[0].finished:
                     break
                 recordings.popleft()
-
-    def _first_windows(
-        self,
-        sources: Iterable[Source],
-        settings: Settings,
-        on_progress: Progress,
-        recordings: deque[Recording],
-        ready: deque[Window],
-    ) -> Iterator[Window | None]:
-        """Yield every other window of all recordings in their order, None for one of silence, which is done.
-
-        Those between them become ``ready`` in time.
-        """
-        for source in sources:
-            recording = self._recording(source, settings, on_progress, ready)
-            recordings.append(recording)
-            for index in range(0, len(recording.starts), 2):
-                for stream in recording.streams:
-                    window = Window(recording, stream, index)
-                    yield None if recording.passed_silent(window) else window
-
-    # ------------------------------------------------------------------------------------------------------- its parts
 
     def _sampler(self, settings: Settings) -> Sampler:
         changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
@@ -254,7 +234,7 @@ class Upsampler:
             torch.tensor([self._rolloffs(audio, settings) for audio in lows], device=device),
             torch.tensor([[window.start / SAMPLE_RATE, window.recording.seconds] for window in batch], device=device),
         )
-        known, share = (torch.stack(part).to(device) for part in zip(*map(self._known, batch), strict=True))
+        known, share = (torch.stack(part).to(device) for part in zip(*map(self._settled, batch), strict=True))
 
         def on_step() -> None:
             for window in batch:
@@ -263,8 +243,8 @@ class Upsampler:
         settled = (known, share) if share.any() else None
         latents = self.model.sample(self.model.norm.apply(low), inputs, noise.to(device), sampler, on_step, settled)
         audio = self.codec.decode(self.model.norm.invert(latents), self.frames * self.codec.ratio)
-        for window, generated, found in zip(batch, (audio / gain).cpu().numpy(), latents.cpu(), strict=True):
-            window.recording.finish(window, generated, found)
+        for window, *made in zip(batch, (audio / gain).cpu().numpy(), latents.cpu(), strict=True):
+            window.recording.finish(window, *made)
 
     def _latents(self, window: Window) -> Tensor:
         """Return the latents [1, D, N] of a window at the level of the model, encoded within its surroundings."""
@@ -274,7 +254,7 @@ class Upsampler:
         audio = torch.from_numpy(around * np.float32(window.stream.gain)).to(self.model.norm.mean.device)
         return self.codec.encode(audio[None])[..., before : before + self.frames]
 
-    def _known(self, window: Window) -> tuple[Tensor, Tensor]:
+    def _settled(self, window: Window) -> tuple[Tensor, Tensor]:
         """Return what the neighbours of a window made of it, [D, N], and 1 in the frames that they settle, [1, N].
 
         Those are the frames from their side to just behind the cross-fade: both versions agree wherever they are mixed
@@ -283,8 +263,7 @@ class Upsampler:
         known, share = torch.zeros(self.codec.latent_channels, self.frames), torch.zeros(1, self.frames)
         behind = 3 * shortest_overlap(window.recording.length) // (8 * self.codec.ratio)
         for index in (window.number - 1, window.number + 1):
-            latents = window.stream.latents.get(index)
-            if latents is None:
+            if (latents := window.stream.latents.get(index)) is None:
                 continue
             shift = (window.stream.starts[index] - window.start) // self.codec.ratio  # of the neighbour, in frames
             overlap = self.frames - abs(shift)
@@ -306,6 +285,58 @@ class Upsampler:
         if settings.rolloff_target == "estimated":
             return rolloff, estimate_rolloff(self.facts.rolloff_regression, rolloff_features(low), rolloff)
         return rolloff, settings.rolloff_target * NYQUIST
+
+
+def _locate(path: Path) -> tuple[Path, Path]:
+    """Return the trial folder and the checkpoint that ``path`` means."""
+    if (path / checkpoint.MANIFEST).is_file() or path.name.startswith("step-"):
+        if not path.is_dir():
+            raise DataError(f"{path}: no such checkpoint")
+        trial = path.resolve().parent.parent
+        if not (trial / "config.yaml").is_file():
+            raise DataError(f"{path}: lies in no trial folder; config.yaml is missing in {trial}")
+        return trial, path
+    if not (path / "config.yaml").is_file():
+        raise DataError(f"{path}: not a trial folder; it holds no config.yaml (what sagasr-train --out names does)")
+    newest = checkpoint.newest(path / "checkpoints")
+    if newest is None:
+        raise DataError(f"{path}: no checkpoint yet; its training has not come so far")
+    return path, newest
+
+
+def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
+    """Return the configuration with its parts of a user's own taken from the files ``given``.
+
+    A trial folder may be anybody's: of what it names, only what is installed or given by the user is run.
+    """
+    files, used = {Path(part).name: part for part in given}, set[str]()
+
+    def own(family: str, part: str) -> str:
+        if ":" not in part:
+            return part
+        name = Path(part).name
+        if name not in files:
+            raise DataError(
+                f"{family} {name}: it would be run, so name it: {shlex.join(['--part', name])} with the folder in "
+                f"which it lies; or install it as an entry point of the group sagasr.{family}s"
+            )
+        used.add(name)
+        if facts.parts.get(f"{family} {name}", here := identity(family, files[name])) != here:
+            raise DataError(f"{files[name]}: changed since the model was trained; give the {family} of that time")
+        return files[name]
+
+    changes: dict[str, Any] = {
+        "evaluation.sampler.solver": own("sampler", config.evaluation.sampler.solver),
+        "conditions.own": [own("conditioner", part) for part in config.conditions.own],
+    }
+    if isinstance(config.codec, OwnCodec):
+        changes["codec.part"] = own("codec", config.codec.part)
+    if unused := [part for name, part in files.items() if name not in used]:
+        named = ", ".join(sorted(used)) or "none"
+        raise ConfigError(
+            f"--part {unused[0]}: to upsample, the model needs no such part (only: {named}); leave it out"
+        )
+    return parse(Config, patch(config.model_dump(mode="json"), changes), "--part")
 
 
 @lru_cache(maxsize=64)

@@ -19,9 +19,8 @@ from sagasr.config.settings import Config, Evaluation, InverseLR
 from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
-from sagasr.evaluation.prediction import summary
 from sagasr.evaluation.score_files import ScoreFile, read_distances, read_scores
-from sagasr.evaluation.validation_set import Validation
+from sagasr.evaluation.validation_set import Validation, summary
 from sagasr.io.files import dump_yaml
 from sagasr.io.signals import Halt
 from sagasr.training import checkpoint
