@@ -22,6 +22,7 @@ from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.plugins.contracts import check_codec
 from sagasr.plugins.parts import breach, load
+from sagasr.published.hugging_face import problem_of
 
 AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
 
@@ -43,12 +44,8 @@ class Codec(nn.Module):
         reach: int | None = None,
     ) -> None:
         super().__init__()
-        self.transform = transform
-        self.channels = channels
-        self.latent_channels = latent_channels
-        self.ratio = ratio
-        self.companding = companding
-        self.reach = reach
+        self.transform, self.channels, self.latent_channels = transform, channels, latent_channels
+        self.ratio, self.companding, self.reach = ratio, companding, reach
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Codec":
@@ -100,8 +97,7 @@ class _MeanAutoencoder(nn.Module):
 
     def __init__(self, model: Any, channels: int) -> None:
         super().__init__()
-        self.model = model
-        self.channels = channels
+        self.model, self.channels = model, channels
 
     def encode(self, audio: Tensor) -> Tensor:
         stereo = audio.expand(-1, self.model.in_channels, -1) if audio.shape[1] == 1 else audio
@@ -163,10 +159,7 @@ def missing_weights(codec: settings.Codec, channels: int) -> str | None:
         for key, path in (("checkpoint", codec.checkpoint), ("config", codec.config)):
             if not Path(path).is_file():
                 return f"{path}: codec.{key} is not there; {STABLE_AUDIO_REMEDY}"
-        try:
-            check_autoencoder(Path(codec.checkpoint), Path(codec.config))
-        except DataError as error:
-            return str(error)
+        return problem_of(lambda: check_autoencoder(Path(codec.checkpoint), Path(codec.config)))
     return None
 
 

@@ -21,18 +21,15 @@ def known(family: str) -> AfterValidator:
     """Return a check of one name or several: each is ours, or installed, or may be a class of a user's own."""
 
     def check(names: Any) -> Any:
+        ours = PARTS[family]
         for part in [names] if isinstance(names, str) else names:
-            _check(family, part)
+            if part in ours or ":" in part:
+                continue
+            installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
+            if part not in installed:
+                none_of = f"none of {', '.join(ours)}, " if ours else ""
+                hint = nearest(part, installed | set(ours))
+                raise ValueError(f"{part!r} is {none_of}not installed, and not FILE.py:CLASS{hint}")
         return names
 
     return AfterValidator(check)
-
-
-def _check(family: str, part: str) -> None:
-    if part in PARTS[family] or ":" in part:
-        return
-    installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
-    if part not in installed:
-        hint = nearest(part, installed | set(PARTS[family]))
-        ours = f"none of {', '.join(PARTS[family])}, " if PARTS[family] else ""
-        raise ValueError(f"{part!r} is {ours}not installed, and not FILE.py:CLASS{hint}")

@@ -1,6 +1,5 @@
 """Patches on configuration trees: dotted paths that are set, opened, compared, and made absolute."""
 
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 from sagasr.config.parts import PART_KEYS
 from sagasr.io.errors import ConfigError
-from sagasr.io.files import LOOP, on_disk
+from sagasr.io.files import on_disk
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
@@ -46,22 +45,22 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
     The word ``shipped`` under ``data`` stands for the recordings that come with sagasr.
     """
-    found: dict[str, Any] = {}
+    absolute: dict[str, Any] = {}
     for key, value in tree.items():
         word = "null" if key is None else str(key)  # YAML reads the key null as none; the check of keys then names it
         path = f"{prefix}{word}"
         if isinstance(value, Mapping):
-            found[word] = located(value, folder, f"{path}.")
+            absolute[word] = located(value, folder, f"{path}.")
         elif path in PART_KEYS and isinstance(value, list):
-            found[word] = [_file(path, one, folder) for one in value]
+            absolute[word] = [_file(path, part, folder) for part in value]
         else:
-            found[word] = _file(path, value, folder)
-    return found
+            absolute[word] = _file(path, value, folder)
+    return absolute
 
 
 def _file(key: str, value: Any, folder: Path) -> Any:
     if key in PART_KEYS and isinstance(value, str) and value.isprintable():
-        return _part(key, value, folder)
+        return _part(value, folder)
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if not value.isprintable():
@@ -70,38 +69,24 @@ def _file(key: str, value: Any, folder: Path) -> Any:
         return str(Path(__file__).parents[1] / "recordings" / "manifest.csv")
     if key in MODEL_KEYS and not os.path.exists(folder / value):
         return value  # the name of a published model
-    return str(_absolute(key, folder / value))
+    return str(on_disk(folder / value).resolve())
 
 
-def _absolute(key: str, path: Path) -> Path:
-    try:
-        found = on_disk(path).resolve()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ELOOP:
-            raise
-        raise ConfigError(f"{key}: {path}: {LOOP}") from error
-    if os.path.islink(found):  # since Python 3.13 such a link is left as it is
-        raise ConfigError(f"{key}: {path}: {LOOP}")
-    return found
-
-
-def _part(key: str, part: str, folder: Path) -> str:
+def _part(part: str, folder: Path) -> str:
     """Return a part of a user's own with the file it lies in made absolute; ``my:Class`` is in my.py where that is."""
     module, colon, name = part.rpartition(":")
     file = folder / (module if module.endswith(".py") else f"{module}.py")
-    return f"{_absolute(key, file)}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
+    return f"{on_disk(file).resolve()}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a patch as ``{dotted path: value}`` with all sub-trees opened."""
-    found: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     for key, value in changes.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{path}.")
-        else:
-            found[path] = value
-    return found
+        opened |= (
+            leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        )
+    return opened
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -51,8 +51,7 @@ def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = l
         point("checkpoint.committed")
         _sync(folder.parent)
     except (OSError, SafetensorError, StorageError) as error:
-        if isinstance(error, StorageError) or (remedy := _remedy(error)) is not None:
-            remedy = str(error).partition(": ")[2] if isinstance(error, StorageError) else remedy
+        if remedy := _remedy(error):
             needed = sum(tensor.nbytes for tensor in tensors.values())
             raise StorageError(f"{folder}: {remedy} ({_room(folder, needed)})") from error
         raise
@@ -75,10 +74,10 @@ def _put(staged: Path, folder: Path) -> None:
 
 def _remedy(error: Exception) -> str | None:
     """Return what to do about a disk that refused; safetensors tells its errors from one another by text alone."""
-    number = getattr(error, "errno", None)
-    if number is None:
-        number = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), None)
-    return STORAGE_FAULTS.get(number or 0)
+    if isinstance(error, StorageError):
+        return str(error).partition(": ")[2]
+    named = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), 0)
+    return STORAGE_FAULTS.get(getattr(error, "errno", None) or named)
 
 
 def _room(folder: Path, needed: int) -> str:
@@ -126,11 +125,9 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
     ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
     starting anew silently would hide the loss.
     """
-    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
     problems: list[str] = []
-    for folder in found:
-        problem = problem_of(folder)
-        if problem is None:
+    for folder in _newest_first(checkpoints):
+        if (problem := problem_of(folder)) is None:
             for passed in problems:
                 say(f"checkpoint passed over: {passed}; going on from {folder.name}")
             return folder
@@ -142,15 +139,19 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
     return None
 
 
-def prune(checkpoints: Path, keep: int = KEEP) -> None:
-    """Delete all but the newest ``keep`` checkpoints, once the newest verifies, and what dead attempts left staged."""
-    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
-    if found and problem_of(found[0]) is None:
-        for folder in found[keep:]:
+def prune(checkpoints: Path) -> None:
+    """Delete all but the newest two checkpoints, once the newest verifies, and what dead attempts left staged."""
+    folders = _newest_first(checkpoints)
+    if folders and problem_of(folders[0]) is None:
+        for folder in folders[KEEP:]:
             (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
             point("checkpoint.prune")
             shutil.rmtree(folder, ignore_errors=True)
     _discard_staged(checkpoints)
+
+
+def _newest_first(checkpoints: Path) -> list[Path]:
+    return sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
 
 
 def discard_after(checkpoints: Path, step: int) -> None:
@@ -162,7 +163,6 @@ def discard_after(checkpoints: Path, step: int) -> None:
 
 
 def _discard_staged(checkpoints: Path) -> None:
-    """Delete what dead attempts left in the making, or were about to delete."""
     for stale in checkpoints.glob(".staged-*"):
         shutil.rmtree(stale, ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,11 +29,7 @@ SLOW = "bf16-mixed is for GPUs; most CPUs are many times faster with --set train
 
 
 class _Halted(Exception):
-    """Leaves a validation, in which the averaged weights stand in the place of the trained ones."""
-
-    def __init__(self, halt: Halt) -> None:
-        super().__init__(halt.reason)
-        self.halt = halt
+    """Leaves a validation, in which the averaged weights stand in the place of the trained ones; holds the ``Halt``."""
 
 
 class Watch(pl.Callback):
@@ -141,18 +137,10 @@ class Watch(pl.Callback):
             with module.ema.swap(), gathered(module.model):
                 loss = validation_loss(module.model, self.clips, self.at_once)
             try:
-                self.predictions = evaluate(
-                    module.model,
-                    module.ema,
-                    self.codec,
-                    self.clips,
-                    self.variants,
-                    lambda: self._during_validation(trainer),
-                    self.at_once,
-                )
-            except _Halted as asked:
+                self.predictions = self._predict(module, self.variants, lambda: self._during_validation(trainer))
+            except _Halted as halted:
                 module.train()
-                self._interrupt(trainer, asked.halt)
+                self._interrupt(trainer, *halted.args)
             self.predicted_at = step
             module.train()
         if trainer.is_global_zero:
@@ -170,6 +158,9 @@ class Watch(pl.Callback):
         # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
             raise Diverged(reason or f"ended with the first worker at step {step}")
+
+    def _predict(self, module: SagaModule, variants: Variants, on_step: Callable[[], object]) -> dict[str, Prediction]:
+        return evaluate(module.model, module.ema, self.codec, self.clips, variants, on_step, self.at_once)
 
     def _judge(self, step: int, lsd: float) -> str | None:
         """Return why the failure rule ends the training, or None."""
@@ -211,15 +202,6 @@ class Watch(pl.Callback):
             point("train.score")
             ScoreFile(self.out, name).write(self.clips, self.predictions[name])
 
-    def _load_newest(self, module: SagaModule) -> None:
-        """Take over the weights at the end of the training."""
-        newest = checkpoint.newest(self.checkpoints)
-        assert newest is not None
-        assert checkpoint.step_of(newest) == self.config.training.steps
-        state = checkpoint.load(newest)
-        module.load_state_dict(state["state_dict"])
-        module.on_load_checkpoint(state)
-
     def _score_late(self, module: SagaModule, absent: Variants) -> dict[str, Prediction]:
         """Score variants that were added after the training with the untrained ``module``, which is then trained."""
         step = self.config.training.steps
@@ -230,9 +212,14 @@ class Watch(pl.Callback):
                 raise Interrupted(f"{halt.reason} while scoring")
 
         module.eval()
-        untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
-        self._load_newest(module)
-        predictions = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
+        untrained = self._predict(module, absent, on_step)
+        newest = checkpoint.newest(self.checkpoints)
+        assert newest is not None
+        assert checkpoint.step_of(newest) == step
+        state = checkpoint.load(newest)
+        module.load_state_dict(state["state_dict"])
+        module.on_load_checkpoint(state)
+        predictions = self._predict(module, absent, on_step)
         recorded = {record.get("variant") for record in self.record.history if record["step"] == step}
         for name, prediction in predictions.items():
             if name not in recorded:  # else an attempt that died after this has recorded it

@@ -24,9 +24,9 @@ from sagasr.evaluation.validation_set import Validation, summary
 from sagasr.io.files import dump_yaml
 from sagasr.io.signals import Halt
 from sagasr.training import checkpoint
-from sagasr.training.devices import cpu_name
 from sagasr.training.harness import FailureRule, Harness
 from sagasr.training.module import SagaModule, cooldown_at, rate_at
+from sagasr.training.record import cpu_name
 from sagasr.training.train import train
 from sagasr.training.trial_log import History, read_status
 from tests.sagasr.training.trainings import few_recordings, same_training
