@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.parts import PART_KEYS
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import on_disk
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
 FILE_KEYS = ("codec.checkpoint", "codec.config", "model.checkpoint")
+PART_KEYS = (
+    "validation.metrics",
+    "validation.distance.embedder",
+    "evaluation.sampler.solver",
+    "codec.part",
+    "conditions.own",
+)
 MODEL_KEYS = ("conditions.text.encoder.model", "validation.distance.model")
 
 
@@ -83,9 +89,8 @@ def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a patch as ``{dotted path: value}`` with all sub-trees opened."""
     opened: dict[str, Any] = {}
     for key, value in changes.items():
-        opened |= (
-            leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-        )
+        path = f"{prefix}{key}"
+        opened |= leaves(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
     return opened
 
 

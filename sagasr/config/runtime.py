@@ -28,16 +28,12 @@ class Runtime(Strict):
         return share
 
     @model_validator(mode="after")
-    def _workers_meet_on_no_gpu(self) -> Self:
+    def _workers_fit_together(self) -> Self:
         if self.workers > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
                 f"each of {self.workers} workers needs a GPU of its own, as NCCL refuses two on one; "
                 "give gpus_per_worker: 1, or workers: 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _shards_are_several(self) -> Self:
         if self.sharded and self.workers == 1:
             raise ValueError("sharded divides a training's state among workers; give it 2 or more, or leave it out")
         return self

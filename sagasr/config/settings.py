@@ -5,15 +5,15 @@ A configuration file is a tree of these keys; defaults are the values of the SAG
 not here but in ``sagasr.config.runtime``; no fingerprint contains them.
 """
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sagasr.config.parts import known
 from sagasr.config.strict import Strict
-from sagasr.constants import NYQUIST as NYQUIST
-from sagasr.constants import SAMPLE_RATE as SAMPLE_RATE
+from sagasr.constants import NYQUIST
+from sagasr.io.errors import nearest
 
 GET_STABLE_AUDIO = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
@@ -27,6 +27,26 @@ SIZES: dict[str, dict[str, int]] = {
     "medium": {"embed_dim": 768, "depth": 16, "num_heads": 12, "cond_dim": 768},
     "full": {"embed_dim": 1536, "depth": 24, "num_heads": 24, "cond_dim": 768},
 }
+# Names of parts by family: words for ours; any other is a user's own (sagasr.plugins.parts).
+PARTS = {"metric": (), "embedder": ("spectral", "clap", "off"), "sampler": ("euler",), "codec": (), "conditioner": ()}
+
+
+def known(family: str) -> AfterValidator:
+    """Return a check of one name or several: each is ours, or installed, or may be a class of a user's own."""
+
+    def check(names: Any) -> Any:
+        ours = PARTS[family]
+        for part in [names] if isinstance(names, str) else names:
+            if part in ours or ":" in part:
+                continue
+            installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
+            if part not in installed:
+                none_of = f"none of {', '.join(ours)}, " if ours else ""
+                hint = nearest(part, installed | set(ours))
+                raise ValueError(f"{part!r} is {none_of}not installed, and not FILE.py:CLASS{hint}")
+        return names
+
+    return AfterValidator(check)
 
 
 class Data(Strict):
@@ -117,9 +137,9 @@ class Degradation(Strict):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for name, (low, high), (least, most) in (
-            ("order", self.order, (1, 20)),
-            ("cutoff_hz", self.cutoff_hz, (500, NYQUIST)),
+        for name, (low, high), least, most in (
+            ("order", self.order, 1, 20),
+            ("cutoff_hz", self.cutoff_hz, 500, NYQUIST),
         ):
             if not least <= low <= high <= most:
                 raise ValueError(f"{name} [{low:g}, {high:g}] must ascend within [{least:g}, {most:g}]")
@@ -205,7 +225,7 @@ class Model(Strict):
     checkpoint: str | None = Field(None, description="Stable Audio Open's weights, .safetensors or .ckpt")
 
     @model_validator(mode="after")
-    def _starts_as_published(self) -> Self:
+    def _can_be_built(self) -> Self:
         if self.init == "pretrained":
             if not self.checkpoint:
                 raise ValueError(
@@ -217,10 +237,6 @@ class Model(Strict):
                     "init pretrained: the checkpoint has learned from raw latents without preconditioning; "
                     "set latents: raw and preconditioning: off"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
         head = self.embed_dim // self.num_heads
@@ -358,22 +374,14 @@ def downsampling_ratio(codec: Codec) -> int:
     match codec:
         case Wavelet(levels=levels):
             return int(2**levels)
-        case Pqmf(bands=bands):
-            return int(bands)
-        case Patched(patch=patch):
-            return int(patch)
+        case Pqmf(bands=samples) | Patched(patch=samples) | OwnCodec(ratio=samples):
+            return int(samples)
         case StableAudio():
             return 2_048
-        case OwnCodec(ratio=ratio):
-            return int(ratio)
 
 
 def latent_channels(codec: Codec, channels: int) -> int:
     """Return how many latents each frame of audio of 1 or 2 channels has."""
-    match codec:
-        case StableAudio():
-            return 64
-        case OwnCodec(latent_channels=stated):
-            return stated
-        case _:
-            return channels * downsampling_ratio(codec)
+    if isinstance(codec, OwnCodec):
+        return codec.latent_channels
+    return 64 if isinstance(codec, StableAudio) else channels * downsampling_ratio(codec)

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.parts import PARTS
 from sagasr.config.patching import leaves
-from sagasr.config.settings import Config, Evaluation, OwnCodec
+from sagasr.config.settings import PARTS, Config, Evaluation, OwnCodec
 
 
 def train_stage(config: Config) -> dict[str, Any]:
@@ -44,12 +43,11 @@ def scored_on(config: Config) -> dict[str, Any]:
     Scores of cells that differ here are of different things. All other keys change the answer: how a model is made and
     used. A reference is the recording itself, whatever the codec. What training cuts off reaches no usable clip.
     """
-    scored = config.validation.model_dump(mode="json", exclude={"every"})
-    question = {"audio": {"channels": config.audio.channels}, "validation": scored}
     degradation: dict[str, Any] = {"rolloff_cap": config.degradation.rolloff_cap}
     if config.data.policy == "quarantine":  # clips below it are left out
         degradation["cutoff_hz"] = config.degradation.cutoff_hz[0]
-    return leaves({**question, "degradation": degradation})
+    scored = config.validation.model_dump(mode="json", exclude={"every"})
+    return leaves({"audio": {"channels": config.audio.channels}, "validation": scored, "degradation": degradation})
 
 
 def trained_parts(config: Config) -> list[tuple[str, str]]:

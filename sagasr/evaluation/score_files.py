@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from sagasr.audio.files import write_flac
-from sagasr.constants import LISTENING_CLIPS as LISTENING_CLIPS
+from sagasr.constants import LISTENING_CLIPS
 from sagasr.evaluation.validation_set import Prediction, Validation
 from sagasr.io.files import write_whole
 from sagasr.io.trial_folder import DISTANCES, SCORE_KEYS, TrialFolder, distances_of

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sagasr.constants import CHECKPOINTS_KEPT as KEEP
+from sagasr.constants import CHECKPOINTS_KEPT
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
 from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
@@ -143,7 +143,7 @@ def prune(checkpoints: Path) -> None:
     """Delete all but the newest two checkpoints, once the newest verifies, and what dead attempts left staged."""
     folders = _newest_first(checkpoints)
     if folders and problem_of(folders[0]) is None:
-        for folder in folders[KEEP:]:
+        for folder in folders[CHECKPOINTS_KEPT:]:
             (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
             point("checkpoint.prune")
             shutil.rmtree(folder, ignore_errors=True)
