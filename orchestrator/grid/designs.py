@@ -6,9 +6,9 @@ from math import prod
 
 from orchestrator.grid.space import SearchSpace
 from orchestrator.sweep_folder.design import Levels
-from sagasr.config.idle import acting
 from sagasr.config.parsing import parse
 from sagasr.config.settings import Config
+from sagasr.config.stages import acting
 from sagasr.io.errors import ConfigError
 
 MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out

@@ -1,4 +1,4 @@
-"""Cells whose results are equal, as a factor does nothing in them (``sagasr.config.idle``): one stays."""
+"""Cells whose results are equal, as a factor does nothing in them (``sagasr.config.stages``): one stays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -8,10 +8,10 @@ from typing import NamedTuple
 from orchestrator.grid.levels import Condition, holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.sweep_folder.design import Levels, cell_name
-from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested
 from sagasr.config.settings import Config
+from sagasr.config.stages import IDLE, acting
 from sagasr.io.errors import ConfigError
 
 Repeats = dict[str, list[Levels]]  # for each factor, the cells left out because it does nothing in them

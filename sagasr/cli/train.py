@@ -4,6 +4,7 @@ import argparse
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sagasr.cli import common as cli
@@ -20,9 +21,9 @@ from sagasr.io.trial_folder import TrialFolder
 
 DATA = "data.json"  # of a training's folder: what its manifests held when it began
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
-EXAMPLE = """\
+EXAMPLE = f"""\
 example:
-  sagasr-train search_spaces/tiny.yaml --out runs/first --set data.train=shipped --set data.val=shipped
+  sagasr-train search_spaces/tiny.yaml --out runs/first {EXAMPLE_DATA}
 
 A training that was interrupted goes on from its last checkpoint when the same command is given again.
 """
@@ -84,7 +85,7 @@ def _train(options: argparse.Namespace) -> int:
             harness = Harness(
                 halt=halt,
                 fence=held.check,
-                report=lambda metrics: _print_validation(metrics, config.training.steps),
+                report=partial(_print_validation, config.training.steps),
                 attempt=before.attempt + 1 if before else 1,
             )
             result = train_model(config, out, store, runtime=runtime, harness=harness)
@@ -104,10 +105,8 @@ def _check_same_training(config: Config, out: Path) -> None:
     if not path.exists():
         return
     paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # their recordings count, not where they lie
-    before, now = (
-        leaves(tree.model_dump(mode="json", exclude=paths))
-        for tree in (parse(Config, read_yaml(path), str(path)), config)
-    )
+    trees = parse(Config, read_yaml(path), str(path)), config
+    before, now = (leaves(tree.model_dump(mode="json", exclude=paths)) for tree in trees)
     if changed := differences(before, now):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")
@@ -144,7 +143,6 @@ def _print_scores(out: Path) -> None:
         print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
 
 
-def _print_validation(metrics: Mapping[str, float], steps: int) -> None:
-    """Print a line after a validation."""
+def _print_validation(steps: int, metrics: Mapping[str, float]) -> None:
     lsd = metrics.get("val/lsd", math.nan)
     print(f"step {metrics['step']:,} of {steps:,}  val loss {metrics['val/loss']:.4f}  val LSD {lsd:.3f}", flush=True)

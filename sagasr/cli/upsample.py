@@ -73,8 +73,7 @@ def _upsample(options: argparse.Namespace) -> int:
     from sagasr.data.listing import listed
     from sagasr.data.walk import files_below
     from sagasr.upsample.files import plan_files, seconds_of, upsample_files
-    from sagasr.upsample.settings import Settings
-    from sagasr.upsample.upsampler import Upsampler
+    from sagasr.upsample.upsampler import Settings, Upsampler
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
 

@@ -45,8 +45,7 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
     ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
     one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
     """
-    autoencoder = empty_autoencoder(config)
-    fitted, weights = _fit_autoencoder(autoencoder, checkpoint)
+    autoencoder, fitted, weights = _fitted(checkpoint, config)
     copy_weights(autoencoder, fitted, weights)
     return autoencoder
 
@@ -54,15 +53,15 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
 def check_autoencoder(checkpoint: Path, config: Path) -> None:
     """Raise what ``build_autoencoder`` would raise; only the names and sizes of the weights are read."""
     with torch.device("meta"):
-        autoencoder = empty_autoencoder(config)
-    _fit_autoencoder(autoencoder, checkpoint)
+        _fitted(checkpoint, config)
 
 
-def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
+def _fitted(checkpoint: Path, config: Path) -> tuple[nn.Module, Fit, Weights]:
+    autoencoder = empty_autoencoder(config)
     weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
     fitted = fit("autoencoder", shapes_of(autoencoder), weights)
     check_fit(fitted, weights, STABLE_AUDIO_REMEDY)
-    return fitted, weights
+    return autoencoder, fitted, weights
 
 
 def empty_autoencoder(config: Path) -> nn.Module:

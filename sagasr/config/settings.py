@@ -56,9 +56,8 @@ class Data(Strict):
 
     train: str
     val: str
-    policy: Literal["strict", "quarantine"] = Field(
-        "strict", description="recordings that cannot be used: strict stops and names them, quarantine leaves them out"
-    )
+    # recordings that cannot be used: strict stops and names them, quarantine leaves them out
+    policy: Literal["strict", "quarantine"] = "strict"
 
 
 class Audio(Strict):
@@ -104,14 +103,12 @@ class OwnCodec(Strict):
     """A class of the user's own. What a plan must know of it is stated here, and checked before anything starts."""
 
     kind: Literal["own"]
-    part: Annotated[str, known("codec")] = Field(
-        description="FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
-    )
+    # FILE.py:CLASS, MODULE:CLASS, or the name of an entry point
+    part: Annotated[str, known("codec")]
     ratio: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048] = Field(description="samples per latent frame")
     latent_channels: int = Field(ge=1, description="latents per frame")
-    linear: bool = Field(
-        True, description="twice the audio has twice the latents; false (most neural codecs): audio keeps its level"
-    )
+    # twice the audio has twice the latents; false (most neural codecs): audio keeps its level
+    linear: bool = True
     companding: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -179,18 +176,14 @@ class Conditions(Strict):
     text: Text = Text()
     low: LowLatents = LowLatents()
     rolloff: Literal["off", "on"] = "on"
-    rolloff_route: Literal["both", "cross", "global", "prepend"] = Field(
-        "both",
-        description="where roll-off enters: as two tokens of the cross-attention, in the global vector beside the "
-        "time, or both (paper); prepend: two tokens and, with the time, a prepended one (seed plan)",
-    )
-    rolloff_scale: Literal["nyquist", "released"] = Field(
-        "nyquist", description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins"
-    )
+    # where roll-off enters: as two tokens of the cross-attention, in the global vector beside the time, or both
+    # (paper); prepend: two tokens and, with the time, a prepended one (seed plan)
+    rolloff_route: Literal["both", "cross", "global", "prepend"] = "both"
+    # 1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins
+    rolloff_scale: Literal["nyquist", "released"] = "nyquist"
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
-    own: Annotated[tuple[str, ...], known("conditioner")] = Field(
-        (), description="of the user's own, named as validation.metrics: each says what one more token holds"
-    )
+    # of the user's own, named as validation.metrics: each says what one more token holds
+    own: Annotated[tuple[str, ...], known("conditioner")] = ()
 
     @field_validator("own")
     @classmethod
@@ -213,15 +206,12 @@ class Model(Strict):
     num_heads: int = Field(8, ge=1)
     cond_dim: int = Field(512, ge=8, description="width of text and roll-off tokens")
     time_route: Literal["prepend", "adaLN"] = Field("prepend", description="how the time + global vector enters")
-    latents: Literal["normalised", "raw"] = Field(
-        "normalised", description="per channel zero mean and unit variance, or as the codec gives them (released code)"
-    )
-    preconditioning: Literal["off", "level"] = Field(
-        "off", description="level: the network corrects the best linear guess for channels of their typical level"
-    )
-    init: Literal["scratch", "pretrained"] = Field(
-        "scratch", description="pretrained: starts as the transformer in checkpoint, its input widened with zeros"
-    )
+    # per channel zero mean and unit variance, or as the codec gives them (released code)
+    latents: Literal["normalised", "raw"] = "normalised"
+    # level: the network corrects the best linear guess for channels of their typical level
+    preconditioning: Literal["off", "level"] = "off"
+    # pretrained: starts as the transformer in checkpoint, its input widened with zeros
+    init: Literal["scratch", "pretrained"] = "scratch"
     checkpoint: str | None = Field(None, description="Stable Audio Open's weights, .safetensors or .ckpt")
 
     @model_validator(mode="after")
@@ -280,19 +270,16 @@ class Training(Strict):
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip (paper)")
     time_sampler: Literal["uniform", "logit-normal"] = "logit-normal"
     ema: Ema = Ema()
-    precision: Literal["32-true", "bf16-mixed"] = Field(
-        "32-true", description="of a training step; on a GPU 32-true takes matrix products in TF32"
-    )
+    # of a training step; on a GPU 32-true takes matrix products in TF32
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 class Distance(Strict):
     """The embeddings of which the distribution distance (FD) between predictions and high clips is taken."""
 
-    embedder: Annotated[str, known("embedder")] = Field(
-        "spectral",
-        description="spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, "
-        "as validation.metrics",
-    )
+    # spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, as
+    # validation.metrics
+    embedder: Annotated[str, known("embedder")] = "spectral"
     model: str = Field("laion/clap-htsat-unfused", description="for clap: a folder, or a name in transformers' cache")
 
 
@@ -308,9 +295,8 @@ class Validation(Strict):
         4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
     )
     distance: Distance = Distance()
-    metrics: Annotated[tuple[str, ...], known("metric")] = Field(
-        (), description="of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
-    )
+    # of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point
+    metrics: Annotated[tuple[str, ...], known("metric")] = ()
 
 
 class Guidance(Strict):
@@ -324,9 +310,8 @@ class Sampler(Strict):
     steps: int = Field(100, ge=1, le=1_000)
     schedule: Literal["linear", "linear-quadratic"] = "linear-quadratic"
     guidance: Guidance = Guidance()
-    solver: Annotated[str, known("sampler")] = Field(
-        "euler", description="how steps are taken: euler, or one of your own, as validation.metrics"
-    )
+    # how steps are taken: euler, or one of your own, as validation.metrics
+    solver: Annotated[str, known("sampler")] = "euler"
 
 
 class Evaluation(Strict):
@@ -335,12 +320,10 @@ class Evaluation(Strict):
     sampler: Sampler = Sampler()
     weights: Literal["ema", "raw"] = "ema"
     lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
-    lfr_ratio: Literal["off", "on"] = Field(
-        "off", description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged"
-    )
-    rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
-        "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"
-    )
+    # on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged
+    lfr_ratio: Literal["off", "on"] = "off"
+    # target roll-off: the high clip's own, a constant, or predicted from the low clip
+    rolloff_target: Literal["oracle", "fixed", "estimated"] = "oracle"
     rolloff_fixed: float = Field(0.9, ge=0, le=1, description="the constant, as a share of 22,050 Hz")
 
 

@@ -17,8 +17,7 @@ from sagasr.config.settings import Config
 from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.data.store import Store
 from sagasr.io.fingerprint import seed_of
-from sagasr.metrics.distance import ALL, Distance, Distances
-from sagasr.metrics.embedders import build_embedder
+from sagasr.metrics.distance import ALL, Distance, Distances, build_embedder
 from sagasr.metrics.score import Reference, Scores, score_many
 from sagasr.plugins.parts import load
 

@@ -23,8 +23,7 @@ from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config
 from sagasr.constants import NYQUIST
 from sagasr.model.counts import FREQUENCIES
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
+from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
 

@@ -16,8 +16,7 @@ from sagasr.config.settings import Config, Sampler, latent_channels
 from sagasr.model import flow
 from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
+from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.plugins.parts import load
 from sagasr.published.stable_audio import compact, diffusion_transformer, settled_context
 

@@ -16,6 +16,7 @@ import math
 import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sagasr.audio.low_band import Kind
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred, resampled
 from sagasr.codec.codec import Codec, build_codec
@@ -45,12 +47,35 @@ from sagasr.model.words import words_of
 from sagasr.plugins.parts import identity
 from sagasr.training import checkpoint
 from sagasr.training.facts import Facts, read_facts
-from sagasr.upsample.settings import Settings
 from sagasr.upsample.windows import CONTEXT, Progress, Recording, Stream, Window, shortest_overlap, window_starts
 
 LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count towards the level of a recording
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 NOISE_FRAMES = 256  # of one draw of noise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How recordings are upsampled. Raises ConfigError for what cannot be meant."""
+
+    rolloff_target: float | Literal["estimated"] = "estimated"  # share of 22,050 Hz, or guessed per window
+    lfr: Kind = "crossfade"
+    steps: int | None = None  # None: as the model was validated
+    guidance: tuple[float, float] | None = None  # audio, text; None: as the model was validated
+    text: str = ""
+    seed: int = 0
+    cutoff_hz: float | None = None  # below it the recording is kept; None: found in its spectrum
+
+    def __post_init__(self) -> None:
+        target = self.rolloff_target
+        if target != "estimated" and not (isinstance(target, (int, float)) and 0 <= target <= 1):
+            raise ConfigError(f"roll-off target {target!r}: a share of {NYQUIST:g} Hz from 0 to 1, or 'estimated'")
+        if self.lfr not in (kinds := ("off", "hard", "crossfade")):
+            raise ConfigError(f"lfr {self.lfr!r} is not known{did_you_mean(self.lfr, kinds)}")
+        if self.guidance is not None and not all(0 <= strength < math.inf for strength in self.guidance):
+            raise ConfigError(f"guidance {self.guidance[0]:g},{self.guidance[1]:g}: two strengths of at least 0")
+        if self.cutoff_hz is not None and not 0 < self.cutoff_hz < NYQUIST:
+            raise ConfigError(f"cutoff {self.cutoff_hz:g} Hz: a frequency between 0 and {NYQUIST:g}")
 
 
 class Upsampled(NamedTuple):
