@@ -32,16 +32,13 @@ A training that was interrupted goes on from its last checkpoint when the same c
 def train(argv: Sequence[str] | None = None) -> int:
     """Run ``sagasr-train`` and return its exit code: 0 done, 1 the training failed, 2 bad input, 130 interrupted."""
     parser = cli.Parser("sagasr-train", "Train one configuration and score it on the validation recordings.", EXAMPLE)
-    parser.add_argument("config", type=Path, help="a configuration (YAML) with its data: train and val manifests")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training; the same one again resumes it")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="change a setting, e.g. training.steps=200"
-    )
-    parser.add_argument("--checkpoint-every", type=cli.positive, default=500, metavar="N", help="training steps (500)")
+    add = parser.add_argument
+    add("config", type=Path, help="a configuration (YAML) with its data: train and val manifests")
+    add("--out", type=Path, required=True, help="folder of the training; the same one again resumes it")
+    add("--set", action="append", default=[], metavar="a.b=c", help="change a setting, e.g. training.steps=200")
+    add("--checkpoint-every", type=cli.positive, default=500, metavar="N", help="training steps (500)")
     options = parser.parse(argv)
-    return cli.run(
-        lambda: _train(options), interrupted="interrupted; the same command again goes on from the last checkpoint"
-    )
+    return cli.run(lambda: _train(options), "interrupted; the same command again goes on from the last checkpoint")
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:

@@ -7,7 +7,6 @@ PQMF calls functions that SciPy has removed, which is repaired here.
 import json
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,17 +25,15 @@ STABLE_AUDIO_REMEDY = (
 
 def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:
     """Return a weight-free transform: ``encode`` [B, C, T] -> [B, D, N], and ``decode``; T a multiple of the ratio."""
-    module = load_stock("stable_audio_tools.models.pretransforms")
-    transform: nn.Module
-    match codec:
-        case Wavelet(levels=levels, wavelet=wavelet):
-            transform = module.WaveletPretransform(channels, levels, wavelet)
-        case Pqmf(bands=bands, attenuation=attenuation):
-            _load_pqmf()
-            transform = module.PQMFPretransform(attenuation=attenuation, num_bands=bands, channels=channels)
-        case Patched(patch=patch):
-            transform = module.PatchedPretransform(channels, patch)
-    return transform
+    stock: Any = load_stock("stable_audio_tools.models.pretransforms")
+    if isinstance(codec, Wavelet):
+        transform = stock.WaveletPretransform(channels, codec.levels, codec.wavelet)
+    elif isinstance(codec, Patched):
+        transform = stock.PatchedPretransform(channels, codec.patch)
+    else:
+        _load_pqmf()
+        transform = stock.PQMFPretransform(attenuation=codec.attenuation, num_bands=codec.bands, channels=channels)
+    return transform  # type: ignore[no-any-return]
 
 
 def build_autoencoder(checkpoint: Path, config: Path) -> Any:
@@ -80,12 +77,10 @@ def empty_autoencoder(config: Path) -> nn.Module:
     try:
         module = load_stock("stable_audio_tools.models.autoencoders")
         with without_output():
-            autoencoder: nn.Module = module.create_autoencoder_from_config(
-                {"sample_rate": tree.get("sample_rate"), "model": model}
-            )
+            described = {"sample_rate": tree.get("sample_rate"), "model": model}
+            return module.create_autoencoder_from_config(described)  # type: ignore[no-any-return]
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{config}: its autoencoder cannot be built ({error}); {STABLE_AUDIO_REMEDY}") from error
-    return autoencoder
 
 
 def _within(tree: Any, *keys: str) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def _within(tree: Any, *keys: str) -> dict[str, Any]:
 
 
 @cache
-def _load_pqmf() -> ModuleType:
+def _load_pqmf() -> None:
     """Import the PQMF and give it a prototype filter design that today's SciPy knows; the same filters come out."""
     import scipy.signal
 
@@ -108,7 +103,6 @@ def _load_pqmf() -> ModuleType:
         if lacks:
             del scipy.signal.kaiser  # type: ignore[attr-defined]
     module.design_kaiser_lowpass = _kaiser_low_pass  # type: ignore[attr-defined]
-    return module
 
 
 def _kaiser_low_pass(cutoff: Any, attenuation: float, taps: int | None = None) -> Any:

@@ -26,7 +26,7 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
     try:
         return model.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(model, tree, error))) from error
+        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _lines(model, error))) from error
 
 
 def _with_whole_numbers(tree: Any) -> Any:
@@ -42,14 +42,14 @@ def _with_whole_numbers(tree: Any) -> Any:
 @cache
 def setting_paths(model: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
     """Return the dotted path of every setting that some configuration has, sections opened."""
-    found: dict[str, None] = {}
+    paths: list[str] = []
     for name, field in model.model_fields.items():
-        inner = [path for one in _models_in(field.annotation) for path in setting_paths(one, f"{prefix}{name}.")]
-        found |= dict.fromkeys(inner or [f"{prefix}{name}"])
-    return tuple(found)
+        inner = [path for part in _models_in(field.annotation) for path in setting_paths(part, f"{prefix}{name}.")]
+        paths += inner or [f"{prefix}{name}"]
+    return tuple(dict.fromkeys(paths))
 
 
-def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:
+def _lines(model: type[BaseModel], error: ValidationError) -> list[str]:
     faults = error.errors()
     unknown = [str(fault["loc"][-1]) for fault in faults if fault["type"] == "extra_forbidden"]
     return [line for fault in faults if (line := _line(fault, unknown, *_place(model, fault["loc"])))]
@@ -60,16 +60,15 @@ def _line(fault: Any, unknown: list[str], location: list[str], owners: list[type
     path, given = ".".join(location) or "(top level)", fault["input"]
     match fault["type"]:
         case "extra_forbidden":
-            return (
-                f"unknown key {path!r}{did_you_mean(location[-1], (name for m in owners for name in m.model_fields))}"
-            )
+            known = (name for owner in owners for name in owner.model_fields)
+            return f"unknown key {path!r}{did_you_mean(location[-1], known)}"
         case "missing":
             return None if nearest(location[-1], unknown) else f"{path} is missing; add it"
         case "literal_error" | "union_tag_invalid":
             return f"{path}: {_one_of(fault)}"
         case "too_long" if isinstance(given, (list, tuple)):
-            most, found = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
-            return f"{path}: expected at most {most} values{_example(location, owners)} (found {found})"
+            most, count = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
+            return f"{path}: expected at most {most} values{_example(location, owners)} (found {count})"
         case "tuple_type" | "list_type":
             message = f"expected a list{_example(location, owners)}"
         case "model_type" | "dict_type" | "model_attributes_type":
@@ -124,4 +123,4 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[lis
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in get_args(annotation) for found in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -26,20 +26,10 @@ from sagasr.metrics.score import Scores
 from sagasr.metrics.table import METRICS
 
 
-class ScoreFile:
-    """Scores and listening set of one variant in a trial folder; there once complete."""
-
-    def __init__(self, trial: Path, variant: str) -> None:
-        self.path = TrialFolder(trial).scores(variant)
-        self.audio = TrialFolder(trial).audio(variant)
-
-    def exists(self) -> bool:
-        return self.path.exists()
-
-    def write(self, clips: Validation, prediction: Prediction) -> None:
-        """Write audio first, scores last: scores that exist are complete."""
-        _write_heard(self.audio, clips, prediction.audio)
-        _write_tables(self.path, clips, {"model": prediction})
+def write_scores(trial: Path, variant: str, clips: Validation, prediction: Prediction) -> None:
+    """Write the listening set and the scores of one variant, these last: scores that exist are complete."""
+    _write_heard(TrialFolder(trial).audio(variant), clips, prediction.audio)
+    _write_tables(TrialFolder(trial).scores(variant), clips, {"model": prediction})
 
 
 def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Prediction]) -> None:

@@ -160,8 +160,9 @@ class Reference:
         """Return what is odd about a clip, so that its scores are not taken for those of sound; mostly nothing."""
         sides = (("high", self._high), ("estimate", Spectra(estimate)))
         odd = [f"{name} is not finite" for name, side in sides if not side.is_finite]
-        odd += [f"{name} is digital silence" for name, side in sides if side.is_silent]
-        return "; ".join(odd + [f"{name} passes full scale" for name, side in sides if side.passes_full_scale])
+        odd += [f"{name} is digital silence" for name, side in sides if not side.audio.any()]
+        loud = [name for name, side in sides if side.is_finite and side.audio.abs().max() > 1]
+        return "; ".join([*odd, *(f"{name} passes full scale" for name in loud)])
 
 
 def score_many(references: Iterable[Reference], estimates: Iterable[Tensor]) -> list[Scores]:

@@ -31,16 +31,6 @@ class Spectra:
         return float(samples.dot(samples)) < LARGEST**2  # which does not hold for NaN
 
     @cached_property
-    def is_silent(self) -> bool:
-        """Whether every sample is exactly 0."""
-        return not bool(self.audio.any())
-
-    @cached_property
-    def passes_full_scale(self) -> bool:
-        """Whether a file of whole numbers would clip it."""
-        return self.is_finite and bool(self.audio.abs().max() > 1)
-
-    @cached_property
     def centred(self) -> Tensor:
         """Samples without their mean, double [C, T]."""
         audio = self.audio.double()

@@ -55,8 +55,7 @@ class NumberEmbedding(nn.Module):
         """Return embeddings [B, width] of numbers [B]."""
         number = number.clamp(0, 1)[:, None]
         angle = 2 * math.pi * number * self.frequencies
-        embedded: Tensor = self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))
-        return embedded
+        return self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))  # type: ignore[no-any-return]
 
 
 class OwnTokens(nn.Module):
@@ -142,8 +141,7 @@ class Conditioner(nn.Module):
             return None
         if self.rolloff_token is None:
             return rolloff.new_zeros(len(rolloff), 1, self.embed_dim)
-        token: Tensor = self.rolloff_token(rolloff)[:, None]
-        return token
+        return self.rolloff_token(rolloff)[:, None]  # type: ignore[no-any-return]
 
 
 def rolloff_share(rolloff_hz: Tensor, scale: Literal["nyquist", "released"]) -> Tensor:

@@ -125,8 +125,7 @@ class SagaModel(nn.Module):
             with settled_context(self.transformer, compact(conditioning.cross, conditioning.empty)[0]):
                 times = flow.schedule(sampler.schedule, sampler.steps)
                 solve = flow.euler if sampler.solver == "euler" else load("sampler", sampler.solver).sample
-                end: Tensor = solve(velocity_at, noise, times)
-                return end
+                return solve(velocity_at, noise, times)  # type: ignore[no-any-return]
 
     def _stack(
         self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
@@ -134,11 +133,10 @@ class SagaModel(nn.Module):
         """Return low latents and conditioning of all branches, one after the other along the batch."""
         cross, global_, prepend, empty = conditioning
         empty_low, empty_cross = null_low(low, self.conditions.low.empty), null_cross(cross)
-        count = len(branches)
         return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
             torch.cat([cross if branch.text else empty_cross for branch in branches]),
-            None if global_ is None else global_.repeat(count, 1),
-            None if prepend is None else prepend.repeat(count, 1, 1),
+            None if global_ is None else global_.repeat(len(branches), 1),
+            None if prepend is None else prepend.repeat(len(branches), 1, 1),
             empty,
         )
 

@@ -73,8 +73,7 @@ class WordEncoder(TextEncoder):
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Return the words' vectors."""
-        tokens: Tensor = self.embedding(prepared)
-        return tokens
+        return self.embedding(prepared)  # type: ignore[no-any-return]
 
 
 class T5Encoder(TextEncoder):
@@ -109,8 +108,7 @@ class T5Encoder(TextEncoder):
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Return the features, projected, with ended positions zero."""
-        tokens: Tensor = self.project(prepared) * prepared.ne(0).any(dim=-1, keepdim=True)
-        return tokens
+        return self.project(prepared) * prepared.ne(0).any(dim=-1, keepdim=True)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:

@@ -4,6 +4,7 @@ A checkpoint is a folder ``step-00000500`` with tensors in safetensors, everythi
 hashes written last. It is staged beside its target and renamed whole; nothing in it is ever unpickled.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from sagasr.constants import CHECKPOINTS_KEPT
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
+from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, read_text, write_json
 from sagasr.io.fingerprint import file_sha256
 from sagasr.io.trial_folder import CHECKPOINT
 
@@ -92,16 +93,22 @@ def load(folder: Path) -> dict[str, Any]:
     """Return the tree of a committed checkpoint. Raises DataError naming the file that differs from its hash."""
     if problem := problem_of(folder):
         raise DataError(f"{folder}: {problem}")
-    tree = _unflatten(read_json(folder / STATE), load_file(folder / TENSORS))
-    assert isinstance(tree, dict)
+    tensors = load_file(folder / TENSORS)
+    kinds: dict[str, Callable[[Any], Any]]
+    kinds = {"tensor": tensors.get, "items": dict, "tuple": tuple, "float": float.fromhex}
+
+    def restored(node: dict[str, Any]) -> Any:
+        ((kind, value),) = node.items()
+        return kinds[kind](value)
+
+    tree: dict[str, Any] = json.loads(read_text(folder / STATE), object_hook=restored)
     return tree
 
 
 def problem_of(folder: Path) -> str | None:
     """Return why a checkpoint folder cannot be used, or None when every byte is as written."""
     try:
-        manifest = read_json(folder / MANIFEST)
-        for name, digest in manifest["files"].items():
+        for name, digest in read_json(folder / MANIFEST)["files"].items():
             if file_sha256(folder / name) != digest:
                 return f"{name} does not match its hash"
     except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
@@ -168,7 +175,7 @@ def _discard_staged(checkpoints: Path) -> None:
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number."""
+    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number; ``load`` is the way back."""
     if isinstance(node, torch.Tensor):
         key = str(len(tensors))
         tensors[key] = node.detach().cpu().contiguous().clone()
@@ -184,23 +191,6 @@ def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, float):
         return {"float": node.hex()}  # exact, and NaN or infinity survive
     raise TypeError(f"a checkpoint holds numbers, texts and tensors, not {type(node).__name__}")
-
-
-def _unflatten(node: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(node, list):
-        return [_unflatten(value, tensors) for value in node]
-    if isinstance(node, dict):
-        ((kind, value),) = node.items()
-        match kind:
-            case "tensor":
-                return tensors[value]
-            case "items":
-                return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in value}
-            case "tuple":
-                return tuple(_unflatten(item, tensors) for item in value)
-            case "float":
-                return float.fromhex(value)
-    return node
 
 
 def _sync(path: Path) -> None:

@@ -34,19 +34,18 @@ class TrialRecord:
     def __init__(self, config: Config, out: Path, runtime: Runtime, harness: Harness) -> None:
         self.config, self.out, self.runtime, self.harness = config, out, runtime, harness
         self.history = History(out)
-        before = read_status(out)
+        before = read_status(out) or Status(state=State.RUNNING, started=time.time())
         self._began = time.monotonic()
         self.status = Status(
             state=State.RUNNING,
-            step=0,
             steps=config.training.steps,
             attempt=harness.attempt,
-            started=before.started if before else time.time(),
-            wall_seconds=before.wall_seconds if before else 0.0,
-            gpu_seconds=before.gpu_seconds if before else 0.0,
+            started=before.started,
+            wall_seconds=before.wall_seconds,
+            gpu_seconds=before.gpu_seconds,
             micro_batches=harness.micro_batches,
-            devices=before.devices if before else [],
-            note=before.note if before else "",
+            devices=before.devices,
+            note=before.note,
         )
         self._earlier = self.status
         self._beaten, self._step = -math.inf, 0

@@ -120,9 +120,7 @@ class History:
 
     def drop(self, step: int, prefix: str) -> None:
         """Remove the records of one step whose metrics begin with ``prefix``."""
-        self._keep(
-            lambda record: record["step"] != step or not any(name.startswith(prefix) for name in record["metrics"])
-        )
+        self._keep(lambda record: record["step"] != step or not next(iter(record["metrics"]), "").startswith(prefix))
 
     def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         if self.path.exists():

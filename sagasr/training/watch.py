@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
 from sagasr.data.store import Store
 from sagasr.evaluation.evaluate import AtOnce, evaluate, validation_loss
-from sagasr.evaluation.score_files import ScoreFile, write_references
+from sagasr.evaluation.score_files import write_references, write_scores
 from sagasr.evaluation.validation_set import Prediction, Validation, means
 from sagasr.io.failpoints import point
 from sagasr.io.signals import Halt
@@ -145,15 +145,15 @@ class Watch(pl.Callback):
             module.train()
         if trainer.is_global_zero:
             self.record.append(step, {"val/loss": loss})
-            scores = {name: prediction.means() for name, prediction in self.predictions.items()}
-            for name, averages in scores.items():
-                self.record.append(step, _curves(averages), variant=name)
+            curves = {name: _curves(prediction) for name, prediction in self.predictions.items()}
+            for name, averages in curves.items():
+                self.record.append(step, averages, variant=name)
             watched = next(iter(self.variants))
             lsd = self.predictions[watched].lsd
             self.record.update(val_lsd=lsd if math.isfinite(lsd) else None)
             self.record.beat(step, force=True)
             reason = self._judge(step, lsd)
-            self.harness.report({"step": step, "val/loss": loss} | _curves(scores[watched]))
+            self.harness.report({"step": step, "val/loss": loss} | curves[watched])
         self.due = False
         # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
@@ -190,7 +190,8 @@ class Watch(pl.Callback):
         """Write final scores and audio of every variant that lacks them; validate anew only what is missing."""
         if not trainer.is_global_zero:
             return
-        missing = {name: variant for name, variant in self.variants.items() if not ScoreFile(self.out, name).exists()}
+        scores = TrialFolder(self.out).scores
+        missing = {name: variant for name, variant in self.variants.items() if not scores(name).exists()}
         absent = {name: variant for name, variant in missing.items() if name not in self.predictions}
         if self.predicted_at != self.config.training.steps:
             absent, self.predictions = missing, {}
@@ -200,7 +201,7 @@ class Watch(pl.Callback):
         for name in missing:
             self.harness.fence()
             point("train.score")
-            ScoreFile(self.out, name).write(self.clips, self.predictions[name])
+            write_scores(self.out, name, self.clips, self.predictions[name])
 
     def _score_late(self, module: SagaModule, absent: Variants) -> dict[str, Prediction]:
         """Score variants that were added after the training with the untrained ``module``, which is then trained."""
@@ -223,12 +224,11 @@ class Watch(pl.Callback):
         recorded = {record.get("variant") for record in self.record.history if record["step"] == step}
         for name, prediction in predictions.items():
             if name not in recorded:  # else an attempt that died after this has recorded it
-                self.record.append(step, _curves(prediction.means()), variant=name)
+                self.record.append(step, _curves(prediction), variant=name)
         self.harness.fence()
         write_references(self.out, self.clips, untrained)
         return predictions
 
 
-def _curves(averages: Mapping[str, float]) -> dict[str, float]:
-    """Return averages under the names of their curves."""
-    return {f"val/{metric}": value for metric, value in averages.items()}
+def _curves(prediction: Prediction) -> dict[str, float]:
+    return {f"val/{metric}": value for metric, value in prediction.means().items()}
