@@ -90,10 +90,7 @@ def positive(text: str) -> int:
 
 
 def run(command: Callable[[], int], interrupted: str = "") -> int:
-    """Run a command and return its exit code; ``interrupted`` is printed after Ctrl-C. A bug keeps its traceback.
-
-    A reader of the output that ends before the command, such as head, interrupts it in silence.
-    """
+    """Run a command and return its exit code; ``interrupted`` is printed after Ctrl-C. A bug keeps its traceback."""
     _escape_missing_characters()
     try:
         return command()

@@ -110,11 +110,7 @@ def _check_same_training(config: Config, out: Path) -> None:
 
 
 def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
-    """Return the fingerprint of each split's recordings.
-
-    Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
-    in ``out`` began.
-    """
+    """Return the fingerprint of each split. Raises SagasrError for what is unusable, or changed since ``out``."""
     from sagasr.data.contents import manifest_fingerprint
     from sagasr.data.splits import usable_rows
 

@@ -128,10 +128,7 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
 
 
 def _reach(model: Any) -> int | None:
-    """Return on how many frames to each side latents or audio depend: 10 in the autoencoder as published.
-
-    The library's other autoencoders may hold attention, which has no such limit.
-    """
+    """Return on how many frames to each side a frame depends, 10 as published; None for layers such as attention."""
     if type(model.encoder).__name__ != "OobleckEncoder" or type(model.decoder).__name__ != "OobleckDecoder":
         return None
     return max(_span(model.encoder.modules()), _span(reversed([*model.decoder.modules()])))
@@ -148,10 +145,7 @@ def _span(layers: Iterable[nn.Module]) -> int:
 
 
 def missing_weights(codec: settings.Codec, channels: int) -> str | None:
-    """Return one line saying what of the codec is absent or unfit and how to get it; no weight of ours is read.
-
-    Raises ConfigError for a class of the user's own that cannot be made.
-    """
+    """Return one line on what of the codec is absent or unfit. Raises ConfigError for a class that cannot be made."""
     if isinstance(codec, settings.OwnCodec):
         stated = {"ratio": codec.ratio, "latent_channels": codec.latent_channels, "linear": codec.linear}
         return breach(check_codec, "codec", codec.part, channels, channels=channels, **stated)

@@ -102,10 +102,7 @@ def _one_of(fault: Any) -> str:
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return the keys of a location, and the models that its last key may belong to.
-
-    Pydantic names the kind of a model that is one of several as if it were a key.
-    """
+    """Return the keys of a location, without the kind that pydantic puts there, and the models of its last key."""
     here = owners = [model]
     path = []
     for part in map(str, location):

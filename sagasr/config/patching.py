@@ -47,10 +47,7 @@ def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Return a configuration tree with the files it names made absolute, taken as relative to ``folder``.
-
-    The word ``shipped`` under ``data`` stands for the recordings that come with sagasr.
-    """
+    """Return a tree with its files made absolute, taken as relative to ``folder``; ``shipped`` data are ours."""
     absolute: dict[str, Any] = {}
     for key, value in tree.items():
         word = "null" if key is None else str(key)  # YAML reads the key null as none; the check of keys then names it

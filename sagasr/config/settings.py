@@ -50,9 +50,7 @@ def known(family: str) -> AfterValidator:
 
 
 class Data(Strict):
-    """Manifests (CSV, Parquet or JSON lines), or folders. If one says which rows train and which validate, only those
-    count.
-    """
+    """Manifests (CSV, Parquet or JSON lines), or folders; where one has splits, only the rows of the split count."""
 
     train: str
     val: str

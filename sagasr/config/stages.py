@@ -136,10 +136,7 @@ IDLE = (
 
 
 def acting(config: Config) -> Config:
-    """Return a configuration with all keys at their defaults that do nothing in it: equal ones give equal results.
-
-    For comparison alone: a fingerprint is of what is written.
-    """
+    """Return a configuration, for comparison alone, with all keys at their defaults that do nothing in it."""
     for key in [key for idle in IDLE if idle.holds(config) for key in idle.keys]:
         config = _at_default(config, key.split("."))
     return config

@@ -47,10 +47,7 @@ class AtOnce:
         self.limit, self.say = BATCH, say
 
     def parts(self, clips: int, most: int, work: Callable[[slice], T]) -> list[T]:
-        """Return what ``work`` makes of the clips in parts, in order; a part that does not fit is done again, smaller.
-
-        Raises ValidationMemoryError where one clip does not fit.
-        """
+        """Return what ``work`` makes of the clips in parts; what does not fit is done again, smaller, to one clip."""
         done: list[T] = []
         start = 0
         while start < clips:
@@ -158,10 +155,7 @@ def target_rolloff_hz(clips: Validation, evaluation: Evaluation) -> Tensor:
 
 @torch.inference_mode()
 def validation_loss(model: SagaModel, clips: Validation, at_once: AtOnce | None = None) -> float:
-    """Return the mean velocity error over the clips at five fixed times, from their frozen noise, nothing dropped.
-
-    Computed as a sampling is: see ``SagaModel.sample``. Raises ValidationMemoryError.
-    """
+    """Return the mean velocity error over the clips at five fixed times, nothing dropped, as precise as a sampling."""
     device = model.norm.mean.device
 
     def errors(part: slice) -> list[float]:

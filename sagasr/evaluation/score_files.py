@@ -42,10 +42,7 @@ def write_references(trial: Path, clips: Validation, untrained: Mapping[str, Pre
 
 
 def _write_heard(folder: Path, clips: Validation, audio: Tensor) -> None:
-    """Write the listening set of audio [n, C, T]: the first clip of each domain, then the second, and so on.
-
-    All versions of a clip whose high passes full scale, where FLAC ends, are quieter by the same factor.
-    """
+    """Write the first clip of each domain, the second, …; quieter by one factor where its high is too loud for FLAC."""
     by_domain: dict[str, list[int]] = {}
     for index, domain in enumerate(clips.domains):
         by_domain.setdefault(domain, []).append(index)

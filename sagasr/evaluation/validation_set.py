@@ -23,9 +23,7 @@ from sagasr.plugins.parts import load
 
 
 class Prediction(NamedTuple):
-    """What a model makes of the validation clips under one setting: audio [n, C, T], scores per clip, and distances
-    over all clips and per domain.
-    """
+    """A model's answer under one setting: audio [n, C, T], scores per clip, distances over all and per domain."""
 
     audio: Tensor
     scores: list[Scores]

@@ -80,10 +80,7 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
 
 
 class _AsOnGpu(TorchFunctionMode):
-    """On the meta device attention falls back to its plain form, and there is no autocast.
-
-    Inside, attention is the fused form that CPUs and GPUs run and, ``halved``, matrices are multiplied in bfloat16.
-    """
+    """Inside, the meta device has the fused attention of CPUs and GPUs and, ``halved``, autocast to bfloat16."""
 
     def __init__(self, halved: bool) -> None:
         super().__init__()

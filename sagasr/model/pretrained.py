@@ -42,10 +42,7 @@ Shapes = dict[str, torch.Size]
 
 
 def load_pretrained(model: SagaModel, config: Config) -> list[Fit]:
-    """Copy the checkpoint of a configuration into a model, and return how its parts fit; nothing for scratch.
-
-    Raises DataError, one line naming the file, unless 99 % of the parameters match in both directions.
-    """
+    """Copy a configuration's checkpoint into a model and return how its parts fit. Raises DataError if they do not."""
     if config.model.init == "scratch":
         return []
     weights, parts = _fits(config, shapes_of(model.transformer), shapes_of(model.conditioner))
@@ -92,10 +89,7 @@ def _check_used(fitted: Fit, weights: Weights) -> None:
 
 
 def _check_published(config: Config, checkpoint: Path) -> None:
-    """Raise DataError when the configuration published with the checkpoint says what shapes do not: heads, norms.
-
-    It is read where it lies beside the checkpoint, or is the codec's; without one only shapes are compared.
-    """
+    """Raise DataError where the published configuration, if one is there, says what shapes do not: heads, norms."""
     ours = DEFAULTS | transformer_arguments(config, latent_channels(config.codec, config.audio.channels))
     named = [Path(config.codec.config)] if isinstance(config.codec, StableAudio) else []
     for path in (checkpoint.with_name("model_config.json"), *named):

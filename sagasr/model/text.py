@@ -166,10 +166,7 @@ def _t5_width(model: str) -> int:
 
 
 def _readable_t5(model: str, width: int = 0) -> Published:
-    """Return a T5 whose configuration, of this width if one is given, and tokenizer are here.
-
-    Without a tokenizer transformers would read every word as unknown and say nothing.
-    """
+    """Return a T5 that is here, and a tokenizer, without which transformers reads every word as unknown."""
     published = _t5(model)
     if width not in (0, _t5_width(model)):
         raise published.error(f"its width is not the {width} published under this name")

@@ -37,9 +37,7 @@ def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
 
 
 def known_share(captions: Iterable[str], vocabulary: Collection[str], most: int) -> float:
-    """Return the share of the captions' words that a model is told: of each the first ``most`` that are in a
-    vocabulary. 1 where there are no words.
-    """
+    """Return the share of words that a model knows, of a caption the first ``most``; 1 where there are none."""
     known, words = set(vocabulary), [words_of(caption) for caption in captions]
     told = sum(min(most, sum(word in known for word in caption)) for caption in words)
     return told / total if (total := sum(map(len, words))) else 1.0

@@ -29,10 +29,7 @@ def fake_mode() -> FakeTensorMode:
 
 @contextmanager
 def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
-    """Inside, ``cuda`` is a fake device and every new tensor is fake; real tensors are taken for fake ones.
-
-    An operation on tensors of two devices raises a RuntimeError that ``is_misplaced`` knows.
-    """
+    """Inside, ``cuda`` is a fake device, every new tensor is fake, and mixing devices raises ``is_misplaced``."""
     with ExitStack() as inside:
         for owner, name, value in (
             (nn.Module, "_apply", _move),

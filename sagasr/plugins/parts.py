@@ -33,10 +33,7 @@ FAULTS = (Exception, SystemExit)  # what code of a user's own may raise: a scrip
 
 
 def load(family: str, part: str, *given: Any) -> Any:
-    """Return a new object of the class that ``part`` names, made of ``given``. Raises ConfigError saying what it lacks.
-
-    A codec is given the number of audio channels, the others nothing.
-    """
+    """Return a new object of the class ``part``; a codec is given the channels. Raises ConfigError on faults."""
     class_ = _class_of(family, part)
     try:
         return class_(*given)
@@ -56,10 +53,7 @@ def sources(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def breach(check: Callable[..., None], family: str, part: str, *given: Any, **stated: Any) -> str | None:
-    """Return one line saying how a part breaks a contract of ``sagasr.plugins.contracts``.
-
-    Raises ConfigError where it cannot even be made.
-    """
+    """Return one line saying how a part breaks its contract. Raises ConfigError where it cannot even be made."""
     return _breach(identity(family, part), check, family, part, given, tuple(stated.items()))
 
 

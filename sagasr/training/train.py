@@ -39,10 +39,7 @@ def train(
     runtime: Runtime | None = None,
     harness: Harness | None = None,
 ) -> TrainResult:
-    """Train, validate and score every variant in the folder ``out``, from the newest checkpoint there if there is one.
-
-    A finished training is only scored for the variants that lack scores. Raises SagasrError for unusable input.
-    """
+    """Train in ``out`` from its newest checkpoint, and score every variant without scores. Raises SagasrError."""
     variants = variants or {"default": config.evaluation}
     runtime, harness = runtime or Runtime(), harness or Harness()
     _quieten()

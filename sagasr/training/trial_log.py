@@ -76,10 +76,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 class History:
-    """``history.jsonl``: one line per record ``{"step", "time", "metrics", "variant"?}``; only ever appended to.
-
-    ``resume(step)`` drops what lies behind a checkpoint, so that a step trained twice is recorded once.
-    """
+    """``history.jsonl``, append-only but for ``resume``: lines of ``{"step", "time", "metrics", "variant"?}``."""
 
     def __init__(self, folder: Path) -> None:
         self.path = TrialFolder(folder).history

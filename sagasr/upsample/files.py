@@ -77,10 +77,7 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[tuple[Path, Path]]:
-    """Return the pairs with a WAV file where a recording passes full scale by far or often, which no FLAC file holds.
-
-    Raises DataError where the user has named a FLAC file for it. What passes it as loud MP3 files do is clipped.
-    """
+    """Return WAV in place of FLAC for what passes full scale by far or often. Raises DataError where FLAC was named."""
     chosen = []
     for source, target in pairs:
         peak, share = overflow_of(file_source(source)) if target.suffix == ".flac" else (0.0, 0.0)

@@ -158,11 +158,7 @@ class Upsampler:
     def _finished(
         self, sources: Iterable[Source], settings: Settings, on_progress: Progress
     ) -> Iterator[tuple[Recording, np.ndarray]]:
-        """Yield finished blocks with their recording, one recording after the other.
-
-        A batch holds windows whose two neighbours are ready, then first windows, of the next recordings too where one
-        recording has no more.
-        """
+        """Yield finished blocks in order; a batch holds windows that are ready, then first ones, of all recordings."""
         sampler, text = self._sampler(settings), self._prepared(settings.text)
         recordings: deque[Recording] = deque()
         ready: deque[Window] = deque()
@@ -224,10 +220,7 @@ class Upsampler:
         return Recording(source, offset, cutoffs, streams, on_progress, ready)
 
     def _measure(self, source: Source, streams: Sequence[Stream]) -> list[float]:
-        """Set the gain of each stream, from the levels of its windows, and return where the band of each channel ends.
-
-        Of each for itself: what one channel has above the end of the other is its own, and so it stays.
-        """
+        """Set the gain of each stream from its windows' levels, and return where the band of each channel ends."""
         starts, length = streams[0].starts, streams[0].length
         audio, spectra = Buffer(source.channels), [Spectrum() for _ in range(source.channels)]
         levels: list[list[float]] = []
@@ -330,10 +323,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
 
 
 def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
-    """Return the configuration with its parts of a user's own taken from the files ``given``.
-
-    A trial folder may be anybody's: of what it names, only what is installed or given by the user is run.
-    """
+    """Return the configuration with own parts as ``given``: a trial folder may be anybody's and runs nothing itself."""
     files, used = {Path(part).name: part for part in given}, set[str]()
 
     def own(family: str, part: str) -> str:
