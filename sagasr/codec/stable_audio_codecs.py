@@ -37,11 +37,7 @@ def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module
 
 
 def build_autoencoder(checkpoint: Path, config: Path) -> Any:
-    """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
-
-    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
-    one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
-    """
+    """Return the Stable Audio autoencoder of a published configuration with its weights. Raises DataError."""
     autoencoder, fitted, weights = _fitted(checkpoint, config)
     copy_weights(autoencoder, fitted, weights)
     return autoencoder

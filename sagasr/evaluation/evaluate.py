@@ -38,10 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class AtOnce:
-    """How many clips are sampled at once: fewer after each time that they did not fit into a GPU's memory.
-
-    One kept for all validations of a training remembers. ``say`` hears of each change.
-    """
+    """How many clips are sampled at once: fewer after each time that they did not fit; ``say`` hears of each change."""
 
     def __init__(self, say: Callable[[str], object] = logger.warning) -> None:
         self.limit, self.say = BATCH, say

@@ -1,4 +1,4 @@
-"""What the transformer is told besides the low latents: text, roll-off and seconds; and how each is left out.
+"""The transformer, and what it is told besides the low latents: text, roll-off and seconds; how each is left out.
 
 Roll-off enters twice (SAGA-SR section 3.2): as one token each for low and high in the cross-attention, and through a
 global vector beside the time (or, with the time, through a prepended token). Conditions and routes that are switched
@@ -26,6 +26,7 @@ from sagasr.model.counts import FREQUENCIES
 from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
+from sagasr.published.stable_audio import diffusion_transformer
 
 LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
 
@@ -169,3 +170,28 @@ def drop(values: Tensor, null: Tensor, dropped: Tensor | None) -> Tensor:
     if dropped is None:
         return values
     return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), null, values)
+
+
+def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
+    """Return the arguments of stable-audio-tools' transformer."""
+    model, conditions = config.model, config.conditions
+    by_global = conditions.rolloff_route != "prepend"
+    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
+    return {
+        "io_channels": latent_channels,
+        "input_concat_dim": latent_channels,
+        "embed_dim": model.embed_dim,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "cond_token_dim": model.cond_dim,
+        "project_cond_tokens": False,
+        "global_cond_dim": globals_ * model.cond_dim,
+        "prepend_cond_dim": 0 if by_global else model.embed_dim,
+        "global_cond_type": model.time_route,
+        "diffusion_objective": "rectified_flow",
+    }
+
+
+def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+    """Return the transformer with its stock initialisation, drawn from torch's global generator."""
+    return diffusion_transformer(**transformer_arguments(config, latent_channels))

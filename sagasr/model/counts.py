@@ -50,11 +50,7 @@ class Counts(NamedTuple):
 
 
 def counts_of(
-    config: Config,
-    latents: tuple[int, int, int],
-    tokens: tuple[int, int, int],
-    parameters: int,
-    activation_bytes: int,
+    config: Config, latents: tuple[int, int, int], tokens: tuple[int, int, int], parameters: int, activation_bytes: int
 ) -> Counts:
     """Return the counts of a configuration whose step has these shapes, parameters and activations."""
     coded = isinstance(config.codec, StableAudio)

@@ -10,13 +10,13 @@ seed, and counted apart from what is missing.
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from sagasr.config.settings import GET_STABLE_AUDIO, Config, StableAudio, latent_channels
 from sagasr.io.errors import DataError
-from sagasr.model.conditions import Conditioner
-from sagasr.model.saga import SagaModel, build_transformer, transformer_arguments
+from sagasr.model.conditions import Conditioner, build_transformer, transformer_arguments
 from sagasr.published.hugging_face import problem_of
 from sagasr.published.stable_audio import published_transformer
 from sagasr.published.weights import (
@@ -33,6 +33,9 @@ from sagasr.published.weights import (
     share,
 )
 
+if TYPE_CHECKING:
+    from sagasr.model.saga import SagaModel
+
 REMEDY = f"{GET_STABLE_AUDIO} and name its model.safetensors in model.checkpoint"
 # What a published configuration may spell out, and where ours may differ: in its conditions and in what it learns.
 DEFAULTS = {"patch_size": 1, "timestep_cond_type": "global", "project_global_cond": True}
@@ -41,7 +44,7 @@ GLOBAL, PREPEND = "to_global_embed.", "to_prepend_embed."
 Shapes = dict[str, torch.Size]
 
 
-def load_pretrained(model: SagaModel, config: Config) -> list[Fit]:
+def load_pretrained(model: "SagaModel", config: Config) -> list[Fit]:
     """Copy a configuration's checkpoint into a model and return how its parts fit. Raises DataError if they do not."""
     if config.model.init == "scratch":
         return []

@@ -14,11 +14,13 @@ from sagasr.codec.latents import LatentNorm
 from sagasr.codec.precision import fast
 from sagasr.config.settings import Config, Sampler, latent_channels
 from sagasr.model import flow
-from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, null_cross, null_low
+from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, build_transformer, drop, null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches
 from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.plugins.parts import load
-from sagasr.published.stable_audio import compact, diffusion_transformer, settled_context
+from sagasr.published.stable_audio import compact, settled_context
+
+Mask = Tensor | None  # of the rows [B] whose condition is dropped
 
 
 class SagaModel(nn.Module):
@@ -53,8 +55,8 @@ class SagaModel(nn.Module):
         t: Tensor,
         low: Tensor,
         inputs: ConditionInputs,
-        drop_low: Tensor | None = None,
-        drop_text: Tensor | None = None,
+        drop_low: Mask = None,
+        drop_text: Mask = None,
     ) -> Tensor:
         """Return the velocity [B, D, N] at ``noisy`` and time ``t`` [B], with the conditions of masked rows [B] nulled.
 
@@ -81,8 +83,8 @@ class SagaModel(nn.Module):
         noise: Tensor,
         t: Tensor,
         inputs: ConditionInputs,
-        drop_low: Tensor | None = None,
-        drop_text: Tensor | None = None,
+        drop_low: Mask = None,
+        drop_text: Mask = None,
     ) -> Tensor:
         """Return the mean squared error of the velocity: the training loss, unweighted as in the paper."""
         noisy = flow.interpolate(high, noise, t)
@@ -161,31 +163,6 @@ class SagaModel(nn.Module):
             return velocity
         skip, scale = flow.linear_guess(t, self.norm.level)
         return skip * noisy + scale * velocity
-
-
-def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
-    """Return the arguments of stable-audio-tools' transformer."""
-    model, conditions = config.model, config.conditions
-    by_global = conditions.rolloff_route != "prepend"
-    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
-    return {
-        "io_channels": latent_channels,
-        "input_concat_dim": latent_channels,
-        "embed_dim": model.embed_dim,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "cond_token_dim": model.cond_dim,
-        "project_cond_tokens": False,
-        "global_cond_dim": globals_ * model.cond_dim,
-        "prepend_cond_dim": 0 if by_global else model.embed_dim,
-        "global_cond_type": model.time_route,
-        "diffusion_objective": "rectified_flow",
-    }
-
-
-def build_transformer(config: Config, latent_channels: int) -> nn.Module:
-    """Return the transformer with its stock initialisation, drawn from torch's global generator."""
-    return diffusion_transformer(**transformer_arguments(config, latent_channels))
 
 
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:

@@ -127,11 +127,7 @@ def step_of(folder: Path) -> int:
 
 
 def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) -> Path | None:
-    """Return the newest checkpoint that verifies, passing over broken ones; None when there is none.
-
-    ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
-    starting anew silently would hide the loss.
-    """
+    """Return the newest checkpoint that verifies, if any; ``say`` hears of broken ones. Raises DataError if all are."""
     problems: list[str] = []
     for folder in _newest_first(checkpoints):
         if (problem := problem_of(folder)) is None:

@@ -97,11 +97,7 @@ class Upsampler:
 
     @classmethod
     def load(
-        cls,
-        path: Path | str,
-        weights: Literal["ema", "raw"] = "ema",
-        device: str = "auto",
-        parts: Sequence[str] = (),
+        cls, path: Path | str, weights: Literal["ema", "raw"] = "ema", device: str = "auto", parts: Sequence[str] = ()
     ) -> "Upsampler":
         """Return the model of a trial folder (its newest checkpoint that verifies) or of one of its checkpoints.
 

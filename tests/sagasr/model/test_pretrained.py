@@ -20,9 +20,10 @@ from sagasr.config.parsing import parse
 from sagasr.config.settings import SIZES, Config
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml
+from sagasr.model.conditions import build_transformer
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.pretrained import _corners, load_pretrained
-from sagasr.model.saga import SagaModel, build_model, build_transformer
+from sagasr.model.saga import SagaModel, build_model
 from sagasr.published.stable_audio import load_stock
 from sagasr.published.weights import Weights, check_fit, fit, shapes_of
 from sagasr.training.preflight import missing_weights
