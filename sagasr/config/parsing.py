@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args
 
@@ -20,7 +20,7 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
         # Through JSON: strict types, and lists become tuples.
         return model.model_validate_json(json.dumps(tree, allow_nan=False))
     except ValidationError:
-        tree = _with_whole_numbers(tree)  # 1e4 steps are 10000; seldom, so only where something is wrong
+        tree = map_leaves(_whole, tree)  # 1e4 steps are 10000; seldom, so only where something is wrong
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {odd_value(tree) or error}") from error
     try:
@@ -29,14 +29,17 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in _lines(model, error))) from error
 
 
-def _with_whole_numbers(tree: Any) -> Any:
-    """Return a tree with numbers such as 1e4 as the integers that they are; fractions want no other form of them."""
+def map_leaves(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Return nested mappings and lists with every other value changed."""
     if isinstance(tree, Mapping):
-        return {key: _with_whole_numbers(value) for key, value in tree.items()}
+        return {key: map_leaves(change, value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_with_whole_numbers(value) for value in tree]
-    whole = isinstance(tree, float) and tree.is_integer() and abs(tree) < 2**53
-    return int(tree) if whole else tree
+        return [map_leaves(change, value) for value in tree]
+    return change(tree)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 @cache

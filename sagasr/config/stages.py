@@ -3,10 +3,12 @@
 Some settings do nothing beside some others: configurations that differ only in these give equal results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from sagasr.config.parsing import map_leaves
 from sagasr.config.patching import leaves
 from sagasr.config.settings import PARTS, T5, Config, Evaluation, OwnCodec
 from sagasr.config.strict import Strict
@@ -68,16 +70,11 @@ def _with_sources(tree: dict[str, Any], own: Sequence[tuple[str, str]]) -> dict[
         return tree
     from sagasr.plugins.parts import sources
 
-    return {**_without_folders(tree), "parts": sources(own)}
+    return {**map_leaves(_without_folder, tree), "parts": sources(own)}
 
 
-def _without_folders(node: Any) -> Any:
-    """Return a tree with the files of own parts named without their folders."""
-    if isinstance(node, Mapping):
-        return {key: _without_folders(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_without_folders(value) for value in node]
-    return Path(node).name if isinstance(node, str) and ".py:" in node else node
+def _without_folder(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and ".py:" in value else value
 
 
 class Idle(NamedTuple):
@@ -88,12 +85,14 @@ class Idle(NamedTuple):
     holds: Callable[[Config], bool]
 
 
+def _where(path: str, value: object, *keys: str) -> Idle:
+    return Idle(keys, f"{path} is {value}", lambda config: attrgetter(path)(config) == value)
+
+
 IDLE = (
-    Idle(("evaluation.lfr_ratio",), "evaluation.lfr is off", lambda c: c.evaluation.lfr == "off"),
-    Idle(
-        ("conditions.rolloff_scale", "evaluation.rolloff_target", "evaluation.rolloff_fixed"),
-        "conditions.rolloff is off",
-        lambda c: c.conditions.rolloff == "off",
+    _where("evaluation.lfr", "off", "evaluation.lfr_ratio"),
+    _where(
+        "conditions.rolloff", "off", "conditions.rolloff_scale", "evaluation.rolloff_target", "evaluation.rolloff_fixed"
     ),
     Idle(  # prepend has a token of its own for the time, with roll-off or without
         ("conditions.rolloff_route",),
@@ -120,18 +119,10 @@ IDLE = (
         "no text is ever dropped in training (conditions.text)",
         lambda c: not c.conditions.cross_dropout,
     ),
-    Idle(
-        ("conditions.low.empty", "evaluation.sampler.guidance.audio"),
-        "conditions.low.dropout is 0",
-        lambda c: not c.conditions.low.dropout,
-    ),
-    Idle(("model.checkpoint",), "model.init is scratch", lambda c: c.model.init == "scratch"),
-    Idle(
-        ("training.ema.beta", "training.ema.power"),
-        "evaluation.weights is raw",
-        lambda c: c.evaluation.weights == "raw",
-    ),
-    Idle(("training.schedule.gamma",), "training.schedule.power is 0", lambda c: not c.training.schedule.power),
+    _where("conditions.low.dropout", 0, "conditions.low.empty", "evaluation.sampler.guidance.audio"),
+    _where("model.init", "scratch", "model.checkpoint"),
+    _where("evaluation.weights", "raw", "training.ema.beta", "training.ema.power"),
+    _where("training.schedule.power", 0, "training.schedule.gamma"),
 )
 
 

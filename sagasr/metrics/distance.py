@@ -21,7 +21,7 @@ from torch import Tensor
 from sagasr.audio.spectrum import BIN_HZ, NUM_BINS, stft_power
 from sagasr.config import settings
 from sagasr.constants import NYQUIST, SAMPLE_RATE
-from sagasr.metrics.spectra import POWER_FLOOR
+from sagasr.metrics.score import POWER_FLOOR
 from sagasr.plugins.parts import load
 from sagasr.published.hugging_face import Published, problem_of, remedy_for
 

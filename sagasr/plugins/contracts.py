@@ -160,7 +160,8 @@ class _OnGpu:
         except Exception as failed:  # noqa: BLE001 - whatever a user's own code raises
             error = failed
         folder = Path(getattr(self.home, "__file__", None) or "/").parent
-        beside = [it for it in [*sys.modules.values()] if Path(getattr(it, "__file__", None) or "").parent == folder]
+        modules = [*sys.modules.values()]
+        beside = [module for module in modules if Path(getattr(module, "__file__", None) or "").parent == folder]
         forget([*beside, *filter(None, [self.home])])  # a fake tensor kept in one of these would meet a real one
         assert error is None or not is_misplaced(error), (
             f"mixes a tensor on the CPU with {given} on cuda{self._line(error)};"

@@ -40,7 +40,7 @@ def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
             inside.enter_context(replaced(owner, name, value))
         inside.enter_context(mode or fake_mode())
         inside.enter_context(_Unknown())
-        inside.callback(lambda: forget(it for name, it in [*sys.modules.items()] if name.startswith("sagasr.")))
+        inside.callback(lambda: forget(own for name, own in [*sys.modules.items()] if name.startswith("sagasr.")))
         yield
 
 
@@ -74,7 +74,7 @@ def forget(modules: Iterable[ModuleType]) -> None:
         if isinstance(value, _lru_cache_wrapper):
             value.cache_clear()
         elif isinstance(value, dict):
-            for key in [key for key, kept in value.items() if isinstance(kept, FakeTensor)]:
+            for key in [key for key, item in value.items() if isinstance(item, FakeTensor)]:
                 del value[key]
 
 
