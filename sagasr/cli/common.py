@@ -113,7 +113,6 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
 
 
 def _escape_missing_characters() -> None:
-    """Escape the characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -51,13 +51,12 @@ class AtOnce:
             part = slice(start, min(start + min(most, self.limit), clips))
             try:
                 done.append(work(part))
+                start = part.stop
             except RuntimeError as error:
                 self._reduce(part.stop - start, error)
-            else:
-                start = part.stop
-                continue
-            gc.collect()  # only now is all let go that the failure held
-            torch.cuda.empty_cache()
+            if start < part.stop:  # only now is all let go that the failure held
+                gc.collect()
+                torch.cuda.empty_cache()
         return done
 
     def _reduce(self, clips: int, error: RuntimeError) -> None:

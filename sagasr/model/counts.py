@@ -100,7 +100,6 @@ def count(config: Config, words: int) -> Counts:
 
 
 def _transformer(config: Config, channels: int) -> int:
-    """Return the transformer's parameters: layers, and the ways in and out."""
     model, conditions = config.model, config.conditions
     wide, cond = model.embed_dim, model.cond_dim
     modulated = model.time_route == "adaLN"
@@ -118,7 +117,6 @@ def _transformer(config: Config, channels: int) -> int:
 
 
 def _conditions(conditions: Conditions, cond: int, wide: int, words: int) -> int:
-    """Return the parameters of the embeddings."""
     rolloff, number = conditions.rolloff == "on", FREQUENCIES + 2 * (FREQUENCIES + 1) * cond
     return (
         ((words + 1) * cond if conditions.text.source != "off" else 0)

@@ -172,7 +172,6 @@ class _OnGpu:
         )
 
     def _line(self, error: BaseException | None) -> str:
-        """Return the line of the part's file in which it failed."""
         source = self.home and inspect.getsourcefile(self.home)
         frames = traceback.extract_tb(error.__traceback__ if error else None)
         lines = [frame.lineno for frame in frames if frame.filename == source]

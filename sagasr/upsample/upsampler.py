@@ -237,7 +237,6 @@ class Upsampler:
 
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Window], settings: Settings, sampler: Sampler, text: Tensor) -> None:
-        """Sample the high version of each window and hand it to its recording."""
         device = self.model.norm.mean.device
         lows = [window.recording.low_of(window) for window in batch]
         gain = torch.tensor([window.stream.gain for window in batch], device=device)[:, None, None]
@@ -294,7 +293,6 @@ class Upsampler:
         return torch.cat(blocks, dim=1)[:, skip : skip + self.frames]
 
     def _rolloffs(self, low: np.ndarray, settings: Settings) -> tuple[float, float]:
-        """Return the roll-off in Hz of a window [C, T] and the one that is asked for."""
         rolloff = rolloff_hz(low)
         if settings.rolloff_target == "estimated":
             return rolloff, estimate_rolloff(self.facts.rolloff_regression, rolloff_features(low), rolloff)
