@@ -15,9 +15,7 @@ class Runtime(Strict):
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(500, ge=1, description="training steps between two checkpoints")
-    hang_seconds: float = Field(
-        1_800.0, gt=0, description="a worker that shows no sign of life for so long is replaced"
-    )
+    hang_seconds: float = Field(1_800.0, gt=0, description="a worker without a sign of life for so long is replaced")
     notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
     @field_validator("gpus_per_worker")

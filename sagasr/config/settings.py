@@ -289,9 +289,7 @@ class Validation(Strict):
     segment: int = Field(65_536, ge=8_192, description="samples scored of each recording, its loudest stretch")
     filter: FilterFamily = "chebyshev1"
     order: int = Field(8, ge=1, le=20)
-    cutoff_hz: float = Field(
-        4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
-    )
+    cutoff_hz: float = Field(4_000.0, ge=500, le=NYQUIST, description="capped by rolloff_cap as in training")
     distance: Distance = Distance()
     # of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point
     metrics: Annotated[tuple[str, ...], known("metric")] = ()
