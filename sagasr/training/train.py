@@ -42,10 +42,7 @@ def train(
     """Train in ``out`` from its newest checkpoint, and score every variant without scores. Raises SagasrError."""
     variants = variants or {"default": config.evaluation}
     runtime, harness = runtime or Runtime(), harness or Harness()
-    # Lightning's greetings and advice are not addressed to our users; its warnings about our own choices neither.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    _quieten()
     torch.set_num_threads(max(1, int(runtime.cpus_per_worker)))  # sums depend on how many threads share them
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
@@ -109,3 +106,10 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):  # not everywhere; M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
         libc.mallopt(-3, 2**30)
         libc.mallopt(-1, 2**31 - 1)
+
+
+def _quieten() -> None:
+    """Lightning's greetings and advice are not addressed to our users; its warnings about our own choices neither."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
