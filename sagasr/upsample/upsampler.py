@@ -334,12 +334,10 @@ def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
             raise DataError(f"{files[name]}: changed since the model was trained; give the {family} of that time")
         return files[name]
 
-    changes: dict[str, Any] = {
-        "evaluation.sampler.solver": own("sampler", config.evaluation.sampler.solver),
-        "conditions.own": [own("conditioner", part) for part in config.conditions.own],
-    }
+    changes: dict[str, Any] = {"evaluation.sampler.solver": own("sampler", config.evaluation.sampler.solver)}
     if isinstance(config.codec, OwnCodec):
         changes["codec.part"] = own("codec", config.codec.part)
+    changes["conditions.own"] = [own("conditioner", part) for part in config.conditions.own]
     if unused := [part for name, part in files.items() if name not in used]:
         named = ", ".join(sorted(used)) or "none"
         raise ConfigError(
