@@ -1,5 +1,6 @@
 """Patches on configuration trees: dotted paths that are set, opened, compared, and made absolute."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sagasr.io.errors import ConfigError
-from sagasr.io.files import on_disk
+from sagasr.io.files import LOOP, on_disk
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
@@ -63,7 +64,7 @@ def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str
 
 def _file(key: str, value: Any, folder: Path) -> Any:
     if key in PART_KEYS and isinstance(value, str) and value.isprintable():
-        return _part(value, folder)
+        return _part(key, value, folder)
     if key not in (*DATA_KEYS, *FILE_KEYS, *MODEL_KEYS) or not isinstance(value, str) or not value:
         return value
     if not value.isprintable():
@@ -72,14 +73,23 @@ def _file(key: str, value: Any, folder: Path) -> Any:
         return str(Path(__file__).parents[1] / "recordings" / "manifest.csv")
     if key in MODEL_KEYS and not os.path.exists(folder / value):
         return value  # the name of a published model
-    return str(on_disk(folder / value).resolve())
+    return str(_absolute(key, folder / value))
 
 
-def _part(part: str, folder: Path) -> str:
+def _absolute(key: str, path: Path) -> Path:
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{key}: {path}: {LOOP}") from error
+    return on_disk(path).resolve()
+
+
+def _part(key: str, part: str, folder: Path) -> str:
     """Return a part of a user's own with the file it lies in made absolute; ``my:Class`` is in my.py where that is."""
     module, colon, name = part.rpartition(":")
     file = folder / (module if module.endswith(".py") else f"{module}.py")
-    return f"{on_disk(file).resolve()}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
+    return f"{_absolute(key, file)}:{name}" if colon and (module.endswith(".py") or file.is_file()) else part
 
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
