@@ -1,6 +1,6 @@
 """A search space as cells: those of its design, each a full configuration, and each once.
 
-Of cells whose results are equal, as a factor does nothing in them (``sagasr.config.idle``), one stays.
+Of cells whose results are equal, as a factor does nothing in them (``sagasr.config.stages``), one stays.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,11 +13,10 @@ from orchestrator.grid.factors import Condition, holds
 from orchestrator.grid.space import Cell, SearchSpace
 from orchestrator.sweep_folder.design import Levels, cell_name
 from sagasr.config.faults import Faults
-from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import nested
 from sagasr.config.settings import Config
-from sagasr.config.stages import scored_on
+from sagasr.config.stages import IDLE, acting, scored_on
 from sagasr.io.errors import ConfigError
 
 MAX_PRODUCT = 1_000_000  # cells looked at before `where` leaves some out

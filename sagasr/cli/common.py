@@ -45,11 +45,8 @@ class Parser(argparse.ArgumentParser):
         )
         version = f"%(prog)s {__version__}"
         self.add_argument("--version", action="version", version=version, help="print the version and stop")
-        self.add_argument(
-            "--completion",
-            action=_Completion,
-            help="print what lets bash or zsh complete options: eval it in ~/.bashrc",
-        )
+        completion = "print what lets bash or zsh complete options: eval it in ~/.bashrc"
+        self._completion: Any = self.add_argument("--completion", action="version", help=completion)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an argument, as argparse does."""
@@ -58,6 +55,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Return the options. Ends with exit code 2 where an argument is unknown or has no meaning."""
+        zsh = '[ -z "$ZSH_VERSION" ] || { autoload -U +X bashcompinit && bashcompinit; }'
+        words = " ".join(self.long_options)
+        self._completion.version = f"{zsh}\ncomplete -o default -W '{words}' {self.prog}"
         options, unknown = self.parse_known_args(arguments)
         if unknown and unknown[0].startswith("-"):
             hint = nearest(unknown[0].split("=")[0], self.long_options)
@@ -69,19 +69,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line: what is wrong, and where to look."""
         self.exit(BAD_INPUT, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
-
-
-class _Completion(argparse.Action):
-    """Print what completes the options in a shell, and end."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        words = " ".join(parser.long_options) if isinstance(parser, Parser) else ""
-        zsh = '[ -z "$ZSH_VERSION" ] || { autoload -U +X bashcompinit && bashcompinit; }'
-        sys.stdout.write(f"{zsh}\ncomplete -o default -W '{words}' {parser.prog}\n")
-        parser.exit(DONE)
 
 
 def one_of(*words: str) -> dict[str, Any]:
@@ -103,10 +90,7 @@ def positive(text: str) -> int:
 
 
 def run(command: Callable[[], int], interrupted: str = "") -> int:
-    """Run a command and return its exit code; ``interrupted`` is printed after Ctrl-C. A bug keeps its traceback.
-
-    A reader of the output that ends before the command, such as head, interrupts it in silence.
-    """
+    """Run a command and return its exit code; ``interrupted`` is printed after Ctrl-C. A bug keeps its traceback."""
     _escape_missing_characters()
     try:
         return command()
@@ -129,7 +113,6 @@ def run(command: Callable[[], int], interrupted: str = "") -> int:
 
 
 def _escape_missing_characters() -> None:
-    """Escape the characters that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

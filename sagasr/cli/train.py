@@ -4,6 +4,7 @@ import argparse
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sagasr.cli import common as cli
@@ -20,9 +21,9 @@ from sagasr.io.trial_folder import TrialFolder
 
 DATA = "data.json"  # of a training's folder: what its manifests held when it began
 EXAMPLE_DATA = "--set data.train=shipped --set data.val=shipped"
-EXAMPLE = """\
+EXAMPLE = f"""\
 example:
-  sagasr-train search_spaces/tiny.yaml --out runs/first --set data.train=shipped --set data.val=shipped
+  sagasr-train search_spaces/tiny.yaml --out runs/first {EXAMPLE_DATA}
 
 A training that was interrupted goes on from its last checkpoint when the same command is given again.
 """
@@ -31,16 +32,13 @@ A training that was interrupted goes on from its last checkpoint when the same c
 def train(argv: Sequence[str] | None = None) -> int:
     """Run ``sagasr-train`` and return its exit code: 0 done, 1 the training failed, 2 bad input, 130 interrupted."""
     parser = cli.Parser("sagasr-train", "Train one configuration and score it on the validation recordings.", EXAMPLE)
-    parser.add_argument("config", type=Path, help="a configuration (YAML) with its data: train and val manifests")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training; the same one again resumes it")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="change a setting, e.g. training.steps=200"
-    )
-    parser.add_argument("--checkpoint-every", type=cli.positive, default=500, metavar="N", help="training steps (500)")
+    add = parser.add_argument
+    add("config", type=Path, help="a configuration (YAML) with its data: train and val manifests")
+    add("--out", type=Path, required=True, help="folder of the training; the same one again resumes it")
+    add("--set", action="append", default=[], metavar="a.b=c", help="change a setting, e.g. training.steps=200")
+    add("--checkpoint-every", type=cli.positive, default=500, metavar="N", help="training steps (500)")
     options = parser.parse(argv)
-    return cli.run(
-        lambda: _train(options), interrupted="interrupted; the same command again goes on from the last checkpoint"
-    )
+    return cli.run(lambda: _train(options), "interrupted; the same command again goes on from the last checkpoint")
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
@@ -84,7 +82,7 @@ def _train(options: argparse.Namespace) -> int:
             harness = Harness(
                 halt=halt,
                 fence=held.check,
-                report=lambda metrics: _print_validation(metrics, config.training.steps),
+                report=partial(_print_validation, config.training.steps),
                 attempt=before.attempt + 1 if before else 1,
             )
             result = train_model(config, out, store, runtime=runtime, harness=harness)
@@ -104,21 +102,15 @@ def _check_same_training(config: Config, out: Path) -> None:
     if not path.exists():
         return
     paths = {"data": {"train", "val"}} if (out / DATA).exists() else {}  # their recordings count, not where they lie
-    before, now = (
-        leaves(tree.model_dump(mode="json", exclude=paths))
-        for tree in (parse(Config, read_yaml(path), str(path)), config)
-    )
+    trees = parse(Config, read_yaml(path), str(path)), config
+    before, now = (leaves(tree.model_dump(mode="json", exclude=paths)) for tree in trees)
     if changed := differences(before, now):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(f"--out {out}: holds another training ({', '.join(changed[:3])}{more}); name another folder")
 
 
 def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
-    """Return the fingerprint of each split's recordings.
-
-    Raises SagasrError naming all recordings that cannot be used, and ConfigError where they changed since the training
-    in ``out`` began.
-    """
+    """Return the fingerprint of each split. Raises SagasrError for what is unusable, or changed since ``out``."""
     from sagasr.data.splits import checked_rows, manifest_fingerprint
 
     usable = {split: checked_rows(config.data, split) for split in SPLITS}
@@ -135,15 +127,14 @@ def _fingerprints(config: Config, out: Path) -> dict[Split, str]:
 
 
 def _print_scores(out: Path) -> None:
-    from sagasr.evaluation.prediction import summary
     from sagasr.evaluation.score_files import read_distances, read_scores
+    from sagasr.evaluation.validation_set import summary
 
     distances = read_distances(out, "default")
     for subject, scores in read_scores(out, "default").items():
         print(f"{subject:>12}  {summary(scores, distances.get(subject, ()))}")
 
 
-def _print_validation(metrics: Mapping[str, float], steps: int) -> None:
-    """Print a line after a validation."""
+def _print_validation(steps: int, metrics: Mapping[str, float]) -> None:
     lsd = metrics.get("val/lsd", math.nan)
     print(f"step {metrics['step']:,} of {steps:,}  val loss {metrics['val/loss']:.4f}  val LSD {lsd:.3f}", flush=True)

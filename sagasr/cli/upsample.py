@@ -25,44 +25,26 @@ ends in .wav or samples pass full scale by far, in 32-bit float WAV.
 
 def upsample(argv: Sequence[str] | None = None) -> int:
     """Run ``sagasr-upsample`` and return its exit code: 0 done, 2 bad input (nothing written), 130 interrupted."""
-    parser = cli.Parser(
-        "sagasr-upsample", "Give recordings the high frequencies they lack, with a trained model.", EXAMPLES
-    )
-    parser.add_argument("input", type=Path, help="a recording, or a folder of them: any rate, mono or stereo")
-    parser.add_argument("output", type=Path, help="a .flac or .wav file, or a folder")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a trial folder, or one of its checkpoints")
-    parser.add_argument(
-        "--rolloff-target",
-        type=_target,
-        default="estimated",
-        metavar="SHARE",
-        help="brightness asked for, as a share of 22,050 Hz; 'estimated' (default) guesses it from the recording",
-    )
-    parser.add_argument(
-        "--lfr",
-        **cli.one_of("off", "hard", "crossfade"),
-        default="crossfade",
-        help="how the recording's low band is kept",
-    )
-    parser.add_argument("--cutoff", type=float, metavar="HZ", help="end of the recording's low band (its own roll-off)")
-    parser.add_argument("--steps", type=cli.positive, metavar="N", help="sampling steps (as validated)")
-    parser.add_argument("--guidance", type=_pair, metavar="AUDIO,TEXT", help="guidance strengths (as validated)")
-    parser.add_argument("--text", default="", metavar="CAPTION", help="what is heard, for models trained with text")
-    parser.add_argument(
-        "--weights", **cli.one_of("ema", "raw"), default="ema", help="averaged weights, or the last ones"
-    )
-    parser.add_argument(
-        "--part",
-        action="append",
-        default=[],
-        metavar="FILE.py:CLASS",
-        help="a codec, conditioner or sampler of your own that the model was trained with",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise; equal seeds give equal results (0)")
+    description = "Give recordings the high frequencies they lack, with a trained model."
+    parser = cli.Parser("sagasr-upsample", description, EXAMPLES)
+    add = parser.add_argument
+    add("input", type=Path, help="a recording, or a folder of them: any rate, mono or stereo")
+    add("output", type=Path, help="a .flac or .wav file, or a folder")
+    add("--checkpoint", type=Path, required=True, help="a trial folder, or one of its checkpoints")
+    brightness = "brightness asked for, as a share of 22,050 Hz; 'estimated' (default) guesses it from the recording"
+    add("--rolloff-target", type=_target, default="estimated", metavar="SHARE", help=brightness)
+    lfr = cli.one_of("off", "hard", "crossfade")
+    add("--lfr", **lfr, default="crossfade", help="how the recording's low band is kept")
+    add("--cutoff", type=float, metavar="HZ", help="end of the recording's low band (its own roll-off)")
+    add("--steps", type=cli.positive, metavar="N", help="sampling steps (as validated)")
+    add("--guidance", type=_pair, metavar="AUDIO,TEXT", help="guidance strengths (as validated)")
+    add("--text", default="", metavar="CAPTION", help="what is heard, for models trained with text")
+    add("--weights", **cli.one_of("ema", "raw"), default="ema", help="averaged weights, or the last ones")
+    own = "a codec, conditioner or sampler of your own that the model was trained with"
+    add("--part", action="append", default=[], metavar="FILE.py:CLASS", help=own)
+    add("--seed", type=int, default=0, help="of the noise; equal seeds give equal results (0)")
     options = parser.parse(argv)
-    return cli.run(
-        lambda: _upsample(options), interrupted="interrupted; finished files are whole, the others were not begun"
-    )
+    return cli.run(lambda: _upsample(options), "interrupted; finished files are whole, the others were not begun")
 
 
 def _upsample(options: argparse.Namespace) -> int:
@@ -73,8 +55,7 @@ def _upsample(options: argparse.Namespace) -> int:
     from sagasr.data.folders import files_below
     from sagasr.data.listing import listed
     from sagasr.upsample.files import plan_files, seconds_of, upsample_files
-    from sagasr.upsample.settings import Settings
-    from sagasr.upsample.upsampler import Upsampler
+    from sagasr.upsample.upsampler import Settings, Upsampler
 
     torch.set_num_threads(min(torch.get_num_threads(), cpus_here()))
 
@@ -108,10 +89,9 @@ def _upsample(options: argparse.Namespace) -> int:
 
 
 def _line_on(written: "Written", named: Path) -> str:
-    """Return the line on a recording that was upsampled: its file, length, cutoff and clipping."""
     ends = [f"{cutoff_hz:,.0f} Hz" if cutoff_hz else "none (silent)" for cutoff_hz in written.cutoffs_hz]
     cutoff = ends[0] if len(set(ends)) == 1 else f"left {ends[0]}, right {ends[1]}"
-    parts = [f"{shown(written.path)}", f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
+    parts = [shown(written.path), f"{written.seconds:.1f} s", f"cutoff {cutoff}"]
     if written.path.suffix == ".wav" and written.path != named:
         parts.append("a WAV file, since the recording passes full scale by far")
     if written.clipped:

@@ -22,6 +22,7 @@ from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import DataError
 from sagasr.plugins.contracts import check_codec
 from sagasr.plugins.parts import breach, load
+from sagasr.published.hugging_face import problem_of
 
 AT_ONCE = 2**19  # samples of audio over all rows: the autoencoder takes 3 KB for each
 
@@ -43,12 +44,8 @@ class Codec(nn.Module):
         reach: int | None = None,
     ) -> None:
         super().__init__()
-        self.transform = transform
-        self.channels = channels
-        self.latent_channels = latent_channels
-        self.ratio = ratio
-        self.companding = companding
-        self.reach = reach
+        self.transform, self.channels, self.latent_channels = transform, channels, latent_channels
+        self.ratio, self.companding, self.reach = ratio, companding, reach
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Codec":
@@ -100,8 +97,7 @@ class _MeanAutoencoder(nn.Module):
 
     def __init__(self, model: Any, channels: int) -> None:
         super().__init__()
-        self.model = model
-        self.channels = channels
+        self.model, self.channels = model, channels
 
     def encode(self, audio: Tensor) -> Tensor:
         stereo = audio.expand(-1, self.model.in_channels, -1) if audio.shape[1] == 1 else audio
@@ -132,10 +128,7 @@ def build_codec(codec: settings.Codec, channels: int) -> Codec:
 
 
 def _reach(model: Any) -> int | None:
-    """Return on how many frames to each side latents or audio depend: 10 in the autoencoder as published.
-
-    The library's other autoencoders may hold attention, which has no such limit.
-    """
+    """Return on how many frames to each side a frame depends, 10 as published; None for layers such as attention."""
     if type(model.encoder).__name__ != "OobleckEncoder" or type(model.decoder).__name__ != "OobleckDecoder":
         return None
     return max(_span(model.encoder.modules()), _span(reversed([*model.decoder.modules()])))
@@ -152,10 +145,7 @@ def _span(layers: Iterable[nn.Module]) -> int:
 
 
 def missing_weights(codec: settings.Codec, channels: int) -> str | None:
-    """Return one line saying what of the codec is absent or unfit and how to get it; no weight of ours is read.
-
-    Raises ConfigError for a class of the user's own that cannot be made.
-    """
+    """Return one line on what of the codec is absent or unfit. Raises ConfigError for a class that cannot be made."""
     if isinstance(codec, settings.OwnCodec):
         stated = {"ratio": codec.ratio, "latent_channels": codec.latent_channels, "linear": codec.linear}
         return breach(check_codec, "codec", codec.part, channels, channels=channels, **stated)
@@ -163,10 +153,7 @@ def missing_weights(codec: settings.Codec, channels: int) -> str | None:
         for key, path in (("checkpoint", codec.checkpoint), ("config", codec.config)):
             if not Path(path).is_file():
                 return f"{path}: codec.{key} is not there; {STABLE_AUDIO_REMEDY}"
-        try:
-            check_autoencoder(Path(codec.checkpoint), Path(codec.config))
-        except DataError as error:
-            return str(error)
+        return problem_of(lambda: check_autoencoder(Path(codec.checkpoint), Path(codec.config)))
     return None
 
 

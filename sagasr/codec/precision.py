@@ -18,8 +18,7 @@ class _TensorFloats:
     """A context in which convolutions and products of matrices on a GPU may use TF32, or may not."""
 
     def __init__(self, allowed: bool) -> None:
-        self.allowed = allowed
-        self.lock, self.inside = threading.Lock(), 0
+        self.allowed, self.lock, self.inside = allowed, threading.Lock(), 0
         self.before: list[str] = []
 
     def __enter__(self) -> None:

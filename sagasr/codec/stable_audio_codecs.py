@@ -7,7 +7,6 @@ PQMF calls functions that SciPy has removed, which is repaired here.
 import json
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from sagasr.config.settings import GET_STABLE_AUDIO, Patched, Pqmf, Wavelet
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_text
 from sagasr.published.stable_audio import load_stock, without_output
-from sagasr.published.weights import Fit, Weights, copy_weights, fit, open_weights, problem_of, shapes_of
+from sagasr.published.weights import Fit, Weights, check_fit, copy_weights, fit, open_weights, shapes_of
 
 STABLE_AUDIO_REMEDY = (
     f"{GET_STABLE_AUDIO} and name its model.safetensors and model_config.json in codec.checkpoint and codec.config"
@@ -26,27 +25,20 @@ STABLE_AUDIO_REMEDY = (
 
 def build_transform(codec: Wavelet | Pqmf | Patched, channels: int) -> nn.Module:
     """Return a weight-free transform: ``encode`` [B, C, T] -> [B, D, N], and ``decode``; T a multiple of the ratio."""
-    module = load_stock("stable_audio_tools.models.pretransforms")
-    transform: nn.Module
-    match codec:
-        case Wavelet(levels=levels, wavelet=wavelet):
-            transform = module.WaveletPretransform(channels, levels, wavelet)
-        case Pqmf(bands=bands, attenuation=attenuation):
-            _load_pqmf()
-            transform = module.PQMFPretransform(attenuation=attenuation, num_bands=bands, channels=channels)
-        case Patched(patch=patch):
-            transform = module.PatchedPretransform(channels, patch)
-    return transform
+    stock: Any = load_stock("stable_audio_tools.models.pretransforms")
+    if isinstance(codec, Wavelet):
+        transform = stock.WaveletPretransform(channels, codec.levels, codec.wavelet)
+    elif isinstance(codec, Patched):
+        transform = stock.PatchedPretransform(channels, codec.patch)
+    else:
+        _load_pqmf()
+        transform = stock.PQMFPretransform(attenuation=codec.attenuation, num_bands=codec.bands, channels=channels)
+    return transform  # type: ignore[no-any-return]
 
 
 def build_autoencoder(checkpoint: Path, config: Path) -> Any:
-    """Return the Stable Audio autoencoder with the weights of ``checkpoint`` (safetensors, or a torch file).
-
-    ``config`` is the JSON published beside it, of the autoencoder alone or of the whole model. Raises DataError with
-    one line unless at least 99 % of the parameters are found, in whatever they are wrapped.
-    """
-    autoencoder = empty_autoencoder(config)
-    fitted, weights = _fit_autoencoder(autoencoder, checkpoint)
+    """Return the Stable Audio autoencoder of a published configuration with its weights. Raises DataError."""
+    autoencoder, fitted, weights = _fitted(checkpoint, config)
     copy_weights(autoencoder, fitted, weights)
     return autoencoder
 
@@ -54,16 +46,15 @@ def build_autoencoder(checkpoint: Path, config: Path) -> Any:
 def check_autoencoder(checkpoint: Path, config: Path) -> None:
     """Raise what ``build_autoencoder`` would raise; only the names and sizes of the weights are read."""
     with torch.device("meta"):
-        autoencoder = empty_autoencoder(config)
-    _fit_autoencoder(autoencoder, checkpoint)
+        _fitted(checkpoint, config)
 
 
-def _fit_autoencoder(autoencoder: nn.Module, checkpoint: Path) -> tuple[Fit, Weights]:
+def _fitted(checkpoint: Path, config: Path) -> tuple[nn.Module, Fit, Weights]:
+    autoencoder = empty_autoencoder(config)
     weights = open_weights(checkpoint, STABLE_AUDIO_REMEDY)
     fitted = fit("autoencoder", shapes_of(autoencoder), weights)
-    if problem := problem_of(fitted, weights, STABLE_AUDIO_REMEDY):
-        raise DataError(problem)
-    return fitted, weights
+    check_fit(fitted, weights, STABLE_AUDIO_REMEDY)
+    return autoencoder, fitted, weights
 
 
 def empty_autoencoder(config: Path) -> nn.Module:
@@ -82,12 +73,10 @@ def empty_autoencoder(config: Path) -> nn.Module:
     try:
         module = load_stock("stable_audio_tools.models.autoencoders")
         with without_output():
-            autoencoder: nn.Module = module.create_autoencoder_from_config(
-                {"sample_rate": tree.get("sample_rate"), "model": model}
-            )
+            described = {"sample_rate": tree.get("sample_rate"), "model": model}
+            return module.create_autoencoder_from_config(described)  # type: ignore[no-any-return]
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{config}: its autoencoder cannot be built ({error}); {STABLE_AUDIO_REMEDY}") from error
-    return autoencoder
 
 
 def _within(tree: Any, *keys: str) -> dict[str, Any]:
@@ -98,7 +87,7 @@ def _within(tree: Any, *keys: str) -> dict[str, Any]:
 
 
 @cache
-def _load_pqmf() -> ModuleType:
+def _load_pqmf() -> None:
     """Import the PQMF and give it a prototype filter design that today's SciPy knows; the same filters come out."""
     import scipy.signal
 
@@ -110,7 +99,6 @@ def _load_pqmf() -> ModuleType:
         if lacks:
             del scipy.signal.kaiser  # type: ignore[attr-defined]
     module.design_kaiser_lowpass = _kaiser_low_pass  # type: ignore[attr-defined]
-    return module
 
 
 def _kaiser_low_pass(cutoff: Any, attenuation: float, taps: int | None = None) -> Any:

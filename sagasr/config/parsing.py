@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_args
 
@@ -20,36 +20,39 @@ def parse(model: type[M], tree: Mapping[str, Any], source: str) -> M:
         # Through JSON: strict types, and lists become tuples.
         return model.model_validate_json(json.dumps(tree, allow_nan=False))
     except ValidationError:
-        tree = _with_whole_numbers(tree)  # 1e4 steps are 10000; seldom, so only where something is wrong
+        tree = map_leaves(_whole, tree)  # 1e4 steps are 10000; seldom, so only where something is wrong
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {odd_value(tree) or error}") from error
     try:
         return model.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _faults(model, tree, error))) from error
+        raise ConfigError("\n".join(f"{source}: {fault}" for fault in _lines(model, error))) from error
 
 
-def _with_whole_numbers(tree: Any) -> Any:
-    """Return a tree with numbers such as 1e4 as the integers that they are; fractions want no other form of them."""
+def map_leaves(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Return nested mappings and lists with every other value changed."""
     if isinstance(tree, Mapping):
-        return {key: _with_whole_numbers(value) for key, value in tree.items()}
+        return {key: map_leaves(change, value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_with_whole_numbers(value) for value in tree]
-    whole = isinstance(tree, float) and tree.is_integer() and abs(tree) < 2**53
-    return int(tree) if whole else tree
+        return [map_leaves(change, value) for value in tree]
+    return change(tree)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 @cache
 def setting_paths(model: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
     """Return the dotted path of every setting that some configuration has, sections opened."""
-    found: dict[str, None] = {}
+    paths: list[str] = []
     for name, field in model.model_fields.items():
-        inner = [path for one in _models_in(field.annotation) for path in setting_paths(one, f"{prefix}{name}.")]
-        found |= dict.fromkeys(inner or [f"{prefix}{name}"])
-    return tuple(found)
+        inner = [path for part in _models_in(field.annotation) for path in setting_paths(part, f"{prefix}{name}.")]
+        paths += inner or [f"{prefix}{name}"]
+    return tuple(dict.fromkeys(paths))
 
 
-def _faults(model: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> list[str]:
+def _lines(model: type[BaseModel], error: ValidationError) -> list[str]:
     faults = error.errors()
     unknown = [str(fault["loc"][-1]) for fault in faults if fault["type"] == "extra_forbidden"]
     return [line for fault in faults if (line := _line(fault, unknown, *_place(model, fault["loc"])))]
@@ -60,16 +63,15 @@ def _line(fault: Any, unknown: list[str], location: list[str], owners: list[type
     path, given = ".".join(location) or "(top level)", fault["input"]
     match fault["type"]:
         case "extra_forbidden":
-            return (
-                f"unknown key {path!r}{did_you_mean(location[-1], (name for m in owners for name in m.model_fields))}"
-            )
+            known = (name for owner in owners for name in owner.model_fields)
+            return f"unknown key {path!r}{did_you_mean(location[-1], known)}"
         case "missing":
             return None if nearest(location[-1], unknown) else f"{path} is missing; add it"
         case "literal_error" | "union_tag_invalid":
             return f"{path}: {_one_of(fault)}"
         case "too_long" if isinstance(given, (list, tuple)):
-            most, found = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
-            return f"{path}: expected at most {most} values{_example(location, owners)} (found {found})"
+            most, count = fault["ctx"]["max_length"], fault["ctx"]["actual_length"]
+            return f"{path}: expected at most {most} values{_example(location, owners)} (found {count})"
         case "tuple_type" | "list_type":
             message = f"expected a list{_example(location, owners)}"
         case "model_type" | "dict_type" | "model_attributes_type":
@@ -103,10 +105,7 @@ def _one_of(fault: Any) -> str:
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return the keys of a location, and the models that its last key may belong to.
-
-    Pydantic names the kind of a model that is one of several as if it were a key.
-    """
+    """Return the keys of a location, without the kind that pydantic puts there, and the models of its last key."""
     here = owners = [model]
     path = []
     for part in map(str, location):
@@ -124,4 +123,4 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[lis
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in get_args(annotation) for found in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

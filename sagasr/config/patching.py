@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sagasr.config.parts import PART_KEYS
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import LOOP, on_disk
 
 SHIPPED_RECORDINGS = "shipped"  # in `data`, in place of a path
 DATA_KEYS = ("data.train", "data.val")
 FILE_KEYS = ("codec.checkpoint", "codec.config", "model.checkpoint")
+PART_KEYS = (
+    "validation.metrics",
+    "validation.distance.embedder",
+    "evaluation.sampler.solver",
+    "codec.part",
+    "conditions.own",
+)
 MODEL_KEYS = ("conditions.text.encoder.model", "validation.distance.model")
 
 
@@ -42,21 +48,18 @@ def patch(tree: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def located(tree: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Return a configuration tree with the files it names made absolute, taken as relative to ``folder``.
-
-    The word ``shipped`` under ``data`` stands for the recordings that come with sagasr.
-    """
-    found: dict[str, Any] = {}
+    """Return a tree with its files made absolute, taken as relative to ``folder``; ``shipped`` data are ours."""
+    absolute: dict[str, Any] = {}
     for key, value in tree.items():
         word = "null" if key is None else str(key)  # YAML reads the key null as none; the check of keys then names it
         path = f"{prefix}{word}"
         if isinstance(value, Mapping):
-            found[word] = located(value, folder, f"{path}.")
+            absolute[word] = located(value, folder, f"{path}.")
         elif path in PART_KEYS and isinstance(value, list):
-            found[word] = [_file(path, one, folder) for one in value]
+            absolute[word] = [_file(path, part, folder) for part in value]
         else:
-            found[word] = _file(path, value, folder)
-    return found
+            absolute[word] = _file(path, value, folder)
+    return absolute
 
 
 def _file(key: str, value: Any, folder: Path) -> Any:
@@ -75,14 +78,11 @@ def _file(key: str, value: Any, folder: Path) -> Any:
 
 def _absolute(key: str, path: Path) -> Path:
     try:
-        found = on_disk(path).resolve()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ELOOP:
-            raise
-        raise ConfigError(f"{key}: {path}: {LOOP}") from error
-    if os.path.islink(found):  # since Python 3.13 such a link is left as it is
-        raise ConfigError(f"{key}: {path}: {LOOP}")
-    return found
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(f"{key}: {path}: {LOOP}") from error
+    return on_disk(path).resolve()
 
 
 def _part(key: str, part: str, folder: Path) -> str:
@@ -94,14 +94,11 @@ def _part(key: str, part: str, folder: Path) -> str:
 
 def leaves(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a patch as ``{dotted path: value}`` with all sub-trees opened."""
-    found: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     for key, value in changes.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            found |= leaves(value, f"{path}.")
-        else:
-            found[path] = value
-    return found
+        opened |= leaves(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
+    return opened
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

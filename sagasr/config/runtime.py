@@ -15,9 +15,7 @@ class Runtime(Strict):
     gpus_per_worker: float = Field(0.0, ge=0)
     cpus_per_worker: float = Field(1.0, gt=0)
     checkpoint_every: int = Field(500, ge=1, description="training steps between two checkpoints")
-    hang_seconds: float = Field(
-        1_800.0, gt=0, description="a worker that shows no sign of life for so long is replaced"
-    )
+    hang_seconds: float = Field(1_800.0, gt=0, description="a worker without a sign of life for so long is replaced")
     notice_seconds: float = Field(25.0, ge=0, description="a preempted machine's time between SIGTERM and its end")
 
     @field_validator("gpus_per_worker")
@@ -28,16 +26,12 @@ class Runtime(Strict):
         return share
 
     @model_validator(mode="after")
-    def _workers_meet_on_no_gpu(self) -> Self:
+    def _workers_fit_together(self) -> Self:
         if self.workers > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
                 f"each of {self.workers} workers needs a GPU of its own, as NCCL refuses two on one; "
                 "give gpus_per_worker: 1, or workers: 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _shards_are_several(self) -> Self:
         if self.sharded and self.workers == 1:
             raise ValueError("sharded divides a training's state among workers; give it 2 or more, or leave it out")
         return self

@@ -5,15 +5,15 @@ A configuration file is a tree of these keys; defaults are the values of the SAG
 not here but in ``sagasr.config.runtime``; no fingerprint contains them.
 """
 
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sagasr.config.parts import known
 from sagasr.config.strict import Strict
-from sagasr.constants import NYQUIST as NYQUIST
-from sagasr.constants import SAMPLE_RATE as SAMPLE_RATE
+from sagasr.constants import NYQUIST
+from sagasr.io.errors import nearest
 
 GET_STABLE_AUDIO = (
     "get stabilityai/stable-audio-open-1.0 from Hugging Face (accept its licence there, then hf download with "
@@ -27,18 +27,35 @@ SIZES: dict[str, dict[str, int]] = {
     "medium": {"embed_dim": 768, "depth": 16, "num_heads": 12, "cond_dim": 768},
     "full": {"embed_dim": 1536, "depth": 24, "num_heads": 24, "cond_dim": 768},
 }
+# Names of parts by family: words for ours; any other is a user's own (sagasr.plugins.parts).
+PARTS = {"metric": (), "embedder": ("spectral", "clap", "off"), "sampler": ("euler",), "codec": (), "conditioner": ()}
+
+
+def known(family: str) -> AfterValidator:
+    """Return a check of one name or several: each is ours, or installed, or may be a class of a user's own."""
+
+    def check(names: Any) -> Any:
+        ours = PARTS[family]
+        for part in [names] if isinstance(names, str) else names:
+            if part in ours or ":" in part:
+                continue
+            installed = {point.name for point in entry_points(group=f"sagasr.{family}s")}
+            if part not in installed:
+                none_of = f"none of {', '.join(ours)}, " if ours else ""
+                hint = nearest(part, installed | set(ours))
+                raise ValueError(f"{part!r} is {none_of}not installed, and not FILE.py:CLASS{hint}")
+        return names
+
+    return AfterValidator(check)
 
 
 class Data(Strict):
-    """Manifests (CSV, Parquet or JSON lines), or folders. If one says which rows train and which validate, only those
-    count.
-    """
+    """Manifests (CSV, Parquet or JSON lines), or folders; where one has splits, only the rows of the split count."""
 
     train: str
     val: str
-    policy: Literal["strict", "quarantine"] = Field(
-        "strict", description="recordings that cannot be used: strict stops and names them, quarantine leaves them out"
-    )
+    # recordings that cannot be used: strict stops and names them, quarantine leaves them out
+    policy: Literal["strict", "quarantine"] = "strict"
 
 
 class Audio(Strict):
@@ -84,14 +101,12 @@ class OwnCodec(Strict):
     """A class of the user's own. What a plan must know of it is stated here, and checked before anything starts."""
 
     kind: Literal["own"]
-    part: Annotated[str, known("codec")] = Field(
-        description="FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
-    )
+    # FILE.py:CLASS, MODULE:CLASS, or the name of an entry point
+    part: Annotated[str, known("codec")]
     ratio: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048] = Field(description="samples per latent frame")
     latent_channels: int = Field(ge=1, description="latents per frame")
-    linear: bool = Field(
-        True, description="twice the audio has twice the latents; false (most neural codecs): audio keeps its level"
-    )
+    # twice the audio has twice the latents; false (most neural codecs): audio keeps its level
+    linear: bool = True
     companding: float = Field(1.0, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -117,9 +132,9 @@ class Degradation(Strict):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for name, (low, high), (least, most) in (
-            ("order", self.order, (1, 20)),
-            ("cutoff_hz", self.cutoff_hz, (500, NYQUIST)),
+        for name, (low, high), least, most in (
+            ("order", self.order, 1, 20),
+            ("cutoff_hz", self.cutoff_hz, 500, NYQUIST),
         ):
             if not least <= low <= high <= most:
                 raise ValueError(f"{name} [{low:g}, {high:g}] must ascend within [{least:g}, {most:g}]")
@@ -159,18 +174,14 @@ class Conditions(Strict):
     text: Text = Text()
     low: LowLatents = LowLatents()
     rolloff: Literal["off", "on"] = "on"
-    rolloff_route: Literal["both", "cross", "global", "prepend"] = Field(
-        "both",
-        description="where roll-off enters: as two tokens of the cross-attention, in the global vector beside the "
-        "time, or both (paper); prepend: two tokens and, with the time, a prepended one (seed plan)",
-    )
-    rolloff_scale: Literal["nyquist", "released"] = Field(
-        "nyquist", description="1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins"
-    )
+    # where roll-off enters: as two tokens of the cross-attention, in the global vector beside the time, or both
+    # (paper); prepend: two tokens and, with the time, a prepended one (seed plan)
+    rolloff_route: Literal["both", "cross", "global", "prepend"] = "both"
+    # 1 is 22,050 Hz; released: as the authors' code counts, a bin lower and over 1,025 bins
+    rolloff_scale: Literal["nyquist", "released"] = "nyquist"
     seconds: Literal["off", "on"] = Field("off", description="seconds_start and seconds_total as global conditions")
-    own: Annotated[tuple[str, ...], known("conditioner")] = Field(
-        (), description="of the user's own, named as validation.metrics: each says what one more token holds"
-    )
+    # of the user's own, named as validation.metrics: each says what one more token holds
+    own: Annotated[tuple[str, ...], known("conditioner")] = ()
 
     @field_validator("own")
     @classmethod
@@ -193,19 +204,16 @@ class Model(Strict):
     num_heads: int = Field(8, ge=1)
     cond_dim: int = Field(512, ge=8, description="width of text and roll-off tokens")
     time_route: Literal["prepend", "adaLN"] = Field("prepend", description="how the time + global vector enters")
-    latents: Literal["normalised", "raw"] = Field(
-        "normalised", description="per channel zero mean and unit variance, or as the codec gives them (released code)"
-    )
-    preconditioning: Literal["off", "level"] = Field(
-        "off", description="level: the network corrects the best linear guess for channels of their typical level"
-    )
-    init: Literal["scratch", "pretrained"] = Field(
-        "scratch", description="pretrained: starts as the transformer in checkpoint, its input widened with zeros"
-    )
+    # per channel zero mean and unit variance, or as the codec gives them (released code)
+    latents: Literal["normalised", "raw"] = "normalised"
+    # level: the network corrects the best linear guess for channels of their typical level
+    preconditioning: Literal["off", "level"] = "off"
+    # pretrained: starts as the transformer in checkpoint, its input widened with zeros
+    init: Literal["scratch", "pretrained"] = "scratch"
     checkpoint: str | None = Field(None, description="Stable Audio Open's weights, .safetensors or .ckpt")
 
     @model_validator(mode="after")
-    def _starts_as_published(self) -> Self:
+    def _can_be_built(self) -> Self:
         if self.init == "pretrained":
             if not self.checkpoint:
                 raise ValueError(
@@ -217,10 +225,6 @@ class Model(Strict):
                     "init pretrained: the checkpoint has learned from raw latents without preconditioning; "
                     "set latents: raw and preconditioning: off"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}")
         head = self.embed_dim // self.num_heads
@@ -264,19 +268,16 @@ class Training(Strict):
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip (paper)")
     time_sampler: Literal["uniform", "logit-normal"] = "logit-normal"
     ema: Ema = Ema()
-    precision: Literal["32-true", "bf16-mixed"] = Field(
-        "32-true", description="of a training step; on a GPU 32-true takes matrix products in TF32"
-    )
+    # of a training step; on a GPU 32-true takes matrix products in TF32
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 class Distance(Strict):
     """The embeddings of which the distribution distance (FD) between predictions and high clips is taken."""
 
-    embedder: Annotated[str, known("embedder")] = Field(
-        "spectral",
-        description="spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, "
-        "as validation.metrics",
-    )
+    # spectral: band levels, needs no weights; clap: the audio tower of model; off; or one of your own, as
+    # validation.metrics
+    embedder: Annotated[str, known("embedder")] = "spectral"
     model: str = Field("laion/clap-htsat-unfused", description="for clap: a folder, or a name in transformers' cache")
 
 
@@ -288,13 +289,10 @@ class Validation(Strict):
     segment: int = Field(65_536, ge=8_192, description="samples scored of each recording, its loudest stretch")
     filter: FilterFamily = "chebyshev1"
     order: int = Field(8, ge=1, le=20)
-    cutoff_hz: float = Field(
-        4_000.0, ge=500, le=NYQUIST, description="capped by degradation.rolloff_cap as in training"
-    )
+    cutoff_hz: float = Field(4_000.0, ge=500, le=NYQUIST, description="capped by rolloff_cap as in training")
     distance: Distance = Distance()
-    metrics: Annotated[tuple[str, ...], known("metric")] = Field(
-        (), description="of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point"
-    )
+    # of your own, beside ours: FILE.py:CLASS, MODULE:CLASS, or the name of an entry point
+    metrics: Annotated[tuple[str, ...], known("metric")] = ()
 
 
 class Guidance(Strict):
@@ -308,9 +306,8 @@ class Sampler(Strict):
     steps: int = Field(100, ge=1, le=1_000)
     schedule: Literal["linear", "linear-quadratic"] = "linear-quadratic"
     guidance: Guidance = Guidance()
-    solver: Annotated[str, known("sampler")] = Field(
-        "euler", description="how steps are taken: euler, or one of your own, as validation.metrics"
-    )
+    # how steps are taken: euler, or one of your own, as validation.metrics
+    solver: Annotated[str, known("sampler")] = "euler"
 
 
 class Evaluation(Strict):
@@ -319,12 +316,10 @@ class Evaluation(Strict):
     sampler: Sampler = Sampler()
     weights: Literal["ema", "raw"] = "ema"
     lfr: Literal["off", "hard", "crossfade"] = Field("off", description="low-frequency replacement after decoding")
-    lfr_ratio: Literal["off", "on"] = Field(
-        "off", description="on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged"
-    )
-    rolloff_target: Literal["oracle", "fixed", "estimated"] = Field(
-        "oracle", description="target roll-off: the high clip's own, a constant, or predicted from the low clip"
-    )
+    # on: low is brought to the generated level, within 0.8 to 1.2, as released; off: unchanged
+    lfr_ratio: Literal["off", "on"] = "off"
+    # target roll-off: the high clip's own, a constant, or predicted from the low clip
+    rolloff_target: Literal["oracle", "fixed", "estimated"] = "oracle"
     rolloff_fixed: float = Field(0.9, ge=0, le=1, description="the constant, as a share of 22,050 Hz")
 
 
@@ -358,22 +353,14 @@ def downsampling_ratio(codec: Codec) -> int:
     match codec:
         case Wavelet(levels=levels):
             return int(2**levels)
-        case Pqmf(bands=bands):
-            return int(bands)
-        case Patched(patch=patch):
-            return int(patch)
+        case Pqmf(bands=samples) | Patched(patch=samples) | OwnCodec(ratio=samples):
+            return int(samples)
         case StableAudio():
             return 2_048
-        case OwnCodec(ratio=ratio):
-            return int(ratio)
 
 
 def latent_channels(codec: Codec, channels: int) -> int:
     """Return how many latents each frame of audio of 1 or 2 channels has."""
-    match codec:
-        case StableAudio():
-            return 64
-        case OwnCodec(latent_channels=stated):
-            return stated
-        case _:
-            return channels * downsampling_ratio(codec)
+    if isinstance(codec, OwnCodec):
+        return codec.latent_channels
+    return 64 if isinstance(codec, StableAudio) else channels * downsampling_ratio(codec)

@@ -21,8 +21,7 @@ from sagasr.data.store import Store
 from sagasr.data.texts import recall_texts
 from sagasr.io.fingerprint import seed_of
 from sagasr.model.flow import time_of
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
+from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.model.text import build_text_encoder
 
 

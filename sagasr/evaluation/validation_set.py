@@ -1,9 +1,11 @@
-"""What is scored: frozen clips with frozen noise, the same in every cell, seed and step."""
+"""What is scored: frozen clips with frozen noise, the same in every cell, seed and step; and what an answer scores."""
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +16,29 @@ from sagasr.config import settings
 from sagasr.config.settings import Config
 from sagasr.constants import N_FFT, SAMPLE_RATE
 from sagasr.data.store import Store
-from sagasr.evaluation.prediction import Prediction
 from sagasr.io.fingerprint import seed_of
-from sagasr.metrics.distance import Distance, Distances
-from sagasr.metrics.embedders import build_embedder
-from sagasr.metrics.registry import Scores
-from sagasr.metrics.score import Reference, score_many
+from sagasr.metrics.distance import ALL, Distance, Distances, build_embedder
+from sagasr.metrics.score import Reference, Scores, score_many
 from sagasr.plugins.parts import load
+
+
+class Prediction(NamedTuple):
+    """A model's answer under one setting: audio [n, C, T], scores per clip, distances over all and per domain."""
+
+    audio: Tensor
+    scores: list[Scores]
+    distances: list[Distance]
+
+    @property
+    def lsd(self) -> float:
+        """The mean that a training is judged by: NaN if one clip has none, for then its audio is not finite."""
+        values = [row["lsd"] for row in self.scores]
+        return sum(math.nan if value is None else value for value in values) / len(values)
+
+    def means(self) -> dict[str, float]:
+        """Return what the curves show: each metric's mean over the clips that have it, and the distances over all."""
+        overall = [distance for distance in self.distances if distance.domain == ALL]
+        return means(self.scores) | {row.metric: row.value for row in overall if row.value is not None}
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,33 @@ class Validation:
         level = self.noise_level / self.gain[index]
         level[: cutoff_bin(float(self.cutoff_hz[index]))] = 0
         return torch.istft(spectrum * level[:, None], N_FFT, HOP, window=window, length=length)
+
+
+def means(scores: Iterable[Scores]) -> dict[str, float]:
+    """Return each metric's mean over the clips where it is defined; metrics defined nowhere are left out."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in scores:
+        for name, value in row.items():
+            if value is not None:
+                values[name].append(value)
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+
+
+def summary(scores: Sequence[Scores], distances: Iterable[Distance] = ()) -> str:
+    """Return means and distances on one line; a metric that not every clip has says how many have it."""
+    averages = means(scores)
+    missing = {name: sum(row[name] is None for row in scores) for name in scores[0]} if scores else {}
+    parts = [
+        f"{name} {averages[name]:.3f}" + (f" ({len(scores) - absent} of {len(scores)} clips)" if absent else "")
+        if name in averages
+        else f"{name} – (no clip)"
+        for name, absent in missing.items()
+    ]
+    for distance in distances:
+        if distance.domain == ALL:
+            value = "–" if distance.value is None else f"{distance.value:.3f}"
+            parts.append(f"{distance.metric} {value} ({distance.reason or f'{distance.n} windows'})")
+    return "  ".join(parts)
 
 
 def _noise_level(log10_power: list[float]) -> Tensor:

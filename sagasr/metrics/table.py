@@ -1,5 +1,5 @@
 """What is measured: name, unit, direction and definition of every metric. Loads without torch, so that a plan and a
-report say the same of a metric as the trainer that computes it (``sagasr.metrics.registry``).
+report say the same of a metric as the trainer that computes it (``sagasr.metrics.score``).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the transformer is told besides the low latents: text, roll-off and seconds; and how each is left out.
+"""The transformer, and what it is told besides the low latents: text, roll-off and seconds; how each is left out.
 
 Roll-off enters twice (SAGA-SR section 3.2): as one token each for low and high in the cross-attention, and through a
 global vector beside the time (or, with the time, through a prepended token). Conditions and routes that are switched
@@ -23,10 +23,10 @@ from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.settings import Config
 from sagasr.constants import NYQUIST
 from sagasr.model.counts import FREQUENCIES
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
+from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.model.text import build_text_encoder
 from sagasr.plugins.parts import load
+from sagasr.published.stable_audio import diffusion_transformer
 
 LONGEST_SECONDS = 512.0  # the range of Stable Audio's seconds_start and seconds_total
 
@@ -56,8 +56,7 @@ class NumberEmbedding(nn.Module):
         """Return embeddings [B, width] of numbers [B]."""
         number = number.clamp(0, 1)[:, None]
         angle = 2 * math.pi * number * self.frequencies
-        embedded: Tensor = self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))
-        return embedded
+        return self.project(torch.cat([number, angle.sin(), angle.cos()], dim=1))  # type: ignore[no-any-return]
 
 
 class OwnTokens(nn.Module):
@@ -76,13 +75,14 @@ class OwnTokens(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return tokens [B, n, cond_dim] of low latents [B, D, N] that are not normalised."""
-        numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
-        if not latents.is_meta:  # there, only shapes are asked for
-            numbers = self._said(latents)
+        if latents.is_meta:  # only shapes are asked for
+            numbers = [latents.new_zeros(len(latents), part.size) for part in self.parts]
+        else:
+            numbers = self._numbers(latents)
         return torch.stack([project(values) for project, values in zip(self.project, numbers, strict=True)], dim=1)
 
     @torch.no_grad()
-    def _said(self, latents: Tensor) -> list[Tensor]:
+    def _numbers(self, latents: Tensor) -> list[Tensor]:
         with torch.autocast(latents.device.type, enabled=False):
             codec = self._codec.to(latents.device)
             audio = codec.decode(latents.float(), latents.shape[-1] * codec.ratio)
@@ -102,10 +102,8 @@ class Conditioner(nn.Module):
     def __init__(self, config: Config, vocabulary: Sequence[str] = ()) -> None:
         super().__init__()
         conditions, width, seed = config.conditions, config.model.cond_dim, config.seed
-        self.width = width
-        self.embed_dim = config.model.embed_dim
-        self.route = conditions.rolloff_route
-        self.scale = conditions.rolloff_scale
+        self.width, self.embed_dim = width, config.model.embed_dim
+        self.route, self.scale = conditions.rolloff_route, conditions.rolloff_scale
         with seeded(seed, "text"):
             self.text = build_text_encoder(conditions.text, width, vocabulary)
         with seeded(seed, "rolloff"):
@@ -144,8 +142,7 @@ class Conditioner(nn.Module):
             return None
         if self.rolloff_token is None:
             return rolloff.new_zeros(len(rolloff), 1, self.embed_dim)
-        token: Tensor = self.rolloff_token(rolloff)[:, None]
-        return token
+        return self.rolloff_token(rolloff)[:, None]  # type: ignore[no-any-return]
 
 
 def rolloff_share(rolloff_hz: Tensor, scale: Literal["nyquist", "released"]) -> Tensor:
@@ -173,3 +170,28 @@ def drop(values: Tensor, null: Tensor, dropped: Tensor | None) -> Tensor:
     if dropped is None:
         return values
     return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), null, values)
+
+
+def transformer_arguments(config: Config, latent_channels: int) -> dict[str, Any]:
+    """Return the arguments of stable-audio-tools' transformer."""
+    model, conditions = config.model, config.conditions
+    by_global = conditions.rolloff_route != "prepend"
+    globals_ = 2 * by_global + 2 * (conditions.seconds == "on")
+    return {
+        "io_channels": latent_channels,
+        "input_concat_dim": latent_channels,
+        "embed_dim": model.embed_dim,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "cond_token_dim": model.cond_dim,
+        "project_cond_tokens": False,
+        "global_cond_dim": globals_ * model.cond_dim,
+        "prepend_cond_dim": 0 if by_global else model.embed_dim,
+        "global_cond_type": model.time_route,
+        "diffusion_objective": "rectified_flow",
+    }
+
+
+def build_transformer(config: Config, latent_channels: int) -> nn.Module:
+    """Return the transformer with its stock initialisation, drawn from torch's global generator."""
+    return diffusion_transformer(**transformer_arguments(config, latent_channels))

@@ -50,11 +50,7 @@ class Counts(NamedTuple):
 
 
 def counts_of(
-    config: Config,
-    latents: tuple[int, int, int],
-    tokens: tuple[int, int, int],
-    parameters: int,
-    activation_bytes: int,
+    config: Config, latents: tuple[int, int, int], tokens: tuple[int, int, int], parameters: int, activation_bytes: int
 ) -> Counts:
     """Return the counts of a configuration whose step has these shapes, parameters and activations."""
     coded = isinstance(config.codec, StableAudio)
@@ -104,7 +100,6 @@ def count(config: Config, words: int) -> Counts:
 
 
 def _transformer(config: Config, channels: int) -> int:
-    """Return the transformer's parameters: layers, and the ways in and out."""
     model, conditions = config.model, config.conditions
     wide, cond = model.embed_dim, model.cond_dim
     modulated = model.time_route == "adaLN"
@@ -122,7 +117,6 @@ def _transformer(config: Config, channels: int) -> int:
 
 
 def _conditions(conditions: Conditions, cond: int, wide: int, words: int) -> int:
-    """Return the parameters of the embeddings."""
     rolloff, number = conditions.rolloff == "on", FREQUENCIES + 2 * (FREQUENCIES + 1) * cond
     return (
         ((words + 1) * cond if conditions.text.source != "off" else 0)

@@ -11,7 +11,7 @@ from sagasr.config import settings
 from sagasr.model.sharding import divided_like, whole
 from sagasr.torch_internals import lerp_
 
-UPDATES = "_updates"
+UPDATES = "_updates"  # in the state, beside the names of weights
 
 
 def decay_at(updates: int, beta: float, power: float) -> float:

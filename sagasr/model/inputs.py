@@ -1,8 +1,13 @@
-"""The conditions of a batch, as data draw them and the model takes them."""
+"""What a model takes: the conditions of a batch, as data draw them, and initial weights that depend on a seed alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from sagasr.io.fingerprint import seed_of
 
 
 class ConditionInputs(NamedTuple):
@@ -11,3 +16,14 @@ class ConditionInputs(NamedTuple):
     text: Tensor
     rolloff_hz: Tensor
     seconds: Tensor
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Initialise what is built inside from ``parts`` alone, and leave the global generator as it was."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed_of(*parts))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)

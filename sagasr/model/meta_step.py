@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from sagasr.config.settings import Config, downsampling_ratio, latent_channels
 from sagasr.model.counts import FLOAT, STATES, in_halves
 from sagasr.model.inputs import ConditionInputs
-from sagasr.model.saga import SagaModel, build_model
+from sagasr.model.saga import build_model
 from sagasr.model.text import T5Encoder
 from sagasr.torch_internals import fused_attention, map_tensors, storage_id
 
@@ -31,15 +31,12 @@ def shapes(config: Config, words: int = 100) -> dict[str, Any]:
     Allocates nothing. Layers are alike, so the step runs with one and with two of them, and the rest is counted on.
     ``words`` stands for the vocabulary, which only the data know. Raises what the step raises.
     """
-    one, two = (_meta_step(_with_depth(config, depth), words) for depth in (1, 2))
+    models = (config.model.model_copy(update={"depth": depth}) for depth in (1, 2))
+    single, double = (_meta_step(config.model_copy(update={"model": model}), words) for model in models)
     more = config.model.depth - 1
-    counts = {key: one[key] + more * (two[key] - one[key]) for key in one if isinstance(one[key], int)}
+    counts = {key: size + more * (double[key] - size) for key, size in single.items() if isinstance(size, int)}
     size = FLOAT * counts["parameters"]
-    return one | counts | {"weight_bytes": size, "training_bytes": STATES * size}
-
-
-def _with_depth(config: Config, depth: int) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update={"depth": depth})})
+    return single | counts | {"weight_bytes": size, "training_bytes": STATES * size}
 
 
 def _meta_step(config: Config, words: int) -> dict[str, Any]:
@@ -50,7 +47,11 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
         model = build_model(config, vocabulary=tuple(map(str, range(words))))
         weights = {storage_id(weight) for weight in model.parameters()}
         latents = torch.empty(batch, channels, frames)
-        inputs = ConditionInputs(_meta_text(model, batch), torch.empty(batch, 2), torch.empty(batch, 2))
+        encoder = model.conditioner.text
+        text = torch.empty(batch, encoder.max_tokens, dtype=torch.int64)
+        if isinstance(encoder, T5Encoder):
+            text = torch.empty(batch, encoder.max_tokens, encoder.width)
+        inputs = ConditionInputs(text, torch.empty(batch, 2), torch.empty(batch, 2))
         mask = torch.empty(batch, dtype=torch.bool)
 
         as_on_gpu = _AsOnGpu(in_halves(config))
@@ -79,10 +80,7 @@ def _meta_step(config: Config, words: int) -> dict[str, Any]:
 
 
 class _AsOnGpu(TorchFunctionMode):
-    """On the meta device attention falls back to its plain form, and there is no autocast.
-
-    Inside, attention is the fused form that CPUs and GPUs run and, ``halved``, matrices are multiplied in bfloat16.
-    """
+    """Inside, the meta device has the fused attention of CPUs and GPUs and, ``halved``, autocast to bfloat16."""
 
     def __init__(self, halved: bool) -> None:
         super().__init__()
@@ -102,10 +100,3 @@ class _AsOnGpu(TorchFunctionMode):
         if not isinstance(tensor, nn.Parameter) or tensor.dtype == dtype:
             return tensor.to(dtype)
         return self.copies.setdefault(id(tensor), tensor.to(dtype))
-
-
-def _meta_text(model: SagaModel, batch: int) -> Tensor:
-    encoder = model.conditioner.text
-    if isinstance(encoder, T5Encoder):
-        return torch.empty(batch, encoder.max_tokens, encoder.width)
-    return torch.empty(batch, encoder.max_tokens, dtype=torch.int64)

@@ -10,14 +10,14 @@ seed, and counted apart from what is missing.
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from sagasr.config.settings import GET_STABLE_AUDIO, Config, StableAudio, latent_channels
 from sagasr.io.errors import DataError
-from sagasr.model.conditions import Conditioner
-from sagasr.model.transformer import build_transformer, transformer_arguments
+from sagasr.model.conditions import Conditioner, build_transformer, transformer_arguments
+from sagasr.published.hugging_face import problem_of
 from sagasr.published.stable_audio import published_transformer
 from sagasr.published.weights import (
     LEAST_MATCH,
@@ -25,38 +25,35 @@ from sagasr.published.weights import (
     Fit,
     Weights,
     announce,
+    check_fit,
     copy_weights,
     fit,
     open_weights,
-    problem_of,
     shapes_of,
     share,
 )
 
+if TYPE_CHECKING:
+    from sagasr.model.saga import SagaModel
+
 REMEDY = f"{GET_STABLE_AUDIO} and name its model.safetensors in model.checkpoint"
-SECONDS = ("seconds_start", "seconds_total")
 # What a published configuration may spell out, and where ours may differ: in its conditions and in what it learns.
 DEFAULTS = {"patch_size": 1, "timestep_cond_type": "global", "project_global_cond": True}
 OUR_OWN = {"global_cond_dim", "input_concat_dim", "prepend_cond_dim", "diffusion_objective", "transformer_type"}
 GLOBAL, PREPEND = "to_global_embed.", "to_prepend_embed."
+Shapes = dict[str, torch.Size]
 
 
-def load_pretrained(model: nn.Module, config: Config) -> list[Fit]:
-    """Copy the checkpoint of a configuration into a ``SagaModel``, and return how its parts fit; nothing for scratch.
-
-    Raises DataError, one line naming the file, unless 99 % of the parameters match in both directions.
-    """
+def load_pretrained(model: "SagaModel", config: Config) -> list[Fit]:
+    """Copy a configuration's checkpoint into a model and return how its parts fit. Raises DataError if they do not."""
     if config.model.init == "scratch":
         return []
-    weights = open_weights(_path(config), REMEDY)
-    _check_published(config)
-    parts = _parts(config, weights, shapes_of(model.transformer), shapes_of(model.conditioner))  # type: ignore[arg-type]
+    weights, parts = _fits(config, shapes_of(model.transformer), shapes_of(model.conditioner))
     for module, fitted in zip((model.transformer, model.conditioner), parts, strict=False):
-        _refuse(config, fitted, weights)
-        copy_weights(module, fitted, weights)  # type: ignore[arg-type]
-    new = [name for name, _ in model.conditioner.named_parameters()]  # type: ignore[union-attr]
-    new = [name for name in new if not any(name in part.sources for part in parts[1:])]
-    announce(weights.path, f"conditions: {len(new)} weights are new, drawn from the seed")
+        copy_weights(module, fitted, weights)
+    loaded = {name for part in parts[1:] for name in part.sources}
+    new = sum(name not in loaded for name, _ in model.conditioner.named_parameters())
+    announce(weights.path, f"conditions: {new} weights are new, drawn from the seed")
     return parts
 
 
@@ -64,46 +61,25 @@ def missing_weights(config: Config) -> str | None:
     """Return one line saying why the checkpoint cannot be used and how to get it; only its names and sizes are read."""
     if config.model.init == "scratch":
         return None
-    try:
-        weights, (transformer, conditioner) = open_weights(_path(config), REMEDY), _our_shapes(_plain(config))
-        _check_published(config)
-        for fitted in _parts(config, weights, transformer, conditioner):
-            _refuse(config, fitted, weights)
-    except DataError as error:
-        return str(error)
-    return None
+    return problem_of(lambda: _fits(config, *_our_shapes(_plain(config))))
 
 
-def _path(config: Config) -> Path:
-    assert config.model.checkpoint is not None  # the configuration has checked it
-    return Path(config.model.checkpoint)
-
-
-def _parts(
-    config: Config, weights: Weights, transformer: dict[str, torch.Size], conditioner: dict[str, torch.Size]
-) -> list[Fit]:
-    parts = [
-        fit(
-            "transformer",
-            transformer,
-            weights,
-            corners=_corners(config),
-            new=[key for key in transformer if key.startswith(PREPEND)],
-        )
-    ]
+def _fits(config: Config, transformer: Shapes, conditioner: Shapes) -> tuple[Weights, list[Fit]]:
+    """Return the checkpoint, and how it fits. Raises DataError unless it does, and its transformer is used whole."""
+    weights = open_weights(Path(config.model.checkpoint or ""), REMEDY)
+    _check_published(config, weights.path)
+    new = [key for key in transformer if key.startswith(PREPEND)]
+    parts = [fit("transformer", transformer, weights, _corners(config), new=new)]
+    check_fit(parts[0], weights, REMEDY)
+    _check_used(parts[0], weights)
     if config.conditions.seconds == "on":
         names = _names_of_seconds(conditioner)
-        wanted = {key: shape for key, shape in conditioner.items() if key in names}
-        parts.append(fit("conditions", wanted, weights, names=names))
-    return parts
+        parts.append(fit("conditions", {key: conditioner[key] for key in names}, weights, names=names))
+        check_fit(parts[1], weights, REMEDY)
+    return weights, parts
 
 
-def _refuse(config: Config, fitted: Fit, weights: Weights) -> None:
-    """Raise DataError unless the part fits, and, for the transformer, is used whole."""
-    if problem := problem_of(fitted, weights, REMEDY):
-        raise DataError(problem)
-    if fitted.part != "transformer":
-        return
+def _check_used(fitted: Fit, weights: Weights) -> None:
     leftover = [name.removeprefix(fitted.prefix) for name in fitted.unexpected]
     leftover = [name for name in leftover if not name.startswith(GLOBAL)]
     unused = sum(weights.shapes[fitted.prefix + name].numel() for name in leftover)
@@ -115,24 +91,18 @@ def _refuse(config: Config, fitted: Fit, weights: Weights) -> None:
         )
 
 
-def _check_published(config: Config) -> None:
-    """Raise DataError when the configuration published with the checkpoint says what shapes do not: heads, norms.
-
-    It is read where it lies beside the checkpoint, or is the codec's; without one only shapes are compared.
-    """
+def _check_published(config: Config, checkpoint: Path) -> None:
+    """Raise DataError where the published configuration, if one is there, says what shapes do not: heads, norms."""
     ours = DEFAULTS | transformer_arguments(config, latent_channels(config.codec, config.audio.channels))
-    beside = _path(config).with_name("model_config.json")
     named = [Path(config.codec.config)] if isinstance(config.codec, StableAudio) else []
-    for path in (beside, *named):
-        theirs = published_transformer(path)
-        differing = [key for key, value in theirs.items() if key not in OUR_OWN and ours.get(key) != value]
-        if differing:
-            key = differing[0]
-            raise DataError(
-                f"{_path(config)}: its transformer has {key} {theirs[key]!r} ({path.name}), the configured one "
-                f"{ours.get(key, 'no such thing')!r}; set model to the checkpoint's (Stable Audio Open: size full); "
-                f"{REMEDY}"
-            )
+    for path in (checkpoint.with_name("model_config.json"), *named):
+        for key, theirs in published_transformer(path).items():
+            if key not in OUR_OWN and ours.get(key) != theirs:
+                raise DataError(
+                    f"{checkpoint}: its transformer has {key} {theirs!r} ({path.name}), the configured one "
+                    f"{ours.get(key, 'no such thing')!r}; set model to the checkpoint's (Stable Audio Open: size full);"
+                    f" {REMEDY}"
+                )
 
 
 def _corners(config: Config) -> dict[str, Corner]:
@@ -146,12 +116,12 @@ def _corners(config: Config) -> dict[str, Corner]:
     }
 
 
-def _names_of_seconds(conditioner: dict[str, torch.Size]) -> dict[str, str]:
+def _names_of_seconds(conditioner: Shapes) -> dict[str, str]:
     """Return our keys of the embeddings of seconds by what Stable Audio calls them."""
     theirs = {"frequencies": "0.weights", "project.weight": "1.weight", "project.bias": "1.bias"}
     return {
         f"{number}.{ours}": f"{number}.embedder.embedding.{name}"
-        for number in SECONDS
+        for number in ("seconds_start", "seconds_total")
         for ours, name in theirs.items()
         if f"{number}.{ours}" in conditioner
     }
@@ -161,14 +131,12 @@ def _plain(config: Config) -> Config:
     """Return the configuration without what the checkpoint's fit does not depend on: alike ones are looked at once."""
     text = config.conditions.text.model_copy(update={"source": "off"})
     conditions = config.conditions.model_copy(update={"text": text})
-    return Config(data=config.data, codec=config.codec, audio=config.audio).model_copy(
-        update={"model": config.model, "conditions": conditions}
-    )
+    plain = Config(data=config.data, codec=config.codec, audio=config.audio)
+    return plain.model_copy(update={"model": config.model, "conditions": conditions})
 
 
 @cache
-def _our_shapes(config: Config) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
-    """Return the shapes of our transformer and conditions; nothing is allocated."""
+def _our_shapes(config: Config) -> tuple[Shapes, Shapes]:
     with torch.device("meta"):
         transformer = build_transformer(config, latent_channels(config.codec, config.audio.channels))
         return shapes_of(transformer), shapes_of(Conditioner(config))

@@ -14,13 +14,13 @@ from sagasr.codec.latents import LatentNorm
 from sagasr.codec.precision import fast
 from sagasr.config.settings import Config, Sampler, latent_channels
 from sagasr.model import flow
-from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, drop, null_cross, null_low
+from sagasr.model.conditions import Conditioner, Conditioning, OwnTokens, build_transformer, drop, null_cross, null_low
 from sagasr.model.guidance import Branch, guidance_branches
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
-from sagasr.model.transformer import build_transformer
+from sagasr.model.inputs import ConditionInputs, seeded
 from sagasr.plugins.parts import load
 from sagasr.published.stable_audio import compact, settled_context
+
+Mask = Tensor | None  # of the rows [B] whose condition is dropped
 
 
 class SagaModel(nn.Module):
@@ -55,8 +55,8 @@ class SagaModel(nn.Module):
         t: Tensor,
         low: Tensor,
         inputs: ConditionInputs,
-        drop_low: Tensor | None = None,
-        drop_text: Tensor | None = None,
+        drop_low: Mask = None,
+        drop_text: Mask = None,
     ) -> Tensor:
         """Return the velocity [B, D, N] at ``noisy`` and time ``t`` [B], with the conditions of masked rows [B] nulled.
 
@@ -83,8 +83,8 @@ class SagaModel(nn.Module):
         noise: Tensor,
         t: Tensor,
         inputs: ConditionInputs,
-        drop_low: Tensor | None = None,
-        drop_text: Tensor | None = None,
+        drop_low: Mask = None,
+        drop_text: Mask = None,
     ) -> Tensor:
         """Return the mean squared error of the velocity: the training loss, unweighted as in the paper."""
         noisy = flow.interpolate(high, noise, t)
@@ -127,8 +127,7 @@ class SagaModel(nn.Module):
             with settled_context(self.transformer, compact(conditioning.cross, conditioning.empty)[0]):
                 times = flow.schedule(sampler.schedule, sampler.steps)
                 solve = flow.euler if sampler.solver == "euler" else load("sampler", sampler.solver).sample
-                end: Tensor = solve(velocity_at, noise, times)
-                return end
+                return solve(velocity_at, noise, times)  # type: ignore[no-any-return]
 
     def _stack(
         self, low: Tensor, conditioning: Conditioning, branches: Sequence[Branch]
@@ -136,20 +135,20 @@ class SagaModel(nn.Module):
         """Return low latents and conditioning of all branches, one after the other along the batch."""
         cross, global_, prepend, empty = conditioning
         empty_low, empty_cross = null_low(low, self.conditions.low.empty), null_cross(cross)
-        count = len(branches)
         return torch.cat([low if branch.low else empty_low for branch in branches]), Conditioning(
             torch.cat([cross if branch.text else empty_cross for branch in branches]),
-            None if global_ is None else global_.repeat(count, 1),
-            None if prepend is None else prepend.repeat(count, 1, 1),
+            None if global_ is None else global_.repeat(len(branches), 1),
+            None if prepend is None else prepend.repeat(len(branches), 1, 1),
             empty,
         )
 
     def _transform(self, noisy: Tensor, t: Tensor, low: Tensor, conditioning: Conditioning) -> Tensor:
+        transformer: Any = self.transformer
         prepend = conditioning.prepend
         if prepend is not None:
-            prepend = prepend + self._time_embedding(t)[:, None]
+            prepend = prepend + transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))[:, None]
         cross, bias = compact(conditioning.cross, conditioning.empty)
-        velocity: Tensor = self.transformer(
+        velocity: Tensor = transformer(
             noisy,
             t,
             cross_attn_cond=cross,
@@ -164,12 +163,6 @@ class SagaModel(nn.Module):
             return velocity
         skip, scale = flow.linear_guess(t, self.norm.level)
         return skip * noisy + scale * velocity
-
-    def _time_embedding(self, t: Tensor) -> Tensor:
-        """Return the transformer's own embedding [B, E] of times [B]."""
-        transformer: Any = self.transformer
-        embedding: Tensor = transformer.to_timestep_embed(transformer.timestep_features(t[:, None]))
-        return embedding
 
 
 def build_model(config: Config, norm: LatentNorm | None = None, vocabulary: Sequence[str] = ()) -> SagaModel:

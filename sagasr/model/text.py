@@ -8,7 +8,7 @@ need not be there: ``sagasr.published.stable_audio.compact`` counts them.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,9 @@ from sagasr.published.hugging_face import Published, problem_of, remedy_for
 
 # Widths of the encoders that Hugging Face publishes, so that a plan needs none of them.
 T5_WIDTHS = {
-    "t5-small": 512,
-    "t5-base": 768,
-    "t5-large": 1024,
-    "google-t5/t5-small": 512,
-    "google-t5/t5-base": 768,
-    "google-t5/t5-large": 1024,
-    "google/flan-t5-small": 512,
-    "google/flan-t5-base": 768,
-    "google/flan-t5-large": 1024,
+    f"{family}-{size}": width
+    for family in ("t5", "google-t5/t5", "google/flan-t5")
+    for size, width in (("small", 512), ("base", 768), ("large", 1024))
 }
 LENGTHS = 16  # texts are as long as the longest of their batch, in multiples of this, so that shapes are few
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -38,8 +32,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, max_tokens: int, cond_dim: int) -> None:
         super().__init__()
-        self.max_tokens = max_tokens
-        self.cond_dim = cond_dim
+        self.max_tokens, self.cond_dim = max_tokens, cond_dim
 
     @abstractmethod
     def prepare(self, captions: Sequence[str]) -> Tensor:
@@ -80,8 +73,7 @@ class WordEncoder(TextEncoder):
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Return the words' vectors."""
-        tokens: Tensor = self.embedding(prepared)
-        return tokens
+        return self.embedding(prepared)  # type: ignore[no-any-return]
 
 
 class T5Encoder(TextEncoder):
@@ -97,19 +89,17 @@ class T5Encoder(TextEncoder):
         self.project = nn.Identity() if self.width == cond_dim else nn.Linear(self.width, cond_dim)
         self.register_buffer("_device", torch.zeros(()), persistent=False)  # follows the model to its device
         self._loaded: tuple[Any, Any] | None = None
-        self._stored: Mapping[str, Tensor] = {}
         self._features: dict[str, Tensor] = {}
 
     def recall(self, stored: Mapping[str, Tensor]) -> None:
         """Take the features [n, width] of these captions from ``stored``; the T5 is loaded only for other captions."""
-        self._stored = stored
+        self._features = dict(stored)
 
     def prepare(self, captions: Sequence[str]) -> Tensor:
         """Return features [B, L, width], zero where a caption has ended. Each caption is encoded once."""
-        new = [caption for caption in dict.fromkeys(captions) if caption not in self._stored]
-        new = [caption for caption in new if caption not in self._features]
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._features]
         self._features |= zip(new, self.encode(new), strict=True)
-        features = [self._stored[it] if it in self._stored else self._features[it] for it in captions]
+        features = [self._features[caption] for caption in captions]
         longest = -(-max(map(len, features)) // LENGTHS) * LENGTHS
         prepared = torch.zeros(len(captions), min(longest, self.max_tokens), self.width)
         for row, feature in zip(prepared, features, strict=True):
@@ -118,8 +108,7 @@ class T5Encoder(TextEncoder):
 
     def forward(self, prepared: Tensor) -> Tensor:
         """Return the features, projected, with ended positions zero."""
-        tokens: Tensor = self.project(prepared) * prepared.ne(0).any(dim=-1, keepdim=True)
-        return tokens
+        return self.project(prepared) * prepared.ne(0).any(dim=-1, keepdim=True)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
@@ -143,8 +132,7 @@ class T5Encoder(TextEncoder):
 
 def frozen_t5(encoder: settings.T5, device: str = "cpu") -> T5Encoder:
     """Return a T5 for its features alone, which ``T5Encoder.recall`` takes back. Raises DataError without its files."""
-    width = _t5_width(encoder.model)
-    return T5Encoder(encoder.model, encoder.max_tokens, width).to(device)
+    return T5Encoder(encoder.model, encoder.max_tokens, _t5_width(encoder.model)).to(device)
 
 
 def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[str]) -> TextEncoder:
@@ -152,21 +140,16 @@ def build_text_encoder(text: settings.Text, cond_dim: int, vocabulary: Sequence[
     encoder = text.encoder
     if text.source == "off":
         return NoText(encoder.max_tokens, cond_dim)
-    match encoder:
-        case settings.Words(max_tokens=max_tokens):
-            return WordEncoder(vocabulary, max_tokens, cond_dim)
-        case settings.T5(model=model, max_tokens=max_tokens):
-            return T5Encoder(model, max_tokens, cond_dim)
-        case unknown:
-            assert_never(unknown)
+    if isinstance(encoder, settings.Words):
+        return WordEncoder(vocabulary, encoder.max_tokens, cond_dim)
+    return T5Encoder(encoder.model, encoder.max_tokens, cond_dim)
 
 
 def missing_weights(text: settings.Text) -> str | None:
     """Return one line saying what of the text encoder is absent and how to get it; nothing is loaded."""
     if text.source == "off" or not isinstance(text.encoder, settings.T5):
         return None
-    model = text.encoder.model
-    return problem_of(lambda: _readable_t5(model))
+    return problem_of(partial(_readable_t5, text.encoder.model))
 
 
 def _t5(model: str) -> Published:
@@ -175,7 +158,6 @@ def _t5(model: str) -> Published:
 
 
 def _t5_width(model: str) -> int:
-    """Return the width of a T5 that is here. Raises DataError."""
     published = _t5(model)
     config = published.config()
     if not hasattr(config, "d_model"):
@@ -184,10 +166,7 @@ def _t5_width(model: str) -> int:
 
 
 def _readable_t5(model: str, width: int = 0) -> Published:
-    """Return a T5 whose configuration, of this width if one is given, and tokenizer are here. Raises DataError.
-
-    Without a tokenizer transformers would read every word as unknown and say nothing.
-    """
+    """Return a T5 that is here, and a tokenizer, without which transformers reads every word as unknown."""
     published = _t5(model)
     if width not in (0, _t5_width(model)):
         raise published.error(f"its width is not the {width} published under this name")

@@ -27,9 +27,8 @@ WIDE = re.compile("[\uff00-\uffef]+")  # Latin letters and kana in the width of 
 
 def words_of(caption: str) -> list[str]:
     """Return the words of a caption in order, in lower case; equal for the two ways to write an accent."""
-    text = unicodedata.normalize("NFC", WIDE.sub(lambda it: unicodedata.normalize("NFKC", it[0]), caption))
-    words: list[str] = _word().findall(text.lower())
-    return words
+    text = unicodedata.normalize("NFC", WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), caption))
+    return list(_word().findall(text.lower()))
 
 
 def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
@@ -38,13 +37,10 @@ def vocabulary_of(captions: Iterable[str]) -> tuple[str, ...]:
 
 
 def known_share(captions: Iterable[str], vocabulary: Collection[str], most: int) -> float:
-    """Return the share of the captions' words that a model is told: of each the first ``most`` that are in a
-    vocabulary. 1 where there are no words.
-    """
-    known = set(vocabulary)
-    words = [words_of(caption) for caption in captions]
-    counted = sum(min(most, sum(word in known for word in words_of_one)) for words_of_one in words)
-    return counted / total if (total := sum(map(len, words))) else 1.0
+    """Return the share of words that a model knows, of a caption the first ``most``; 1 where there are none."""
+    known, words = set(vocabulary), [words_of(caption) for caption in captions]
+    told = sum(min(most, sum(word in known for word in caption)) for caption in words)
+    return told / total if (total := sum(map(len, words))) else 1.0
 
 
 def said_of_known(source: str, share: float) -> str:

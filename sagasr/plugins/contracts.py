@@ -5,7 +5,6 @@ tried on one that is not there; what cannot be tried so is left to the real one.
 """
 
 import contextlib
-import functools
 import inspect
 import math
 import sys
@@ -148,7 +147,7 @@ class _OnGpu:
 
     def check(self, use: Callable[[Any, torch.device], torch.Tensor], given: str) -> None:
         """Raise AssertionError if a use mixes devices or answers from another; any other failure proves nothing."""
-        from sagasr.plugins.fake_device import DEVICE, fake_cuda, is_misplaced
+        from sagasr.plugins.fake_device import DEVICE, fake_cuda, forget, is_misplaced
 
         if self.part is None:
             return
@@ -160,7 +159,10 @@ class _OnGpu:
                 answered = use(self.part, DEVICE).device
         except Exception as failed:  # noqa: BLE001 - whatever a user's own code raises
             error = failed
-        self._forget()
+        folder = Path(getattr(self.home, "__file__", None) or "/").parent
+        modules = [*sys.modules.values()]
+        beside = [module for module in modules if Path(getattr(module, "__file__", None) or "").parent == folder]
+        forget([*beside, *filter(None, [self.home])])  # a fake tensor kept in one of these would meet a real one
         assert error is None or not is_misplaced(error), (
             f"mixes a tensor on the CPU with {given} on cuda{self._line(error)};"
             f" make or move it to the device of the {given}"
@@ -170,24 +172,10 @@ class _OnGpu:
         )
 
     def _line(self, error: BaseException | None) -> str:
-        """Return the line of the part's file in which it failed."""
         source = self.home and inspect.getsourcefile(self.home)
         frames = traceback.extract_tb(error.__traceback__ if error else None)
         lines = [frame.lineno for frame in frames if frame.filename == source]
         return f" (line {lines[-1]})" if lines else ""
-
-    def _forget(self) -> None:
-        """Empty the caches of the part's file and of those beside it: a fake tensor there would meet a real one."""
-        from sagasr.plugins.fake_device import is_fake
-
-        folder = Path(getattr(self.home, "__file__", None) or "/").parent
-        beside = (it for it in list(sys.modules.values()) if Path(getattr(it, "__file__", None) or "").parent == folder)
-        for value in [value for module in {self.home, *beside} - {None} for value in vars(module).values()]:
-            if isinstance(value, functools._lru_cache_wrapper):
-                value.cache_clear()
-            elif isinstance(value, dict):
-                for key in [key for key, kept in value.items() if is_fake(kept)]:
-                    del value[key]
 
 
 def _tones(channels: int, length: int) -> torch.Tensor:

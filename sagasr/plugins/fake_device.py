@@ -7,9 +7,10 @@ fails with another error.
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import _lru_cache_wrapper
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,10 +29,7 @@ def fake_mode() -> FakeTensorMode:
 
 @contextmanager
 def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
-    """Inside, ``cuda`` is a fake device and every new tensor is fake; real tensors are taken for fake ones.
-
-    An operation on tensors of two devices raises a RuntimeError that ``is_misplaced`` knows.
-    """
+    """Inside, ``cuda`` is a fake device, every new tensor is fake, and mixing devices raises ``is_misplaced``."""
     with ExitStack() as inside:
         for owner, name, value in (
             (nn.Module, "_apply", _move),
@@ -42,7 +40,7 @@ def fake_cuda(mode: FakeTensorMode | None = None) -> Iterator[None]:
             inside.enter_context(replaced(owner, name, value))
         inside.enter_context(mode or fake_mode())
         inside.enter_context(_Unknown())
-        inside.callback(_forget)
+        inside.callback(lambda: forget(own for name, own in [*sys.modules.items()] if name.startswith("sagasr.")))
         yield
 
 
@@ -52,15 +50,10 @@ def fake_copy(part: Any, mode: FakeTensorMode) -> Any:
         return copy.deepcopy(part)
 
 
-def is_fake(value: object) -> bool:
-    """Return whether a value is a tensor of the fake device."""
-    return isinstance(value, FakeTensor)
-
-
 def is_misplaced(error: BaseException) -> bool:
     """Return whether an error says that tensors which meet are not on one device."""
     return isinstance(error, RuntimeError) and any(
-        told in str(error) for told in ("two different devices", "on the same device", "same device type")
+        words in str(error) for words in ("two different devices", "on the same device", "same device type")
     )
 
 
@@ -75,12 +68,14 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _forget() -> None:
-    """Empty the caches of sagasr: a tensor that was kept inside has no numbers outside."""
-    for name, module in list(sys.modules.items()):
-        for cached in vars(module).values() if name.split(".")[0] == "sagasr" else ():
-            if isinstance(cached, _lru_cache_wrapper):
-                cached.cache_clear()
+def forget(modules: Iterable[ModuleType]) -> None:
+    """Empty the caches of modules: a tensor that was kept inside has no numbers outside."""
+    for value in [value for module in [*modules] for value in vars(module).values()]:
+        if isinstance(value, _lru_cache_wrapper):
+            value.cache_clear()
+        elif isinstance(value, dict):
+            for key in [key for key, item in value.items() if isinstance(item, FakeTensor)]:
+                del value[key]
 
 
 class _Unknown(TorchDispatchMode):

@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +33,7 @@ FAULTS = (Exception, SystemExit)  # what code of a user's own may raise: a scrip
 
 
 def load(family: str, part: str, *given: Any) -> Any:
-    """Return a new object of the class that ``part`` names, made of ``given``. Raises ConfigError saying what it lacks.
-
-    A codec is given the number of audio channels, the others nothing.
-    """
+    """Return a new object of the class ``part``; a codec is given the channels. Raises ConfigError on faults."""
     class_ = _class_of(family, part)
     try:
         return class_(*given)
@@ -56,10 +53,7 @@ def sources(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def breach(check: Callable[..., None], family: str, part: str, *given: Any, **stated: Any) -> str | None:
-    """Return one line saying how a part breaks a contract of ``sagasr.plugins.contracts``.
-
-    Raises ConfigError where it cannot even be made.
-    """
+    """Return one line saying how a part breaks its contract. Raises ConfigError where it cannot even be made."""
     return _breach(identity(family, part), check, family, part, given, tuple(stated.items()))
 
 
@@ -82,18 +76,22 @@ def _one_line(error: BaseException) -> str:
 
 def _class_of(family: str, part: str) -> Any:
     class_ = _find(family, part)
-    missing = [name for name in NEEDS[family] if not hasattr(class_, name)]
-    if missing:
+    if missing := [name for name in NEEDS[family] if not hasattr(class_, name)]:
         raise ConfigError(f"{family} {part}: {class_.__name__} has no {', '.join(missing)}; see sagasr.testing")
     return class_
 
 
 def _find(family: str, part: str) -> Any:
     module_name, colon, class_name = part.rpartition(":")
-    point = None if colon else _installed(family, part)
+    offered = {} if colon else {point.name: point for point in entry_points(group=f"sagasr.{family}s")}
+    if not colon and part not in offered:
+        raise ConfigError(
+            f"{family} {part!r}: no installed package offers it{did_you_mean(part, offered)}; "
+            f"name a class of your own as my_{family}.py:Class"
+        )
     try:
-        if point is not None:
-            return point.load()
+        if not colon:
+            return offered[part].load()
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except FAULTS as error:
         raise ConfigError(f"{family} {part}: cannot be imported ({_one_line(error)})") from error
@@ -102,16 +100,6 @@ def _find(family: str, part: str) -> Any:
         known = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigError(f"{family} {part}: no class {class_name!r} there{did_you_mean(class_name, known)}")
     return class_
-
-
-def _installed(family: str, part: str) -> EntryPoint:
-    offered = {point.name: point for point in entry_points(group=f"sagasr.{family}s")}
-    if part not in offered:
-        raise ConfigError(
-            f"{family} {part!r}: no installed package offers it{did_you_mean(part, offered)}; "
-            f"name a class of your own as my_{family}.py:Class"
-        )
-    return offered[part]
 
 
 def _from_file(path: Path) -> ModuleType:

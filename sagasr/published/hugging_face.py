@@ -39,10 +39,7 @@ class Published:
         return any(file_of(self.model, name) for name in names)
 
     def load(self, reader: Callable[..., Any], network: Any, dtype: Any = None) -> tuple[Any, Any]:
-        """Return what prepares the model's input, made by ``reader``, and the frozen network, of the class ``network``.
-
-        Raises DataError, one line, for anything that is absent or broken.
-        """
+        """Return what prepares the input, made by ``reader``, and the frozen network. Raises DataError."""
         import torch
         from safetensors import SafetensorError
 

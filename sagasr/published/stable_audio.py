@@ -39,10 +39,7 @@ def diffusion_transformer(**arguments: Any) -> nn.Module:
 
 
 class _TimeFeatures(nn.Module):
-    """The library's Fourier features [B, E] of times [B, 1], by single products: those stay in float32.
-
-    There it is a product of matrices, which bfloat16 rounds to 256 times near 1, and TF32 to 2,048.
-    """
+    """The library's Fourier features [B, E] of times [B, 1], without matrix products, which bfloat16 and TF32 round."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()

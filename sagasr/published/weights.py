@@ -108,7 +108,7 @@ def fit(
     """
     corners, names = corners or {}, names or {}
     theirs = {names.get(key, key): key for key in wanted if key not in new}
-    prefix = _best_prefix(theirs, {theirs_: wanted[key] for theirs_, key in theirs.items()}, weights.shapes)
+    prefix = _best_prefix({name: wanted[key] for name, key in theirs.items()}, weights.shapes)
     sources, used, missing, misshapen = {}, {}, [], []
     for name, key in theirs.items():
         shape = weights.shapes.get(prefix + name)
@@ -116,40 +116,37 @@ def fit(
             missing.append(key)
         elif shape == wanted[key]:
             sources[key] = prefix + name
-        elif key in corners and shape == _shape_of(wanted[key], corners[key]):
+        elif key in corners and shape == torch.empty(wanted[key], device="meta")[corners[key]].shape:
             sources[key], used[key] = prefix + name, corners[key]
         else:
-            misshapen.append(key)
-    loaded, seen = set(sources.values()), {prefix + name for name in theirs}
-    unexpected = [name for name in weights.shapes if name.startswith(prefix) and name not in seen]
+            misshapen.append(f"{key} is {tuple(shape)} there and {tuple(wanted[key])} here")
+    known = {prefix + name for name in theirs}
+    unexpected = tuple(name for name in weights.shapes if name.startswith(prefix) and name not in known)
     return Fit(
         part=part,
         prefix=prefix,
         sources=sources,
         corners=used,
         missing=tuple(missing),
-        unexpected=tuple(unexpected),
+        unexpected=unexpected,
         new=tuple(key for key in wanted if key in new),
-        misshapen=tuple(
-            f"{key} is {tuple(weights.shapes[prefix + names.get(key, key)])} there and {tuple(wanted[key])} here"
-            for key in misshapen
-        ),
+        misshapen=tuple(misshapen),
         parameters=sum(wanted[key].numel() for key in theirs.values()),
         matched=sum(wanted[key].numel() for key in sources),
-        offered=sum(weights.shapes[name].numel() for name in {*loaded, *unexpected}),
+        offered=sum(weights.shapes[name].numel() for name in {*sources.values(), *unexpected}),
     )
 
 
-def problem_of(fitted: Fit, weights: Weights, remedy: str) -> str | None:
-    """Return one line, with the file, saying why a fit is refused: another shape, or under 99 % of the parameters."""
+def check_fit(fitted: Fit, weights: Weights, remedy: str) -> None:
+    """Raise DataError, one line with the file, for another shape, or for under 99 % of the parameters."""
     if fitted.misshapen:
         more = f" (and {len(fitted.misshapen) - 1} more)" if len(fitted.misshapen) > 1 else ""
         why = f"of another size than the {fitted.part} that is configured: {fitted.misshapen[0]}{more}"
     elif fitted.matched < LEAST_MATCH * fitted.parameters:
         why = f"{fitted.line}; at least {LEAST_MATCH:.0%} must match (first without a match: {fitted.missing[0]})"
     else:
-        return None
-    return f"{weights.path}: {why}; {remedy}"
+        return
+    raise DataError(f"{weights.path}: {why}; {remedy}")
 
 
 def copy_weights(module: nn.Module, fitted: Fit, weights: Weights) -> None:
@@ -184,17 +181,13 @@ def share(part: int, whole: int) -> str:
     return "100 %" if part == whole else f"{min(99.99, 100 * part / whole):.2f} %"
 
 
-def _best_prefix(names: Collection[str], wanted: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size]) -> str:
-    """Return the prefix under which most parameters of ``names`` stand; exact shapes count double."""
+def _best_prefix(wanted: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size]) -> str:
+    """Return the prefix under which most of the parameters stand; exact shapes count double."""
     matched: Counter[str] = Counter()
     for full, shape in shapes.items():
         pieces = full.split(".")
         for start in range(len(pieces)):
             name = ".".join(pieces[start:])
-            if name in names:
+            if name in wanted:
                 matched[full.removesuffix(name)] += shape.numel() * (2 if shape == wanted[name] else 1)
     return max(matched, key=lambda prefix: (matched[prefix], "ema_model." in prefix, -len(prefix)), default="")
-
-
-def _shape_of(whole: torch.Size, corner: Corner) -> torch.Size:
-    return torch.empty(whole, device="meta")[corner].shape

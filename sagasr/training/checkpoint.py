@@ -4,6 +4,7 @@ A checkpoint is a folder ``step-00000500`` with tensors in safetensors, everythi
 hashes written last. It is staged beside its target and renamed whole; nothing in it is ever unpickled.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sagasr.constants import CHECKPOINTS_KEPT as KEEP
+from sagasr.constants import CHECKPOINTS_KEPT
 from sagasr.io.errors import DataError, StorageError
 from sagasr.io.failpoints import point
-from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, write_json
+from sagasr.io.files import STORAGE_FAULTS, make_folder, read_json, read_text, write_json
 from sagasr.io.fingerprint import file_sha256
 from sagasr.io.trial_folder import CHECKPOINT
 
@@ -51,8 +52,7 @@ def save(tree: Mapping[str, Any], folder: Path, commit: Callable[[], object] = l
         point("checkpoint.committed")
         _sync(folder.parent)
     except (OSError, SafetensorError, StorageError) as error:
-        if isinstance(error, StorageError) or (remedy := _remedy(error)) is not None:
-            remedy = str(error).partition(": ")[2] if isinstance(error, StorageError) else remedy
+        if remedy := _remedy(error):
             needed = sum(tensor.nbytes for tensor in tensors.values())
             raise StorageError(f"{folder}: {remedy} ({_room(folder, needed)})") from error
         raise
@@ -75,10 +75,10 @@ def _put(staged: Path, folder: Path) -> None:
 
 def _remedy(error: Exception) -> str | None:
     """Return what to do about a disk that refused; safetensors tells its errors from one another by text alone."""
-    number = getattr(error, "errno", None)
-    if number is None:
-        number = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), None)
-    return STORAGE_FAULTS.get(number or 0)
+    if isinstance(error, StorageError):
+        return str(error).partition(": ")[2]
+    named = next((code for code in STORAGE_FAULTS if os.strerror(code) in str(error)), 0)
+    return STORAGE_FAULTS.get(getattr(error, "errno", None) or named)
 
 
 def _room(folder: Path, needed: int) -> str:
@@ -93,16 +93,22 @@ def load(folder: Path) -> dict[str, Any]:
     """Return the tree of a committed checkpoint. Raises DataError naming the file that differs from its hash."""
     if problem := problem_of(folder):
         raise DataError(f"{folder}: {problem}")
-    tree = _unflatten(read_json(folder / STATE), load_file(folder / TENSORS))
-    assert isinstance(tree, dict)
+    tensors = load_file(folder / TENSORS)
+    kinds: dict[str, Callable[[Any], Any]]
+    kinds = {"tensor": tensors.get, "items": dict, "tuple": tuple, "float": float.fromhex}
+
+    def restored(node: dict[str, Any]) -> Any:
+        ((kind, value),) = node.items()
+        return kinds[kind](value)
+
+    tree: dict[str, Any] = json.loads(read_text(folder / STATE), object_hook=restored)
     return tree
 
 
 def problem_of(folder: Path) -> str | None:
     """Return why a checkpoint folder cannot be used, or None when every byte is as written."""
     try:
-        manifest = read_json(folder / MANIFEST)
-        for name, digest in manifest["files"].items():
+        for name, digest in read_json(folder / MANIFEST)["files"].items():
             if file_sha256(folder / name) != digest:
                 return f"{name} does not match its hash"
     except (DataError, OSError, KeyError, AttributeError, TypeError) as error:
@@ -121,16 +127,10 @@ def step_of(folder: Path) -> int:
 
 
 def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) -> Path | None:
-    """Return the newest checkpoint that verifies, passing over broken ones; None when there is none.
-
-    ``say`` hears of each that was passed over. Raises DataError when checkpoints exist and not one can be used:
-    starting anew silently would hide the loss.
-    """
-    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
+    """Return the newest checkpoint that verifies, if any; ``say`` hears of broken ones. Raises DataError if all are."""
     problems: list[str] = []
-    for folder in found:
-        problem = problem_of(folder)
-        if problem is None:
+    for folder in _newest_first(checkpoints):
+        if (problem := problem_of(folder)) is None:
             for passed in problems:
                 say(f"checkpoint passed over: {passed}; going on from {folder.name}")
             return folder
@@ -142,15 +142,19 @@ def newest(checkpoints: Path, say: Callable[[str], object] = lambda text: None) 
     return None
 
 
-def prune(checkpoints: Path, keep: int = KEEP) -> None:
-    """Delete all but the newest ``keep`` checkpoints, once the newest verifies, and what dead attempts left staged."""
-    found = sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
-    if found and problem_of(found[0]) is None:
-        for folder in found[keep:]:
+def prune(checkpoints: Path) -> None:
+    """Delete all but the newest two checkpoints, once the newest verifies, and what dead attempts left staged."""
+    folders = _newest_first(checkpoints)
+    if folders and problem_of(folders[0]) is None:
+        for folder in folders[CHECKPOINTS_KEPT:]:
             (folder / MANIFEST).unlink(missing_ok=True)  # half of a checkpoint is none
             point("checkpoint.prune")
             shutil.rmtree(folder, ignore_errors=True)
     _discard_staged(checkpoints)
+
+
+def _newest_first(checkpoints: Path) -> list[Path]:
+    return sorted(checkpoints.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True)
 
 
 def discard_after(checkpoints: Path, step: int) -> None:
@@ -162,13 +166,12 @@ def discard_after(checkpoints: Path, step: int) -> None:
 
 
 def _discard_staged(checkpoints: Path) -> None:
-    """Delete what dead attempts left in the making, or were about to delete."""
     for stale in checkpoints.glob(".staged-*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
 def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number."""
+    """Return ``node`` as JSON, its tensors moved to ``tensors`` under a number; ``load`` is the way back."""
     if isinstance(node, torch.Tensor):
         key = str(len(tensors))
         tensors[key] = node.detach().cpu().contiguous().clone()
@@ -184,23 +187,6 @@ def _flatten(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, float):
         return {"float": node.hex()}  # exact, and NaN or infinity survive
     raise TypeError(f"a checkpoint holds numbers, texts and tensors, not {type(node).__name__}")
-
-
-def _unflatten(node: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(node, list):
-        return [_unflatten(value, tensors) for value in node]
-    if isinstance(node, dict):
-        ((kind, value),) = node.items()
-        match kind:
-            case "tensor":
-                return tensors[value]
-            case "items":
-                return {_unflatten(key, tensors): _unflatten(item, tensors) for key, item in value}
-            case "tuple":
-                return tuple(_unflatten(item, tensors) for item in value)
-            case "float":
-                return float.fromhex(value)
-    return node
 
 
 def _sync(path: Path) -> None:

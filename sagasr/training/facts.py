@@ -1,4 +1,4 @@
-"""``model.json`` of a trial folder: what using a trained model takes beside configuration and weights."""
+"""``model.json`` of a trial folder: what using a trained model takes of its training set."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from sagasr.config.strict import Strict
 from sagasr.data.store import Store
 from sagasr.io.errors import DataError
 from sagasr.io.files import read_json, write_json
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.plugins.parts import sources
-
-FACTS = "model.json"
 
 
 class Facts(Strict):
@@ -27,15 +26,17 @@ class Facts(Strict):
 
 def write_facts(trial: Path, store: Store, config: Config) -> None:
     """Write ``model.json``, so that a trial folder is all that upsampling needs."""
-    words = store.vocabulary(config.conditions.text.source)
-    regression, parts = store.meta["rolloff_regression"], sources(trained_parts(config))
-    facts = Facts(vocabulary=words, rolloff_regression=regression, parts=parts)
-    write_json(trial / FACTS, facts.model_dump(mode="json", exclude_defaults=True))
+    facts = Facts(
+        vocabulary=store.vocabulary(config.conditions.text.source),
+        rolloff_regression=store.meta["rolloff_regression"],
+        parts=sources(trained_parts(config)),
+    )
+    write_json(TrialFolder(trial).model, facts.model_dump(mode="json", exclude_defaults=True))
 
 
 def read_facts(trial: Path) -> Facts:
     """Return what ``write_facts`` wrote. Raises DataError where it is missing."""
-    path = trial / FACTS
+    path = TrialFolder(trial).model
     if not path.is_file():
         raise DataError(
             f"{path}: missing; the training command of this trial given again writes it, a finished training is kept"

@@ -42,9 +42,7 @@ class SagaModule(pl.LightningModule):
 
     def __init__(self, config: Config, model: SagaModel, micro_batches: int = 1) -> None:
         super().__init__()
-        self.config = config
-        self.model = model
-        self.micro_batches = micro_batches
+        self.config, self.model, self.micro_batches = config, model, micro_batches
         self.average_anew()
 
     def average_anew(self) -> None:
@@ -63,9 +61,7 @@ class SagaModule(pl.LightningModule):
         return torch.stack(losses).sum()
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.model(
-            batch.high, batch.low, batch.noise, batch.t, batch.inputs, batch.drop_low, batch.drop_text
-        )
+        loss: Tensor = self.model(*batch[:-1])  # without the positions
         return loss
 
     def on_train_start(self) -> None:
@@ -100,11 +96,11 @@ class SagaModule(pl.LightningModule):
             weight_decay=training.weight_decay,
             fused=True,
         )
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: rate_at(step, training.schedule) * cooldown_at(step, training.steps, training.cooldown),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+        def rate(step: int) -> float:
+            return rate_at(step, training.schedule) * cooldown_at(step, training.steps, training.cooldown)
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.ema.state_dict()

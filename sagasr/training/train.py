@@ -39,10 +39,7 @@ def train(
     runtime: Runtime | None = None,
     harness: Harness | None = None,
 ) -> TrainResult:
-    """Train, validate and score every variant in the folder ``out``, from the newest checkpoint there if there is one.
-
-    A finished training is only scored for the variants that lack scores. Raises SagasrError for unusable input.
-    """
+    """Train in ``out`` from its newest checkpoint, and score every variant without scores. Raises SagasrError."""
     variants = variants or {"default": config.evaluation}
     runtime, harness = runtime or Runtime(), harness or Harness()
     _quieten()
@@ -71,7 +68,9 @@ def train(
     trainer = _trainer(config, harness, watch)
     try:
         with fast:  # in full float32 a step of precision 32-true takes up to six times as long on a GPU
-            trainer.fit(module, DrawnData(config, encoded), ckpt_path=newest)
+            # The step is read when iteration starts, after a checkpoint was restored: the draws go on where they stood.
+            draws = Draws(encoded, config, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
+            trainer.fit(module, draws, ckpt_path=newest)
         watch.finish(trainer, encoded)
     except Diverged as outcome:
         return watch.record.end(State.FAILED, str(outcome))
@@ -99,21 +98,6 @@ def _trainer(config: Config, harness: Harness, watch: Watch) -> pl.Trainer:
         enable_model_summary=False,
         inference_mode=False,
     )
-
-
-class DrawnData(pl.LightningDataModule):
-    """Batches drawn from the store; which ones depends on the seed and the step alone."""
-
-    def __init__(self, config: Config, store: Store) -> None:
-        super().__init__()
-        self.config = config
-        self.store = store
-
-    def train_dataloader(self) -> Draws:
-        trainer = self.trainer
-        assert trainer is not None
-        # Read when iteration starts, after a checkpoint was restored: the draws go on where they stood.
-        return Draws(self.store, self.config, lambda: trainer.global_step, trainer.global_rank, trainer.world_size)
 
 
 def keep_freed_memory() -> None:

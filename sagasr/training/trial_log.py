@@ -76,10 +76,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 class History:
-    """``history.jsonl``: one line per record ``{"step", "time", "metrics", "variant"?}``; only ever appended to.
-
-    ``resume(step)`` drops what lies behind a checkpoint, so that a step trained twice is recorded once.
-    """
+    """``history.jsonl``, append-only but for ``resume``: lines of ``{"step", "time", "metrics", "variant"?}``."""
 
     def __init__(self, folder: Path) -> None:
         self.path = TrialFolder(folder).history
@@ -120,9 +117,7 @@ class History:
 
     def drop(self, step: int, prefix: str) -> None:
         """Remove the records of one step whose metrics begin with ``prefix``."""
-        self._keep(
-            lambda record: record["step"] != step or not any(name.startswith(prefix) for name in record["metrics"])
-        )
+        self._keep(lambda record: record["step"] != step or not next(iter(record["metrics"]), "").startswith(prefix))
 
     def _keep(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         if self.path.exists():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,11 +12,9 @@ from sagasr.codec.codec import Codec
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config
 from sagasr.data.store import Store
-from sagasr.evaluation.evaluate import evaluate, validation_loss
-from sagasr.evaluation.memory import AtOnce
-from sagasr.evaluation.prediction import Prediction, means
-from sagasr.evaluation.score_files import ScoreFile, write_references
-from sagasr.evaluation.validation_set import Validation
+from sagasr.evaluation.evaluate import AtOnce, evaluate, validation_loss
+from sagasr.evaluation.score_files import write_references, write_scores
+from sagasr.evaluation.validation_set import Prediction, Validation, means
 from sagasr.io.failpoints import point
 from sagasr.io.signals import Halt
 from sagasr.io.trial_folder import TrialFolder
@@ -31,11 +29,7 @@ SLOW = "bf16-mixed is for GPUs; most CPUs are many times faster with --set train
 
 
 class _Halted(Exception):
-    """Leaves a validation, in which the averaged weights stand in the place of the trained ones."""
-
-    def __init__(self, halt: Halt) -> None:
-        super().__init__(halt.reason)
-        self.halt = halt
+    """Leaves a validation, in which the averaged weights stand in the place of the trained ones; holds the ``Halt``."""
 
 
 class Watch(pl.Callback):
@@ -143,35 +137,30 @@ class Watch(pl.Callback):
             with module.ema.swap(), gathered(module.model):
                 loss = validation_loss(module.model, self.clips, self.at_once)
             try:
-                self.predictions = evaluate(
-                    module.model,
-                    module.ema,
-                    self.codec,
-                    self.clips,
-                    self.variants,
-                    lambda: self._during_validation(trainer),
-                    self.at_once,
-                )
-            except _Halted as asked:
+                self.predictions = self._predict(module, self.variants, lambda: self._during_validation(trainer))
+            except _Halted as halted:
                 module.train()
-                self._interrupt(trainer, asked.halt)
+                self._interrupt(trainer, *halted.args)
             self.predicted_at = step
             module.train()
         if trainer.is_global_zero:
             self.record.append(step, {"val/loss": loss})
-            scores = {name: prediction.means() for name, prediction in self.predictions.items()}
-            for name, averages in scores.items():
-                self.record.append(step, _curves(averages), variant=name)
+            curves = {name: _curves(prediction) for name, prediction in self.predictions.items()}
+            for name, averages in curves.items():
+                self.record.append(step, averages, variant=name)
             watched = next(iter(self.variants))
             lsd = self.predictions[watched].lsd
             self.record.update(val_lsd=lsd if math.isfinite(lsd) else None)
             self.record.beat(step, force=True)
             reason = self._judge(step, lsd)
-            self.harness.report({"step": step, "val/loss": loss} | _curves(scores[watched]))
+            self.harness.report({"step": step, "val/loss": loss} | curves[watched])
         self.due = False
         # Only the first worker has judged: if it left alone, the others would wait for it in their next step.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
             raise Diverged(reason or f"ended with the first worker at step {step}")
+
+    def _predict(self, module: SagaModule, variants: Variants, on_step: Callable[[], object]) -> dict[str, Prediction]:
+        return evaluate(module.model, module.ema, self.codec, self.clips, variants, on_step, self.at_once)
 
     def _judge(self, step: int, lsd: float) -> str | None:
         """Return why the failure rule ends the training, or None."""
@@ -201,7 +190,8 @@ class Watch(pl.Callback):
         """Write final scores and audio of every variant that lacks them; validate anew only what is missing."""
         if not trainer.is_global_zero:
             return
-        missing = {name: variant for name, variant in self.variants.items() if not ScoreFile(self.out, name).exists()}
+        scores = TrialFolder(self.out).scores
+        missing = {name: variant for name, variant in self.variants.items() if not scores(name).exists()}
         absent = {name: variant for name, variant in missing.items() if name not in self.predictions}
         if self.predicted_at != self.config.training.steps:
             absent, self.predictions = missing, {}
@@ -211,16 +201,7 @@ class Watch(pl.Callback):
         for name in missing:
             self.harness.fence()
             point("train.score")
-            ScoreFile(self.out, name).write(self.clips, self.predictions[name])
-
-    def _load_newest(self, module: SagaModule) -> None:
-        """Take over the weights at the end of the training."""
-        newest = checkpoint.newest(self.checkpoints)
-        assert newest is not None
-        assert checkpoint.step_of(newest) == self.config.training.steps
-        state = checkpoint.load(newest)
-        module.load_state_dict(state["state_dict"])
-        module.on_load_checkpoint(state)
+            write_scores(self.out, name, self.clips, self.predictions[name])
 
     def _score_late(self, module: SagaModule, absent: Variants) -> dict[str, Prediction]:
         """Score variants that were added after the training with the untrained ``module``, which is then trained."""
@@ -232,18 +213,22 @@ class Watch(pl.Callback):
                 raise Interrupted(f"{halt.reason} while scoring")
 
         module.eval()
-        untrained = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
-        self._load_newest(module)
-        predictions = evaluate(module.model, module.ema, self.codec, self.clips, absent, on_step, self.at_once)
+        untrained = self._predict(module, absent, on_step)
+        newest = checkpoint.newest(self.checkpoints)
+        assert newest is not None
+        assert checkpoint.step_of(newest) == step
+        state = checkpoint.load(newest)
+        module.load_state_dict(state["state_dict"])
+        module.on_load_checkpoint(state)
+        predictions = self._predict(module, absent, on_step)
         recorded = {record.get("variant") for record in self.record.history if record["step"] == step}
         for name, prediction in predictions.items():
             if name not in recorded:  # else an attempt that died after this has recorded it
-                self.record.append(step, _curves(prediction.means()), variant=name)
+                self.record.append(step, _curves(prediction), variant=name)
         self.harness.fence()
         write_references(self.out, self.clips, untrained)
         return predictions
 
 
-def _curves(averages: Mapping[str, float]) -> dict[str, float]:
-    """Return averages under the names of their curves."""
-    return {f"val/{metric}": value for metric, value in averages.items()}
+def _curves(prediction: Prediction) -> dict[str, float]:
+    return {f"val/{metric}": value for metric, value in prediction.means().items()}

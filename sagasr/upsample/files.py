@@ -11,8 +11,7 @@ from sagasr.constants import SAMPLE_RATE
 from sagasr.data.folders import files_below
 from sagasr.io.errors import DataError
 from sagasr.io.files import check_writable
-from sagasr.upsample.settings import Settings
-from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.upsampler import Settings, Upsampler
 from sagasr.upsample.windows import Progress
 
 CLIPS_PEAK, CLIPS_SHARE = 2.0, 1e-3  # what FLAC may clip: decoded MP3 and Ogg files pass full scale now and then
@@ -58,7 +57,7 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
             raise DataError(
                 f"{inside[0]}: lies in {target} by a link, where results are written; choose another output"
             )
-        pairs = [(it.path, (target / it.path.relative_to(source)).with_suffix(".flac")) for it in recordings]
+        pairs = [(file.path, (target / file.path.relative_to(source)).with_suffix(".flac")) for file in recordings]
     else:
         is_file = target.suffix in (".flac", ".wav") and not target.is_dir()
         if target.suffix and not is_file and not target.is_dir():
@@ -78,22 +77,17 @@ def plan_files(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _within_full_scale(pairs: Sequence[tuple[Path, Path]], named: Path) -> list[tuple[Path, Path]]:
-    """Return the pairs with a WAV file where a recording passes full scale by far or often, which no FLAC file holds.
-
-    Raises DataError where the user has named a FLAC file for it. What passes it as loud MP3 files do is clipped.
-    """
+    """Return WAV in place of FLAC for what passes full scale by far or often. Raises DataError where FLAC was named."""
     chosen = []
     for source, target in pairs:
         peak, share = overflow_of(file_source(source)) if target.suffix == ".flac" else (0.0, 0.0)
-        if peak > CLIPS_PEAK or share > CLIPS_SHARE:
-            if target == named:
-                raise DataError(
-                    f"{source}: reaches {peak:.3g}, beyond full scale, where a FLAC file ends; name the result "
-                    f"{target.with_suffix('.wav').name}, which holds it"
-                )
-            chosen.append((source, target.with_suffix(".wav")))
-        else:
-            chosen.append((source, target))
+        beyond, wave = peak > CLIPS_PEAK or share > CLIPS_SHARE, target.with_suffix(".wav")
+        if beyond and target == named:
+            raise DataError(
+                f"{source}: reaches {peak:.3g}, beyond full scale, where a FLAC file ends; name the result {wave.name},"
+                " which holds it"
+            )
+        chosen.append((source, wave if beyond else target))
     return chosen
 
 

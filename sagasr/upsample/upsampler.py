@@ -13,8 +13,10 @@ recording twice and the two answers are averaged. Windows of silence pass unchan
 """
 
 import math
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
@@ -25,12 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sagasr.audio.low_band import Kind
 from sagasr.audio.spectrum import rolloff_hz
 from sagasr.audio.stream import Buffer, Source, Spectrum, array_source, centred, resampled
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.parsing import parse
 from sagasr.config.patching import patch
-from sagasr.config.settings import Config, Sampler
+from sagasr.config.settings import Config, OwnCodec, Sampler
 from sagasr.constants import NYQUIST, SAMPLE_RATE
 from sagasr.data.encoded_record import gain_at
 from sagasr.data.measures import STEP, estimate_rolloff, rms_of, rolloff_features
@@ -41,15 +44,38 @@ from sagasr.model.inputs import ConditionInputs
 from sagasr.model.saga import SagaModel, build_model
 from sagasr.model.text import WordEncoder
 from sagasr.model.words import words_of
+from sagasr.plugins.parts import identity
 from sagasr.training import checkpoint
 from sagasr.training.facts import Facts, read_facts
-from sagasr.upsample.settings import Settings
-from sagasr.upsample.trial import locate, with_parts
 from sagasr.upsample.windows import CONTEXT, Progress, Recording, Stream, Window, shortest_overlap, window_starts
 
 LEVEL_RANGE = 100.0  # windows more than 40 dB below the loudest do not count towards the level of a recording
 BATCH_SAMPLES = 2**18  # per batch of windows, so that memory does not depend on the length of a window
 NOISE_FRAMES = 256  # of one draw of noise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How recordings are upsampled. Raises ConfigError for what cannot be meant."""
+
+    rolloff_target: float | Literal["estimated"] = "estimated"  # share of 22,050 Hz, or guessed per window
+    lfr: Kind = "crossfade"
+    steps: int | None = None  # None: as the model was validated
+    guidance: tuple[float, float] | None = None  # audio, text; None: as the model was validated
+    text: str = ""
+    seed: int = 0
+    cutoff_hz: float | None = None  # below it the recording is kept; None: found in its spectrum
+
+    def __post_init__(self) -> None:
+        target = self.rolloff_target
+        if target != "estimated" and not (isinstance(target, (int, float)) and 0 <= target <= 1):
+            raise ConfigError(f"roll-off target {target!r}: a share of {NYQUIST:g} Hz from 0 to 1, or 'estimated'")
+        if self.lfr not in (kinds := ("off", "hard", "crossfade")):
+            raise ConfigError(f"lfr {self.lfr!r} is not known{did_you_mean(self.lfr, kinds)}")
+        if self.guidance is not None and not all(0 <= strength < math.inf for strength in self.guidance):
+            raise ConfigError(f"guidance {self.guidance[0]:g},{self.guidance[1]:g}: two strengths of at least 0")
+        if self.cutoff_hz is not None and not 0 < self.cutoff_hz < NYQUIST:
+            raise ConfigError(f"cutoff {self.cutoff_hz:g} Hz: a frequency between 0 and {NYQUIST:g}")
 
 
 class Upsampled(NamedTuple):
@@ -71,21 +97,17 @@ class Upsampler:
 
     @classmethod
     def load(
-        cls,
-        path: Path | str,
-        weights: Literal["ema", "raw"] = "ema",
-        device: str = "auto",
-        parts: Sequence[str] = (),
+        cls, path: Path | str, weights: Literal["ema", "raw"] = "ema", device: str = "auto", parts: Sequence[str] = ()
     ) -> "Upsampler":
         """Return the model of a trial folder (its newest checkpoint that verifies) or of one of its checkpoints.
 
         ``device`` auto is a GPU where there is one. ``parts``: the classes of the user's own, FILE.py:CLASS, that it
         was trained with. Raises SagasrError naming the file that is missing or broken.
         """
-        trial, folder = locate(Path(path))
+        trial, folder = _locate(Path(path))
         config = parse(Config, read_yaml(trial / "config.yaml"), str(trial / "config.yaml"))
         facts = read_facts(trial)
-        config = with_parts(config, facts, parts)
+        config = _with_parts(config, facts, parts)
         state = checkpoint.load(folder)
         model = build_model(config, vocabulary=facts.vocabulary)
         try:
@@ -115,17 +137,11 @@ class Upsampler:
         on_progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield what ``upsample`` gives for pairs of audio and rate, one by one; short ones share a batch."""
-        dimensions: deque[int] = deque()
-
-        def sources() -> Iterator[Source]:
-            for audio, rate in recordings:
-                source = array_source(audio, rate)
-                dimensions.append(np.ndim(audio))
-                yield source
-
-        for result in self.upsample_blocks(sources(), settings, on_progress):
+        recordings = list(recordings)
+        results = self.upsample_blocks((array_source(*recording) for recording in recordings), settings, on_progress)
+        for (given, _), result in zip(recordings, results, strict=True):
             audio = np.concatenate(list(result.blocks), axis=1)
-            yield audio[0] if dimensions.popleft() == 1 else audio
+            yield audio[0] if np.ndim(given) == 1 else audio
 
     def upsample_blocks(
         self, sources: Iterable[Source], settings: Settings | None = None, on_progress: Progress | None = None
@@ -135,22 +151,25 @@ class Upsampler:
         for recording, pairs in groupby(done, key=itemgetter(0)):
             yield Upsampled(tuple(recording.cutoffs_hz), map(itemgetter(1), pairs))
 
-    # --------------------------------------------------------------------------------------------------------- batches
-
     def _finished(
         self, sources: Iterable[Source], settings: Settings, on_progress: Progress
     ) -> Iterator[tuple[Recording, np.ndarray]]:
-        """Yield finished blocks with their recording, one recording after the other.
-
-        A batch holds windows whose two neighbours are ready, then first windows, of the next recordings too where one
-        recording has no more.
-        """
+        """Yield finished blocks in order; a batch holds windows that are ready, then first ones, of all recordings."""
         sampler, text = self._sampler(settings), self._prepared(settings.text)
         recordings: deque[Recording] = deque()
         ready: deque[Window] = deque()
-        firsts = self._first_windows(sources, settings, on_progress, recordings, ready)
+
+        def first_windows() -> Iterator[Window | None]:
+            """Yield every other window, None for one of silence, which is done; those between become ready in time."""
+            for source in sources:
+                recordings.append(recording := self._recording(source, settings, on_progress, ready))
+                for index in range(0, len(recording.starts), 2):
+                    for stream in recording.streams:
+                        window = Window(recording, stream, index)
+                        yield None if recording.passed_silent(window) else window
+
+        firsts, more = first_windows(), True
         at_once = max(1, BATCH_SAMPLES // (self.frames * self.codec.ratio))
-        more = True
         while more:
             batch = [ready.popleft() for _ in range(min(at_once, len(ready)))]
             wanted = at_once - len(batch)
@@ -164,28 +183,6 @@ class Upsampler:
                 if not recordings[0].finished:
                     break
                 recordings.popleft()
-
-    def _first_windows(
-        self,
-        sources: Iterable[Source],
-        settings: Settings,
-        on_progress: Progress,
-        recordings: deque[Recording],
-        ready: deque[Window],
-    ) -> Iterator[Window | None]:
-        """Yield every other window of all recordings in their order, None for one of silence, which is done.
-
-        Those between them become ``ready`` in time.
-        """
-        for source in sources:
-            recording = self._recording(source, settings, on_progress, ready)
-            recordings.append(recording)
-            for index in range(0, len(recording.starts), 2):
-                for stream in recording.streams:
-                    window = Window(recording, stream, index)
-                    yield None if recording.passed_silent(window) else window
-
-    # ------------------------------------------------------------------------------------------------------- its parts
 
     def _sampler(self, settings: Settings) -> Sampler:
         changes: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
@@ -219,10 +216,7 @@ class Upsampler:
         return Recording(source, offset, cutoffs, streams, on_progress, ready)
 
     def _measure(self, source: Source, streams: Sequence[Stream]) -> list[float]:
-        """Set the gain of each stream, from the levels of its windows, and return where the band of each channel ends.
-
-        Of each for itself: what one channel has above the end of the other is its own, and so it stays.
-        """
+        """Set the gain of each stream from its windows' levels, and return where the band of each channel ends."""
         starts, length = streams[0].starts, streams[0].length
         audio, spectra = Buffer(source.channels), [Spectrum() for _ in range(source.channels)]
         levels: list[list[float]] = []
@@ -243,7 +237,6 @@ class Upsampler:
 
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Window], settings: Settings, sampler: Sampler, text: Tensor) -> None:
-        """Sample the high version of each window and hand it to its recording."""
         device = self.model.norm.mean.device
         lows = [window.recording.low_of(window) for window in batch]
         gain = torch.tensor([window.stream.gain for window in batch], device=device)[:, None, None]
@@ -254,7 +247,7 @@ class Upsampler:
             torch.tensor([self._rolloffs(audio, settings) for audio in lows], device=device),
             torch.tensor([[window.start / SAMPLE_RATE, window.recording.seconds] for window in batch], device=device),
         )
-        known, share = (torch.stack(part).to(device) for part in zip(*map(self._known, batch), strict=True))
+        known, share = (torch.stack(part).to(device) for part in zip(*map(self._settled, batch), strict=True))
 
         def on_step() -> None:
             for window in batch:
@@ -263,8 +256,8 @@ class Upsampler:
         settled = (known, share) if share.any() else None
         latents = self.model.sample(self.model.norm.apply(low), inputs, noise.to(device), sampler, on_step, settled)
         audio = self.codec.decode(self.model.norm.invert(latents), self.frames * self.codec.ratio)
-        for window, generated, found in zip(batch, (audio / gain).cpu().numpy(), latents.cpu(), strict=True):
-            window.recording.finish(window, generated, found)
+        for window, *made in zip(batch, (audio / gain).cpu().numpy(), latents.cpu(), strict=True):
+            window.recording.finish(window, *made)
 
     def _latents(self, window: Window) -> Tensor:
         """Return the latents [1, D, N] of a window at the level of the model, encoded within its surroundings."""
@@ -274,7 +267,7 @@ class Upsampler:
         audio = torch.from_numpy(around * np.float32(window.stream.gain)).to(self.model.norm.mean.device)
         return self.codec.encode(audio[None])[..., before : before + self.frames]
 
-    def _known(self, window: Window) -> tuple[Tensor, Tensor]:
+    def _settled(self, window: Window) -> tuple[Tensor, Tensor]:
         """Return what the neighbours of a window made of it, [D, N], and 1 in the frames that they settle, [1, N].
 
         Those are the frames from their side to just behind the cross-fade: both versions agree wherever they are mixed
@@ -283,8 +276,7 @@ class Upsampler:
         known, share = torch.zeros(self.codec.latent_channels, self.frames), torch.zeros(1, self.frames)
         behind = 3 * shortest_overlap(window.recording.length) // (8 * self.codec.ratio)
         for index in (window.number - 1, window.number + 1):
-            latents = window.stream.latents.get(index)
-            if latents is None:
+            if (latents := window.stream.latents.get(index)) is None:
                 continue
             shift = (window.stream.starts[index] - window.start) // self.codec.ratio  # of the neighbour, in frames
             overlap = self.frames - abs(shift)
@@ -301,11 +293,57 @@ class Upsampler:
         return torch.cat(blocks, dim=1)[:, skip : skip + self.frames]
 
     def _rolloffs(self, low: np.ndarray, settings: Settings) -> tuple[float, float]:
-        """Return the roll-off in Hz of a window [C, T] and the one that is asked for."""
         rolloff = rolloff_hz(low)
         if settings.rolloff_target == "estimated":
             return rolloff, estimate_rolloff(self.facts.rolloff_regression, rolloff_features(low), rolloff)
         return rolloff, settings.rolloff_target * NYQUIST
+
+
+def _locate(path: Path) -> tuple[Path, Path]:
+    """Return the trial folder and the checkpoint that ``path`` means."""
+    if (path / checkpoint.MANIFEST).is_file() or path.name.startswith("step-"):
+        if not path.is_dir():
+            raise DataError(f"{path}: no such checkpoint")
+        trial = path.resolve().parent.parent
+        if not (trial / "config.yaml").is_file():
+            raise DataError(f"{path}: lies in no trial folder; config.yaml is missing in {trial}")
+        return trial, path
+    if not (path / "config.yaml").is_file():
+        raise DataError(f"{path}: not a trial folder; it holds no config.yaml (what sagasr-train --out names does)")
+    newest = checkpoint.newest(path / "checkpoints")
+    if newest is None:
+        raise DataError(f"{path}: no checkpoint yet; its training has not come so far")
+    return path, newest
+
+
+def _with_parts(config: Config, facts: Facts, given: Sequence[str]) -> Config:
+    """Return the configuration with own parts as ``given``: a trial folder may be anybody's and runs nothing itself."""
+    files, used = {Path(part).name: part for part in given}, set[str]()
+
+    def own(family: str, part: str) -> str:
+        if ":" not in part:
+            return part
+        name = Path(part).name
+        if name not in files:
+            raise DataError(
+                f"{family} {name}: it would be run, so name it: {shlex.join(['--part', name])} with the folder in "
+                f"which it lies; or install it as an entry point of the group sagasr.{family}s"
+            )
+        used.add(name)
+        if facts.parts.get(f"{family} {name}", here := identity(family, files[name])) != here:
+            raise DataError(f"{files[name]}: changed since the model was trained; give the {family} of that time")
+        return files[name]
+
+    changes: dict[str, Any] = {"evaluation.sampler.solver": own("sampler", config.evaluation.sampler.solver)}
+    if isinstance(config.codec, OwnCodec):
+        changes["codec.part"] = own("codec", config.codec.part)
+    changes["conditions.own"] = [own("conditioner", part) for part in config.conditions.own]
+    if unused := [part for name, part in files.items() if name not in used]:
+        named = ", ".join(sorted(used)) or "none"
+        raise ConfigError(
+            f"--part {unused[0]}: to upsample, the model needs no such part (only: {named}); leave it out"
+        )
+    return parse(Config, patch(config.model_dump(mode="json"), changes), "--part")
 
 
 @lru_cache(maxsize=64)

@@ -16,19 +16,11 @@ from sagasr.constants import N_FFT, NYQUIST, SAMPLE_RATE
 from sagasr.data.encoded_record import SILENCE_RMS
 from sagasr.data.measures import STEP
 
+# Called with the seconds of audio that were finished since the last call; they sum to the length of a recording.
 Progress = Callable[[float], object]
-"""Called with the seconds of audio that were finished since the last call; they sum to the length of a recording."""
-
-
 OVERLAP = 4  # windows share at least one part in so many
-
-
 CONTEXT = 16  # latent frames encoded on both sides of a window and left out: training crops whole recordings, too
-
-
 BLOCK = 256 * HOP  # samples that are finished at once: their low band is replaced, and they are written
-
-
 ALL_KEPT_HZ = 2.0 * NYQUIST  # a splice above everything: a silent channel stays silent beside one that is not
 
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from sagasr.config.settings import Config
 from sagasr.constants import NYQUIST
 from sagasr.data.batches import Batch
+from sagasr.model.conditions import transformer_arguments
 from sagasr.model.saga import SagaModel
-from sagasr.model.transformer import transformer_arguments
 from sagasr.published.stable_audio import load_stock
 from tests.benchmarks.measure import Stamps
 

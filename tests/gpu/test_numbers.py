@@ -13,8 +13,7 @@ from sagasr.config.settings import Patched, Pqmf, Wavelet
 from sagasr.evaluation.evaluate import evaluate
 from sagasr.evaluation.validation_set import Validation
 from sagasr.model.ema import Ema
-from sagasr.upsample.settings import Settings
-from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.upsampler import Settings, Upsampler
 from tests.benchmarks import data
 from tests.gpu.subjects import NAMES, batch_of, config_of, curve, losses_of, module_of, trained
 

@@ -18,10 +18,10 @@ from orchestrator.plan.promotion import Effect, decide
 from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
 from orchestrator.sweep_folder.design import Promote
-from sagasr.config.idle import IDLE, acting
 from sagasr.config.parsing import parse
 from sagasr.config.patching import leaves, patch
 from sagasr.config.settings import Config
+from sagasr.config.stages import IDLE, acting
 from sagasr.io.errors import ConfigError
 from tests.orchestrator.sweep_folders import Rows, primary, write_sweep
 from tests.small import BASE

@@ -90,7 +90,7 @@ def test_what_is_said_of_trainings_is_what_they_do():
     from sagasr.evaluation import score_files as scores
     from sagasr.training import checkpoint
 
-    assert estimate.CHECKPOINTS_KEPT == checkpoint.KEEP
+    assert estimate.CHECKPOINTS_KEPT == checkpoint.CHECKPOINTS_KEPT
     assert estimate.LISTENING_CLIPS == scores.LISTENING_CLIPS
     assert len(evaluate.LOSS_TIMES) == estimate.LOSS_PASSES
 

@@ -32,7 +32,7 @@ from sagasr.data.rows import Row
 from sagasr.data.splits import read_manifest
 from sagasr.data.store import SCHEMAS, Store, read_records
 from sagasr.io.errors import ConfigError, DataError
-from sagasr.metrics.score import score
+from sagasr.metrics.score import Reference
 from tests.processes import forked
 
 DEMO = Path(str(resources.files("sagasr"))) / "recordings"
@@ -121,8 +121,8 @@ def test_half_precision_costs_next_to_no_distance(corpus: Path, store: Store) ->
     codec = build_codec(config_of(corpus).codec, 1)
     for clip in store.clips:
         decoded = codec.decode(clip.high.float()[None], SEGMENT)[0]
-        lsd = score(clip.high_audio, decoded, clip.cutoff_hz)["lsd"]
-        low_lsd = score(clip.high_audio, clip.low_audio, clip.cutoff_hz)["lsd"]
+        lsd = Reference(clip.high_audio, clip.cutoff_hz).score(decoded)["lsd"]
+        low_lsd = Reference(clip.high_audio, clip.cutoff_hz).score(clip.low_audio)["lsd"]
         assert lsd is not None
         assert low_lsd is not None
         assert lsd < 0.05 * low_lsd

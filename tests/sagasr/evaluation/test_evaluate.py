@@ -12,8 +12,7 @@ from torch._dynamo.utils import counters
 from sagasr.codec.codec import Codec, build_codec
 from sagasr.config.parsing import parse
 from sagasr.config.settings import SIZES, Config, downsampling_ratio
-from sagasr.evaluation.evaluate import evaluate, validation_loss
-from sagasr.evaluation.memory import AtOnce
+from sagasr.evaluation.evaluate import AtOnce, evaluate, validation_loss
 from sagasr.evaluation.validation_set import Validation
 from sagasr.io.errors import SagasrError, ValidationMemoryError
 from sagasr.model.ema import Ema

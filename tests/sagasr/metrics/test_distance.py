@@ -19,8 +19,17 @@ from sagasr.config.patching import located
 from sagasr.config.settings import Config, Distance
 from sagasr.constants import SAMPLE_RATE
 from sagasr.io.errors import ConfigError, DataError
-from sagasr.metrics.distance import Distances, Normal, frechet, windows
-from sagasr.metrics.embedders import Clap, Embedder, Spectral, build_embedder, missing_weights
+from sagasr.metrics.distance import (
+    Clap,
+    Distances,
+    Embedder,
+    Normal,
+    Spectral,
+    build_embedder,
+    frechet,
+    missing_weights,
+    windows,
+)
 
 RECORDINGS = Path(sagasr.__file__).parent / "recordings"
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from sagasr.metrics.registry import COMPUTE
+from sagasr.metrics.score import COMPUTE
 from sagasr.metrics.table import METRICS
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,7 @@ from sagasr.audio.spectrum import BIN_HZ, rolloff_hz
 from sagasr.config.parsing import parse
 from sagasr.config.settings import SIZES, Config
 from sagasr.model.conditions import Conditioner, NumberEmbedding, drop, null_cross, null_low, rolloff_share
-from sagasr.model.inputs import ConditionInputs
-from sagasr.model.seeds import seeded
+from sagasr.model.inputs import ConditionInputs, seeded
 
 WORDS = ("bark", "dog", "rain")
 

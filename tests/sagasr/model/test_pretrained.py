@@ -20,12 +20,12 @@ from sagasr.config.parsing import parse
 from sagasr.config.settings import SIZES, Config
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import dump_yaml
+from sagasr.model.conditions import build_transformer
 from sagasr.model.inputs import ConditionInputs
 from sagasr.model.pretrained import _corners, load_pretrained
 from sagasr.model.saga import SagaModel, build_model
-from sagasr.model.transformer import build_transformer
 from sagasr.published.stable_audio import load_stock
-from sagasr.published.weights import Weights, fit, problem_of, shapes_of
+from sagasr.published.weights import Weights, check_fit, fit, shapes_of
 from sagasr.training.preflight import missing_weights
 from tests.sagasr.model.stable_audio import (
     CONDITION,
@@ -388,7 +388,7 @@ def test_the_published_transformer_of_1057_million_parameters_fits_the_full_size
     assert sum(weight.numel() for weight in theirs.parameters()) == 1_056_828_544
     weights = on_paper(theirs, "model.model.")
     found = fit("transformer", shapes_of(ours), weights, corners=_corners(config))
-    assert problem_of(found, weights, "") is None
+    check_fit(found, weights, "")
     assert (found.matched, found.missing, found.unexpected) == (found.parameters, (), ())
     assert found.offered == sum(value.numel() for value in theirs.state_dict().values())
     assert len(found.corners) == (3 if seconds == "on" else 2)
@@ -403,5 +403,5 @@ def test_the_published_autoencoder_of_156_million_parameters_fits(tmp_path: Path
     assert sum(weight.numel() for weight in autoencoder.parameters()) == 156_112_514
     weights = on_paper(autoencoder, "pretransform.model.")
     found = fit("autoencoder", shapes_of(autoencoder), weights)
-    assert problem_of(found, weights, "") is None
+    check_fit(found, weights, "")
     assert found.matched == found.parameters

@@ -23,8 +23,7 @@ from sagasr.evaluation.validation_set import Validation
 from sagasr.model.inputs import ConditionInputs
 from sagasr.plugins.fake_device import DEVICE, is_misplaced
 from sagasr.training.facts import Facts
-from sagasr.upsample.settings import Settings
-from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.upsampler import Settings, Upsampler
 from tests import own_parts
 from tests.fake_gpu import Log, Step, fake_gpu
 from tests.sagasr.model.stable_audio import autoencoder_config

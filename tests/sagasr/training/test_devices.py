@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sagasr.torch_internals import to_be_compiled
-from sagasr.training.devices import cpu_name, device_of, with_device
+from sagasr.training.record import cpu_name, device_of, with_device
 from sagasr.training.trial_log import Device, Status, read_status, write_status
 
 H200 = Device(attempt=1, name="NVIDIA H200", driver="580.65.06", cuda="13.0", torch="2.14.1", precision="bf16-mixed",

@@ -13,8 +13,8 @@ from sagasr.config.parsing import parse
 from sagasr.config.patching import patch
 from sagasr.config.settings import Config
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import dump_yaml, read_json, write_text
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.training import checkpoint
 from sagasr.training.trial_log import History, read_status
 from tests.small import BASE, write_recordings
@@ -137,7 +137,7 @@ def test_sharded_states_train_what_whole_ones_do_and_resume_exactly_or_on_fewer_
     assert_equal_trainings(study / "sharded", study / "resumed", exactly=True)
 
     assert trained(study, "fewer", "whole", 1)[0]["state"] == "done"  # the same checkpoint on one worker
-    assert ScoreFile(study / "fewer", "raw").exists()
+    assert TrialFolder(study / "fewer").scores("raw").exists()
 
 
 def test_a_training_that_diverges_ends_all_its_workers_with_the_reason_of_the_first(study: Path) -> None:

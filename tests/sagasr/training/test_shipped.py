@@ -22,9 +22,9 @@ from sagasr.config.patching import patch
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config, Evaluation
 from sagasr.data.encode import encode_store
-from sagasr.evaluation.score_files import ScoreFile
 from sagasr.io.files import read_yaml
 from sagasr.io.signals import Halt
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.training.harness import Harness
 from sagasr.training.train import train
 from sagasr.training.trial_log import History
@@ -82,7 +82,7 @@ def trained_twice(config: Config, variants: Mapping[str, Evaluation], store: Pat
     assert same_training(calm, halted, variants)
     validated = {record["step"] for record in History(calm) if "val/lsd" in record["metrics"]}
     assert validated == {0, 2}
-    assert all(ScoreFile(calm, name).exists() for name in variants)
+    assert all(TrialFolder(calm).scores(name).exists() for name in variants)
 
 
 def test_there_are_bases_and_grids() -> None:

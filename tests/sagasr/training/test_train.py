@@ -19,15 +19,15 @@ from sagasr.config.settings import Config, Evaluation, InverseLR
 from sagasr.data.batches import Batch
 from sagasr.data.encode import encode_store
 from sagasr.data.store import Store
-from sagasr.evaluation.prediction import summary
-from sagasr.evaluation.score_files import ScoreFile, read_distances, read_scores
-from sagasr.evaluation.validation_set import Validation
+from sagasr.evaluation.score_files import read_distances, read_scores
+from sagasr.evaluation.validation_set import Validation, summary
 from sagasr.io.files import dump_yaml
 from sagasr.io.signals import Halt
+from sagasr.io.trial_folder import TrialFolder
 from sagasr.training import checkpoint
-from sagasr.training.devices import cpu_name
 from sagasr.training.harness import FailureRule, Harness
 from sagasr.training.module import SagaModule, cooldown_at, rate_at
+from sagasr.training.record import cpu_name
 from sagasr.training.train import train
 from sagasr.training.trial_log import History, read_status
 from tests.sagasr.training.trainings import few_recordings, same_training
@@ -150,7 +150,7 @@ def test_scores_say_what_is_odd_and_hold_the_distance_of_every_answer(calm: Path
         assert "1 window" in rows[1].reason
     last = next(r for r in History(calm) if r["step"] == STEPS and "val/fd_spectral" in r["metrics"])
     assert last["metrics"]["val/fd_spectral"] == found["model"][0].value
-    table = pq.read_table(ScoreFile(calm, "default").path)
+    table = pq.read_table(TrialFolder(calm).scores("default"))
     assert table.column("remark").to_pylist() == ["", "", ""]
 
 
@@ -197,7 +197,7 @@ def test_a_finished_training_is_only_scored_for_new_settings(
     result = train(config, out, store, {"default": config.evaluation, "hard": hard})
     assert result == ("done", "", STEPS)
     assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").rglob("*")} == before
-    assert ScoreFile(out, "hard").exists()
+    assert TrialFolder(out).scores("hard").exists()
     old, new = read_scores(out, "default"), read_scores(out, "hard")
     assert [row["lsd_lf"] for row in new["model"]] < [row["lsd_lf"] for row in old["model"]]
     assert new["low"] == old["low"]

@@ -31,8 +31,7 @@ from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_text
 from sagasr.model.saga import build_model
 from sagasr.upsample.files import plan_files
-from sagasr.upsample.settings import Settings
-from sagasr.upsample.upsampler import Upsampler
+from sagasr.upsample.upsampler import Settings, Upsampler
 from sagasr.upsample.windows import Stream, window_starts
 
 ROOT = Path(__file__).parents[3]
