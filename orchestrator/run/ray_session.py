@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.cluster import credentials
 from orchestrator.proxies import spare_this_machine
+from orchestrator.run.nodes import each_node
 from orchestrator.run.ray_internals import (
     LOCAL_SETTINGS,
     SERVICES_LOGGER,
@@ -24,7 +25,6 @@ from orchestrator.run.ray_internals import (
 from orchestrator.run.same_code import Code, check_same, code_here, finder, search_path
 from sagasr.io.errors import ConfigError, SagasrError, first_line
 
-ANSWER_S = 180  # in which each node is to say what code it has
 STARTS = 5  # it gives its own processes 30 s to come up, which is little where other things run
 SOCKET = 107  # bytes that the path of a Unix socket may have
 ROOM = SOCKET - len(SOCKET_NAME)  # bytes for Ray's folder
@@ -76,7 +76,7 @@ def connected(
                 folder = held.enter_context(_folder(say))
                 _start(folder, num_cpus=cpus, resources=dict(resources or {}), **settings)
             logging.getLogger("ray").setLevel(logging.ERROR)
-            check_same(code_here(), _codes())
+            check_same(code_here(), (Code(*answer) for _, answer in each_node(finder())))
             yield
         finally:
             ray.shutdown()
@@ -86,35 +86,6 @@ def allocator(environment: Mapping[str, str]) -> dict[str, str]:
     """Return how torch is to hold a GPU's memory: as a user has set it, else so that little is lost between blocks."""
     given = {name: environment[name] for name in ALLOCATOR if name in environment}
     return given or {ALLOCATOR[0]: "expandable_segments:True"}
-
-
-def _codes() -> Iterator[Code]:
-    """Yield the code that each node of the cluster would run; one that is lost meanwhile will run none.
-
-    Raises SagasrError naming the nodes that do not answer.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0)(finder())
-    answers = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    _, late = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
-    if late:
-        names = ", ".join(answers[answer]["NodeManagerAddress"] for answer in late)
-        raise SagasrError(f"node {names}: starts no process of ours within {ANSWER_S} s; look at it, or take it out")
-    for answer, node in answers.items():
-        try:
-            yield Code(*ray.get(answer))
-        except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
-            continue
-        except ray.exceptions.RayError as error:
-            raise SagasrError(
-                f"node {node['NodeManagerAddress']}: runs no process of ours ({first_line(error)})"
-            ) from error
 
 
 def _join(address: str, **settings: Any) -> None:

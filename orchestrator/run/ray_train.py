@@ -55,7 +55,8 @@ def settings_of_several(task: Task) -> dict[str, Any]:
         "run_config": train.RunConfig(
             name=task.trial,
             storage_path=task.scratch,
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
+            # Whatever ends the workers, ``Retries`` decides: Ray Train would start them again as the same attempt.
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1, max_preemption_failures=0),
         ),
         "torch_config": TorchConfig(timeout_s=math.ceil(max(PEERS_WAIT_S, 2 * runtime.hang_seconds))),
     }

@@ -21,6 +21,7 @@ from orchestrator.plan.plan import Options, Plan, Trial, write_plan
 from orchestrator.run.batches import bring_up_to_date, schedule
 from orchestrator.run.encoding import encode_all
 from orchestrator.run.launch import Launch
+from orchestrator.run.nodes import check_storage
 from orchestrator.run.progress import View, watching
 from orchestrator.run.ray_session import connected
 from orchestrator.run.trial_ends import TrialEnds
@@ -29,7 +30,7 @@ from orchestrator.run.worker import DRIVER
 from orchestrator.sweep_folder.redact import redact
 from orchestrator.tracking.runs import environment_tags
 from orchestrator.tracking.tracker import Tracker, Undelivered
-from sagasr.io.errors import ConfigError
+from sagasr.io.errors import ConfigError, SagasrError, first_line
 from sagasr.io.machine import cpus_here
 from sagasr.io.signals import interrupting
 from sagasr.io.states import State
@@ -89,13 +90,20 @@ def _run_waiting(
     """Run the trials; return whether a signal ended the run early."""
     launch, ends, view = Launch(plan), TrialEnds(plan.storage), View(plan, waiting)
     launched: list[Trial] = []
+
+    def say(line: str) -> None:
+        _print(console, line)
+
     try:
         with (
             watching(view, console),
-            _ray(plan, waiting, options, shapes, lambda line: _print(console, line)) as concurrent,
+            _finished_or_raise(plan, waiting, say),
+            _ray(plan, waiting, options, shapes, say) as concurrent,
             interrupting(),
         ):  # after Ray, which sets its own
             try:
+                if not plan.storage.uri:
+                    check_storage(launch.file, launch.token)
                 for batch, tasks in _batches(plan, waiting, launch, ends, view):
                     launched += batch
                     run_batch(plan, batch, tasks, concurrent, launch.scratch, ends)
@@ -117,6 +125,20 @@ def _run_waiting(
         return False
     finally:
         launch.remove_scratch()
+
+
+@contextlib.contextmanager
+def _finished_or_raise(plan: Plan, waiting: Sequence[Trial], say: Callable[[str], object]) -> Iterator[None]:
+    """Take a failure of the block as no more than a line where every trial has its result: how Ray goes down is Ray's.
+
+    Its processes may be gone before it is asked to end them.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SagasrError) or scan(plan).ahead(waiting, held=False):
+            raise
+        say(f"every trial has its result; then Ray ended with {type(error).__name__}: {first_line(error)}")
 
 
 def _batches(

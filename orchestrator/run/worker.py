@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from orchestrator.run.broken_gpus import Gpu
+from orchestrator.run.nodes import unseen
 from orchestrator.run.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from orchestrator.run.same_code import Code, check_same, code_here
 from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
@@ -28,7 +29,7 @@ from orchestrator.storage.mirror import mirrored, send_store, shared_store
 from sagasr.config.runtime import Runtime
 from sagasr.config.settings import Config, Evaluation, Text
 from sagasr.config.strict import Strict
-from sagasr.io.errors import DataError, SagasrError
+from sagasr.io.errors import ConfigError, DataError, SagasrError
 from sagasr.io.trial_folder import TrialFolder
 from sagasr.model.counts import CONTEXT
 
@@ -107,6 +108,8 @@ def train_trial(parameters: Parameters, rank: int = 0) -> None:
     if task.code:  # of a node that has joined since the sweep began, too, and of a process that started since
         check_same(task.code, [code_here()])
     if not task.uri:
+        if not Path(task.sweep).exists():  # a node that has joined since the sweep looked at all nodes
+            raise ConfigError(unseen(f"node {socket.gethostname()}", Path(task.sweep).parent))
         _work(task, parameters, rank)
         return
     with mirrored(task.uri, task.trial, rank) as (folder, launch):

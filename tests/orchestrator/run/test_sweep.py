@@ -10,13 +10,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cluster import make_token
 from orchestrator.plan.plan import Plan
+from orchestrator.run.worker import DRIVER
 from orchestrator.tracking.client import connect
 from sagasr.io.files import read_json
 from sagasr.training.trial_log import History, read_status
 from tests import small
 from tests.orchestrator.run.chaos import plan_of, tables
-from tests.processes import SLOWLY, SWEEP, free_port, wait_for
+from tests.orchestrator.run.lab import missing as lab_lacks
+from tests.processes import SLOWLY, SWEEP, free_port, ray_head, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
@@ -110,6 +113,60 @@ def test_the_same_command_again_does_nothing(calm):
     assert again.returncode == 0, again.stdout + again.stderr
     assert before == {path: path.stat().st_mtime for path in plan.paths.trials.rglob("*") if path.is_file()}
     check_tracking(plan)
+
+
+DOWN = """
+import sys
+import ray
+from orchestrator.cli.sweep import sweep
+
+def shutdown(end=ray.shutdown):
+    end()
+    raise RuntimeError("core worker has already been shutdown")
+
+ray.shutdown = shutdown
+sys.exit(sweep())
+"""
+
+
+def test_how_ray_goes_down_changes_nothing_about_what_is_finished(tmp_path):
+    grid = write_grid(tmp_path, factors={"text": ["off"], "lfr": ["off", "hard"]})
+    words = [str(grid), "--storage", str(tmp_path / "sweeps")]
+    done = subprocess.run([sys.executable, "-c", DOWN, *words], capture_output=True, text=True, timeout=1_800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every trial has its result; then Ray ended with RuntimeError: core worker has already" in done.stdout
+    plan = plan_of(grid, tmp_path / "sweeps")
+    assert {row["status"] for row in tables(plan)["replicates"]} == {"done"}
+    assert plan.paths.report.exists()
+
+
+BLIND = """
+mount -t tmpfs none "$1"
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(bool(lab_lacks()), reason=lab_lacks())
+def test_a_node_that_does_not_see_the_folder_of_the_sweep_is_named_before_anything_trains(tmp_path, monkeypatch):
+    """Two nodes, of which the second has a disk of its own where the first has the folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_token()
+    grid, storage = write_grid(tmp_path), tmp_path / "sweeps"
+    storage.mkdir()
+    with ray_head(f'--resources={{"{DRIVER}": 2}}') as address:
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}"]
+        blind = ["unshare", "--mount", "bash", "-c", BLIND, "blind", str(storage), *start, "--num-cpus=1"]
+        with subprocess.Popen(
+            blind, env=os.environ | {"RAY_AUTH_MODE": "token"}, stdout=subprocess.PIPE, text=True
+        ) as node:
+            assert any("--block" in line for line in node.stdout or ())
+            done = run(grid, storage, "--address", address)
+            node.terminate()
+    assert done.returncode == 2, done.stdout + done.stderr
+    plan = plan_of(grid, storage)
+    assert f"does not see the sweep's folder {plan.folder}; keep it in a folder that every node shares" in done.stderr
+    assert not list(plan.paths.trials.glob("*/status.json"))
 
 
 LOADED = """
