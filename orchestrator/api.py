@@ -195,7 +195,9 @@ class Sweep:
 
         To ``calibrate``, a few steps of each kind of training run on this machine first; the storage remembers them.
         """
-        return replace(self._planned(build=False, calibrating=calibrate), on_cluster=address is not None)
+        from orchestrator.cluster import cluster_of
+
+        return replace(self._planned(build=False, calibrating=calibrate), on_cluster=cluster_of(address) is not None)
 
     def _planned(self, *, build: bool, calibrating: bool) -> Planned:
         plan = self._resolved
@@ -232,11 +234,14 @@ class Sweep:
         grid's budget; ``calibrate`` as for ``plan``. Raises SagasrError, before anything of the sweep is written or
         started, for what cannot be meant.
         """
-        from orchestrator.cluster import check_joinable
+        from orchestrator.cluster import ADDRESS, check_joinable, cluster_of
         from orchestrator.run.sweep import run
         from orchestrator.tracking.client import check_server
 
         console = console or Console(quiet=quiet, highlight=False, emoji=False)
+        if not address and (address := cluster_of(address)):
+            console.print(f"Ray cluster: {address} ({ADDRESS})", soft_wrap=True, markup=False)
+        address = cluster_of(address)
         planned = self._planned(build=True, calibrating=calibrate)
         plan, options = planned.allowing(allow), Options(address, max_concurrent, console.quiet)
         show_summary(plan, planned.ledger, console)

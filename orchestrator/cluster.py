@@ -1,8 +1,7 @@
-"""`python -m orchestrator.cluster`: Ray's cluster launcher with a token, and which clusters a sweep may join.
+"""`python -m orchestrator.cluster`: Ray's cluster launcher for files that it has checked, and what a sweep may join.
 
-Whoever reaches the ports of a Ray cluster without a token runs code on it. So the token is made before the first
-cluster, readable only by its owner; a cluster file that opens ports is refused; and a sweep joins no cluster without a
-token, unless the user allows it.
+Whoever reaches the ports of a Ray cluster without a token runs code on it. So a cluster file that opens ports or makes
+no token is refused, and a sweep joins no cluster without a token, unless the user allows it.
 
 Private API of Ray, checked against 2.60.0: ``_read_environment_anew``, ``resolve`` and ``admits``.
 """
@@ -15,24 +14,25 @@ import secrets
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sagasr.io.errors import ConfigError, SagasrError
-from sagasr.io.files import LITTER, read_yaml
+from sagasr.io.files import read_yaml
 
 USAGE = """\
 usage: python -m orchestrator.cluster up|down|exec|submit|attach|... CLUSTER.yaml [...]
 
-Ray's cluster launcher (`ray up --help`), with a token that only you can read, and a file that opens nothing but SSH.
+Ray's cluster launcher (`ray up --help`) for a file that opens nothing but SSH and makes a token. `down` also stops the
+workers of a list of machines, which `ray down` leaves running.
 examples:
   uv run python -m orchestrator.cluster up cluster.yaml
-  uv run python -m orchestrator.cluster exec cluster.yaml 'cd sagasr && sagasr-sweep grid.yaml --address auto'
+  uv run python -m orchestrator.cluster exec cluster.yaml 'sagasr-sweep grid.yaml'
   uv run python -m orchestrator.cluster down cluster.yaml
 """
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+ADDRESS = "RAY_ADDRESS"
 EVERYWHERE = re.compile(r"0\.0\.0\.0|\[?::\]?(?![\w:])|INADDR_ANY")
 SSH = 22
 PROBE_S = 10.0
@@ -49,12 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster = read_yaml(Path(file))
         if problems := problems_of(cluster):
             raise ConfigError("\n".join(f"{file}: {problem}" for problem in problems))
-        make_token()
     except SagasrError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     ray = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
-    environment = {**os.environ, MODE: os.environ.get(MODE, "token"), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     if verb == "down" and (cluster.get("provider") or {}).get("type") == "local":  # Ray stops only the head
         subprocess.run([*ray, "exec", file, _stop_workers(cluster)], env=environment, check=False)
     return subprocess.run([*ray, verb, file, *rest], env=environment, check=False).returncode
@@ -72,13 +71,15 @@ def problems_of(cluster: Mapping[str, Any]) -> list[str]:
             problems.append(f"provider.security_group: ports {ports[0]} to {ports[1]} are open; open 22 (SSH) alone")
     for key in (key for key in cluster if key.endswith("commands")):
         problems += [f"{key}: {problem}" for command in cluster[key] or [] for problem in _open_services(command)]
-    if "~/.ray/auth_token" not in (cluster.get("file_mounts") or {}):
-        problems.append('file_mounts: no token goes to the nodes; add "~/.ray/auth_token": "~/.ray/auth_token"')
+    if "~/.ray/auth_token" not in (cluster.get("cluster_synced_files") or []):
+        problems.append('cluster_synced_files: no token goes to the workers; add "~/.ray/auth_token"')
+    if "~/.ray/auth_token" not in "\n".join(cluster.get("head_setup_commands") or []):
+        problems.append("head_setup_commands: nobody makes the token; copy the command of the shipped cluster.yaml")
     if f"{MODE}=token" not in setup:
         remedy = f"add one that puts `export {MODE}=token` into ~/.bashrc"
         problems.append(f"setup_commands: Ray would not ask for the token; {remedy}")
-    if "chmod 600 ~/.ray/auth_token" not in setup:
-        problems.append("setup_commands: others on a node could read the token; add `chmod 600 ~/.ray/auth_token`")
+    if "chmod 600 ~/.ray/auth_token" not in "\n".join(cluster.get("worker_setup_commands") or []):
+        problems.append("worker_setup_commands: others could read the token; add `chmod 600 ~/.ray/auth_token`")
     return problems
 
 
@@ -105,22 +106,6 @@ def token_file() -> Path:
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
-def make_token() -> Path:
-    """Return the file of the token, made whole if it is absent, and never readable by others.
-
-    `ray get-auth-token --generate` leaves it readable by all. Raises ConfigError as ``check_token`` does.
-    """
-    path = token_file()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile("w", prefix=LITTER, dir=path.parent) as handle:  # readable by its owner alone
-        handle.write(secrets.token_hex(32))
-        handle.flush()
-        os.fsync(handle.fileno())
-        with contextlib.suppress(FileExistsError):  # of two that come at once, one makes the token of both
-            os.link(handle.name, path)
-    return check_token(path)
-
-
 def check_token(path: Path) -> Path:
     """Return a token's file, closed to others if it was open to them. Raises ConfigError where it cannot be trusted."""
     try:
@@ -131,7 +116,7 @@ def check_token(path: Path) -> Path:
     if status.st_uid != os.geteuid():
         raise ConfigError(f"{path}: the token of the Ray cluster belongs to another user; remove it")
     if not status.st_size:
-        raise ConfigError(f"{path}: the token of the Ray cluster is empty; remove the file, and `up` makes another")
+        raise ConfigError(f"{path}: the token of the Ray cluster is empty; remove the file, and `ray up` makes another")
     if stat.S_IMODE(status.st_mode) & 0o077:
         path.chmod(0o600)
     return path
@@ -176,26 +161,37 @@ def check_joinable(address: str) -> None:
     A cluster without a token may be joined on this machine, and elsewhere where RAY_AUTH_MODE=disabled allows it.
     """
     if address.startswith("ray://"):
-        raise ConfigError(f"--address {address}: start the sweep on the cluster, with `ray exec` and --address auto")
+        raise ConfigError(f"{_named(address)}: start the sweep on the cluster, with `ray exec` and --address auto")
     if "://" in address:
-        raise ConfigError(f"--address {address}: name the head as HOST:6379, or auto")
+        raise ConfigError(f"{_named(address)}: name the head as HOST:6379, or auto")
     open_to_all = os.environ.get(MODE) == "disabled"
     token = "" if open_to_all else os.environ.get(TOKEN) or check_token(token_file()).read_text().strip()
     if (head := resolve(address)) is None:
-        raise ConfigError(f"--address {address}: no Ray cluster runs on this machine; leave it out to start one")
+        raise ConfigError(f"{_named(address)}: no Ray cluster runs on this machine; --address local starts one")
     try:
         anyone, ours = admits(head, ""), bool(token) and admits(head, token)
     except ConnectionError as error:
-        raise ConfigError(f"--address {address}: no Ray cluster answers there ({error})") from error
+        raise ConfigError(f"{_named(address)}: no Ray cluster answers there ({error})") from error
     if not anyone and open_to_all:
-        raise ConfigError(f"--address {address}: the cluster asks for a token; unset {MODE}=disabled")
+        raise ConfigError(f"{_named(address)}: the cluster asks for a token; unset {MODE}=disabled")
     if not anyone and not ours:
-        raise ConfigError(f"--address {address}: the cluster has another token; copy {token_file()} from its head")
+        raise ConfigError(f"{_named(address)}: the cluster has another token; copy {token_file()} from its head")
     if anyone and not open_to_all and not on_loopback(head):
         raise ConfigError(
-            f"--address {address}: the cluster asks for no token, so whoever reaches it runs code on it; "
+            f"{_named(address)}: the cluster asks for no token, so whoever reaches it runs code on it; "
             f"start it with {MODE}=token, or set {MODE}=disabled here if you trust all who reach it"
         )
+
+
+def cluster_of(address: str | None) -> str | None:
+    """Return which cluster to join: as told, else as the environment says, as Ray itself does; "local" is none."""
+    address = address or os.environ.get(ADDRESS) or "local"
+    return None if address == "local" else address
+
+
+def _named(address: str) -> str:
+    """Return how a fault names a cluster's address: as it was told."""
+    return f"{ADDRESS}={address}" if os.environ.get(ADDRESS) == address else f"--address {address}"
 
 
 def resolve(address: str) -> str | None:

@@ -94,6 +94,15 @@ def wait_for(
     return answer
 
 
+def write_token(token: str = "ab" * 32) -> Path:
+    """Write the token of a Ray cluster where Ray looks for it, as the head of one does; return the file."""
+    file = Path(os.environ["HOME"]) / ".ray" / "auth_token"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text(token)
+    file.chmod(0o600)
+    return file
+
+
 @contextmanager
 def ray_head(*options: str) -> Iterator[str]:
     """Run the head of a Ray cluster that asks for the token in the home folder; yields its address."""

@@ -85,14 +85,16 @@ def _encode(options: argparse.Namespace, source: Path) -> None:
 
 def _runner(options: argparse.Namespace, config: Config) -> contextlib.AbstractContextManager["Runner"]:
     """Return what performs the tasks: this process, where Ray is not worth its start, or Ray."""
+    from orchestrator.cluster import cluster_of
     from orchestrator.run.encode import ray_runner
     from sagasr.data.encode import in_process
     from sagasr.data.splits import rows_of
 
     are_few = sum(len(rows_of(config.data, split)) for split in SPLITS) < FEW
     workers = options.workers or (1 if are_few else None)
-    alone = options.address is None and workers == 1
-    return contextlib.nullcontext(in_process) if alone else ray_runner(options.address, workers)
+    address = cluster_of(options.address)
+    alone = address is None and workers == 1
+    return contextlib.nullcontext(in_process) if alone else ray_runner(address, workers)
 
 
 def _check_texts(config: Config) -> None:

@@ -112,10 +112,10 @@ def _parser() -> cli.Parser:
     add("--seeds", type=_seeds, metavar="0,1,2", help="run these seeds in place of the grid's")
     only = "run only such cells; a comma means and, again means or"
     add("--only", metavar="FACTOR=LEVEL", action="append", default=[], help=only)
-    storage = "folder or URI (s3://…) for all sweeps, seen by every node (default: the grid's, else ./sweeps)"
+    storage = "folder or URI (s3://…) of all sweeps, seen by every node (default: the grid's, SAGASR_STORAGE, ./sweeps)"
     add("--storage", metavar="DIR", help=storage)
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
-    add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto (default: start a local one)")
+    add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto; local: none (default: RAY_ADDRESS)")
     add("--max-concurrent", type=cli.positive, metavar="N", help="most trainings at once (default: as many as fit)")
     allow = "go on although recordings, the code of results or libraries changed (kept in plan.json)"
     add("--allow", action="append", default=[], **cli.one_of("data", "code", "versions"), help=allow)

@@ -4,6 +4,7 @@ The stage of a factor is never declared: a factor whose patches stay under ``eva
 other to the train stage. Loads neither torch nor ray.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from sagasr.config.strict import Strict
 from sagasr.io.errors import ConfigError
 from sagasr.metrics.table import METRICS
 from sagasr.plugins.parts import load
+
+STORAGE = "SAGASR_STORAGE"  # the variable that names the storage where a grid does not
 
 
 class EarlyStopping(Strict):
@@ -80,7 +83,7 @@ class GridFile(Strict):
     resources: dict[str, Runtime] = Field(default_factory=dict)
     budget: Budget | None = Field(None, examples=["{max_gpu_hours: 40}"])
     tracking: Tracking | None = Field(None, examples=["{uri: http://HOST:5000}"])
-    storage: str = "./sweeps"
+    storage: str = Field(default_factory=lambda: os.environ.get(STORAGE) or "./sweeps")
     promote: dict[str, Any] | None = None
 
     @field_validator("name")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.formats import count, estimated_duration, with_prefix
 from orchestrator.grid.factors import find_level, pairs
+from orchestrator.grid.space import STORAGE
 from orchestrator.plan.capacity import Gpu, gpus_here
 from orchestrator.plan.cost import Cost, elapsed, total
 from orchestrator.plan.gpu_memory import shown
@@ -91,6 +92,8 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     for note in (*plan.text_notes, *(said_of_known(source, share) for source, share in plan.known_words.items())):
         console.print(f"note: {note}", highlight=False)
     console.print(f"folder: {escape(str(plan.folder))}", soft_wrap=True)
+    if os.environ.get(STORAGE) == plan.space.grid.storage:
+        console.print(escape(f"storage: {redact(plan.space.grid.storage)} ({STORAGE})"), soft_wrap=True)
     if plan.tracking_named:
         console.print(escape(f"tracking: {redact(plan.tracking_uri)} ({plan.tracking_named})"), soft_wrap=True)
     for name in filter(os.environ.get, EXPERIMENT):

@@ -69,8 +69,6 @@ def connected(
             if address:
                 _join(address, runtime_env={"env_vars": {**ours, **(env or {})}}, **settings)
             else:
-                if os.environ.get("RAY_ADDRESS"):
-                    say("RAY_ADDRESS is not used: Ray starts on this machine alone; --address auto joins a cluster")
                 settings |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
                 settings |= {"runtime_env": {"env_vars": dict(env)}} if env else {}
                 folder = held.enter_context(_folder(say))

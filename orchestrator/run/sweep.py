@@ -180,7 +180,7 @@ def _ray(
         if options.address:
             if DRIVER not in available:
                 raise ConfigError(
-                    f"--address {options.address}: the cluster has no resource '{DRIVER}'; start its head with "
+                    f"the Ray cluster {options.address} has no resource '{DRIVER}'; start its head with "
                     f"--resources='{json.dumps({DRIVER: 64})}'"
                 )
             check_memory(plan, trials, shapes, smallest(labelled(available) or in_cluster_file()))

@@ -21,11 +21,13 @@ from tests.processes import SLOWLY
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 SHARED_MEMORY = "300m"  # of each host
 BOOT_S = 180.0
+HOME = "/home"  # each host's own, at the same place on each, where Ray's launcher looks for it
 ROOT = Path(__file__).parents[3]
 
 BOOT = """
 set -e
 mount --bind {root}/passwd /etc/passwd
+mount --bind {root}/home {home}
 mkdir -p /tmp/ray && mount --bind {root}/ray /tmp/ray
 mount -t tmpfs -o size={memory} tmpfs /dev/shm
 hostname {name}
@@ -61,12 +63,13 @@ class Host:
 
     @property
     def home(self) -> Path:
+        """The home of the host, as the outside sees it."""
         return self.root / "home"
 
     def command(self, *words: str) -> list[str]:
         """Return the command that runs ``words`` on the host."""
         inside = ["nsenter", "--target", str(self.pid), "--mount", "--uts", "--ipc", "--net", "--pid"]
-        return [*inside, "env", f"HOME={self.home}", *words]
+        return [*inside, "env", f"HOME={HOME}", *words]
 
     def run(self, *words: str, **options: object) -> subprocess.CompletedProcess:
         """Run ``words`` on the host to their end."""
@@ -115,9 +118,9 @@ class Lab:
         (root / "home").mkdir(parents=True)
         (root / "ray").mkdir()
         accounts = Path("/etc/passwd").read_text().splitlines()
-        own = [":".join([*line.split(":")[:5], str(root / "home"), "/bin/bash"]) for line in accounts if _is_root(line)]
+        own = [":".join([*line.split(":")[:5], HOME, "/bin/bash"]) for line in accounts if _is_root(line)]
         (root / "passwd").write_text("\n".join([*own, *(line for line in accounts if not _is_root(line))]) + "\n")
-        script = BOOT.format(root=root, name=name, address=address, key=self.key, memory=SHARED_MEMORY)
+        script = BOOT.format(root=root, home=HOME, name=name, address=address, key=self.key, memory=SHARED_MEMORY)
         spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (root / "boot.log").open("w") as log:
             process = subprocess.Popen(_mortal("unshare", *spaces, "bash", "-c", script), stdout=log, stderr=log)
@@ -136,12 +139,15 @@ class Lab:
         subprocess.run(["nsenter", "--target", str(self.wire.pid), "--net", "ip", *words], check=True)
 
 
-def cluster_file(lab: Lab, head: Host, workers: list[Host]) -> Path:
-    """Write the shipped file for these machines: addresses, account and key are theirs, and a node offers one CPU.
+def cluster_file(lab: Lab, head: Host, workers: list[Host], grid: Path, storage: Path) -> Path:
+    """Write the shipped file for these machines, with a grid and a storage of ours, and one CPU of each worker.
 
     Trainings pause at every step, so that there is time to fail in.
     """
-    file = read_yaml(ROOT / "orchestrator" / "clusters" / "local.yaml")
+    shipped = (ROOT / "orchestrator" / "clusters" / "local.yaml").read_text().replace("/shared/sweeps", str(storage))
+    (lab.folder / "shipped.yaml").write_text(shipped)
+    file = read_yaml(lab.folder / "shipped.yaml")
+    file["file_mounts"]["~/grid.yaml"] = str(grid)
     file["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address for worker in workers]}
     file["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
     variables = {**SLOWLY, "RAY_worker_niceness": "0"}

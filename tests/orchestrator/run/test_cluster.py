@@ -1,7 +1,6 @@
 """The token of a Ray cluster: only its owner reads it, and no cluster without one is joined unless told."""
 
 import os
-import secrets
 import stat
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cluster
-from orchestrator.cluster import check_joinable, check_token, credentials, main, make_token, on_loopback, token_file
+from orchestrator.cluster import check_joinable, check_token, credentials, main, on_loopback, token_file
 from sagasr.io.errors import ConfigError
-from tests.processes import ray_head
+from tests.processes import ray_head, write_token
 
 LOCAL = Path(__file__).parents[3] / "orchestrator" / "clusters" / "local.yaml"
 
@@ -29,46 +28,16 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_token_is_made_once_and_only_its_owner_reads_it(home: Path) -> None:
-    before = os.umask(0)
-    try:
-        path = make_token()
-    finally:
-        os.umask(before)
-    assert path == home / ".ray" / "auth_token"
-    assert mode_of(path) == 0o600
-    assert mode_of(path.parent) == 0o700
-    token = path.read_text()
-    assert len(token) == 64
-    path.chmod(0o644)  # as Ray leaves it
-    assert make_token().read_text() == token
-    assert mode_of(path) == 0o600
-
-
-def test_a_token_is_there_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(secrets, "token_hex", die)
-        with pytest.raises(KeyboardInterrupt):
-            make_token()
-    assert list(token_file().parent.iterdir()) == []
-    token = make_token().read_text()
-    assert [path.read_text() for path in token_file().parent.iterdir()] == [token]
-
-
 def test_an_empty_token_is_refused_in_one_line(home: Path) -> None:
-    token_file().parent.mkdir()
-    token_file().touch()
+    write_token("")
     with pytest.raises(ConfigError, match="is empty; remove the file") as refused:
-        make_token()
+        check_token(token_file())
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file to another user needs root")
 def test_a_token_of_another_user_is_refused(home: Path) -> None:
-    os.chown(make_token(), 4_321, -1)
+    os.chown(write_token(), 4_321, -1)
     with pytest.raises(ConfigError, match="another user"):
         check_token(token_file())
 
@@ -89,7 +58,7 @@ def test_who_joins_a_cluster_brings_a_token(home: Path) -> None:
 def test_a_cluster_that_asks_for_no_token_is_joined_only_when_told(
     home: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
 ) -> None:
-    make_token()
+    write_token()
     monkeypatch.setattr(cluster, "resolve", lambda _: "10.0.0.1:6379")
     monkeypatch.setattr(cluster, "admits", lambda _, token: bool(token) or not asks)
     if not asks:
@@ -113,7 +82,7 @@ def test_a_head_admits_who_has_its_token_and_tells_others_why_not(home: Path) ->
             check_joinable(address)
         return str(error.value)
 
-    token = make_token()
+    token = write_token()
     with ray_head() as address:
         check_joinable(address)
         token.write_text("0" * 64)

@@ -62,8 +62,9 @@ def test_nothing_is_open_but_ssh_and_nodes_ask_for_a_token(cluster: dict[str, An
         ("head_start_ray_commands", ["ray start --head --port=6379"], "dashboard"),
         ("head_start_ray_commands", ["mlflow server --port 5000"], "tracking server"),
         ("setup_commands", [], "token"),
-        ("setup_commands", ["export RAY_AUTH_MODE=token"], "chmod 600"),
-        ("file_mounts", {}, "auth_token"),
+        ("worker_setup_commands", [], "chmod 600"),
+        ("head_setup_commands", [], "nobody makes the token"),
+        ("cluster_synced_files", [], "auth_token"),
     ],
 )
 def test_a_file_that_opens_more_is_refused(aws: dict[str, Any], path: str, value: Any, said: str) -> None:

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from orchestrator.api import Sweep
-from orchestrator.cluster import make_token
 from orchestrator.plan.capacity import FAMILIES, HERE, MEMORY, MIB, Gpu, here, in_cluster_file, labelled, smallest
 from orchestrator.plan.cost import machine
 from orchestrator.plan.gpu_memory import check_memory, needs, planned_gpu, remedies
@@ -18,7 +17,7 @@ from orchestrator.run.worker import DRIVER as DRIVERS
 from sagasr.io.errors import ConfigError
 from sagasr.io.files import dump_yaml, parse_yaml
 from tests.orchestrator.run.nvidia import DRIVER, list_gpus, no_tool
-from tests.processes import SWEEP, ray_head
+from tests.processes import SWEEP, ray_head, write_token
 
 Properties = namedtuple("Properties", ["name", "total_memory"])
 MANY = {"training.batch_size": 8_192}  # rows, whose activations are most of what is held
@@ -268,7 +267,7 @@ def test_a_cluster_whose_gpus_are_too_small_is_told_when_it_is_joined(make_grid,
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    make_token()
+    write_token()
     grid = make_grid(resources={"default": {"gpus_per_worker": 1}})
     with ray_head("--num-gpus=1", f'--resources={{"{DRIVERS}": 2, "accelerator_type:L4": 1}}') as address:
         sweep = [*SWEEP, str(grid), "--address", address, "--set", f"training.batch_size={2**18}", "--quiet"]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cluster import make_token
 from orchestrator.plan.plan import Plan
 from orchestrator.run.worker import DRIVER
 from orchestrator.tracking.client import connect
@@ -19,7 +18,7 @@ from sagasr.training.trial_log import History, read_status
 from tests import small
 from tests.orchestrator.run.chaos import plan_of, tables
 from tests.orchestrator.run.lab import missing as lab_lacks
-from tests.processes import SLOWLY, SWEEP, free_port, ray_head, wait_for
+from tests.processes import SLOWLY, SWEEP, free_port, ray_head, wait_for, write_token
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2_400)]
 
@@ -151,7 +150,7 @@ exec "$@"
 def test_a_node_that_does_not_see_the_folder_of_the_sweep_is_named_before_anything_trains(tmp_path, monkeypatch):
     """Two nodes, of which the second has a disk of its own where the first has the folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    make_token()
+    write_token()
     grid, storage = write_grid(tmp_path), tmp_path / "sweeps"
     storage.mkdir()
     with ray_head(f'--resources={{"{DRIVER}": 2}}') as address:

@@ -17,6 +17,7 @@ from orchestrator.plan.ledger import record, scan
 from orchestrator.plan.plan import Plan
 from orchestrator.run.results import collect
 from orchestrator.storage.remote import open_storage
+from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.training.trial_log import History, read_status
 from tests.orchestrator.run.chaos import plan_of, tables
 from tests.orchestrator.run.lab import Lab, cluster_file, launcher
@@ -126,28 +127,37 @@ def saved(plan: Plan, trial: str) -> bool:
     return any(plan.paths.trial(trial).glob("checkpoints/step-*/manifest.json"))
 
 
+def at_home_anywhere(grid: Path, file: Path) -> Path:
+    """Write a grid to a file that means the same in any folder."""
+    tree = read_yaml(grid)
+    data = {key: str(grid.parent / name) for key, name in tree["data"].items()}
+    file.write_text(dump_yaml(tree | {"base": str(grid.parent / tree["base"]), "data": data}))
+    return file
+
+
 @pytest.mark.skipif(bool(lab_lacks()), reason=lab_lacks())
 def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
+    """From a laptop without a token: `ray up`, on the head `sagasr-sweep grid.yaml`, and down again."""
     plan = plan_of(grid, str(tmp_path / "shared"))
     with Lab(tmp_path / "lab") as lab:
         desk, head = lab.add("desk", "10.7.0.1"), lab.add("head", "10.7.0.10")
         workers = [lab.add("one", "10.7.0.11"), lab.add("two", "10.7.0.12")]
-        file = cluster_file(lab, head, workers)
+        own = at_home_anywhere(grid, tmp_path / "own.yaml")
+        file = cluster_file(lab, head, workers, own, tmp_path / "shared")
+        ray = str(Path(sys.executable).parent / "ray")
 
-        up = launcher(desk, sys.executable, "-m", "orchestrator.cluster", "up", str(file), "--yes", "--no-config-cache")
+        up = launcher(desk, ray, "up", str(file), "--yes", "--no-config-cache")
         done = subprocess.run(up, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stdout + done.stderr
-        token = (desk.home / ".ray" / "auth_token").read_text()
+        assert not (desk.home / ".ray" / "auth_token").exists()
+        token = (head.home / ".ray" / "auth_token").read_text()
+        assert len(token) == 64
         assert token not in done.stdout + done.stderr
 
-        script = tmp_path / "sweep.py"
-        script.write_text("import sys\nfrom orchestrator.cli.sweep import sweep\nsys.exit(sweep())\n")
-        ray = str(Path(sys.executable).parent / "ray")
-        words = [str(grid), "--storage", str(tmp_path / "shared"), "--address", "auto"]
         out = tmp_path / "out.txt"
         with out.open("w") as stream:
-            submit = launcher(desk, ray, "submit", str(file), str(script), *words)
-            sweep = subprocess.Popen(submit, stdout=stream, stderr=subprocess.STDOUT)
+            exec_ = launcher(desk, ray, "exec", str(file), "sagasr-sweep grid.yaml")
+            sweep = subprocess.Popen(exec_, stdout=stream, stderr=subprocess.STDOUT)
         try:
             # Whoever has no token is turned away, and the dashboard listens on the head alone.
             assert desk.run(sys.executable, "-c", TOKEN, f"{head.address}:6379", cwd=ROOT).returncode == 0
@@ -161,6 +171,8 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
             assert sweep.wait(LIMIT_S) == 0, out.read_text()
         finally:
             sweep.kill()
+        assert "Ray cluster: auto (RAY_ADDRESS)" in out.read_text()
+        assert f"storage: {tmp_path / 'shared'} (SAGASR_STORAGE)" in "".join(out.read_text().splitlines())
         assert hosts_of(plan, victim) == ["two", "one"]
         assert read_status(plan.paths.trial(victim)).attempt == 2
         assert tables(plan) == calm
