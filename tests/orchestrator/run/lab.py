@@ -21,7 +21,7 @@ from tests.processes import SLOWLY
 NEEDED = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
 SHARED_MEMORY = "300m"  # of each host
 BOOT_S = 180.0
-HOME = "/home"  # each host's own, at the same place on each, where Ray's launcher looks for it
+HOME = "/srv"  # each host's own, at the same place on each, where Ray's launcher looks for it
 ROOT = Path(__file__).parents[3]
 
 BOOT = """
