@@ -79,7 +79,8 @@ def cost(*words: str) -> Cost:
         group.mkdir()
     enter = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(group)] if group.exists() else []
     began, before = time.monotonic(), _used(group)
-    done = subprocess.run([*enter, sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    fair = os.environ | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # no process of the peer's is an `uv run` either
+    done = subprocess.run([*enter, sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=fair)
     assert done.returncode == 0, done.stdout + done.stderr
     found = Cost(time.monotonic() - began, _used(group) - before)
     with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from tests.first_light.running import ROOT, Part
 
 PRODUCT = (
     "torch", "torchaudio", "lightning", "transformers", "safetensors", "sentencepiece", "numpy", "scipy", "pandas",
-    "pyarrow", "pydantic", "ruamel.yaml", "soundfile", "filelock", "rich", "stable_audio_tools", "einops",
+    "pyarrow", "pydantic", "ruamel.yaml", "soundfile", "rich", "stable_audio_tools", "einops",
     "pywt",
 )  # fmt: skip
 TESTS = (*PRODUCT, "pytest", "pytorch_lightning", "einops_exts", "alias_free_torch")

@@ -15,7 +15,7 @@ import ray
 
 from orchestrator.cluster import credentials
 from orchestrator.run.driver import Training, Warm
-from orchestrator.run.ray_internals import LOCAL_SETTINGS
+from orchestrator.run.ray_internals import LOCAL_SETTINGS, apply
 from orchestrator.run.worker import Task
 from sagasr.config.parsing import parse
 from sagasr.config.runtime import Runtime
@@ -58,7 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     environment = {"env_vars": {BROKEN: " ".join(given.broken)}, "worker_process_setup_hook": break_gpus}
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray refuses to have GPUs that the environment hides
-    os.environ.update(LOCAL_SETTINGS)
+    apply(LOCAL_SETTINGS)
     with credentials(None):
         ray.init(
             address="local", num_cpus=4, num_gpus=given.gpus, include_dashboard=False, runtime_env=environment,
