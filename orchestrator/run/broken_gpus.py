@@ -52,11 +52,6 @@ def avoided(sweep: str) -> dict[Gpu, str]:
     return {Gpu(*key.split("/")[1:]): reason for key, reason in remembered(SPACE, f"{sweep}/")}
 
 
-def none_left(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu]) -> bool:
-    """Return whether there are GPUs on the nodes that live (as ``ray.nodes()`` tells them), and all are broken."""
-    return too_few(nodes, broken, wanted=0.01)  # any share of a GPU
-
-
 def too_few(nodes: Iterable[Mapping[str, Any]], broken: Iterable[Gpu], wanted: float) -> bool:
     """Return whether GPUs of the nodes that live are broken, and fewer sound ones are left than are wanted."""
     living = {node["NodeID"]: node.get("Resources", {}).get("GPU", 0) for node in nodes if node["Alive"]}

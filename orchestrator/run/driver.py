@@ -1,15 +1,15 @@
 """A trial's driver: starts its workers as often as need be, sees that they move, and tells Tune how they do. No torch.
 
-A training of one worker runs in a process that is kept for the next such training; one of several is a run of Ray
-Train. The trial folder is the one channel: a worker writes its journal there and the driver reads it. So training never
-waits for Ray, and what a run of Ray leaves behind is never needed again.
+Every training runs in a lane (see ``lanes``): a run of Ray Train that is kept for the next training of the same needs.
+The trial folder is the one channel: a worker writes its journal there and the driver reads it. So training never waits
+for Ray, and what a run of Ray leaves behind is never needed again.
 """
 
 import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,12 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, none_left, too_few
-from orchestrator.run.ray_train import free_resources, train_by_several
-from orchestrator.run.retries import BrokenGpu, Problem, Retries, lost, note, one_line, problem_of
+from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, too_few
+from orchestrator.run.lanes import Closed, Ended, Failed, Lane, Need
+from orchestrator.run.ray_internals import worker_errors
+from orchestrator.run.retries import BrokenGpu, Kind, Problem, Retries, lost, note, one_line, problem_of
 from orchestrator.run.watchdog import START_S, end_with_parent
-from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task, Worker
+from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task
 from orchestrator.sweep_folder.paths import SweptTrial
 from orchestrator.sweep_folder.trial_marks import committed_step, hang_of
 from sagasr.io.errors import SagasrError
@@ -30,7 +31,8 @@ from sagasr.io.states import State
 from sagasr.training.trial_log import History, Status, read_status, write_status
 
 POLL_S = 0.5
-IDLE_S = 2.0  # how long a worker without a training waits for the next one; what it holds, others may need
+CLEAN_S = 5.0  # for the end of the lanes when their driver ends
+CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # the first of these explains the others
 LOOK_S = 5.0  # between two looks whether a GPU that is waited for can still come
 LEAVE_S = 20.0  # how long a training that was stopped early may take to end by itself
 FROZEN_S = 15.0  # beyond the time after which a worker that hangs ends itself, so that one that cannot is ended
@@ -46,7 +48,7 @@ class Driver(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: Mapping[str, Any]) -> None:
         end_with_parent()
-        self._warm = Warm()
+        self._lanes = Lanes()
         self._begin(config["task"])
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
@@ -56,7 +58,7 @@ class Driver(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, task: str) -> None:
         self._reported = -1
-        self._training = Training(Task.model_validate_json(task), self._warm)
+        self._training = Training(Task.model_validate_json(task), self._lanes)
         self._training.start()
 
     def step(self) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class Driver(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         self._training.left.set()
-        self._warm.end()
+        self._lanes.leave(CLEAN_S)
 
 
 class Progress(NamedTuple):
@@ -102,11 +104,11 @@ def validations(task: Task, after: int) -> Iterator[Progress]:
 class Training(threading.Thread):
     """Trains one trial, starting anew as often as ``Retries`` allows; whatever remains an error becomes its status."""
 
-    def __init__(self, task: Task, warm: "Warm") -> None:
+    def __init__(self, task: Task, lanes: "Lanes") -> None:
         super().__init__(name=task.trial, daemon=True)
         self.task, self.folder = task, Path(task.folder)
         self.left = threading.Event()  # set when the trial is abandoned; no retry after that
-        self._warm = warm
+        self._lanes = lanes
         self._beats = Beats(task.runtime.hang_seconds + FROZEN_S)
 
     def run(self) -> None:
@@ -118,7 +120,7 @@ class Training(threading.Thread):
                 wait_s = retries.after(problem, committed_step(self.folder))
                 note(self.folder, f"{problem.reason}{'' if wait_s is None else f'; starting again in {wait_s:g} s'}\n")
                 if wait_s is None:
-                    self._warm.forgive()
+                    self._lanes.forgive()
                     _fail(self.task, retries.reason)
                     return
                 if self.left.wait(wait_s):
@@ -139,10 +141,7 @@ class Training(threading.Thread):
                 "attempt": attempt,
                 "micro_batches": micro_batches,
             }
-            if self.task.runtime.workers == 1:
-                return self._warm.train(self.task, parameters)
-            self._warm.end()
-            return _too_few_gpus(self.task) or train_by_several(self.task, parameters)
+            return self._lanes.train(self.task, parameters)
 
     def end_if_frozen(self) -> None:
         """End the workers if they have not moved for too long, not even to end themselves."""
@@ -159,8 +158,7 @@ class Training(threading.Thread):
             self.join(POLL_S)
 
     def _end_workers(self) -> None:
-        self._warm.end()
-        free_resources(self.folder)
+        self._lanes.kill()
 
 
 class Beats:
@@ -202,51 +200,71 @@ class Beats:
         return owner.token if owner else None
 
 
-# ----------------------------------------------------------------------------------------------------------- one worker
+# ----------------------------------------------------------------------------------------------------------- the lanes
 
 
-class Warm:
-    """The process in which trainings of one worker run, one after the other as long as they need the same resources.
+class Lanes:
+    """The lane in which a driver's trainings run, one after the other as long as they need the same.
 
-    The process is ended when a training fails in it, as nobody knows what that leaves behind, and when no training
-    follows for ``IDLE_S``. A process whose GPU broke is kept: as long as it holds its share, the next gets another GPU.
+    It is let go when a training fails in it. A lane whose GPU broke is kept: as long as it holds its share, the next
+    lane gets another GPU.
     """
 
     def __init__(self) -> None:
-        self._worker: Any = None
-        self._resources: Mapping[str, float] = {}
-        self._trainings = 0
+        self._lane: Lane | None = None
         self._lock = threading.Lock()
-        self._holding: list[Any] = []  # processes that hold broken GPUs
+        self._holding: list[Lane] = []  # on broken GPUs
+        self._left: list[Lane] = []  # told to end
         self._avoided: list[tuple[str, Gpu]] = []  # broken GPUs that this driver has reported to the others
 
     def train(self, task: Task, parameters: Parameters) -> Problem | None:
-        """Train in the process, once there is one; return what went wrong."""
-        runtime = task.runtime
-        gpu = None
-        try:
-            worker, gpu = self._sound(
-                task.launch, {"num_cpus": runtime.cpus_per_worker, "num_gpus": runtime.gpus_per_worker}
-            )
-            problem: Problem | None = ray.get(worker.train.remote(parameters))
-        except BrokenGpu as error:
-            return problem_of(error)
-        except RayError as error:
-            problem = lost(error, Path(task.folder))
-        if problem and problem.kind == "gpu" and gpu:
-            self._avoid(task.launch, gpu, problem.reason)
-        elif problem:
-            self.end()
-        else:
-            idle = threading.Timer(IDLE_S, self._end_unless_taken, [self._trainings])
-            idle.daemon = True
-            idle.start()
-        return problem
+        """Train in the lane, once there is one; return what went wrong."""
+        need, folder = Need.of(task.runtime), Path(task.folder)
+        while True:
+            gpu = None
+            try:
+                lane, gpu = self._sound(task, need)
+                problem = first_cause(lane.train(task.trial, parameters))
+            except BrokenGpu as error:
+                return problem_of(error)
+            except Closed:
+                self.end()
+                continue
+            except Ended as ended:
+                lane.kill()  # its controller may have been lost, which alone gives back what its workers held
+                problem = why_ended(ended, folder)
+            except RayError as error:  # the exchange was lost
+                problem = lost(error, folder)
+            if problem and problem.kind == "gpu" and gpu:
+                self._avoid(task.launch, gpu, problem.reason)
+            elif problem:
+                self.end()
+            return problem
 
     def end(self) -> None:
-        """End the process, whatever it does; the next training starts another."""
+        """Let the lane go once its training has ended; the next training starts another."""
         with self._lock:
             self._end()
+
+    def kill(self) -> None:
+        """End the workers of the lane, whatever they do."""
+        with self._lock:
+            lane = self._lane
+            self._end()
+        if lane:
+            lane.kill()
+
+    def leave(self, wait_s: float) -> None:
+        """Let all lanes go, and wait until they have given back what they hold."""
+        with self._lock:
+            self._end()
+            lanes = self._left + self._holding
+        for lane in self._holding:
+            lane.close()
+        end = time.monotonic() + wait_s
+        for lane in lanes:
+            if not lane.over.wait(max(0.0, end - time.monotonic())):
+                lane.kill()
 
     def forgive(self) -> None:
         """Allow the GPUs again that this driver reported: a training that failed on two of them may be the cause.
@@ -255,25 +273,31 @@ class Warm:
         """
         for sweep, gpu in self._avoided:
             forgive(sweep, gpu)
-        for worker in self._holding:
-            ray.kill(worker)
+        for lane in self._holding:
+            lane.close()
+        self._left += self._holding
         self._avoided, self._holding = [], []
 
-    def _sound(self, sweep: str, resources: Mapping[str, float]) -> tuple[Any, Gpu | None]:
-        """Return a process on a GPU that is not known to be broken, and the GPU. Raises BrokenGpu if none is left."""
+    def _sound(self, task: Task, need: Need) -> tuple[Lane, Gpu | None]:
+        """Return a lane whose GPU is not known to be broken, and the GPU. Raises BrokenGpu if none is left."""
+        sweep, wanted = task.launch, need.workers * need.gpus
         while True:
-            worker = self._take(resources)
-            if not resources["num_gpus"]:
-                return worker, None
-            asked = worker.gpu.remote()
-            while not ray.wait([asked], timeout=LOOK_S)[0]:
+            lane = self._take(need, task.scratch)
+            if not need.gpus:
+                return lane, None
+            while not (begun := lane.gpu(LOOK_S))[0]:
                 broken = avoided(sweep)
-                if none_left(ray.nodes(), broken):
-                    self.end()
-                    raise BrokenGpu(f"{next(iter(broken.values()))}; no other GPU is left")
-            gpu = ray.get(asked)
+                if too_few(ray.nodes(), broken, wanted):
+                    self.kill()
+                    rest = "no other GPU is left" if wanted <= 1 else f"of the others there are fewer than {wanted:g}"
+                    raise BrokenGpu(f"{next(iter(broken.values()))}; {rest}")
+                if lane.over.is_set():  # it says why to who trains in it
+                    return lane, None
+            if need.workers > 1:
+                return lane, None
+            gpu = begun[1]
             if gpu not in avoided(sweep):
-                return worker, gpu
+                return lane, gpu
             self._hold()
 
     def _avoid(self, sweep: str, gpu: Gpu, reason: str) -> None:
@@ -282,44 +306,48 @@ class Warm:
         self._hold()
 
     def _hold(self) -> None:
-        """Keep the process for the sake of what it holds."""
+        """Keep the lane for the sake of what it holds."""
         with self._lock:
-            if self._worker is not None:
-                self._holding.append(self._worker)
-                self._worker = None
+            if self._lane is not None:
+                self._holding.append(self._lane)
+                self._lane = None
 
-    def _take(self, resources: Mapping[str, float]) -> Any:
+    def _take(self, need: Need, scratch: str) -> Lane:
         with self._lock:
-            self._trainings += 1
-            if resources != self._resources:
+            if self._lane is not None and (self._lane.need != need or self._lane.over.is_set()):
                 self._end()
-            if self._worker is None:
-                # Of no placement group: that of the driver has room for the driver alone.
-                options = {**resources, "scheduling_strategy": "DEFAULT"}
-                self._worker, self._resources = ray.remote(Worker).options(**options).remote(), resources
-            return self._worker
-
-    def _end_unless_taken(self, trainings: int) -> None:
-        with self._lock:
-            if trainings == self._trainings:
-                self._end()
+            if self._lane is None:
+                self._lane = Lane(need, scratch)
+            return self._lane
 
     def _end(self) -> None:
-        if self._worker is not None:
-            ray.kill(self._worker)
-            self._worker = None
+        self._left = [lane for lane in self._left if not lane.over.is_set()]
+        if self._lane is not None:
+            self._lane.close()
+            self._left.append(self._lane)
+            self._lane = None
+
+
+def first_cause(problems: Sequence[Problem]) -> Problem | None:
+    """Return of the problems of several workers the one that explains the others.
+
+    Once one process is gone, the others lose their connection to it.
+    """
+    ranked = [problem for kind in CAUSES for problem in problems if problem.kind == kind]
+    return next(iter([*ranked, *problems]), None)
+
+
+def why_ended(ended: Ended, folder: Path) -> Problem:
+    """Return what ended the run of a lane in the middle of a training."""
+    raised, losses = worker_errors(ended.error) if ended.error else ([], [])
+    problems = [*ended.problems, *(problem_of(error) for error in raised if not isinstance(error, Failed))]
+    cause = first_cause(problems)
+    if losses and (cause is None or cause.kind not in CAUSES):
+        return lost(losses[0], folder)
+    return cause or Problem("lost", "its run of Ray Train ended")
 
 
 # ---------------------------------------------------------------------------------------------------------------- small
-
-
-def _too_few_gpus(task: Task) -> Problem | None:
-    """Return a problem where workers would wait for ever because GPUs of the sweep are broken and held."""
-    broken = avoided(task.launch)
-    wanted = task.runtime.workers * task.runtime.gpus_per_worker
-    if not too_few(ray.nodes(), broken, wanted):
-        return None
-    return problem_of(BrokenGpu(f"{next(iter(broken.values()))}; of the others there are fewer than {wanted:g}"))
 
 
 def _fail(task: Task, reason: str) -> None:

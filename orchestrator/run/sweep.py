@@ -176,6 +176,9 @@ def _ray(
     with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}, say=say):
         import ray
 
+        from orchestrator.run.lanes import start_exchange
+
+        exchange = start_exchange()  # kept by this process for as long as Ray is  # noqa: F841
         available = ray.cluster_resources()
         if options.address:
             if DRIVER not in available:
@@ -188,9 +191,7 @@ def _ray(
         else:
             room = Resources(available.get("CPU", 0), available.get("GPU", 0))
             _check_room(trials, room)
-            # With runs of Ray Train one more than fit: it starts while the others train, and its workers wait.
-            ahead = int(any(trial.resources.workers > 1 for trial in trials))
-            yield options.max_concurrent or most_at_once((trial.resources for trial in trials), room) + ahead
+            yield options.max_concurrent or most_at_once((trial.resources for trial in trials), room)
 
 
 def _check_room(trials: Sequence[Trial], room: Resources) -> None:

@@ -74,19 +74,18 @@ def _watch(ends: TrialEnds) -> Any:
     import ray
     from ray.tune import Callback
 
-    from orchestrator.run.ray_train import free_resources
+    from orchestrator.run.lanes import free_lane
 
     class Watch(Callback):  # type: ignore[misc]
         looked = time.monotonic()
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             name, last = _name(trial), trial.last_result or {}
-            free_resources(ends.storage.paths.trial(name))
             if not last.get("ended"):
                 ends.stop(name, int(last.get(TIME, 0)))
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            free_resources(ends.storage.paths.trial(_name(trial)))
+            free_lane(_name(trial))
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if time.monotonic() - self.looked > NODES_S:

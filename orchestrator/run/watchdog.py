@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from orchestrator.sweep_folder.paths import SweptTrial
 from orchestrator.sweep_folder.trial_marks import mark_hung
@@ -110,7 +109,7 @@ class Guard:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, wait_s: float, facts: dict[str, Any]) -> Iterator[lease.Lease]:
+def only_writer(folder: Path, wait_s: float) -> Iterator[lease.Lease]:
     """Hold a trial folder as the attempt that counts; a living predecessor on this machine is ended."""
     with lease.held(
         SweptTrial(folder).lease,
@@ -119,6 +118,6 @@ def only_writer(folder: Path, wait_s: float, facts: dict[str, Any]) -> Iterator[
         say=lambda text: sys.stderr.write(f"{text}\n"),
         on_lost=lambda: os._exit(1),
     ) as held:
-        write_json(SweptTrial(folder).worker, {"pid": os.getpid(), **facts})
+        write_json(SweptTrial(folder).worker, {"pid": os.getpid()})
         SweptTrial(folder).hung.unlink(missing_ok=True)
         yield held

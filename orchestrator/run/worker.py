@@ -1,7 +1,4 @@
-"""Runs the trainer in a trial's folder, with that folder's log, lease and watchdog: the code of the worker processes.
-
-A process that trains alone is kept for the next training; processes that train together are started by Ray Train.
-"""
+"""Runs the trainer in a trial's folder, with that folder's log, lease and watchdog: what the workers of a lane do."""
 
 import contextlib
 import faulthandler
@@ -23,7 +20,7 @@ from orchestrator.run.broken_gpus import Gpu
 from orchestrator.run.nodes import unseen
 from orchestrator.run.retries import BrokenGpu, Problem, kind_of, one_line, problem_of
 from orchestrator.run.same_code import Code, check_same, code_here
-from orchestrator.run.watchdog import Guard, Preempted, catch_terminate, end_with_parent, only_writer
+from orchestrator.run.watchdog import Guard, Preempted, only_writer
 from orchestrator.storage.folder import SweepFolder
 from orchestrator.storage.mirror import mirrored, send_store, shared_store
 from sagasr.config.runtime import Runtime
@@ -65,41 +62,22 @@ class Task(Strict):
         return SweepFolder(Path(self.folder).parents[1], self.uri)
 
 
-class Worker:
-    """A Ray actor that trains, one trial after the other; from one to the next it keeps what it has imported."""
+def train_in_thread(parameters: Parameters, rank: int = 0) -> Problem | None:
+    """Train a trial as one worker; return what went wrong. The exception stays here, where its type is known."""
+    problems: list[Problem] = []
 
-    def __init__(self) -> None:
-        catch_terminate()
-        end_with_parent()
+    def work() -> None:
+        try:
+            train_trial(parameters, rank)
+        except Exception as error:  # noqa: BLE001 - the driver decides what follows
+            problems.append(problem_of(error))
 
-    def gpu(self) -> Gpu | None:
-        """Return the GPU of which this process holds all or a share."""
-        return Gpu.of_this_worker()
-
-    def train(self, parameters: Parameters) -> Problem | None:
-        """Train a trial; return what went wrong. The exception stays here, as only this process knows its type."""
-        problems: list[Problem] = []
-
-        def work() -> None:
-            try:
-                train_trial(parameters)
-            except Exception as error:  # noqa: BLE001 - the driver decides what follows
-                problems.append(problem_of(error))
-
-        # In a thread of its own, the main thread's signals and a thread's settings in torch are left as they are.
-        thread = threading.Thread(target=work, name="training")
-        thread.start()
-        thread.join()
-        forget()
-        return problems[0] if problems else None
-
-
-def train_one_of_several(parameters: Parameters) -> None:
-    """Train a trial as one worker of a run of Ray Train."""
-    import ray.train
-
-    end_with_parent()
-    train_trial(parameters, ray.train.get_context().get_world_rank())
+    # In a thread of its own, this thread's signals and settings in torch are left as they are.
+    thread = threading.Thread(target=work, name="training")
+    thread.start()
+    thread.join()
+    forget()
+    return problems[0] if problems else None
 
 
 def train_trial(parameters: Parameters, rank: int = 0) -> None:
@@ -146,20 +124,13 @@ def _with_gpu(error: Exception) -> Exception:
     return BrokenGpu(gpu.broken(one_line(error))) if gpu else error
 
 
-def _placement_group() -> str | None:
-    import ray
-
-    group = ray.util.get_current_placement_group() if ray.is_initialized() else None
-    return group.id.hex() if group else None
-
-
 @contextlib.contextmanager
 def _fenced(task: Task, rank: int) -> Iterator[Callable[[], object]]:
     """Hold the trial's folder for the block, as the first worker; yields what raises once another process has it."""
     if rank:
         yield lambda: None
         return
-    with only_writer(Path(task.folder), TAKEOVER_S, {"placement_group": _placement_group()}) as lease:
+    with only_writer(Path(task.folder), TAKEOVER_S) as lease:
         yield lease.check
 
 

@@ -42,14 +42,6 @@ def hang_reason(folder: Path) -> str | None:
     return _reason(SweptTrial(folder).hung)
 
 
-def placement_group(folder: Path) -> str | None:
-    """Return the placement group of the workers of a trial, as they wrote it down, or None."""
-    try:
-        return read_json(SweptTrial(folder).worker)["placement_group"] or None
-    except (SagasrError, KeyError, TypeError):
-        return None
-
-
 def committed_step(folder: Path) -> int:
     """Return the step of the newest committed checkpoint, -1 before the first."""
     committed = SweptTrial(folder).checkpoints.glob(f"{CHECKPOINT}*/manifest.json")

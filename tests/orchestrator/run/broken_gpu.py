@@ -14,7 +14,8 @@ from typing import Any
 import ray
 
 from orchestrator.cluster import credentials
-from orchestrator.run.driver import Training, Warm
+from orchestrator.run.driver import Lanes, Training
+from orchestrator.run.lanes import start_exchange
 from orchestrator.run.ray_internals import LOCAL_SETTINGS, apply
 from orchestrator.run.worker import Task
 from sagasr.config.parsing import parse
@@ -44,7 +45,8 @@ def task(folder: Path, name: str, share: float) -> Task:
     config = parse(Config, {"data": {"train": "m.csv", "val": "m.csv"}, "codec": {"kind": "wavelet"}}, "test")
     (folder / "launch").write_text("one")
     return Task(
-        trial=name, folder=str(folder / "sweep" / "trials" / name), scratch="", store="", config=config, launch="one",
+        trial=name, folder=str(folder / "sweep" / "trials" / name), scratch=str(folder / "ray"), store="",
+        config=config, launch="one",
         sweep=str(folder / "launch"), variants={"v": Evaluation()}, runtime=Runtime(gpus_per_worker=share),
     )  # fmt: skip
 
@@ -64,17 +66,18 @@ def main() -> None:
             address="local", num_cpus=4, num_gpus=given.gpus, include_dashboard=False, runtime_env=environment,
             log_to_driver=False, object_store_memory=150_000_000,
         )  # fmt: skip
+        exchange = start_exchange()  # noqa: F841 - which lives as long as its handle
         sys.stdout.write(json.dumps(train_three(given.folder, given.share)))
         ray.shutdown()
 
 
 def train_three(folder: Path, share: float) -> dict[str, Any]:
     """Train trials one after the other, by two drivers as a sweep has them; return where each ran and how it ended."""
-    one, other = Warm(), Warm()
+    one, other = Lanes(), Lanes()
     found = {}
-    for number, warm in enumerate((one, other, one)):
+    for number, lanes in enumerate((one, other, one)):
         trial = task(folder, f"t{number}", share)
-        training = Training(trial, warm)
+        training = Training(trial, lanes)
         training.start()
         training.join()
         status, seen = read_status(Path(trial.folder)), Path(trial.folder) / "gpus.txt"

@@ -82,7 +82,7 @@ def sweep(grid: Path, storage: Path, tracked: bool = True) -> None:
                 folder = plan.paths.trial(trial.id)
                 store = Path(encode(trial.config.model_dump_json(), str(storage / "encoded")))
                 before = read_status(folder)
-                with only_writer(folder, 5.0, {}) as lease:
+                with only_writer(folder, 5.0) as lease:
                     harness = Harness(attempt=before.attempt + 1 if before else 1, fence=lease.check)
                     variants = {variant.id: variant.evaluation for variant in trial.variants}
                     train(trial.config, folder, store, variants, trial.resources, harness)

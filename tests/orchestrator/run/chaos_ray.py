@@ -212,6 +212,8 @@ STRIKES: dict[str, Callable[[Lab, Path], None]] = {
     "worker: SIGTERM (spot notice)": _signal(lambda lab, folder: worker_of(folder), signal.SIGTERM),
     "worker: SIGSTOP (frozen)": _signal(lambda lab, folder: worker_of(folder), signal.SIGSTOP),
     "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::Driver"), signal.SIGKILL),
+    "controller of a lane: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
+    "exchange: SIGKILL": _signal(lambda lab, folder: lab.one("ray::Exchange"), signal.SIGKILL),
     "raylet: SIGKILL": _raylet,
     "sweep: SIGKILL": _sweep,
     "tracking server: SIGKILL": _server,
@@ -233,7 +235,7 @@ def strike(lab: Lab, kind: str) -> Strike | None:
         return None
     folder, before = moving[0], lab.statuses()
     lab.beats.clear()
-    pair = lab.all("ray::RayTrainWorker")
+    pair = lab.all("ray::RayTrainWorker") if kind in STRIKES_ON_PAIR else []  # the lanes of other trials live on
     began = time.monotonic()
     (STRIKES | STRIKES_ON_PAIR)[kind](lab, folder)
     if kind.startswith("tracking"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.run.broken_gpus import Gpu, none_left, too_few
+from orchestrator.run.broken_gpus import Gpu, too_few
 
 pytestmark = [pytest.mark.timeout(2_400)]
 
@@ -61,8 +61,8 @@ def test_none_is_left_when_every_gpu_of_the_nodes_that_live_is_broken() -> None:
     dead = {"NodeID": "b", "Alive": False, "Resources": {"GPU": 4.0}}
     without = {"NodeID": "c", "Alive": True, "Resources": {"CPU": 8.0}}
     nodes = [two, dead, without]
-    assert not none_left(nodes, [])
-    assert not none_left(nodes, [Gpu("a", "0")])
-    assert not none_left(nodes, [Gpu("a", "0"), Gpu("b", "0")])  # the one of a node that is gone does not count
-    assert none_left(nodes, [Gpu("a", "0"), Gpu("a", "1")])
-    assert not none_left([without], [])  # those that an autoscaler will start are waited for
+    assert not too_few(nodes, [], 0.25)
+    assert not too_few(nodes, [Gpu("a", "0")], 0.25)
+    assert not too_few(nodes, [Gpu("a", "0"), Gpu("b", "0")], 0.25)  # the one of a node that is gone does not count
+    assert too_few(nodes, [Gpu("a", "0"), Gpu("a", "1")], 0.25)
+    assert not too_few([without], [], 0.25)  # those that an autoscaler will start are waited for

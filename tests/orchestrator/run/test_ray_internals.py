@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 from ray.exceptions import WorkerCrashedError
 from ray.job_config import JobConfig
+from ray.train import ScalingConfig
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -29,10 +30,21 @@ def test_a_ray_is_started_in_a_folder_that_is_named() -> None:
     assert "_temp_dir" in inspect.getsource(ray.init)
 
 
-def test_a_trainer_is_made_without_the_helper_that_asks_a_dashboard() -> None:
-    trainer, on_start = ray_internals.trainer(str)
-    assert callable(trainer.__base__._create_default_callbacks)
-    assert callable(type(on_start).__base__.after_worker_group_start)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trainer_is_made_without_the_helpers_that_ask_a_dashboard_and_serve_data(workers: int) -> None:
+    Trainer, _ = ray_internals.trainer(workers, 1.0)
+    made = Trainer(print, scaling_config=ScalingConfig(num_workers=workers))
+    names = {type(callback).__name__ for callback in made._create_default_callbacks()}
+    assert {"BackendSetupCallback", "AcceleratorSetupCallback"} <= names
+    assert not {"PlacementGroupCleanerCallback", "DatasetsCallback"} & names
+
+
+def test_a_group_of_workers_is_made_by_a_function_that_can_name_it() -> None:
+    from ray.train.v2._internal.execution.worker_group import worker_group
+
+    assert "pg = placement_group(" in inspect.getsource(worker_group.WorkerGroup._create_placement_group)
+    start = ray_internals.on_start(str, "lane-1")
+    assert {"before_worker_group_start", "after_worker_group_start"} <= set(dir(type(start).__base__))
 
 
 def test_what_a_worker_raised_is_told_from_the_loss_of_another() -> None:

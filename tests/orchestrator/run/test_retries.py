@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from orchestrator.run import watchdog as guard
-from orchestrator.run.driver import Beats, validations
-from orchestrator.run.ray_train import problem_of_several, settings_of_several
+from orchestrator.run.driver import Beats, validations, why_ended
+from orchestrator.run.lanes import Ended, Failed, Need
+from orchestrator.run.ray_internals import trainer
 from orchestrator.run.retries import WAITS_S, BrokenGpu, Kind, Problem, Retries, kind_of
 from orchestrator.run.worker import Task, train_trial
 from orchestrator.sweep_folder import trial_marks
@@ -235,7 +236,7 @@ def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path
     cut = RuntimeError("[pair.cc:545] Read error [127.0.0.1]:30390: Connection reset by peer.")
 
     def told(*failures: Exception) -> Problem:
-        return problem_of_several(WorkerGroupError("", dict(enumerate(failures))), tmp_path)
+        return why_ended(Ended(WorkerGroupError("", dict(enumerate(failures))), []), tmp_path)
 
     assert told(cut, gone).kind == "lost"
     assert "process or node was lost" in told(cut, gone).reason
@@ -244,18 +245,17 @@ def test_of_several_workers_the_cause_is_told_not_what_followed_from_it(tmp_path
     assert told(RuntimeError("collective failed"), MemoryError()).kind == "memory"
     assert told(gone, cut, BrokenGpu("GPU 0 of a is broken")) == Problem("gpu", "GPU 0 of a is broken")
     assert told(gone, ZeroDivisionError("division by zero")) == BUG
+    cause = Problem("gpu", "GPU 0 of a is broken")  # as the worker has told the exchange, before it raised
+    run = WorkerGroupError("", {0: Failed(cause.reason), 1: gone})
+    assert why_ended(Ended(run, [Problem("lost", "connection reset"), cause]), tmp_path) == cause
+    assert why_ended(Ended(ActorDiedError(), []), tmp_path).kind == "lost"
 
 
 @pytest.mark.parametrize(("hang_s", "at_least"), [(600.0, 1_800), (7_200.0, 14_400)])
-def test_workers_wait_for_one_that_validates_longer_than_it_may_be_silent(
-    tmp_path: Path, config: Config, hang_s: float, at_least: int
-) -> None:
-    runtime = Runtime(workers=2, hang_seconds=hang_s)
-    task = Task(
-        trial="t", folder="", scratch=str(tmp_path), store="", sweep="", launch="", config=config,
-        variants={"v": Evaluation()}, runtime=runtime,
-    )  # fmt: skip
-    assert settings_of_several(task)["torch_config"].timeout_s == at_least > hang_s
+def test_workers_wait_for_one_that_validates_longer_than_it_may_be_silent(hang_s: float, at_least: int) -> None:
+    need = Need.of(Runtime(workers=2, hang_seconds=hang_s))
+    _, settings = trainer(need.workers, need.peers_wait_s)
+    assert settings["torch_config"].timeout_s == at_least > hang_s
 
 
 def test_a_status_that_stands_still_is_frozen_whatever_the_clocks_say(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.worker import Task, Worker, encode
+from orchestrator.run.watchdog import catch_terminate, end_with_parent
+from orchestrator.run.worker import Task, encode, train_in_thread
 from tests.orchestrator.run import chaos
 
 ROUNDS = 3  # of the same two trainings in one process
@@ -40,9 +41,9 @@ def tasks_of(plan: Plan, storage: Path) -> Iterator[Task]:
         )  # fmt: skip
 
 
-def train(worker: Worker, task: Task) -> None:
-    """Train in this process, as Ray would call it."""
-    problem = worker.train({"task": task.model_dump_json(), "attempt": 1, "micro_batches": 1})
+def train(task: Task) -> None:
+    """Train in this process, as a lane does."""
+    problem = train_in_thread({"task": task.model_dump_json(), "attempt": 1, "micro_batches": 1})
     assert problem is None, problem
 
 
@@ -91,11 +92,13 @@ def main() -> None:
 
     chaos.import_all()
     for task in tasks_of(plan_of("cold"), folder / "cold"):
-        assert chaos.forked(lambda task=task: train(Worker(), task))[0] == 0  # type: ignore[misc]
-    worker, found, memory = Worker(), [], []
+        assert chaos.forked(lambda task=task: train(task))[0] == 0  # type: ignore[misc]
+    catch_terminate()
+    end_with_parent()
+    found, memory = [], []
     for number in range(ROUNDS):
         for task in tasks_of(plan_of(f"warm-{number}"), folder / f"warm-{number}"):
-            train(worker, task)
+            train(task)
             found.append(held())
             memory.append(resident())
     sys.stdout.write(json.dumps({"held": found, "memory": memory}))
