@@ -4,6 +4,7 @@ A look depends on nothing but the finished replicates of its blocks. Those taken
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,16 +128,17 @@ def interim_analysis(sweep: Sweep) -> InterimAnalysis | None:
     spending: Spending = sweep.early_stopping.get("spending", "pocock")
     rule = Rule(names, max_seeds, sweep.metric.delta, spending, basis=basis)
     for count in range(max(len(taken[-1].seeds) if taken else 0, MIN_SEEDS - 1) + 1, complete + 1):
+        # What was trained beyond a stop has no part in the decision; e-values may go on as long as there are seeds.
+        if basis == "spending" and decide(_looks(taken), rule).stop:
+            complete = len(taken[-1].seeds)
+            break
         look = look_at(sweep, count)
         if look.contrasts:
             taken.append(_taken(sweep, look, rule))
             continue
         refusal = f"no look after block {count}: no primary contrast can be estimated from {MIN_SEEDS} seeds"
         refused += [] if refusal in refused else [refusal]
-    looks = tuple(
-        Look(len(look.seeds), {name: Contrast(**seen.model_dump()) for name, seen in look.contrasts.items()})
-        for look in taken
-    )
+    looks = _looks(taken)
     outcome = decide(looks, rule)
     account = Account(
         plan_hash=sweep.plan_hash,
@@ -164,6 +166,13 @@ def take_looks(folder: Path) -> Account | None:
         return old
     write_looks(folder, read_looks(folder).put(interim.account))
     return interim.account
+
+
+def _looks(taken: Sequence[Taken]) -> tuple[Look, ...]:
+    return tuple(
+        Look(len(look.seeds), {name: Contrast(**seen.model_dump()) for name, seen in look.contrasts.items()})
+        for look in taken
+    )
 
 
 def _taken(sweep: Sweep, look: Look, rule: Rule) -> Taken:

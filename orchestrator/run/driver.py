@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
@@ -21,8 +22,9 @@ from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, too_few
 from orchestrator.run.lanes import Closed, Ended, Failed, Lane, Need
 from orchestrator.run.ray_internals import worker_errors
 from orchestrator.run.retries import BrokenGpu, Kind, Problem, Retries, lost, note, one_line, problem_of
+from orchestrator.run.tune import point_key
 from orchestrator.run.watchdog import START_S, end_with_parent
-from orchestrator.run.worker import DRIVER, METRIC, TIME, Parameters, Task
+from orchestrator.run.worker import METRIC, TIME, Parameters, Task
 from orchestrator.sweep_folder.paths import SweptTrial
 from orchestrator.sweep_folder.trial_marks import committed_step, hang_of
 from sagasr.io.errors import SagasrError
@@ -30,6 +32,7 @@ from sagasr.io.lease import read_owner
 from sagasr.io.states import State
 from sagasr.training.trial_log import History, Status, read_status, write_status
 
+HEAD = "node:__internal_head__"  # a resource of the head of every Ray
 POLL_S = 0.5
 CLEAN_S = 5.0  # for the end of the lanes when their driver ends
 CAUSES: tuple[Kind, ...] = ("memory", "gpu", "storage", "input", "bug")  # the first of these explains the others
@@ -43,17 +46,17 @@ class Driver(tune.Trainable):  # type: ignore[misc]
 
     @classmethod
     def default_resource_request(cls, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        """Take a slot of the drivers' own, so that they never compete with workers."""
-        return tune.PlacementGroupFactory([{DRIVER: 1}])
+        """Stay beside the sweep, on the head, which every cluster has; no driver competes with workers."""
+        return tune.PlacementGroupFactory([{HEAD: 0.001}])
 
-    def setup(self, config: Mapping[str, Any]) -> None:
+    def setup(self, config: Mapping[str, Any], tasks: Mapping[str, str] = MappingProxyType({})) -> None:
         end_with_parent()
-        self._lanes = Lanes()
-        self._begin(config["task"])
+        self._tasks, self._lanes = tasks, Lanes()
+        self._begin(self._tasks[point_key(config)])
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         self._training.leave()
-        self._begin(new_config["task"])
+        self._begin(self._tasks[point_key(new_config)])
         return True
 
     def _begin(self, task: str) -> None:

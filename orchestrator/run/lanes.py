@@ -28,7 +28,7 @@ LOOK_S = 0.5  # between two looks at whether the run of a lane is over
 CLOSE_S = 5.0  # in which the exchange is to answer a driver that ends
 PEERS_WAIT_S = 1_800.0  # at least, until workers that wait for another give up
 EXCHANGE = "sagasr-exchange"
-DRIVER = uuid.uuid4().hex[:8]  # this process
+OWNER = uuid.uuid4().hex[:8]  # this process
 
 
 class Need(NamedTuple):
@@ -205,7 +205,7 @@ class Lane:
     """One run of Ray Train, in a thread of its driver. ``error``: what ended it, once it is ``over``."""
 
     def __init__(self, need: Need, scratch: str) -> None:
-        self.need, self.name = need, f"lane-{DRIVER}-{uuid.uuid4().hex[:8]}"
+        self.need, self.name = need, f"lane-{OWNER}-{uuid.uuid4().hex[:8]}"
         self.error: BaseException | None = None
         self.over = threading.Event()
         self._exchange, self._scratch = ray.get_actor(EXCHANGE), scratch
@@ -218,7 +218,7 @@ class Lane:
         if handed is None:
             raise Closed
         number, before = handed
-        if before and DRIVER not in before:  # of a driver that was lost, perhaps with what its lane held
+        if before and OWNER not in before:  # of a driver that was lost, perhaps with what its lane held
             remove_group(before)
         outcome = self._exchange.outcome.remote(self.name, number)
         while not ray.wait([outcome], timeout=LOOK_S)[0]:

@@ -41,11 +41,10 @@ def _to_stderr(line: str) -> None:
 def connected(
     address: str | None,
     cpus: int,
-    resources: Mapping[str, float] | None = None,
     env: Mapping[str, str] | None = None,
     say: Callable[[str], object] = _to_stderr,
 ) -> Iterator[None]:
-    """Join the cluster at ``address`` for the block, or (None) start a Ray with ``cpus`` and ``resources``.
+    """Join the cluster at ``address`` for the block, or (None) start a Ray with ``cpus``.
 
     ``env``: variables of the workers. ``say`` is told what a user may not expect. Raises ConfigError where no cluster
     answers or a node has other code than this process, SagasrError where none starts.
@@ -72,7 +71,7 @@ def connected(
                 settings |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
                 settings |= {"runtime_env": {"env_vars": dict(env)}} if env else {}
                 folder = held.enter_context(_folder(say))
-                _start(folder, num_cpus=cpus, resources=dict(resources or {}), **settings)
+                _start(folder, num_cpus=cpus, **settings)
             logging.getLogger("ray").setLevel(logging.ERROR)
             check_same(code_here(), (Code(*answer) for _, answer in each_node(finder())))
             yield

@@ -5,7 +5,6 @@ folders, each training resumes by itself from its own checkpoints, and what Ray 
 """
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -18,15 +17,14 @@ from orchestrator.plan.cost import Cost, write_estimate
 from orchestrator.plan.gpu_memory import check_memory
 from orchestrator.plan.ledger import Ledger, lost, one_writer, record, scan
 from orchestrator.plan.plan import Options, Plan, Trial, write_plan
-from orchestrator.run.batches import bring_up_to_date, schedule
 from orchestrator.run.encoding import encode_all
 from orchestrator.run.launch import Launch
 from orchestrator.run.nodes import check_storage
 from orchestrator.run.progress import View, watching
 from orchestrator.run.ray_session import connected
+from orchestrator.run.schedule import Schedule, bring_up_to_date
 from orchestrator.run.trial_ends import TrialEnds
-from orchestrator.run.tune import run_batch
-from orchestrator.run.worker import DRIVER
+from orchestrator.run.tune import run_trials
 from orchestrator.sweep_folder.redact import redact
 from orchestrator.tracking.runs import environment_tags
 from orchestrator.tracking.tracker import Tracker, Undelivered
@@ -37,7 +35,7 @@ from sagasr.io.states import State
 from sagasr.model.counts import Counts
 
 LOST = "its processes were lost"
-LOCAL_DRIVERS = 256  # more than a machine has trials at once: there the workers are what is scarce
+DRIVERS = 32  # trials at once on a cluster: with its lane a driver takes three quarters of a gigabyte of the head
 HALT_S = 18.0  # how long trainings may take to save when the sweep is interrupted, of the 30 s it may take in all
 CLOSE_S = 5.0  # how long the tracking server is waited for then
 
@@ -104,13 +102,7 @@ def _run_waiting(
             try:
                 if not plan.storage.uri:
                     check_storage(launch.file, launch.token)
-                for batch, tasks in _batches(plan, waiting, launch, ends, view):
-                    launched += batch
-                    run_batch(plan, batch, tasks, concurrent, launch.scratch, ends)
-                    if (
-                        plan.space.grid.early_stopping.policy == "blocks"
-                    ):  # a look counts how each trial of a block ended
-                        ends.settle(batch, State.FAILED, LOST)
+                _train(plan, waiting, concurrent, launch, ends, view, launched)
             except KeyboardInterrupt:  # handled here, and not outside, as its traceback holds all that Tune holds
                 view.phase = "saving"
                 console.print("interrupted: running trainings save what they have; once more ends at once")
@@ -141,26 +133,38 @@ def _finished_or_raise(plan: Plan, waiting: Sequence[Trial], say: Callable[[str]
         say(f"every trial has its result; then Ray ended with {type(error).__name__}: {first_line(error)}")
 
 
-def _batches(
-    plan: Plan, waiting: Sequence[Trial], launch: Launch, ends: TrialEnds, view: View
-) -> Iterator[tuple[list[Trial], dict[str, str]]]:
-    """Yield the batches to run, with what each trial's driver is told, once the recordings are encoded."""
+def _train(
+    plan: Plan,
+    waiting: Sequence[Trial],
+    concurrent: int,
+    launch: Launch,
+    ends: TrialEnds,
+    view: View,
+    launched: list[Trial],
+) -> None:
+    """Encode the recordings, then run what the schedule hands out; adds to ``launched`` what has begun."""
     whole = {trial.id: trial for trial in plan.trials}
 
-    def begin(trial: str) -> None:
-        record(plan.paths, whole[trial])
-        plan.storage.send(plan.paths.of(trial).record)
+    def begin(trial: Trial) -> None:
+        launched.append(trial)
+        record(plan.paths, whole[trial.id])
+        plan.storage.send(plan.paths.of(trial.id).record)
+
+    def unneeded(trial: Trial) -> None:
+        ends.release(trial.id, "not needed: the looks have decided", launch.token)
 
     view.phase = "encoding recordings"
     stores, broken = encode_all(plan, waiting)
-    for name, reason in broken.items():
-        begin(name)
-        ends.end(name, State.FAILED, reason)
+    for trial in waiting:
+        if trial.id in broken:
+            begin(trial)
+            ends.end(trial.id, State.FAILED, broken[trial.id])
     view.phase = "starting trials"
-    for batch in schedule(plan, [trial for trial in waiting if trial.id in stores]):
-        for trial in batch:
-            begin(trial.id)
-        yield batch, {trial.id: launch.task(trial, stores[trial.id]).model_dump_json() for trial in batch}
+    ready = [trial for trial in waiting if trial.id in stores]
+    tasks = {trial.id: launch.task(trial, stores[trial.id]).model_dump_json() for trial in ready}
+    if ready:
+        schedule = Schedule(plan, ready, lambda trials: ends.settle(trials, State.FAILED, LOST))
+        run_trials(plan, ready, schedule, tasks, concurrent, launch.scratch, ends, begin, unneeded)
 
 
 @contextlib.contextmanager
@@ -170,10 +174,10 @@ def _ray(
     options: Options,
     shapes: Mapping[str, Counts],
     say: Callable[[str], object],
-) -> Iterator[int | None]:
-    """Join or start Ray for the block; yields how many trials run at once (None: as many as drivers have slots)."""
+) -> Iterator[int]:
+    """Join or start Ray for the block; yields how many trials run at once."""
     cpus = max(cpus_here(), *(math.ceil(of_all_workers(trial.resources).cpus) for trial in trials))
-    with connected(options.address, cpus, {DRIVER: LOCAL_DRIVERS}, say=say):
+    with connected(options.address, cpus, say=say):
         import ray
 
         from orchestrator.run.lanes import start_exchange
@@ -181,13 +185,8 @@ def _ray(
         exchange = start_exchange()  # kept by this process for as long as Ray is  # noqa: F841
         available = ray.cluster_resources()
         if options.address:
-            if DRIVER not in available:
-                raise ConfigError(
-                    f"the Ray cluster {options.address} has no resource '{DRIVER}'; start its head with "
-                    f"--resources='{json.dumps({DRIVER: 64})}'"
-                )
             check_memory(plan, trials, shapes, smallest(labelled(available) or in_cluster_file()))
-            yield options.max_concurrent
+            yield options.max_concurrent or DRIVERS
         else:
             room = Resources(available.get("CPU", 0), available.get("GPU", 0))
             _check_room(trials, room)

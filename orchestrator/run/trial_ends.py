@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.plan.plan import Trial
 from orchestrator.storage.folder import SweepFolder
-from orchestrator.sweep_folder.trial_marks import mark_stopped, stop_reason
+from orchestrator.sweep_folder.trial_marks import mark_stopped, mark_unneeded, stop_reason
 from sagasr.io.errors import SagasrError
 from sagasr.io.lease import wait_free
 from sagasr.io.states import State
@@ -29,6 +29,12 @@ class TrialEnds:
         mark_stopped(files.root, f"asha: behind the others at step {step}", step)
         self.storage.send(files.stopped)
         self._stopping.add(trial)
+
+    def release(self, trial: str, reason: str, launch: str) -> None:
+        """Tell the worker of a trial to save and end: nobody needs its result now."""
+        files = self.storage.paths.of(trial)
+        mark_unneeded(files.root, reason, launch)
+        self.storage.send(files.stopped)
 
     def end_stopped(self, wait_s: float = 0.0) -> None:
         """Write the status of trials that were stopped, once their workers have let go or ``wait_s`` is over."""

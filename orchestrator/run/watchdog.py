@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.sweep_folder.paths import SweptTrial
-from orchestrator.sweep_folder.trial_marks import mark_hung
+from orchestrator.sweep_folder.trial_marks import mark_hung, stop_mark
 from sagasr.io import lease
 from sagasr.io.errors import SagasrError
 from sagasr.io.files import write_json, write_text
@@ -62,7 +62,7 @@ class Guard:
     def __init__(self, folder: Path, launch_file: Path, launch: str, hang_s: float, notice_s: float) -> None:
         self.folder, self.launch_file, self.launch = folder, launch_file, launch
         self.hang_s, self.notice_s = hang_s, notice_s
-        self.halted, self.stopped = False, False
+        self.halted, self.stopped = "", False
         self._moved = time.monotonic() + max(0.0, START_S - hang_s)
         self._over = threading.Event()
         self.look()
@@ -78,7 +78,7 @@ class Guard:
             return "told to end by the machine", _terminated_at[0] + self.notice_s
         if self.stopped:
             return "stopped early", 0.0  # nobody goes on from what it could save
-        return ("interrupted", None) if self.halted else None
+        return (self.halted, None) if self.halted else None
 
     @property
     def preempted(self) -> bool:
@@ -89,11 +89,13 @@ class Guard:
 
     def look(self) -> None:
         """Read the marks in the folders once. Ends this process when another sweep has begun."""
-        self.stopped = self.stopped or SweptTrial(self.folder).stopped.exists()
+        if mark := stop_mark(self.folder):
+            self.stopped = self.stopped or mark.launch is None
+            self.halted = self.halted or (mark.reason if mark.launch == self.launch else "")
         with contextlib.suppress(OSError):
             content = self.launch_file.read_text(encoding="utf-8")
             if content == self.launch + HALT:
-                self.halted = True
+                self.halted = self.halted or "interrupted"
             elif content != self.launch:
                 os._exit(1)
 

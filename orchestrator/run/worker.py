@@ -30,7 +30,6 @@ from sagasr.io.errors import ConfigError, DataError, SagasrError
 from sagasr.io.trial_folder import TrialFolder
 from sagasr.model.counts import CONTEXT
 
-DRIVER = "trial_driver"  # the custom resource of trial drivers
 METRIC, TIME = "loss", "step"  # what Tune is told after a validation: the smaller the better, and where
 TAKEOVER_S = 60.0  # how long a new worker waits for the one it replaces to be gone
 Parameters = Mapping[str, Any]  # task (JSON), attempt, micro_batches

@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from orchestrator.grid.read import read_space
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.run.worker import DRIVER
 from orchestrator.sweep_folder.columns import VOLATILE
 from sagasr.io.files import dump_yaml, read_yaml
 from sagasr.training.trial_log import History, read_status
@@ -64,7 +63,7 @@ def cluster(nodes: int) -> Iterator[str]:
 
     made = Cluster(
         initialize_head=True,
-        head_node_args={**NODE, "num_cpus": 0, "resources": {DRIVER: 64}, "include_dashboard": False},
+        head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False},
     )
     try:
         for _ in range(nodes):

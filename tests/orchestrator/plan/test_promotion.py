@@ -23,8 +23,8 @@ from orchestrator.report.analyse import analyse
 from orchestrator.report.page import write_page
 from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
-from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
+from orchestrator.run.schedule import Schedule
 from orchestrator.sweep_folder.design import Promote
 from orchestrator.sweep_folder.json_files import read_decisions
 from sagasr.io.errors import ConfigError
@@ -145,25 +145,28 @@ def finish(plan: Plan, batch) -> None:
         write_status(plan.paths.trial(trial.id), Status(state="done", step=4, steps=4, updated=5.0, gpu_seconds=36.0))
 
 
-def run(plan: Plan) -> list[list[dict[str, str]]]:
-    """Do what the sweep does: hand out batches, end them. Return the levels of each batch."""
+def run(plan: Plan) -> list[dict[str, str]]:
+    """Do what the sweep does: hand out trials, end them. Return the levels of each, in turn."""
     ledger = scan(plan)
     waiting = [trial for trial in plan.selected if not ledger.finished(trial) or ledger.held(trial)]
-    batches = []
-    for batch in schedule(plan, waiting):
-        finish(plan, batch)
-        batches.append([trial.levels for trial in batch])
+    schedule, levels = Schedule(plan, waiting), []
+    while trial := schedule.take():
+        finish(plan, [trial])
+        levels.append(trial.levels)
+        schedule.end(trial.id)
     collect(plan, scan(plan))
-    return batches
+    return levels
 
 
 def test_the_sweep_runs_the_first_stage_then_what_mattered(make) -> None:
     plan = make()
     held = [row for row in plan.replicates if row.levels["width"] == "wide"]
     assert {scan(plan).entries[row.id].state for row in held} == {"held"}
-    batches = run(plan)
-    assert all(levels["width"] == "narrow" for batch in batches[:-1] for levels in batch)
-    assert {tuple(levels.values()) for levels in batches[-1]} == {("off", "off", "wide"), ("caption", "off", "wide")}
+    order = run(plan)
+    widths = [levels["width"] for levels in order]
+    assert widths == sorted(widths)  # every narrow one before the first wide one
+    wide = {tuple(levels.values()) for levels in order if levels["width"] == "wide"}
+    assert wide == {("off", "off", "wide"), ("caption", "off", "wide")}
     decision = read_decisions(plan.folder).of(plan.hash)
     assert decision.factors == ("text", "lfr")
     entries = scan(plan).entries
@@ -175,12 +178,13 @@ def test_the_sweep_runs_the_first_stage_then_what_mattered(make) -> None:
 
 def test_a_restart_decides_the_same(make) -> None:
     plan = make()
-    batches = schedule(plan, plan.selected)
-    for batch in batches:
-        if batch[0].levels["width"] == "wide":
-            first = {row.id for trial in batch for row in trial.replicates}
-            break
-        finish(plan, batch)
+    schedule = Schedule(plan, plan.selected)
+    while (trial := schedule.take()) and trial.levels["width"] != "wide":
+        finish(plan, [trial])
+        schedule.end(trial.id)
+    assert trial
+    rest = iter(schedule.take, None)
+    first = {row.id for each in (trial, *rest) for row in each.replicates}
     kept = (plan.folder / "promotion.json").read_text()
     again = make()
     waiting = [trial for trial in again.selected if not scan(again).finished(trial)]
@@ -214,7 +218,7 @@ def test_main_effects_rest_on_the_part_that_decided(make, capsys) -> None:
 def test_a_budget_that_is_raised_later_promotes_more(make) -> None:
     plan = make(budget={"max_gpu_hours": 1e-9}, early_stopping={"policy": "none", "delta": 0.05})
     write_estimate(plan, {trial.id: Cost(1.0, 1.0) for trial in plan.trials})
-    assert len(run(plan)) == 1
+    assert {levels["width"] for levels in run(plan)} == {"narrow"}
     assert "do not pay" in read_decisions(plan.folder).of(plan.hash).reason
     richer = make(budget={"max_gpu_hours": 100}, early_stopping={"policy": "none", "delta": 0.05})
     assert richer.hash == plan.hash
@@ -226,7 +230,7 @@ def test_a_budget_that_is_raised_later_promotes_more(make) -> None:
 def test_without_all_cells_nothing_is_promoted(make_grid, tmp_path) -> None:
     grid = make_grid(factors=FACTORS, promote=PROMOTE, seeds=[0, 1])
     plan = make_plan(read_space(grid, storage=str(tmp_path / "s")), [{"text": frozenset({"off"})}])
-    assert all(levels["width"] == "narrow" for batch in run(plan) for levels in batch)
+    assert {levels["width"] for levels in run(plan)} == {"narrow"}
     assert not (plan.folder / "promotion.json").exists()
 
 

@@ -18,12 +18,12 @@ from orchestrator.analysis.interim import take_looks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
-from orchestrator.plan.plan import Plan, make_plan, write_plan
+from orchestrator.plan.plan import Plan, Trial, make_plan, write_plan
 from orchestrator.plan.show import show_summary
 from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
-from orchestrator.run.batches import schedule
 from orchestrator.run.results import collect
+from orchestrator.run.schedule import Schedule
 from orchestrator.sweep_folder.json_files import read_looks
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
@@ -243,13 +243,48 @@ def finish(plan: Plan, seed: int, state: str = "done") -> None:
         write_status(plan.paths.trial(trial.id), Status(state=state, step=4, steps=4, updated=5.0, reason="why"))
 
 
-def test_the_sweep_hands_out_two_blocks_then_one_by_one_until_the_answer_is_in(plan: Plan) -> None:
-    batches = schedule(plan, plan.trials)
-    assert [trial.seed for trial in next(batches)] == [0, 0, 1, 1]
+def taken(schedule: Schedule, count: int) -> list[Trial]:
+    """Take so many trials, or as many as there are."""
+    return [trial for trial in (schedule.take() for _ in range(count)) if trial]
+
+
+def test_the_sweep_hands_out_two_blocks_then_no_more_once_the_answer_is_in(plan: Plan) -> None:
+    settled: list[str] = []
+    schedule = Schedule(plan, plan.trials, lambda trials: settled.extend(trial.id for trial in trials))
+    trials = taken(schedule, 4)
+    assert [trial.seed for trial in trials] == [0, 0, 1, 1]
     for seed in (0, 1):
         finish(plan, seed)
-    assert list(batches) == []
+    assert [schedule.end(trial.id) for trial in trials] == [[]] * 4
+    assert settled == [trial.id for trial in trials]
+    assert schedule.over
+    assert schedule.take() is None
     assert read_looks(plan.folder).of(plan.hash).decided_after == 2
+
+
+def test_idle_places_begin_the_next_block_and_a_look_ends_what_it_makes_unnecessary(plan: Plan) -> None:
+    schedule = Schedule(plan, plan.trials)
+    *trials, ahead, finished = taken(schedule, 6)
+    assert [trial.seed for trial in (*trials, ahead, finished)] == [0, 0, 1, 1, 2, 2]
+    for seed in (0, 1, 2):
+        finish(plan, seed)
+    assert schedule.end(finished.id) == []
+    write_status(plan.paths.trial(ahead.id), Status(state="running", step=1, steps=4))
+    assert [schedule.end(trial.id) for trial in trials] == [[], [], [], [ahead]]
+    assert schedule.take() is None
+    assert not schedule.over
+    assert schedule.end(ahead.id) == []
+    assert schedule.over
+    account = read_looks(plan.folder).of(plan.hash)
+    assert (account.decided_after, account.seen) == (2, 2)
+
+
+def test_a_block_that_was_complete_before_its_turn_has_no_part_in_a_decision_before_it(plan: Plan) -> None:
+    for seed in (0, 1, 2):
+        finish(plan, seed)
+    collect(plan, scan(plan))
+    assert take_looks(plan.folder).seen == 2
+    assert set(effects(read_sweep(plan.folder))["n_seeds"].dropna()) == {2}
 
 
 def test_a_restart_after_the_answer_mends_failures_and_launches_no_seed(plan: Plan) -> None:
@@ -260,22 +295,23 @@ def test_a_restart_after_the_answer_mends_failures_and_launches_no_seed(plan: Pl
     failed = plan.trials[0]
     write_status(plan.paths.trial(failed.id), Status(state="failed", step=4, steps=4, reason="why"))
     waiting = [trial for trial in plan.selected if not scan(plan).finished(trial)]
-    assert [[trial.id for trial in batch] for batch in schedule(plan, waiting)] == [[failed.id]]
+    assert [trial.id for trial in taken(Schedule(plan, waiting), 9)] == [failed.id]
 
 
 def test_blocks_without_an_answer_are_all_handed_out(plan: Plan) -> None:
-    seeds = []
-    for batch in schedule(plan, plan.trials):
-        seeds.append(sorted({trial.seed for trial in batch}))
-        for seed in seeds[-1]:
-            finish(plan, seed, "failed")
-    assert seeds == [[0, 1], [2], [3]]
+    schedule, seeds = Schedule(plan, plan.trials), []
+    while trial := schedule.take():
+        seeds.append(trial.seed)
+        finish(plan, trial.seed, "failed")
+        assert schedule.end(trial.id) == []
+    assert seeds == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert schedule.over
 
 
 def test_cells_picked_by_hand_are_one_batch_without_looks(make_grid, tmp_path) -> None:
     space = read_space(make_grid(seeds=[0, 1, 2]), storage=str(tmp_path / "sweeps"))
     plan = make_plan(space, [{"text": frozenset({"off"})}])
-    assert [[trial.seed for trial in batch] for batch in schedule(plan, plan.selected)] == [[0, 1, 2]]
+    assert [trial.seed for trial in taken(Schedule(plan, plan.selected), 9)] == [0, 1, 2]
 
 
 def test_seeds_not_needed_are_said_to_be_so_everywhere(plan: Plan) -> None:

@@ -12,7 +12,6 @@ from orchestrator.grid.read import read_space
 from orchestrator.plan.capacity import in_cluster_file, smallest
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.preflight import preflight
-from orchestrator.run.worker import DRIVER
 from sagasr.io.files import read_yaml
 
 ROOT = Path(__file__).parents[3]
@@ -79,18 +78,6 @@ def test_a_file_that_opens_more_is_refused(aws: dict[str, Any], path: str, value
 def test_a_node_type_of_its_own_group_is_not_needed_but_a_group_is(aws: dict[str, Any]) -> None:
     del aws["provider"]["security_group"]
     assert any("security_group" in problem for problem in problems_of(aws))
-
-
-def test_trial_drivers_have_their_own_resource_on_the_head_alone(cluster: dict[str, Any]) -> None:
-    types = cluster.get("available_node_types")
-    if types is None:
-        assert re.search(rf'--resources=\'{{"{DRIVER}": \d+}}\'', commands_of(cluster, "head"))
-        assert DRIVER not in commands_of(cluster, "worker")
-        return
-    head = cluster["head_node_type"]
-    assert {name: kind["resources"].get(DRIVER, 0) > 0 for name, kind in types.items()} == {
-        name: name == head for name in types
-    }
 
 
 def test_the_head_is_on_demand_and_the_workers_are_spot_machines_that_come_and_go(aws: dict[str, Any]) -> None:

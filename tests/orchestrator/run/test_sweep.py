@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.plan.plan import Plan
-from orchestrator.run.worker import DRIVER
 from orchestrator.tracking.client import connect
 from sagasr.io.files import read_json
 from sagasr.training.trial_log import History, read_status
@@ -153,7 +152,7 @@ def test_a_node_that_does_not_see_the_folder_of_the_sweep_is_named_before_anythi
     write_token()
     grid, storage = write_grid(tmp_path), tmp_path / "sweeps"
     storage.mkdir()
-    with ray_head(f'--resources={{"{DRIVER}": 2}}') as address:
+    with ray_head() as address:
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}"]
         blind = ["unshare", "--mount", "bash", "-c", BLIND, "blind", str(storage), *start, "--num-cpus=1"]
         with subprocess.Popen(
