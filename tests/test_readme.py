@@ -50,7 +50,7 @@ ELSEWHERE = {
     "PYTHONPATH=packages:. python3.12 -m tests.first_light": ("tests/test_first_light.py", "first_light.main("),
     "uv run python -m orchestrator.cluster up cluster.yaml": (LAB, '"orchestrator.cluster", "up"'),
     "uv run ray exec cluster.yaml --tmux 'cd sagasr && sagasr-sweep search_spaces/grid.yaml --address auto --storage "
-    "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": (LAB, '"submit"'),
+    "s3://YOUR-BUCKET/sweeps --tracking-uri http://127.0.0.1:5000'": (LAB, 'ray, "exec"'),
     "uv run ray attach cluster.yaml -p 5000": ("tests/orchestrator/run/test_cluster_file.py", "port 5000"),
     "uv run python -m orchestrator.cluster down cluster.yaml": (LAB, '"orchestrator.cluster", "down"'),
 }
