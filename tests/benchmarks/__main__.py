@@ -60,11 +60,12 @@ def chosen(names: list[str]) -> list[Entry]:
 
 def run(entry: Entry, quick: bool, scratch: str) -> Row | None:
     """Return a row, measured in a new process; None where its device is missing."""
-    on_gpu = torch.cuda.is_available()
-    if entry.needs == "cuda" and not on_gpu:
+    if entry.needs == "cuda" and not torch.cuda.is_available():
         return None
-    how = multiprocessing.get_context("spawn" if on_gpu else "fork")
-    with ProcessPoolExecutor(1, how, initializer=data.work_in, initargs=(scratch,)) as pool:
+    # A fork has neither the GPU nor the threads of OpenMP that its parent has used.
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=data.work_in, initargs=(scratch,)
+    ) as pool:
         return pool.submit(entry.run, quick).result()
 
 

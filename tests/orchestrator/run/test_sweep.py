@@ -227,9 +227,9 @@ def test_a_sweep_killed_in_the_middle_ends_as_if_nothing_had_happened(calm, tmp_
 
 def test_an_encoding_whose_process_is_lost_fails_its_trials_with_a_reason(tmp_path):
     script = (
-        "import os, sys; from orchestrator.cli.sweep import sweep; from orchestrator.run import sweep as execute\n"
+        "import os, sys; from orchestrator.cli.sweep import sweep; from orchestrator.run import encoding\n"
         "def killed(*task): os.kill(os.getpid(), 9)\n"  # as one that took too much memory is
-        "execute.encode = killed; sys.exit(sweep())"
+        "encoding.encode = killed; sys.exit(sweep())"
     )
     grid = write_grid(tmp_path)
     command = [sys.executable, "-c", script, str(grid), "--storage", str(tmp_path / "sweeps")]

@@ -66,7 +66,9 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
         with out.open("w") as stream:
             victim = subprocess.Popen(command, env=os.environ | SLOWLY, stdout=stream, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: newest_checkpoint(bucket, second), "a checkpoint", victim, out)
+            # The status comes last: before it is there, nobody knows that an attempt was made.
+            status = f"{second}/status.json"
+            wait_for(lambda: newest_checkpoint(bucket, second) and status in bucket.list(), "a status", victim, out)
             worker = read_json_of(bucket, f"{second}/.worker.json")["pid"]
         finally:
             victim.send_signal(signal.SIGKILL)
@@ -156,8 +158,8 @@ def test_machines_of_a_lab_share_a_sweep_and_one_may_fail(grid, calm, tmp_path):
 
         out = tmp_path / "out.txt"
         with out.open("w") as stream:
-            exec_ = launcher(desk, ray, "exec", str(file), "sagasr-sweep grid.yaml")
-            sweep = subprocess.Popen(exec_, stdout=stream, stderr=subprocess.STDOUT)
+            on_head = launcher(desk, ray, "exec", str(file), "sagasr-sweep grid.yaml")
+            sweep = subprocess.Popen(on_head, stdout=stream, stderr=subprocess.STDOUT)
         try:
             # Whoever has no token is turned away, and the dashboard listens on the head alone.
             assert desk.run(sys.executable, "-c", TOKEN, f"{head.address}:6379", cwd=ROOT).returncode == 0
