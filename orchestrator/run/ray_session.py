@@ -52,8 +52,8 @@ def connected(
     """
     ours = SETTINGS | allocator(os.environ)
     spare_this_machine()
+    apply(ours if address else ours | LOCAL_SETTINGS)  # before anything here imports Ray
     with credentials(address), contextlib.ExitStack() as held:
-        apply(ours if address else ours | LOCAL_SETTINGS)
         import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
