@@ -4,8 +4,10 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from orchestrator.run.ray_internals import (
     SOCKET_NAME,
     apply,
     job_config,
+    shutdown,
     start_local,
 )
 from orchestrator.run.same_code import Code, check_same, code_here, finder, search_path
@@ -51,8 +54,8 @@ def connected(
     """
     ours = SETTINGS | allocator(os.environ)
     spare_this_machine()
+    apply(ours if address else ours | LOCAL_SETTINGS)  # before anything here imports Ray
     with credentials(address), contextlib.ExitStack() as held:
-        apply(ours if address else ours | LOCAL_SETTINGS)
         import ray
 
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -64,6 +67,7 @@ def connected(
             "logging_level": logging.ERROR,
             "job_config": job_config(search_path()),
         }
+        at_end = signal.getsignal(signal.SIGTERM)
         try:
             if address:
                 _join(address, runtime_env={"env_vars": {**ours, **(env or {})}}, **settings)
@@ -73,10 +77,12 @@ def connected(
                 folder = held.enter_context(_folder(say))
                 _start(folder, num_cpus=cpus, **settings)
             logging.getLogger("ray").setLevel(logging.ERROR)
+            if callable(at_end) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, at_end)  # Ray has put its own there, which ends the process with code 1
             check_same(code_here(), (Code(*answer) for _, answer in each_node(finder())))
             yield
         finally:
-            ray.shutdown()
+            shutdown()
 
 
 def allocator(environment: Mapping[str, str]) -> dict[str, str]:
@@ -102,7 +108,7 @@ def _start(folder: str, **settings: Any) -> None:
         try:
             start_local(folder, **settings)
         except Exception as error:  # of no narrower kind: what Ray raises when its processes do not come up in time
-            ray.shutdown()
+            shutdown()
             if not left or isinstance(error, OSError):  # what a file system refuses it refuses again
                 raise SagasrError(
                     f"Ray did not start on this machine: {first_line(error)}; its logs are in "

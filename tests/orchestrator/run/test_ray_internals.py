@@ -1,6 +1,8 @@
 """What we use of Ray beyond its public interface is there, in the version that is installed."""
 
 import inspect
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -28,6 +30,48 @@ def test_a_ray_is_started_in_a_folder_that_is_named() -> None:
     import ray
 
     assert "_temp_dir" in inspect.getsource(ray.init)
+
+
+# Another thread's allocations set the collector off between the last step of Ray's end and its return.
+LATE = """
+import gc, signal, threading
+from orchestrator.run.ray_session import connected
+
+class Late:
+    def __init__(self, worker):
+        self.worker = worker
+    def __getattr__(self, name):
+        return getattr(self.worker, name)
+    def shutdown_driver(self):
+        self.worker.shutdown_driver()
+        gc.set_threshold(700, 10, 10)
+        collecting = threading.Thread(target=lambda: [[number] for number in range(1_000_000)])
+        collecting.start()
+        collecting.join()
+
+class Cycle:
+    pass
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+with connected(None, 1):
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    import ray
+    import ray._private.worker
+    gc.set_threshold(0)
+    cycle = Cycle()
+    cycle.itself, cycle.reference = cycle, ray.put(1)
+    del cycle
+    worker = ray._private.worker.global_worker
+    worker.core_worker = Late(worker.core_worker)
+print("ended")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_ray_ends_without_this_process_where_references_to_its_objects_are_left() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])
