@@ -56,8 +56,6 @@ def connected(
     spare_this_machine()
     apply(ours if address else ours | LOCAL_SETTINGS)  # before anything here imports Ray
     with credentials(address), contextlib.ExitStack() as held:
-        import ray
-
         for name in ("ray", "ray.tune", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         # That the dashboard is late harms nothing.
@@ -102,7 +100,6 @@ def _join(address: str, **settings: Any) -> None:
 
 def _start(folder: str, **settings: Any) -> None:
     """Start a Ray of this process alone. Raises SagasrError when it does not come up, however often it is tried."""
-    import ray
 
     for left in reversed(range(STARTS)):
         try:
