@@ -312,6 +312,7 @@ class Lanes:
         """Keep the lane for the sake of what it holds."""
         with self._lock:
             if self._lane is not None:
+                self._lane.hold()
                 self._holding.append(self._lane)
                 self._lane = None
 

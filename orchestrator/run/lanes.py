@@ -53,7 +53,10 @@ class Need(NamedTuple):
 
 @dataclass
 class Book:
-    """What the exchange knows of one lane. ``reports``: by training and worker, what went wrong, or None."""
+    """What the exchange knows of one lane. ``reports``: by training and worker, what went wrong, or None.
+
+    ``held``: its workers wait however long it takes, so that nobody else gets their GPU.
+    """
 
     workers: int
     size: tuple[float, float] = (0.0, 0.0)  # the GPUs and CPUs of all workers
@@ -61,12 +64,13 @@ class Book:
     tasks: list[Parameters | None] = field(default_factory=list)
     reports: dict[int, dict[int, Problem | None]] = field(default_factory=dict)
     gpus: dict[int, Gpu | None] = field(default_factory=dict)
+    held: bool = False
     closed: bool = False
 
     @property
     def works(self) -> bool:
-        """Whether it holds what its workers need."""
-        return len(self.gpus) == self.workers and not self.closed
+        """Whether it holds what its workers need, and will give it back."""
+        return len(self.gpus) == self.workers and not self.closed and not self.held
 
     @property
     def waits(self) -> bool:
@@ -134,6 +138,7 @@ class Exchange:
         async with self._news:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait_for(lambda: number < len(book.tasks) or book.closed), IDLE_S)
+            await self._news.wait_for(lambda: not book.held or book.closed)
             if number < len(book.tasks):
                 return book.tasks[number]
             book.closed = True
@@ -159,6 +164,11 @@ class Exchange:
         book = self._books[lane]
         book.tasks[number] = None  # of no more use
         return [problem for _, problem in sorted(book.reports.pop(number, {}).items()) if problem]
+
+    async def hold(self, lane: str) -> None:
+        """Have a lane's workers wait until it is closed, for the sake of the GPU that they hold."""
+        if book := self._books.get(lane):
+            book.held = True
 
     async def close(self, lane: str) -> None:
         """Send a lane's workers home once they have done what they have."""
@@ -265,6 +275,11 @@ class Lane:
         asked = self._exchange.gpu.remote(self.name)
         ready = bool(ray.wait([asked], timeout=wait_s)[0])
         return ready, ray.get(asked) if ready else None
+
+    def hold(self) -> None:
+        """Have the workers wait until ``close``, with no training."""
+        with contextlib.suppress(RayError):
+            ray.get(self._exchange.hold.remote(self.name), timeout=CLOSE_S)
 
     def close(self) -> None:
         """Let the run end by itself, after its training."""

@@ -97,3 +97,21 @@ def test_the_lane_of_a_driver_that_was_lost_holds_up_nobody() -> None:
         assert await asyncio.wait_for(exchange.turn("small"), 10)
 
     asyncio.run(story())
+
+
+def test_a_lane_ends_after_a_while_without_a_training_unless_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "IDLE_S", 0.05)
+
+    async def story() -> None:
+        exchange = Exchange()
+        for lane in ("idle", "held"):
+            await working(exchange, lane, SMALL)
+        await exchange.hold("held")
+        waiting = asyncio.create_task(exchange.take("held", 0))
+        assert await exchange.take("idle", 0) is None
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await exchange.close("held")
+        assert await waiting is None
+
+    asyncio.run(story())
