@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]
 
 Commands of their own are ``tests.benchmarks.planning`` (plans of 1,000 and 10,000 cells), ``finished`` (a sweep that
-has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one), ``report``
+has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one), ``makespan``, ``report``
 and ``chaos``.
 
 Without names all rows run (about ten minutes of processor time); ``gpu`` names all that want a GPU. Each runs in a
