@@ -58,7 +58,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"tune-{plan.name}",
             storage_path=str(scratch),
-            callbacks=[_watch(ends, names, plan.space.grid.early_stopping)],
+            callbacks=[watch(ends, names, plan.space.grid.early_stopping)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -176,7 +176,7 @@ def why_stopped(rule: EarlyStopping, step: int) -> str:
     return f"asha: behind the others at step {step}"
 
 
-def _watch(ends: TrialEnds, names: Mapping[str, str], rule: EarlyStopping) -> Any:
+def watch(ends: TrialEnds, names: Mapping[str, str], rule: EarlyStopping) -> Any:
     """Return a Tune callback that notes what the scheduler stopped, says why a trial ended, and watches the nodes."""
     import ray
     from ray.tune import Callback
