@@ -1,6 +1,5 @@
 """A sweep as an experiment of Ray Tune: factors and seeds are its search space. What Tune writes is never read."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from orchestrator.grid.space import EarlyStopping
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.trial_ends import TrialEnds
-from orchestrator.run.worker import METRIC, TIME
+from orchestrator.run.worker import METRIC, TIME, point_key, point_of
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
 
@@ -38,7 +37,7 @@ def run_trials(
 
     from orchestrator.run.driver import Driver
 
-    by_point = {point_key(point_of(trial)): trial for trial in trials}
+    by_point = {point_key(point_of(trial.levels, trial.seed)): trial for trial in trials}
     told = {key: tasks[trial.id] for key, trial in by_point.items()}
     names = {key: trial.id for key, trial in by_point.items()}
     tuner = tune.Tuner(
@@ -79,16 +78,6 @@ def search_space(plan: Plan) -> dict[str, Any]:
     return {**space, "seed": tune.grid_search(list(plan.seeds))}
 
 
-def point_of(trial: Trial) -> dict[str, Any]:
-    """Return the point of the search space that a trial is: its configuration, as Tune shows it."""
-    return {**trial.levels, "seed": trial.seed}
-
-
-def point_key(point: Mapping[str, Any]) -> str:
-    """Return a point as one text."""
-    return json.dumps(point, sort_keys=True)
-
-
 def _search(schedule: Schedule, begin: Callable[[Trial], object], unneeded: Callable[[Trial], object]) -> Any:
     """Return the search algorithm of Tune's that asks the schedule: its grid cannot say what is missing, or decided."""
     from ray.tune.search import Searcher
@@ -107,7 +96,7 @@ def _search(schedule: Schedule, begin: Callable[[Trial], object], unneeded: Call
                 return Searcher.FINISHED if schedule.over else None
             begin(trial)
             self._trials[trial_id] = trial.id
-            return point_of(trial)
+            return point_of(trial.levels, trial.seed)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             for trial in schedule.end(self._trials.pop(trial_id)):
@@ -126,7 +115,9 @@ def scheduler(plan: Plan, trials: Sequence[Trial]) -> Any:
     """Return what stops trials on their validation curves, or None to run every trial to its end."""
     rule = plan.space.grid.early_stopping
     if rule.policy == "plateau":
-        return _plateau(rule, {point_key(point_of(trial)): trial.config.training.steps for trial in trials})
+        return _plateau(
+            rule, {point_key(point_of(trial.levels, trial.seed)): trial.config.training.steps for trial in trials}
+        )
     if rule.policy != "asha":
         return None
     from ray.tune.schedulers import AsyncHyperBandScheduler

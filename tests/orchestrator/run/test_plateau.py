@@ -9,8 +9,8 @@ from orchestrator.grid.read import read_space
 from orchestrator.grid.space import EarlyStopping
 from orchestrator.plan.plan import Plan, Trial, make_plan
 from orchestrator.run.trial_ends import TrialEnds
-from orchestrator.run.tune import is_plateau, point_key, point_of, scheduler, watch, why_stopped
-from orchestrator.run.worker import METRIC, TIME
+from orchestrator.run.tune import is_plateau, scheduler, watch, why_stopped
+from orchestrator.run.worker import METRIC, TIME, point_key, point_of
 from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.training.trial_log import Status, read_status, write_status
 from tests.orchestrator.run.chaos import plan_of, tables
@@ -49,7 +49,7 @@ def plan(make_grid: Any, tmp_path: Any) -> Plan:
 
 def decided(plan: Plan, trial: Trial, curve: list[tuple[int, float]]) -> list[str]:
     """Return what the scheduler answers to each validation of a trial, by its loss."""
-    rule, known = scheduler(plan, plan.trials), SimpleNamespace(trial_id="t", config=point_of(trial))
+    rule, known = scheduler(plan, plan.trials), SimpleNamespace(trial_id="t", config=point_of(trial.levels, trial.seed))
     return [rule.on_trial_result(None, known, {TIME: step, METRIC: loss}) for step, loss in curve]
 
 
@@ -75,18 +75,18 @@ def test_the_reason_of_a_stop_names_rule_metric_and_step() -> None:
 
 def test_tunes_result_says_why_a_trial_ended(plan: Plan) -> None:
     first, second = plan.trials[:2]
-    points = {point_key(point_of(trial)): trial.id for trial in (first, second)}
+    points = {point_key(point_of(trial.levels, trial.seed)): trial.id for trial in (first, second)}
     told = watch(TrialEnds(plan.storage), points, plan.space.grid.early_stopping)
     stopped = {TIME: 40, METRIC: 2.0, "done": True}
-    told.on_trial_result(1, [], SimpleNamespace(config=point_of(first)), stopped)
+    told.on_trial_result(1, [], SimpleNamespace(config=point_of(first.levels, first.seed)), stopped)
     assert stopped["reason"] == "plateau: val/lsd improved by no more than 0.05 in 2 validations, at step 40"
     assert stop_reason(plan.paths.trial(first.id)) == stopped["reason"]
     failed = {TIME: 40, METRIC: inf, "done": True, "ended": True}
     write_status(plan.paths.trial(second.id), Status(state="failed", step=40, steps=80, reason="behind its own input"))
-    told.on_trial_result(1, [], SimpleNamespace(config=point_of(second)), failed)
+    told.on_trial_result(1, [], SimpleNamespace(config=point_of(second.levels, second.seed)), failed)
     assert failed["reason"] == "behind its own input"
     going = {TIME: 40, METRIC: 2.0, "done": False}
-    told.on_trial_result(1, [], SimpleNamespace(config=point_of(first)), going)
+    told.on_trial_result(1, [], SimpleNamespace(config=point_of(first.levels, first.seed)), going)
     assert "reason" not in going
 
 
