@@ -1,1 +1,1 @@
-"""A plan is run on Ray: batches, drivers, workers, watchdogs and retries, and the tables at the end."""
+"""A plan is run on Ray: schedule, lanes, drivers, workers, watchdogs and retries, and the tables at the end."""

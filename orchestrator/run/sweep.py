@@ -151,7 +151,7 @@ def _train(
         plan.storage.send(plan.paths.of(trial.id).record)
 
     def unneeded(trial: Trial) -> None:
-        ends.release(trial.id, "not needed: the looks have decided", launch.token)
+        ends.release(trial.id, "no longer needed, as the looks have decided,", launch.token)
 
     view.phase = "encoding recordings"
     stores, broken = encode_all(plan, waiting)
