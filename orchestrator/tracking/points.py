@@ -86,8 +86,8 @@ def milliseconds(seconds: float) -> int:
 class Offsets:
     """What one tracking server has, an entry per replicate. Losing the file only costs time.
 
-    An entry holds the ``run``, the last step and value that was ``sent`` of each curve, whether it has its ``params``,
-    and the ``state`` it ended in. Where ``sent`` is missing, nobody knows what arrived, and the server is asked.
+    An entry holds the ``run``, the last step and value that was ``sent`` of each curve, the digest of what the run says
+    ``about`` its replicate, and the ``state`` it ended in. Where ``sent`` is missing, nobody knows what arrived, and the server is asked.
     """
 
     def __init__(self, paths: SweepPaths, uri: str) -> None:

@@ -15,7 +15,7 @@ from orchestrator.analysis.tables import has_levels
 from orchestrator.plan.plan import Plan
 from orchestrator.sweep_folder.redact import plain
 from orchestrator.tracking.client import connect, reason_of, search_runs
-from orchestrator.tracking.mlflow_internals import ARTIFACTS, KIND, links
+from orchestrator.tracking.mlflow_internals import ARTIFACTS, links
 
 MAX_COMPARED = 8  # runs in the saved comparison
 
@@ -33,7 +33,6 @@ def publish(plan: Plan, page: Path, effects: pd.DataFrame, compared: Sequence[st
             return []
         parent = parents[0].info.run_id
         client.log_artifact(parent, str(page), ARTIFACTS)
-        client.set_experiment_tag(experiment.experiment_id, *KIND)
         client.log_batch(parent, _effect_metrics(effects, int(page.stat().st_mtime * 1_000)))
         replicates = search_runs(client, experiment.experiment_id, "replicate")
         run_ids = {run.data.tags["sagasr.replicate"]: run.info.run_id for run in replicates}
