@@ -11,6 +11,10 @@ from urllib.parse import quote
 
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
 KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI shows trainings, not conversations with models
+PLACES = (  # columns of its database that say where artifacts lie
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+)
 MAX_CURVES = 24  # runs in the saved chart
 ARTIFACTS, PAGE = "report", "index.html"
 
@@ -27,11 +31,11 @@ def move_artifacts(database_file: Path, experiment: Any, place: str) -> None:
     before = experiment.artifact_location
     if before != place and before.endswith(place[place.rindex("/mlartifacts/") :]):
         with contextlib.closing(sqlite3.connect(database_file)) as database, database:
-            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            for table, column in PLACES:
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
-                    (place, len(before) + 1, experiment.experiment_id, len(before), before),
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (place, len(before) + 1, before, len(before) + 1, f"{before}/"),
                 )
 
 
