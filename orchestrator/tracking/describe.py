@@ -93,11 +93,16 @@ class Descriptions:
 
     @cached_property
     def _keys(self) -> list[str]:
-        """Return which settings are params: first those in which cells differ, of factors of a user's own too."""
+        """Return which settings are params: first those in which cells differ, of factors of a user's own too.
+
+        Not one that is in every cell called as a factor's level is.
+        """
         cells = list(self._settings.values())
-        keys = [key for cell in cells for key in cell if len({json.dumps(one.get(key)) for one in cells}) > 1]
-        common = set(cells[0]).intersection(*cells)
-        return [key for key in dict.fromkeys([*keys, *MAIN]) if key in common and key not in NO_PARAMS]
+        told = {tuple(cell.levels[name] for cell in self.plan.cells) for name in self.plan.space.factors}
+        columns = {key: tuple(str(cell.get(key)) for cell in cells) for cell in cells for key in cell}
+        common = [key for key in columns if all(key in cell for cell in cells) and key not in NO_PARAMS]
+        differ = [key for key in common if len(set(columns[key])) > 1 and columns[key] not in told]
+        return differ + [key for key in MAIN if key in common and len(set(columns[key])) == 1]
 
     def _profile(self, data: Data, context: str) -> str:
         """Return the number of recordings, and their length together where that is soon known."""

@@ -49,7 +49,8 @@ def publish(
         first_seed = [run.info.run_id for run in replicates if run.data.params.get("seed") == str(plan.seeds[0])]
         side_by_side = [run_ids[name] for name in compared if name in run_ids][:MAX_COMPARED]
         metric = f"val/{plan.metric}"
-        shown = links(plan.tracking_uri, experiment.experiment_id, parent, side_by_side, first_seed, metric)
+        lower = plan.space.metrics[plan.metric] == "lower"
+        shown = links(plan.tracking_uri, experiment.experiment_id, parent, side_by_side, first_seed, metric, lower)
     except Exception as error:  # noqa: BLE001 - whatever a server answers, the page is there
         return [f"report not in MLflow yet: {plain(reason_of(error), 200)}; the same command sends it again"]
     return [*shown, *_send_models(client, experiment.experiment_id, plan, run_ids, roles or {}, name)]
