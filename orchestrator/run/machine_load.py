@@ -35,9 +35,10 @@ def _sample(file: Path, over: threading.Event) -> None:
         now = _cpu_ticks()
         metrics = {"cpu_utilization_percentage": _busy(before, now), **_memory(), **_gpu()}
         before = now
-        record = {"time": round(time.time(), 3), "metrics": {k: round(v, 1) for k, v in metrics.items() if v >= 0}}
+        known = {name: round(value, 1) for name, value in metrics.items() if value >= 0}
+        record = {"time": round(time.time(), 3), "metrics": known}
         with contextlib.suppress(OSError), file.open("a", encoding="utf-8") as handle:  # no room is told elsewhere
-            if not over.is_set():
+            if known and not over.is_set():
                 handle.write(json.dumps(record) + "\n")
 
 
