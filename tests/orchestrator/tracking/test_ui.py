@@ -37,6 +37,10 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 OWN = {"baseline": "slow", "levels": {"slow": {}, "fast": {"training.learning_rate": 1e-3, "training.clip_norm": 1}}}
 EFFECTS = pd.DataFrame({name: [] for name in ("family", "domain", "factor", "level", "estimate", "low", "high")})
 TEXT = "document.body.innerText"
+HEADERS = "[...document.querySelectorAll('[role=columnheader]')].map((one) => one.innerText.trim())"
+PRESS = "[...document.querySelectorAll('button')].find((one) => one.innerText.trim().startsWith('%s')).click()"
+CHOOSE = """[...document.querySelectorAll("span, div")].filter((one) =>
+  !one.children.length && one.textContent.trim() === "%s").at(-1).click()"""
 DRAWN = "[...document.querySelectorAll('svg text')].map((one) => one.textContent.trim())"
 
 
@@ -101,6 +105,11 @@ async def look(port: int, lines: list[str], run: str) -> dict[str, Any]:
             page, seen = Browser(socket), {}
             await page.go(address["all"])
             await page.until(TEXT, "text=caption pace=fast seed=1", "8 matching runs", "Show more columns")
+            await page.value(PRESS % "Show more columns")
+            await page.until(TEXT, "Reset to defaults")
+            for factor in ("pace", "text"):
+                await page.value(CHOOSE % factor)
+            seen["columns"] = await page.until(HEADERS, "Parameters", "pace", "text")
             seen["table"] = await page.until(TEXT, "manifest.csv", "grid.yaml")
             await page.go(address["compare"])
             seen["compared"] = await page.until(TEXT, "Parallel Coordinates Plot", "Show diff only", "learning_rate")
