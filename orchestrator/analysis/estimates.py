@@ -19,6 +19,7 @@ from orchestrator.analysis.load import QUESTION, Sweep, decisive
 from orchestrator.analysis.metrics import Metric
 from orchestrator.analysis.split_plot import Layout, codes_of, layout_of
 from orchestrator.analysis.variance import Errors, Estimate, Response, errors, judge
+from orchestrator.sweep_folder.stopping import is_search
 
 SEARCH = "search mode: trials were stopped on their values, so those that finished are not a fair sample"
 MAX_STEPS = 40  # of an effect curve
@@ -70,7 +71,7 @@ def findings(sweep: Sweep, primary_only: bool = False) -> Iterator[Finding]:
     """Yield every finding, or only the primary ones: main effects on the plan's metric over all clips."""
     codes, sizes = codes_of(sweep)
     plans: dict[bytes, tuple[Layout, list[Comparison]]] = {}
-    searched = sweep.early_stopping.get("policy") == "asha" and any(lost.kind == "stopped" for lost in sweep.lost)
+    searched = is_search(sweep.early_stopping) and any(lost.kind == "stopped" for lost in sweep.lost)
     for metric, domain, response in responses(sweep):
         if primary_only and not (metric is sweep.metric and domain == "all"):
             break

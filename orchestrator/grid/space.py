@@ -30,9 +30,9 @@ STORAGE = "SAGASR_STORAGE"  # the variable that names the storage where a grid d
 
 
 class EarlyStopping(Strict):
-    """When to stop: ``blocks`` launches no more seeds once every question is decided; ``asha`` is a search."""
+    """When to stop: ``blocks`` launches no more seeds once every question is decided; the others but none search."""
 
-    policy: Literal["blocks", "asha", "none"] = "blocks"
+    policy: Literal["blocks", "asha", "plateau", "none"] = "blocks"
     metric: str = "val/lsd"
     delta: float | None = Field(0.05, gt=0, description="smallest difference that matters; only LSDs have a default")
     spending: Literal["pocock", "obrien-fleming"] = "pocock"
@@ -48,6 +48,12 @@ class EarlyStopping(Strict):
         if isinstance(tree, Mapping) and not str(tree.get("metric", "val/lsd")).startswith("val/lsd"):
             return {"delta": None, **tree}
         return tree
+
+    @model_validator(mode="after")
+    def _knows_what_counts(self) -> Self:
+        if self.policy == "plateau" and self.delta is None:
+            raise ValueError(f"plateau has no delta for {self.metric}; add the smallest improvement that counts")
+        return self
 
 
 class Budget(Strict):

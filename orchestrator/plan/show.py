@@ -19,6 +19,7 @@ from orchestrator.plan.plan import Options, Plan, Replicate, Trial
 from orchestrator.sweep_folder.design import cell_name
 from orchestrator.sweep_folder.json_files import MIN_SEEDS, read_decisions
 from orchestrator.sweep_folder.redact import redact
+from orchestrator.sweep_folder.stopping import may_stop, search_label
 from sagasr.io.errors import ConfigError, did_you_mean
 from sagasr.io.states import State
 from sagasr.metrics.table import find_metric
@@ -76,9 +77,11 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
     if stopping.delta is not None:
         matters = f"{stopping.delta:g} {known.unit if known else ''}".rstrip() + " matters"
     console.print(
-        f"design {space.grid.design}, judged by {plan.metric} ({space.metrics[plan.metric]} is better, "
-        f"{matters}), early stopping: {stopping.policy}"
+        f"design {space.grid.design}, judged by {plan.metric} ({space.metrics[plan.metric]} is better, {matters})"
     )
+    said = plan.tree["early_stopping"]
+    for line in filter(None, (*may_stop(said, len(plan.seeds)), search_label(said))):
+        console.print(line)
     trainings, replicates = len(plan.trials), len(plan.replicates)
     cells, seeds = count(len(plan.cells), "cell"), count(len(plan.seeds), "seed")
     console.print(f"{cells} x {seeds} = {count(replicates, 'replicate')}")

@@ -32,6 +32,7 @@ from orchestrator.report.sections.panels import clip_means, clip_panel, interact
 from orchestrator.report.sections.tables import effects_section, ladder_section, levels_section
 from orchestrator.report.wording import kind_of, number, remark_of, word_of
 from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.stopping import may_stop, search_label
 from sagasr.io.files import read_json, write_text
 
 LOST_SHOWN = 200
@@ -92,6 +93,8 @@ def _opening(data: PageData) -> dict[str, Any]:
         "num_seeds": sweep.valued["seed"].nunique(),
         "db": summary.DB_PER_LSD if sweep.metric.unit == "LSD" else None,
         "spared": summary.not_run(sweep),
+        "may_stop": may_stop(sweep.early_stopping, len(sweep.seeds)),
+        "search": search_label(sweep.early_stopping),
         "notes": [*sweep.notes, *data.notes],
     }
 

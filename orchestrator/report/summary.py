@@ -12,6 +12,7 @@ from orchestrator.analysis.load import Sweep
 from orchestrator.analysis.verdict import ALPHA, smallest_found
 from orchestrator.formats import count
 from orchestrator.report.wording import VERDICTS, number, word_of
+from orchestrator.sweep_folder.stopping import is_search
 from sagasr.io.states import State
 from sagasr.metrics.table import is_distance
 
@@ -36,8 +37,9 @@ def answer(sweep: Sweep, effects: pd.DataFrame, best: Mapping[str, str], means: 
 
 
 def _which_matter(sweep: Sweep, effects: pd.DataFrame) -> Markup:
-    if sweep.early_stopping.get("policy") == "asha":
-        return Markup("This sweep was made to pick a cell (asha), not to compare factors, so it names no effects.")
+    if is_search(sweep.early_stopping):
+        made = Markup("This sweep was made to pick a cell ({}), not to compare factors, so it names no effects.")
+        return made.format(sweep.early_stopping["policy"])
     groups: dict[str, list[Markup]] = {}
     for _, row in effects[effects["family"] == "primary"].iterrows():
         groups.setdefault(word_of(row["verdict"]), []).append(_level(sweep, effects, row))

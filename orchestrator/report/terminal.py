@@ -21,6 +21,7 @@ from orchestrator.report.report import Report
 from orchestrator.report.summary import answer, beside_text, dependences, not_run
 from orchestrator.report.wording import word_of
 from orchestrator.sweep_folder.design import cell_name
+from orchestrator.sweep_folder.stopping import may_stop, search_label
 from sagasr.metrics.table import is_distance
 
 WIDTH = 80
@@ -69,8 +70,9 @@ def _heading(sweep: Sweep) -> Text:
     metric = sweep.metric
     delta = f"; an effect below {metric.delta:g} does not matter" if metric.delta is not None else ""
     text.append(f"{metric.name} in {metric.unit or 'its own unit'}, {metric.better} is better{delta}.")
-    if sweep.early_stopping.get("policy") == "asha":
-        text.append("\nSearch mode (asha): made to pick a cell, not to compare factors.", style="bold")
+    text.append("".join(f"\n{line}" for line in may_stop(sweep.early_stopping, len(sweep.seeds))))
+    if label := search_label(sweep.early_stopping):
+        text.append(f"\n{label}", style="bold")
     return text
 
 

@@ -22,9 +22,8 @@ from orchestrator.run.broken_gpus import Gpu, avoid, avoided, forgive, too_few
 from orchestrator.run.lanes import Closed, Ended, Failed, Lane, Need
 from orchestrator.run.ray_internals import worker_errors
 from orchestrator.run.retries import BrokenGpu, Kind, Problem, Retries, lost, note, one_line, problem_of
-from orchestrator.run.tune import point_key
 from orchestrator.run.watchdog import START_S, end_with_parent
-from orchestrator.run.worker import METRIC, TIME, Parameters, Task
+from orchestrator.run.worker import METRIC, TIME, Parameters, Task, point_key
 from orchestrator.sweep_folder.paths import SweptTrial
 from orchestrator.sweep_folder.trial_marks import committed_step, hang_of
 from sagasr.io.errors import SagasrError
@@ -312,6 +311,7 @@ class Lanes:
         """Keep the lane for the sake of what it holds."""
         with self._lock:
             if self._lane is not None:
+                self._lane.hold()
                 self._holding.append(self._lane)
                 self._lane = None
 

@@ -8,6 +8,7 @@ none follows for ``IDLE_S``. The workers ask the ``Exchange``, one small actor o
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sagasr.config.runtime import Runtime
 
 IDLE_S = 2.0  # how long a lane waits for its next training; what it holds, others may need
 LOOK_S = 0.5  # between two looks at whether the run of a lane is over
+PATIENCE_S = 60.0  # how long a lane waits for its workers before smaller ones make room
 CLOSE_S = 5.0  # in which the exchange is to answer a driver that ends
 PEERS_WAIT_S = 1_800.0  # at least, until workers that wait for another give up
 EXCHANGE = "sagasr-exchange"
@@ -51,13 +53,28 @@ class Need(NamedTuple):
 
 @dataclass
 class Book:
-    """What the exchange knows of one lane. ``reports``: by training and worker, what went wrong, or None."""
+    """What the exchange knows of one lane. ``reports``: by training and worker, what went wrong, or None.
+
+    ``held``: its workers wait however long it takes, so that nobody else gets their GPU.
+    """
 
     workers: int
+    size: tuple[float, float] = (0.0, 0.0)  # the GPUs and CPUs of all workers
+    opened: float = field(default_factory=time.monotonic)
     tasks: list[Parameters | None] = field(default_factory=list)
     reports: dict[int, dict[int, Problem | None]] = field(default_factory=dict)
     gpus: dict[int, Gpu | None] = field(default_factory=dict)
+    held: bool = False
     closed: bool = False
+
+    @property
+    def works(self) -> bool:
+        """Whether it holds what its workers need, and will give it back."""
+        return len(self.gpus) == self.workers and not self.closed and not self.held
+
+    @property
+    def waits(self) -> bool:
+        return not self.gpus and not self.closed
 
 
 class Exchange:
@@ -68,9 +85,16 @@ class Exchange:
         self._lanes: dict[str, str] = {}  # by trial
         self._news = asyncio.Condition()
 
-    async def open(self, lane: str, workers: int) -> None:
+    async def open(self, lane: str, need: Need) -> None:
         """Add a lane whose workers will come."""
-        self._books[lane] = Book(workers)
+        self._books[lane] = Book(need.workers, (need.workers * need.gpus, need.workers * need.cpus))
+
+    async def turn(self, lane: str) -> bool:
+        """Wait until a lane may ask for its workers; return whether it is still wanted."""
+        book = self._books[lane]
+        while self._gives_way(book) and not book.closed:
+            await asyncio.sleep(LOOK_S)
+        return not book.closed
 
     async def hand(self, lane: str, trial: str, task: Parameters) -> tuple[int, str | None] | None:
         """Add a training to a lane; return its number, and the lane that had the trial before.
@@ -78,6 +102,8 @@ class Exchange:
         None where the lane is closed.
         """
         book = self._books.get(lane)
+        if book is not None and book.works and self._gives_way(book):
+            await self.close(lane)
         if book is None or book.closed:
             return None
         async with self._news:
@@ -85,7 +111,10 @@ class Exchange:
             self._news.notify_all()
         before = self._lanes.get(trial)
         self._lanes[trial] = lane
-        return len(book.tasks) - 1, before if before != lane else None
+        if before is None or before == lane:
+            return len(book.tasks) - 1, None
+        await self.close(before)
+        return len(book.tasks) - 1, before
 
     async def join(self, lane: str, rank: int, gpu: Gpu | None) -> None:
         """Note that a worker has begun, and on which GPU."""
@@ -109,6 +138,7 @@ class Exchange:
         async with self._news:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait_for(lambda: number < len(book.tasks) or book.closed), IDLE_S)
+            await self._news.wait_for(lambda: not book.held or book.closed)
             if number < len(book.tasks):
                 return book.tasks[number]
             book.closed = True
@@ -135,12 +165,26 @@ class Exchange:
         book.tasks[number] = None  # of no more use
         return [problem for _, problem in sorted(book.reports.pop(number, {}).items()) if problem]
 
+    async def hold(self, lane: str) -> None:
+        """Have a lane's workers wait until it is closed, for the sake of the GPU that they hold."""
+        if book := self._books.get(lane):
+            book.held = True
+
     async def close(self, lane: str) -> None:
         """Send a lane's workers home once they have done what they have."""
         async with self._news:
             if book := self._books.get(lane):
                 book.closed = True
                 self._news.notify_all()
+
+    def _gives_way(self, book: Book) -> bool:
+        """Return whether a larger lane has waited for long, and may have its workers once others let go of theirs.
+
+        Else small trainings, of which there is always one to go on with, would keep out one of several workers.
+        """
+        books = self._books.values()
+        overdue = [other for other in books if other.waits and time.monotonic() - other.opened > PATIENCE_S]
+        return any(other.size > book.size for other in overdue) and any(other.works for other in books)
 
     async def lane_of(self, trial: str) -> str | None:
         """Return the lane that a trial was handed to last."""
@@ -209,7 +253,7 @@ class Lane:
         self.error: BaseException | None = None
         self.over = threading.Event()
         self._exchange, self._scratch = ray.get_actor(EXCHANGE), scratch
-        ray.get(self._exchange.open.remote(self.name, need.workers))
+        ray.get(self._exchange.open.remote(self.name, need))
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
     def train(self, trial: str, parameters: Parameters) -> list[Problem]:
@@ -232,6 +276,11 @@ class Lane:
         ready = bool(ray.wait([asked], timeout=wait_s)[0])
         return ready, ray.get(asked) if ready else None
 
+    def hold(self) -> None:
+        """Have the workers wait until ``close``, with no training."""
+        with contextlib.suppress(RayError):
+            ray.get(self._exchange.hold.remote(self.name), timeout=CLOSE_S)
+
     def close(self) -> None:
         """Let the run end by itself, after its training."""
         with contextlib.suppress(RayError):
@@ -243,7 +292,8 @@ class Lane:
 
     def _run(self) -> None:
         try:
-            self._trainer().fit()
+            if ray.get(self._exchange.turn.remote(self.name)):
+                self._trainer().fit()
         except BaseException as error:  # noqa: BLE001 - of any kind: the driver says what follows
             self.error = error
         self.over.set()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.formats import clock_duration, number
 from orchestrator.plan.plan import Plan, Trial
+from orchestrator.sweep_folder.stopping import may_stop
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
 from sagasr.training.trial_log import Status, read_status
@@ -33,6 +34,7 @@ class View:
         self.plan, self.trials = plan, tuple(trials)
         self.started = time.monotonic()
         self.phase = "starting"
+        self._may_stop = may_stop(plan.tree["early_stopping"], len(plan.seeds))
         self._before = self.statuses()
         self._paced_from: tuple[float, float] | None = None  # time and trainings done when the first one was running
         self._ended: set[str] = set()
@@ -119,7 +121,8 @@ class View:
             )
         rest = len(self.trials) - SHOWN
         more = [Text(f"… and {rest} more", style="dim")] if rest > 0 else []
-        return Group(Text(self.headline(statuses), style="bold", no_wrap=True, overflow="ellipsis"), table, *more)
+        head = Text(self.headline(statuses), style="bold", no_wrap=True, overflow="ellipsis")
+        return Group(head, *(Text(line, style="dim") for line in self._may_stop), table, *more)
 
 
 @contextmanager

@@ -17,7 +17,6 @@ CHECKED_WITH = "2.60.0"
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # 2 s by default, of which every start and end of a training waits one
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "100000000",  # years, as a trial waits for its turn; 60 s by default
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a log is there twice
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # else one trial without a report ends the whole sweep
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's returns as if all were well
@@ -30,9 +29,10 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that was given no GPU sees none, instead of all
     "PYTHONWARNINGS": "ignore",
 }
-# On one machine no node is preempted, and no dashboard is needed to know who is alive.
+# On one machine no node is preempted, and no dashboard is there to show metrics or needed to know who is alive.
 LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_agent_register_timeout_ms": "300000",  # 30 s by default, after which a node on a busy machine ends itself
 }
 SERVICES_LOGGER = "ray._private.services"

@@ -23,10 +23,10 @@ class TrialEnds:
         self.storage = storage
         self._stopping: set[str] = set()  # stopped early, by workers that may live a few steps more
 
-    def stop(self, trial: str, step: int) -> None:
+    def stop(self, trial: str, reason: str, step: int) -> None:
         """Tell the worker of a trial that the search has stopped it."""
         files = self.storage.paths.of(trial)
-        mark_stopped(files.root, f"asha: behind the others at step {step}", step)
+        mark_stopped(files.root, reason, step)
         self.storage.send(files.stopped)
         self._stopping.add(trial)
 
@@ -35,6 +35,11 @@ class TrialEnds:
         files = self.storage.paths.of(trial)
         mark_unneeded(files.root, reason, launch)
         self.storage.send(files.stopped)
+
+    def reason(self, trial: str) -> str:
+        """Return why a trial ended or is to end; nothing where it has simply finished."""
+        status = self._status(trial)
+        return stop_reason(self.storage.paths.trial(trial)) or (status.reason if status else "")
 
     def end_stopped(self, wait_s: float = 0.0) -> None:
         """Write the status of trials that were stopped, once their workers have let go or ``wait_s`` is over."""

@@ -1,15 +1,15 @@
 """A sweep as an experiment of Ray Tune: factors and seeds are its search space. What Tune writes is never read."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.grid.space import EarlyStopping
 from orchestrator.plan.plan import Plan, Trial
 from orchestrator.run.schedule import Schedule
 from orchestrator.run.trial_ends import TrialEnds
-from orchestrator.run.worker import METRIC, TIME
+from orchestrator.run.worker import METRIC, TIME, point_key, point_of
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
 
@@ -37,7 +37,7 @@ def run_trials(
 
     from orchestrator.run.driver import Driver
 
-    by_point = {point_key(point_of(trial)): trial for trial in trials}
+    by_point = {point_key(point_of(trial.levels, trial.seed)): trial for trial in trials}
     told = {key: tasks[trial.id] for key, trial in by_point.items()}
     names = {key: trial.id for key, trial in by_point.items()}
     tuner = tune.Tuner(
@@ -48,7 +48,7 @@ def run_trials(
             mode="min",
             search_alg=_search(schedule, begin, unneeded),
             num_samples=len(trials),
-            scheduler=_scheduler(plan, trials),
+            scheduler=scheduler(plan, trials),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=lambda trial: names[point_key(trial.config)],
@@ -57,7 +57,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"tune-{plan.name}",
             storage_path=str(scratch),
-            callbacks=[_watch(ends, names)],
+            callbacks=[watch(ends, names, plan.space.grid.early_stopping)],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -78,16 +78,6 @@ def search_space(plan: Plan) -> dict[str, Any]:
     return {**space, "seed": tune.grid_search(list(plan.seeds))}
 
 
-def point_of(trial: Trial) -> dict[str, Any]:
-    """Return the point of the search space that a trial is: its configuration, as Tune shows it."""
-    return {**trial.levels, "seed": trial.seed}
-
-
-def point_key(point: Mapping[str, Any]) -> str:
-    """Return a point as one text."""
-    return json.dumps(point, sort_keys=True)
-
-
 def _search(schedule: Schedule, begin: Callable[[Trial], object], unneeded: Callable[[Trial], object]) -> Any:
     """Return the search algorithm of Tune's that asks the schedule: its grid cannot say what is missing, or decided."""
     from ray.tune.search import Searcher
@@ -106,7 +96,7 @@ def _search(schedule: Schedule, begin: Callable[[Trial], object], unneeded: Call
                 return Searcher.FINISHED if schedule.over else None
             begin(trial)
             self._trials[trial_id] = trial.id
-            return point_of(trial)
+            return point_of(trial.levels, trial.seed)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             for trial in schedule.end(self._trials.pop(trial_id)):
@@ -121,9 +111,13 @@ def _search(schedule: Schedule, begin: Callable[[Trial], object], unneeded: Call
     return Search()
 
 
-def _scheduler(plan: Plan, trials: Sequence[Trial]) -> Any:
-    """Return ASHA on the validation curve, or None to run every trial to its end."""
+def scheduler(plan: Plan, trials: Sequence[Trial]) -> Any:
+    """Return what stops trials on their validation curves, or None to run every trial to its end."""
     rule = plan.space.grid.early_stopping
+    if rule.policy == "plateau":
+        return _plateau(
+            rule, {point_key(point_of(trial.levels, trial.seed)): trial.config.training.steps for trial in trials}
+        )
     if rule.policy != "asha":
         return None
     from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -137,8 +131,44 @@ def _scheduler(plan: Plan, trials: Sequence[Trial]) -> Any:
     )
 
 
-def _watch(ends: TrialEnds, names: Mapping[str, str]) -> Any:
-    """Return a Tune callback that notes which trials the scheduler stopped, and sees that there still is a node."""
+def _plateau(rule: EarlyStopping, steps: Mapping[str, int]) -> Any:
+    """Return a scheduler that stops a trial at a plateau, if before its last step: a trial that is stopped is unscored.
+
+    Tune's ``TrialPlateauStopper`` asks how far the last values scatter: a trial that gets worse would go on.
+    """
+    from ray.tune.schedulers import FIFOScheduler
+
+    class Plateau(FIFOScheduler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._curves: dict[str, dict[int, float]] = {}
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
+            step, curve = result[TIME], self._curves.setdefault(trial.trial_id, {})
+            curve[step] = result[METRIC]  # again where a driver was lost and its trial starts anew
+            seen = [value for at, value in sorted(curve.items()) if 0 < at <= step]
+            stop = step < steps[point_key(trial.config)] and is_plateau(seen, rule)
+            return str(self.STOP if stop else self.CONTINUE)
+
+    return Plateau()
+
+
+def is_plateau(losses: Sequence[float], rule: EarlyStopping) -> bool:
+    """Return whether the last ``patience`` validations of a trial are better than all before by no more than delta."""
+    before, last = losses[: -rule.patience], losses[-rule.patience :]
+    return len(losses) > rule.grace and bool(before) and min(last) >= min(before) - (rule.delta or 0.0)
+
+
+def why_stopped(rule: EarlyStopping, step: int) -> str:
+    """Return why a search has stopped a trial."""
+    if rule.policy == "plateau":
+        gain = f"improved by no more than {rule.delta:g} in {rule.patience} validations"
+        return f"plateau: {rule.metric} {gain}, at step {step}"
+    return f"asha: behind the others at step {step}"
+
+
+def watch(ends: TrialEnds, names: Mapping[str, str], rule: EarlyStopping) -> Any:
+    """Return a Tune callback that notes what the scheduler stopped, says why a trial ended, and watches the nodes."""
     import ray
     from ray.tune import Callback
 
@@ -147,10 +177,12 @@ def _watch(ends: TrialEnds, names: Mapping[str, str]) -> Any:
     class Watch(Callback):  # type: ignore[misc]
         looked = time.monotonic()
 
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            last = trial.last_result or {}
-            if not last.get("ended"):
-                ends.stop(names[point_key(trial.config)], int(last.get(TIME, 0)))
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            name = names[point_key(trial.config)]
+            if result.get("done") and not result.get("ended"):
+                ends.stop(name, why_stopped(rule, result[TIME]), result[TIME])
+            if result.get("done"):
+                result["reason"] = ends.reason(name)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             free_lane(names[point_key(trial.config)])

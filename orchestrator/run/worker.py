@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import functools
 import gc
+import json
 import math
 import os
 import socket
@@ -33,6 +34,16 @@ from sagasr.model.counts import CONTEXT
 METRIC, TIME = "loss", "step"  # what Tune is told after a validation: the smaller the better, and where
 TAKEOVER_S = 60.0  # how long a new worker waits for the one it replaces to be gone
 Parameters = Mapping[str, Any]  # task (JSON), attempt, micro_batches
+
+
+def point_of(levels: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """Return the point of the search space that a trial is: its configuration, as Tune shows it."""
+    return {**levels, "seed": seed}
+
+
+def point_key(point: Mapping[str, Any]) -> str:
+    """Return a point as one text."""
+    return json.dumps(point, sort_keys=True)
 
 
 class Task(Strict):

@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 uv run python -m tests.benchmarks [NAME ...] [--quick]
 
 Commands of their own are ``tests.benchmarks.planning`` (plans of 1,000 and 10,000 cells), ``finished`` (a sweep that
-has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one), ``report``
-and ``chaos``.
+has nothing left to do), ``overhead`` (sweeps of cells that do nothing), ``nodes`` (two nodes against one),
+``makespan`` (blocks without a wait), ``report`` and ``chaos``.
 
 Without names all rows run (about ten minutes of processor time); ``gpu`` names all that want a GPU. Each runs in a
 process of its own: what one side does to its process is not carried into the next row. A row whose two sides do not

@@ -597,7 +597,7 @@ BLOCKS = {"policy": "blocks", "metric": "val/lsd", "delta": 0.05, "spending": "p
 
 
 def test_blocks_report_repeated_intervals_on_complete_blocks_alone(tmp_path: Path) -> None:
-    rows = noisy_grid(TWO, 4, {"text": -0.2})
+    rows = noisy_grid(TWO, 4, {"text": -0.4, "size": -0.05}, sigma=0.1)  # of which one is too near the margin to stop
     partial = rows[: 3 * 8 + 5]  # the fourth block is under way
     write_sweep(tmp_path, partial, TWO, delta=0.05, early_stopping=BLOCKS, seeds=list(range(6)), expected_replicates=48)
     sweep = read_sweep(tmp_path)

@@ -95,11 +95,14 @@ def test_an_effect_that_is_sure_and_small_is_said_to_be_less_than_matters(tmp_pa
     assert re.search(r"rolloff = on \(−0\.\d+ LSD\)", text)
 
 
-def test_search_mode_is_headed_so(tmp_path: Path) -> None:
-    rows = noisy_grid(TWO, 3, {})
-    rows[0]["status"] = "stopped"
-    text = shown(written(tmp_path, rows, early_stopping={"policy": "asha"}))
-    assert "Search mode" in text
+@pytest.mark.parametrize("policy", ["asha", "plateau"])
+def test_search_mode_is_headed_so(tmp_path: Path, policy: str) -> None:
+    rows = noisy_grid(TWO, 3, {"text": -0.3})
+    rows[0] |= {"status": "stopped", "reason": f"{policy}: at step 20", "lsd": float("nan")}
+    text = shown(written(tmp_path, rows, early_stopping={"policy": policy}))
+    assert f"Search mode ({policy}): made to pick a cell, not to compare factors." in text
+    assert f"made to pick a cell ({policy}), not to compare factors, so it names no effects." in " ".join(text.split())
+    assert f"({policy}: at step 20)" in text
     assert "improves" not in text
 
 

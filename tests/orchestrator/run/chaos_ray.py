@@ -211,7 +211,8 @@ STRIKES: dict[str, Callable[[Lab, Path], None]] = {
     "worker: SIGKILL": _signal(lambda lab, folder: worker_of(folder), signal.SIGKILL),
     "worker: SIGTERM (spot notice)": _signal(lambda lab, folder: worker_of(folder), signal.SIGTERM),
     "worker: SIGSTOP (frozen)": _signal(lambda lab, folder: worker_of(folder), signal.SIGSTOP),
-    "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::Driver"), signal.SIGKILL),
+    # Tune wraps the class of the drivers in one that it calls so.
+    "trial driver: SIGKILL": _signal(lambda lab, folder: lab.one("ray::_Inner"), signal.SIGKILL),
     "controller of a lane: SIGKILL": _signal(lambda lab, folder: lab.one("ray::TrainController"), signal.SIGKILL),
     "exchange: SIGKILL": _signal(lambda lab, folder: lab.one("ray::Exchange"), signal.SIGKILL),
     "raylet: SIGKILL": _raylet,

@@ -22,9 +22,11 @@ from orchestrator.plan.plan import Plan, Trial, make_plan, write_plan
 from orchestrator.plan.show import show_summary
 from orchestrator.report.report import Report, exit_code
 from orchestrator.report.terminal import render
+from orchestrator.run.progress import View
 from orchestrator.run.results import collect
 from orchestrator.run.schedule import Schedule
 from orchestrator.sweep_folder.json_files import read_looks
+from orchestrator.sweep_folder.stopping import FAILURE_RULE
 from sagasr.io.errors import DataError
 from sagasr.io.files import write_whole
 from sagasr.training.trial_log import Status, write_status
@@ -360,6 +362,36 @@ def test_the_plan_says_that_it_may_end_before(plan: Plan, make_grid, tmp_path) -
     short = make_plan(read_space(make_grid(seeds=[0, 1]), storage=str(tmp_path / "others")))
     show_summary(short, scan(short), console)
     assert "at most" not in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("stopping", "seeds", "said"),
+    [
+        ({}, 3, "early stopping (blocks): seeds, once every factor is decided"),
+        ({}, 2, "early stopping: nothing to stop with 2 seeds"),
+        ({}, 1, "early stopping: nothing to stop with 1 seed"),
+        ({"policy": "asha"}, 1, "early stopping (asha): trials that are behind the others"),
+        ({"policy": "plateau"}, 1, "early stopping (plateau): trials that no longer improve"),
+        ({"policy": "none"}, 3, "early stopping: none"),
+    ],
+)
+def test_what_may_stop_is_said_in_plan_progress_and_report(make_grid, tmp_path, stopping, seeds, said) -> None:
+    grid = make_grid(seeds=list(range(seeds)), early_stopping=stopping)
+    plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps")))
+    write_plan(plan)
+    for trial in plan.trials:
+        finish(plan, trial.seed)
+    collect(plan, scan(plan))
+    console = Console(width=80, record=True)
+    show_summary(plan, scan(plan), console)
+    console.print(View(plan, plan.trials))
+    sweep = read_sweep(plan.folder)
+    console.print(render(Report(sweep, effects(sweep))))
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert lines.count(said) == 3
+    assert lines.count(FAILURE_RULE) == 3
+    search = f"Search mode ({stopping.get('policy')}): made to pick a cell, not to compare factors."
+    assert lines.count(search) == (2 if stopping.get("policy") in ("asha", "plateau") else 0)
 
 
 def shown(parts: Any) -> str:
