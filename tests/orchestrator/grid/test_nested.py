@@ -517,7 +517,8 @@ def test_trainings_with_unlike_variants_are_judged_with_the_error_they_have(tmp_
 def test_one_at_a_time_compares_a_factor_where_it_acts(make_grid, tmp_path):
     """From the grid file to the effects: what the plan writes is what the analysis reads."""
     lfr = {"lfr": ["off", "hard"], "lfr_ratio": {"levels": ["off", "on"], "under": {"lfr": "hard"}}}
-    grid = make_grid(factors=lfr | {"text": ["off", "caption"]}, design="one-at-a-time", storage=str(tmp_path))
+    keys = {"design": "one-at-a-time", "early_stopping": {"policy": "none"}}
+    grid = make_grid(factors=lfr | {"text": ["off", "caption"]}, storage=str(tmp_path), **keys)
     plan = make_plan(read_space(grid, seeds=[0, 1, 2]))
     write_plan(plan)
     rows = [{**row.levels, "cell": row.cell, "seed": row.seed, "trial": row.trial} for row in plan.replicates]

@@ -423,7 +423,7 @@ def test_a_sweep_stops_launching_seeds_when_its_answer_is_in(tmp_path: Path) -> 
     after = account.decided_after
     assert after in (2, 3)
     ran = {trial.seed for trial in plan.trials if plan.paths.of(trial.id).status.exists()}
-    assert ran == set(range(after))
+    assert set(range(after)) <= ran <= set(range(after + 1))  # the next block may have begun, and was ended
     assert f"not needed (decided after block {after})" in " ".join(done.stdout.split())
     before = (plan.folder / "looks.json").read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, timeout=1_800)
