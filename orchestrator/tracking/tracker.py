@@ -189,13 +189,15 @@ class Tracker:
             return
         if status.state.final:
             self._send_files(runs, run, trial, row)
-            devices = "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices)
-            for tag, value in (("sagasr.device", devices), ("sagasr.reason", status.reason)):
-                if value:
-                    runs.client.set_tag(run, tag, plain(value, TAG_LENGTH))
+            if devices := "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices):
+                runs.client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
         if status.state in RUN_STATUS:
+            if status.reason:
+                runs.client.set_tag(run, "sagasr.reason", plain(status.reason, TAG_LENGTH))
+            elif entry.get("has_reason"):  # of an end that it has gone on from
+                runs.client.delete_tag(run, "sagasr.reason")
             runs.client.set_terminated(run, RUN_STATUS[status.state], milliseconds(status.updated))
-        self._offsets.set(row.id, {**entry, "state": status.state})
+        self._offsets.set(row.id, {**entry, "state": status.state, "has_reason": bool(status.reason)})
 
     def _send_files(self, runs: SweepRuns, run: str, trial: Trial, row: Replicate) -> None:
         from PIL import Image
