@@ -14,6 +14,7 @@ from pathlib import Path
 
 EVERY_S = 10.0  # between two samples at first, as MLflow has it …
 SHARE = 0.01  # … and then so much of the time since: a day has about 600 samples
+JOIN_S = 1.0  # in which a thread ends that no GPU keeps waiting
 STAT, MEMORY = Path("/proc/stat"), Path("/proc/meminfo")
 
 
@@ -27,6 +28,7 @@ def sampled(file: Path) -> Iterator[None]:
         yield
     finally:
         over.set()
+        thread.join(JOIN_S)
 
 
 def _sample(file: Path, over: threading.Event) -> None:
