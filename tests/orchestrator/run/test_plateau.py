@@ -13,7 +13,7 @@ from orchestrator.run.tune import is_plateau, scheduler, watch, why_stopped
 from orchestrator.run.worker import METRIC, TIME, point_key, point_of
 from orchestrator.sweep_folder.trial_marks import stop_reason
 from sagasr.training.trial_log import Status, read_status, write_status
-from tests.orchestrator.run.chaos import plan_of, tables
+from tests.orchestrator.run.chaos import tables
 from tests.orchestrator.run.test_sweep import run, runs_of, write_grid
 from tests.processes import SLOWLY
 
@@ -100,10 +100,13 @@ def test_a_trial_at_a_plateau_is_stopped_and_says_so_in_mlflow_terminal_and_repo
     rate = {"baseline": "sane", "levels": {"sane": {}, "idle": {"training.learning_rate": 1e-9}}}
     rule = {"policy": "plateau", "grace": 1, "patience": 2, "delta": 1e-4}
     grid = write_grid(tmp_path, factors={"rate": rate}, early_stopping=rule)
-    arguments = ("--max-concurrent", "1", "--set", "training.steps=80", "--set", "validation.every=5")
+    settings = {"training.steps": 80, "validation.every": 5}
+    arguments = ["--max-concurrent", "1"]
+    for name, value in settings.items():
+        arguments += ["--set", f"{name}={value}"]
     ended = run(grid, tmp_path / "sweeps", *arguments, **SLOWLY)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    plan = plan_of(grid, tmp_path / "sweeps")
+    plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps"), settings=settings))
     idle = next(trial for trial in plan.trials if trial.levels["rate"] == "idle")
     status = read_status(plan.paths.trial(idle.id))
     assert (status.state, status.step < 80) == ("stopped", True)
