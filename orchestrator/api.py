@@ -268,15 +268,20 @@ class Sweep:
         write_figure(report, folder)
         return Answer(report, page)
 
-    def publish(self, answer: Answer) -> list[str]:
-        """Send the answer to the tracking server and the storage; return a line with each place to see it."""
+    def publish(self, answer: Answer, register: str = "") -> list[str]:
+        """Send the answer to the tracking server and the storage; return a line with each place to see it.
+
+        The models of the baseline and of the best cell go with it; ``register`` names the best in MLflow's registry.
+        """
         from orchestrator.analysis.cells import best_cell, paper_cell
         from orchestrator.tracking.publish import publish, to_compare
 
         sweep = answer.report.sweep
         cells = [self.space.baseline, best_cell(sweep), paper_cell(sweep), *(step.levels for step in self.space.ladder)]
         runs = to_compare(sweep.runs, list(filter(None, cells)))
-        links = publish(self._resolved, answer.page, answer.effects, runs)
+        named = {"baseline": cells[0], "best": cells[1]}
+        roles = {role: rows[0] for role, cell in named.items() if cell and (rows := to_compare(sweep.runs, [cell]))}
+        links = publish(self._resolved, answer.page, answer.effects, runs, roles, register)
         try:
             self._storage.publish_results(lost)
         except DataError as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import signal
 import threading
@@ -70,12 +71,12 @@ def _sweep(options: argparse.Namespace) -> int:
         calibrate=options.calibrate,
         console=console,
     )
-    print_answer(sweep, console)
+    print_answer(sweep, console, options.register)
     return INTERRUPTED if outcome.interrupted else SOME_FAILED if outcome.failed else DONE
 
 
-def print_answer(sweep: "Sweep", console: "Console") -> None:
-    """Print the results tables, and once, at the end, where everything is."""
+def print_answer(sweep: "Sweep", console: "Console", register: str = "") -> None:
+    """Print the results tables, and once, at the end, where everything is; ``register`` the best cell's model."""
     from orchestrator.analysis.cells import best_trial
     from orchestrator.sweep_folder.redact import redact
 
@@ -83,7 +84,7 @@ def print_answer(sweep: "Sweep", console: "Console") -> None:
         return
     answer = sweep.analyse()
     answer.show(console)
-    links = sweep.publish(answer)
+    links = sweep.publish(answer, register)
     lines = [f"\nreport: {answer.page}", f"tables: {sweep.folder / 'results'}", f"listen: {sweep.folder / 'audio'}"]
     if trial := best_trial(answer.report.sweep):
         command = shlex.join(["sagasr-upsample", "IN", "OUT", "--checkpoint", str(sweep.folder / "trials" / trial)])
@@ -115,6 +116,7 @@ def _parser() -> cli.Parser:
     storage = "folder or URI (s3://…) of all sweeps, seen by every node (default: the grid's, SAGASR_STORAGE, ./sweeps)"
     add("--storage", metavar="DIR", help=storage)
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
+    add("--register", type=_name, default="", metavar="NAME", help="register the best cell's model in MLflow as NAME")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto; local: none (default: RAY_ADDRESS)")
     add("--max-concurrent", type=cli.positive, metavar="N", help="most trainings at once (default: as many as fit)")
     allow = "go on although recordings, the code of results or libraries changed (kept in plan.json)"
@@ -122,6 +124,12 @@ def _parser() -> cli.Parser:
     add("--yes", action="store_true", help="go on without asking, whatever the budget")
     add("--quiet", action="store_true", help="print errors only")
     return parser
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\w. -]+", text):
+        raise argparse.ArgumentTypeError(f"expected letters, digits, blanks and any of . _ - (found {text!r})")
+    return text
 
 
 def _seeds(text: str) -> list[int]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.run.machine_load import sampled
 from orchestrator.sweep_folder.paths import SweptTrial
 from orchestrator.sweep_folder.trial_marks import mark_hung, stop_mark
 from sagasr.io import lease
@@ -112,7 +113,10 @@ class Guard:
 
 @contextlib.contextmanager
 def only_writer(folder: Path, wait_s: float) -> Iterator[lease.Lease]:
-    """Hold a trial folder as the attempt that counts; a living predecessor on this machine is ended."""
+    """Hold a trial folder as the attempt that counts; a living predecessor on this machine is ended.
+
+    Meanwhile the load of the machine is sampled into it.
+    """
     with lease.held(
         SweptTrial(folder).lease,
         wait_s=wait_s,
@@ -122,4 +126,5 @@ def only_writer(folder: Path, wait_s: float) -> Iterator[lease.Lease]:
     ) as held:
         write_json(SweptTrial(folder).worker, {"pid": os.getpid()})
         SweptTrial(folder).hung.unlink(missing_ok=True)
-        yield held
+        with sampled(SweptTrial(folder).load):
+            yield held

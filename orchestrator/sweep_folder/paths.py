@@ -24,6 +24,7 @@ class SweptTrial(TrialFolder):
     record = _Inside("trial.json")  # the trial's plan entry beside its results, so that a folder explains itself
     worker = _Inside(".worker.json")  # which process trains here, and where
     hung = _Inside(".hung.json")  # how the last worker hung
+    load = _Inside("load.jsonl")  # how busy the machine was that trained it
     stopped = _Inside("stopped.json")  # the decision to stop this training early, which no resume takes back
 
 

@@ -11,7 +11,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.proxies import spare_this_machine
 from orchestrator.sweep_folder.paths import sqlite_file
 from orchestrator.sweep_folder.redact import redact
-from orchestrator.tracking.mlflow_internals import move_artifacts, stop_database_retries
+from orchestrator.tracking.mlflow_internals import KIND, move_artifacts, stop_database_retries
 from orchestrator.tracking.points import Offsets
 from sagasr.io.errors import ConfigError
 
@@ -35,6 +35,7 @@ def connect(uri: str) -> Any:
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_S)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of every run that ends
     _quieten()
     from mlflow import MlflowClient
 
@@ -98,19 +99,22 @@ def check_server(plan: Plan) -> str:
 def find_experiment(client: Any, plan: Plan) -> str:
     """Return the experiment of the sweep, found by name or created.
 
-    Without a server, its artifacts are kept in the storage.
+    Without a server, its artifacts are kept in the storage. It opens as model training, unless a user chose otherwise.
     """
     experiment = client.get_experiment_by_name(plan.name)
     file = sqlite_file(plan.tracking_uri)
     artifacts = (file.parent if file else plan.folder.parent).resolve() / "mlartifacts" / plan.name
+    kind = dict([KIND])
     if experiment is None:
         if plan.tracking_uri.startswith(("http://", "https://")):
-            return str(client.create_experiment(plan.name))  # the server knows where its artifacts go
-        return str(client.create_experiment(plan.name, artifacts.as_uri()))
+            return str(client.create_experiment(plan.name, tags=kind))  # the server knows where its artifacts go
+        return str(client.create_experiment(plan.name, artifacts.as_uri(), kind))
     if file and artifacts.is_dir():
         move_artifacts(file, experiment, artifacts.as_uri())
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
+    if KIND[0] not in experiment.tags:
+        client.set_experiment_tag(experiment.experiment_id, *KIND)
     return str(experiment.experiment_id)
 
 

@@ -1,11 +1,13 @@
 """From a trial's journal to the points of MLflow's curves, and ``.tracking.json``: what a server has of them."""
 
+import contextlib
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orchestrator.sweep_folder.paths import SweepPaths
+from orchestrator.sweep_folder.paths import SweepPaths, SweptTrial
 from orchestrator.sweep_folder.redact import redact
 from orchestrator.sweep_folder.trial_marks import committed_step
 from sagasr.io.errors import SagasrError
@@ -26,7 +28,10 @@ class Point(NamedTuple):
 
 
 def read_trial(folder: Path) -> tuple[Status | None, list[Mapping[str, Any]]]:
-    """Return a trial's status and its final records; None and nothing where there is no readable status."""
+    """Return a trial's status and its final records, with the load of its machine.
+
+    None and nothing where there is no readable status.
+    """
     try:
         status = read_status(folder)
     except SagasrError:
@@ -37,7 +42,24 @@ def read_trial(folder: Path) -> tuple[Status | None, list[Mapping[str, Any]]]:
     if not status.state.final:  # a resume will drop what no checkpoint holds
         newest = committed_step(folder)
         records = [record for record in records if record["step"] <= newest] if newest > 0 else []
-    return status, records
+    return status, records + _load(folder, status)
+
+
+def _load(folder: Path, status: Status) -> list[Mapping[str, Any]]:
+    """Return the samples of the machine's load until the status was written; their step is their number, as MLflow's.
+
+    A line that was cut short by a crash keeps its number.
+    """
+    records: list[Mapping[str, Any]] = []
+    with contextlib.suppress(OSError):
+        lines = SweptTrial(folder).load.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        for step, line in enumerate(line for line in lines if line.endswith("\n")):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                record = json.loads(line)
+                metrics = {f"system/{name}": float(value) for name, value in record["metrics"].items()}
+                if record["time"] <= status.updated:
+                    records.append({"step": step, "time": record["time"], "metrics": metrics})
+    return records
 
 
 def curves(records: Sequence[Mapping[str, Any]], variant: str, status: Status) -> list[Point]:
@@ -86,8 +108,9 @@ def milliseconds(seconds: float) -> int:
 class Offsets:
     """What one tracking server has, an entry per replicate. Losing the file only costs time.
 
-    An entry holds the ``run``, the last step and value that was ``sent`` of each curve, whether it has its ``params``,
-    and the ``state`` it ended in. Where ``sent`` is missing, nobody knows what arrived, and the server is asked.
+    An entry holds the ``run``, the last step and value that was ``sent`` of each curve, the digest of what the run says
+    ``about`` its replicate, and the ``state`` it ended in. Where ``sent`` is missing, nobody knows what arrived, and
+    the server is asked.
     """
 
     def __init__(self, paths: SweepPaths, uri: str) -> None:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from orchestrator.plan.plan import Plan, Replicate, Trial
 from orchestrator.sweep_folder.redact import plain, redact_tree
 from orchestrator.tracking.client import is_refusal, reason_of
+from orchestrator.tracking.describe import TAG_LENGTH
 from orchestrator.tracking.points import Offsets, curves, last_of, milliseconds, read_trial, unsent
-from orchestrator.tracking.runs import NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH, SweepRuns
+from orchestrator.tracking.runs import SweepRuns
 from sagasr.io.errors import SagasrError
 from sagasr.io.states import State
 from sagasr.training.trial_log import Status
@@ -134,8 +135,7 @@ class Tracker:
         refusal: Exception | None = None
         for row in trial.replicates:
             try:
-                run = runs.of(trial, row, status.started)
-                self._send_points(runs, run, row, status, records)
+                run = self._send_points(runs, trial, row, status, records)
             except Exception as error:
                 if before := self._offsets.of(row.id).get("run"):
                     self._offsets.set(row.id, {"run": before})  # nobody knows what arrived
@@ -152,11 +152,13 @@ class Tracker:
         return refusal
 
     def _send_points(
-        self, runs: SweepRuns, run: str, row: Replicate, status: Status, records: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Send the points and parameters that the run lacks."""
-        from mlflow.entities import Metric, Param
+        self, runs: SweepRuns, trial: Trial, row: Replicate, status: Status, records: Sequence[Mapping[str, Any]]
+    ) -> str:
+        """Send the points that the run of a replicate lacks, and what it says beside them; return the run."""
+        from mlflow.entities import Metric, Param, RunTag
 
+        about = runs.descriptions.of(trial, row)
+        run = runs.of(trial, row, about, status.started)
         entry = self._offsets.of(row.id)
         points = curves(records, row.variant, status)
         if "sent" in entry:
@@ -167,14 +169,18 @@ class Tracker:
             known = {(point.name, point.step) for point in there}
             new = [point for point in points if (point.name, point.step) not in known]
             sent = last_of([*there, *new])
-        levels = {} if entry.get("params") else {**row.levels, "seed": str(row.seed)}
-        params = [Param(plain(name, NAME_LENGTH), plain(value, PARAM_LENGTH)) for name, value in levels.items()]
+        is_described = entry.get("about") == about.digest
+        params = [] if is_described else [Param(*item) for item in runs.params(row, about).items()]
+        tags = [] if is_described else [RunTag(*item) for item in about.tags.items()]
         if entry.get("state") in RUN_STATUS and entry["state"] != status.state:
             runs.client.update_run(run, status="RUNNING")
-        for start in range(0, max(len(new), bool(params)), BATCH):
+        for start in range(0, max(len(new), not is_described), BATCH):
             metrics = [Metric(*point) for point in new[start : start + BATCH]]
-            runs.client.log_batch(run, metrics, params if start == 0 else [])
-        self._offsets.set(row.id, {**entry, "sent": sent, "params": True})
+            runs.client.log_batch(run, metrics, *((params, tags) if start == 0 else ()))
+        if not is_described:
+            runs.describe(trial, row, about)
+        self._offsets.set(row.id, {**entry, "sent": sent, "about": about.digest})
+        return run
 
     def _send_end(self, runs: SweepRuns, run: str, trial: Trial, row: Replicate, status: Status) -> None:
         """Send the files of a finished replicate, and how its training ended."""
@@ -183,13 +189,15 @@ class Tracker:
             return
         if status.state.final:
             self._send_files(runs, run, trial, row)
-            devices = "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices)
-            for tag, value in (("sagasr.device", devices), ("sagasr.reason", status.reason)):
-                if value:
-                    runs.client.set_tag(run, tag, plain(value, TAG_LENGTH))
+            if devices := "; ".join(f"attempt {device.attempt}: {device}" for device in status.devices):
+                runs.client.set_tag(run, "sagasr.device", plain(devices, TAG_LENGTH))
         if status.state in RUN_STATUS:
+            if status.reason:
+                runs.client.set_tag(run, "sagasr.reason", plain(status.reason, TAG_LENGTH))
+            elif entry.get("has_reason"):  # of an end that it has gone on from
+                runs.client.delete_tag(run, "sagasr.reason")
             runs.client.set_terminated(run, RUN_STATUS[status.state], milliseconds(status.updated))
-        self._offsets.set(row.id, {**entry, "state": status.state})
+        self._offsets.set(row.id, {**entry, "state": status.state, "has_reason": bool(status.reason)})
 
     def _send_files(self, runs: SweepRuns, run: str, trial: Trial, row: Replicate) -> None:
         from PIL import Image

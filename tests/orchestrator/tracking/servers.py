@@ -72,7 +72,11 @@ def mlflow_server(folder: Path, store: str) -> Iterator[str]:
             yield uri
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:  # it waits for its clients, and on a busy machine for itself
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
 
 
 class Proxy:
