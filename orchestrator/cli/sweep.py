@@ -71,7 +71,7 @@ def _sweep(options: argparse.Namespace) -> int:
         calibrate=options.calibrate,
         console=console,
     )
-    print_answer(sweep, console, options.register)
+    print_answer(sweep, console, options.register or "")
     return INTERRUPTED if outcome.interrupted else SOME_FAILED if outcome.failed else DONE
 
 
@@ -116,7 +116,7 @@ def _parser() -> cli.Parser:
     storage = "folder or URI (s3://…) of all sweeps, seen by every node (default: the grid's, SAGASR_STORAGE, ./sweeps)"
     add("--storage", metavar="DIR", help=storage)
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: a sqlite file in the storage)")
-    add("--register", type=_name, default="", metavar="NAME", help="register the best cell's model in MLflow as NAME")
+    add("--register", type=_name, metavar="NAME", help="register the best cell's model in MLflow as NAME")
     add("--address", metavar="ADDRESS", help="Ray cluster to join, e.g. auto; local: none (default: RAY_ADDRESS)")
     add("--max-concurrent", type=cli.positive, metavar="N", help="most trainings at once (default: as many as fit)")
     allow = "go on although recordings, the code of results or libraries changed (kept in plan.json)"
