@@ -50,9 +50,8 @@ class InterimAnalysis:
         small to matter (its repeated 90 % interval lies within +-delta) is no relevant effect, as without looks.
         """
         decision = self.outcome.decisions[contrast]
-        verdict = (
-            plain if plain.startswith(("undecided", "not estimable")) else "undecided (the looks have not decided)"
-        )
+        seen = f"after {self.looks[-1].seeds if self.looks else 0} of {self.rule.max_seeds} seeds"
+        verdict = plain if plain.startswith(("undecided", "not estimable")) else f"undecided ({seen})"
         if decision.word == "nil":
             verdict = "no relevant effect"
         elif decision.word == "different":
@@ -67,13 +66,19 @@ class InterimAnalysis:
 
 
 def incomplete_blocks(sweep: Sweep) -> list[str]:
-    """Return a sentence where seeds have begun whose blocks are not complete: under `blocks` they enter no effect."""
+    """Return a sentence where seeds have begun that enter no effect under `blocks`.
+
+    Their blocks are not complete, or they had begun when a look decided.
+    """
     sweep = decisive(sweep)
-    seeds = complete_seeds(sweep)
+    seeds, which = complete_seeds(sweep), "complete blocks"
+    account = sweep.looks.of(sweep.plan_hash)
+    if account and account.stop and account.basis == "spending":
+        seeds, which = seeds[: account.seen], "blocks that decided"
     begun = set(sweep.runs["seed"]) - set(seeds)
     if sweep.early_stopping.get("policy") != "blocks" or len(seeds) < MIN_SEEDS or not begun:
         return []
-    return [f"effects rest on the complete blocks alone: seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
+    return [f"effects rest on the {which} alone: seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"]
 
 
 def complete_seeds(sweep: Sweep) -> tuple[str, ...]:

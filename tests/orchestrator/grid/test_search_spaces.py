@@ -34,11 +34,12 @@ def test_each_grid_expands_and_passes_preflight(name):
     assert all(cost.seconds > 0 for cost in costs_of(plan, shapes, scan(plan)).values())
 
 
-def test_the_demo_learns_from_sixteen_trainings_or_fewer_than_its_cells():
+def test_the_demo_reads_three_cells_from_each_training_and_stops_when_decided():
     plan = make_plan(read_space(FOLDER / "demo.yaml"))
     assert set(plan.space.factors) == {"text", "rolloff", "latent_dropout", "lfr"}
     assert len(plan.cells) == 24
     assert len(plan.trials) == 8 * len(plan.seeds)
+    assert (len(plan.seeds), plan.space.grid.early_stopping.policy) == (4, "blocks")
     assert {trial.size for trial in plan.trials} == {"tiny"}
     assert all(len(trial.variants) == 3 for trial in plan.trials)
 

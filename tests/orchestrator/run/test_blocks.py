@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from orchestrator.analysis.effects import effects
 from orchestrator.analysis.group_sequential import Contrast, Look, Rule, anytime_interval, decide, e_value, sequential_p
-from orchestrator.analysis.interim import take_looks
+from orchestrator.analysis.interim import incomplete_blocks, take_looks
 from orchestrator.analysis.load import read_sweep
 from orchestrator.grid.read import read_space
 from orchestrator.plan.ledger import record, scan
@@ -109,6 +109,22 @@ def test_looks_taken_after_a_restart_are_those_of_an_undisturbed_run(tmp_path: P
         for _ in range(2):
             take_looks(tmp_path / "torn")
     assert kept(tmp_path / "calm") == kept(tmp_path / "late") == kept(tmp_path / "torn")
+
+
+def test_a_block_that_had_begun_when_a_look_decided_changes_no_effect_and_is_said_to_be_left_out(
+    tmp_path: Path,
+) -> None:
+    """So the rates of the simulation, which stops where a look decides, are those of a sweep that trains ahead."""
+    rows = noisy_grid(TWO, 3, CLEAR)
+    write(tmp_path, rows[: 2 * CELLS])
+    assert take_looks(tmp_path).stop
+    decided = primary(effects(read_sweep(tmp_path)), "text").to_dict()
+    for overrun in (1, CELLS):
+        late = [{**row, "lsd": 9.0} for row in rows[2 * CELLS : 2 * CELLS + overrun]]
+        write(tmp_path, [*rows[: 2 * CELLS], *late])
+        take_looks(tmp_path)
+        assert primary(effects(read_sweep(tmp_path)), "text").to_dict() == pytest.approx(decided, nan_ok=True)
+        assert incomplete_blocks(read_sweep(tmp_path)) == ["effects rest on the blocks that decided alone: seeds 0, 1"]
 
 
 def test_the_order_in_which_trials_finish_changes_no_decision(tmp_path: Path) -> None:
