@@ -281,7 +281,11 @@ class Sweep:
         runs = to_compare(sweep.runs, list(filter(None, cells)))
         named = {"baseline": cells[0], "best": cells[1]}
         roles = {role: rows[0] for role, cell in named.items() if cell and (rows := to_compare(sweep.runs, [cell]))}
-        links = publish(self._resolved, answer.page, answer.effects, runs, roles, register)
+        plan = self._resolved
+        for trial in plan.trials:
+            if any(row.id in roles.values() for row in trial.replicates):
+                self._storage.fetch_checkpoint(trial.id)
+        links = publish(plan, answer.page, answer.effects, runs, roles, register)
         try:
             self._storage.publish_results(lost)
         except DataError as error:

@@ -96,6 +96,21 @@ class SweepFolder:
             names = list(trials)
             insist(lambda: each(self._copy_trial, names), self.uri)
 
+    def fetch_checkpoint(self, trial: str) -> None:
+        """Bring the content of a trial's newest checkpoint, for who wants its weights. Raises StorageError."""
+        if not self.uri:
+            return
+        remote, folder = self._remote / f"trials/{trial}", self.paths.trial(trial)
+
+        def fetch() -> None:
+            there = remote.list()
+            newest = max((name for name in there if _of_checkpoint(name) and _is_wanted(name)), default="")
+            parts = [name for name in there if newest and PurePosixPath(name).parent == PurePosixPath(newest).parent]
+            new = [name for name in parts if not (folder / name).exists()]
+            each(lambda name: remote.download(name, folder / name), new)
+
+        insist(fetch, self.uri)
+
     @contextlib.contextmanager
     def following(self, trial: str) -> Iterator[None]:
         """Keep the folder of one trial up to date for the block.
@@ -202,5 +217,9 @@ def _copy_in(remote: Remote, folder: Path) -> None:
 
 def _is_wanted(name: str) -> bool:
     """Return whether the sweep's folder has a use for an object: of checkpoints, that they are there."""
-    inside = "checkpoints" in PurePosixPath(name).parts
+    inside = _of_checkpoint(name)
     return (name == TRACKING or is_shared(name)) and (not inside or name.endswith(f"/{MANIFEST}"))
+
+
+def _of_checkpoint(name: str) -> bool:
+    return "checkpoints" in PurePosixPath(name).parts

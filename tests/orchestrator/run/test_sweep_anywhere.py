@@ -81,6 +81,7 @@ def test_a_bucket_alone_is_enough_to_go_on_from(grid, calm, tmp_path, monkeypatc
 
         again = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert again.returncode == 0, again.stdout + again.stderr
+        assert "not in MLflow" not in again.stdout  # also the model of a trial that the machine before had trained
         assert bucket.read(f"{first}/status.json") == finished
         resumed = plan.folder / second
         assert read_status(resumed).attempt == 2

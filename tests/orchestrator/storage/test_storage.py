@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.storage import claims, mirror
 from orchestrator.storage import remote as storage
@@ -22,6 +23,7 @@ from orchestrator.sweep_folder.paths import SweepPaths
 from sagasr.io import lease
 from sagasr.io.errors import ConfigError, DataError
 from sagasr.io.files import write_whole
+from sagasr.training.checkpoint import load, save
 from sagasr.training.trial_log import Status, read_status, write_status
 from tests.orchestrator.storage.s3_server import BUCKET, serving
 
@@ -384,6 +386,22 @@ def test_the_sweep_reads_along_without_the_weights(bucket: str, tmp_path: Path) 
         "step-00000030",
         "step-00000040",
     ]
+
+
+def test_the_weights_of_a_trial_are_fetched_for_who_wants_them(bucket: str, tmp_path: Path) -> None:
+    worker = Mirror(tmp_path / "worker", open_storage(f"{bucket}/trials/t1"))
+    worker.pull()
+    for step in (90, 100):
+        save({"state_dict": {"weight": torch.full((2,), step)}}, worker.folder / f"checkpoints/step-{step:08d}")
+    worker.push()
+    sweep = SweepFolder(tmp_path / "sweep", bucket)
+    sweep.fetch()
+    for _ in range(2):
+        sweep.fetch_checkpoint("t1")
+    there = sweep.paths.trial("t1") / "checkpoints"
+    assert load(there / "step-00000100")["state_dict"]["weight"].tolist() == [100, 100]
+    assert [path.name for path in (there / "step-00000090").glob("*")] == ["manifest.json"]
+    sweep.fetch_checkpoint("t2")  # which never had one
 
 
 def test_a_copy_that_the_storage_does_not_know_is_no_result(bucket: str, tmp_path: Path) -> None:
