@@ -80,7 +80,7 @@ def show_summary(plan: Plan, ledger: Ledger, console: Console) -> None:
         f"design {space.grid.design}, judged by {plan.metric} ({space.metrics[plan.metric]} is better, {matters})"
     )
     said = plan.tree["early_stopping"]
-    for line in filter(None, (*may_stop(said, len(plan.seeds)), search_label(said))):
+    for line in filter(None, (*may_stop(said, len(plan.seeds), whole=not plan.is_narrowed), search_label(said))):
         console.print(line)
     trainings, replicates = len(plan.trials), len(plan.replicates)
     cells, seeds = count(len(plan.cells), "cell"), count(len(plan.seeds), "seed")
@@ -154,7 +154,8 @@ def promotion_lines(plan: Plan, ledger: Ledger, costs: Mapping[str, Cost]) -> li
 
 def stops_early(plan: Plan) -> bool:
     """Return whether looks between the blocks may make the later ones unnecessary."""
-    return plan.space.grid.early_stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS
+    stopping = plan.space.grid.early_stopping
+    return stopping.policy == "blocks" and len(plan.seeds) > MIN_SEEDS and not plan.is_narrowed
 
 
 def _factors(plan: Plan) -> Table:

@@ -34,7 +34,7 @@ class View:
         self.plan, self.trials = plan, tuple(trials)
         self.started = time.monotonic()
         self.phase = "starting"
-        self._may_stop = may_stop(plan.tree["early_stopping"], len(plan.seeds))
+        self._may_stop = may_stop(plan.tree["early_stopping"], len(plan.seeds), whole=not plan.is_narrowed)
         self._before = self.statuses()
         self._paced_from: tuple[float, float] | None = None  # time and trainings done when the first one was running
         self._ended: set[str] = set()

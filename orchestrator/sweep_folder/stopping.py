@@ -25,10 +25,15 @@ def search_label(stopping: Mapping[str, Any]) -> str:
     return label if is_search(stopping) else ""
 
 
-def may_stop(stopping: Mapping[str, Any], seeds: int) -> list[str]:
-    """Return what may stop with so many seeds, and the rule that always holds, a line each."""
+def may_stop(stopping: Mapping[str, Any], seeds: int, *, whole: bool = True) -> list[str]:
+    """Return what may stop with so many seeds, and the rule that always holds, a line each.
+
+    ``whole``: no cell is left out, so that blocks can be complete.
+    """
     policy = stopping.get("policy")
-    if policy == "blocks" and seeds <= MIN_SEEDS:
+    if policy == "blocks" and not whole:
+        first = "early stopping: none with --only, as no block is complete"
+    elif policy == "blocks" and seeds <= MIN_SEEDS:
         first = f"early stopping: nothing to stop with {seeds} seed{'s' * (seeds != 1)}"
     else:
         first = f"early stopping ({policy}): {STOPPED[policy]}" if policy in STOPPED else "early stopping: none"

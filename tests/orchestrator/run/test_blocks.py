@@ -410,6 +410,17 @@ def test_what_may_stop_is_said_in_plan_progress_and_report(make_grid, tmp_path, 
     assert lines.count(search) == (2 if stopping.get("policy") in ("asha", "plateau") else 0)
 
 
+def test_with_cells_left_out_nothing_is_said_to_stop(make_grid, tmp_path) -> None:
+    grid = make_grid(seeds=[0, 1, 2], factors={"text": ["off", "caption"]})
+    plan = make_plan(read_space(grid, storage=str(tmp_path / "sweeps")), [{"text": frozenset({"caption"})}])
+    console = Console(width=80, record=True)
+    show_summary(plan, scan(plan), console)
+    console.print(View(plan, plan.trials))
+    text = console.export_text()
+    assert text.count("early stopping: none with --only, as no block is complete") == 2
+    assert "at most" not in text
+
+
 def shown(parts: Any) -> str:
     console = Console(width=200, record=True)
     console.print(parts)
