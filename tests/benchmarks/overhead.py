@@ -55,7 +55,7 @@ def trainable(cell):
     result = train(config, out / "trials" / str(cell["seed"]), store)
     tune.report({"step": result.step})
 
-ray.init(include_dashboard=False, log_to_driver=False)
+ray.init(address="local", include_dashboard=False, log_to_driver=False)
 tuner = tune.Tuner(
     tune.with_resources(trainable, {"cpu": 1}),
     param_space={"seed": tune.grid_search(list(range(cells)))},
