@@ -126,7 +126,7 @@ def _runs(plan: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"runs": sorted(run.data.tags["sagasr.replicate"] for run in runs)}
     for run in runs:
         for name in run.data.metrics:
-            if not name.endswith("seconds"):
+            if not name.endswith("seconds") and not name.startswith("system/"):  # what a clock or the machine says
                 points = client.get_metric_history(run.info.run_id, name)
                 found[f"{run.data.tags['sagasr.replicate']} {name}"] = sorted((one.step, one.value) for one in points)
     return found
