@@ -243,11 +243,15 @@ def strike(lab: Lab, kind: str) -> Strike | None:
         return Strike(kind, before[folder]["step"], 0, 0.0)
 
     def again() -> tuple[Path, dict[str, Any]] | None:
-        """Return the trial that was hit, begun again: of drivers it cannot be told beforehand."""
+        """Return the trial that was hit, begun again: of drivers it cannot be told beforehand.
+
+        One that was hit at its last steps may have none left to take, or may have ended before it noticed.
+        """
         for one, now in lab.statuses().items():
-            if now["attempt"] > before.get(one, now)["attempt"] and now["step"] > now["resumed"]:
+            goes_on = now["step"] > now["resumed"] or now["state"] == "done"
+            if now["attempt"] > before.get(one, now)["attempt"] and goes_on:
                 return one, now
-        return None
+        return None if lab.running() else (folder, lab.statuses()[folder])
 
     hit, now = wait_for(again, f"a trial after {kind}")
     seconds = round(time.monotonic() - began, 1)
