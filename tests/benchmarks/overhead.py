@@ -107,25 +107,23 @@ def study(folder: Path, cells: int) -> Path:
 def first_steps(grid: Path, storage: Path) -> tuple[list[float], list[float]]:
     """Return the seconds from launch to first step: of each process's first training, and of its later ones.
 
-    The first are launched when the sweep has recorded them, a later one when the training before it has ended.
+    The first is launched when the sweep records it, a later one when the training before it has ended.
     """
     plan = make_plan(read_space(grid, storage=str(storage)))
-    by_process: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    recorded = []
+    by_process: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for trial in plan.trials:
         folder = plan.paths.trial(trial.id)
         process = (folder / "log.txt").read_text().split(" process ")[1].split()[0]
         first = min(one["time"] for one in History(folder) if "train/loss" in one["metrics"])
         status = read_status(folder)
         assert status is not None
-        by_process[process].append((first, status.updated))
-        recorded.append(plan.paths.of(trial.id).record.stat().st_mtime)
-    began = max(recorded)  # all are recorded before the first one starts
+        by_process[process].append((first, status.updated, plan.paths.of(trial.id).record.stat().st_mtime))
     cold, warm = [], []
     for spans in by_process.values():
         spans.sort()
-        cold.append(spans[0][0] - began)
-        warm += [first - ended for (_, ended), (first, _) in itertools.pairwise(spans)]
+        first, _, recorded = spans[0]
+        cold.append(first - recorded)
+        warm += [first - ended for (_, ended, _), (first, _, _) in itertools.pairwise(spans)]
     return cold, warm
 
 
